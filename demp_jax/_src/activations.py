@@ -1,0 +1,314 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Finds the activations of a traced network: functions of one value that saturate at zero on one side.
+
+An activation is recognised by what it computes, not by its name: every maximal pointwise function of a single value
+(`max(x, 0)`, `x * sigmoid(x)`, `where(x > 0, x, a * x)`, however written) is evaluated on a grid of numbers and
+classified by its tail:
+
+* `"zero"`: exactly zero on one side (ReLU, ReLU6, squared ReLU): dead means zero on every example;
+* `"soft"`: tends to zero on one side and grows on the other (GELU, Swish, softplus): dead means |a| < epsilon;
+* `"negative"`: negative and flatter on one side (Leaky ReLU): dead means never positive (paper, appendix F.7).
+
+Anything else (tanh, sigmoid, ELU, softmax) does not saturate at zero and is no neuron in the paper's sense. A user can
+mark a value with `neurons`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.ad_checkpoint import checkpoint_name
+
+from demp_jax._src import axes as axes_lib
+from demp_jax._src import rules
+from demp_jax._src.program import Constant, Op, Operand, Program, bind
+
+KINDS = ("zero", "soft", "negative")
+_MARK = "demp_jax.neurons"
+
+
+class Activation(NamedTuple):
+    """A value of the program that holds units.
+
+    Attributes:
+      value: its number.
+      axis: the axis of the units; `None` when there is none.
+      kind: one of `KINDS`.
+      name: the path of the module whose variables made it, as in `"blocks/0/bn1"`.
+      source: the line of user code.
+      problem: why its units cannot be followed; `None` when they can.
+    """
+
+    value: int
+    axis: int | None
+    kind: str
+    name: str
+    source: str
+    problem: str | None
+
+
+def neurons(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
+    """Marks `x` as the output of neurons, one per position of its unit axis; the values are unchanged.
+
+    Activation functions are found without this. Use it where the unit is another value, such as the product of a
+    gated MLP, or where the activation has learned parameters (PReLU).
+
+    Args:
+      x: an array of activations.
+      name: its name in reports and records; by default that of the module before it.
+      kind: how it saturates, one of `"zero"`, `"soft"`, `"negative"`; by default found from the activation.
+
+    Returns:
+      `x`.
+
+    Raises:
+      ValueError: when `kind` is not one of the three.
+    """
+    if kind and kind not in KINDS:
+        raise ValueError(f"neurons: kind must be one of {', '.join(KINDS)}; got {kind=}.")
+    return checkpoint_name(x, f"{_MARK}:{kind}:{name}")
+
+
+def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tuple[list[Activation], dict[int, str]]:
+    """Returns the activations of a program in the order they are computed, and the module path of every value.
+
+    Args:
+      program: a traced network.
+      labels: its labelled axes.
+      paths: the path of each variable, in the order of the program's first inputs.
+    """
+    flow = _Flow(program, labels, paths)
+    marks = [op.outputs[0] for op in program.leaves if _mark_of(op) is not None]
+    marked = {flow.root[value] for value in marks if isinstance(value, int)}
+    found: list[Activation] = []
+    seen: set[tuple[int, str, int]] = set()
+    for op in program.leaves:
+        mark = _mark_of(op)
+        value = op.outputs[0]
+        assert isinstance(value, int)
+        if mark is None and (value not in flow.leaving or flow.root[value] in marked):
+            continue
+        tail = flow.classify(value)
+        if mark is None and tail is None:
+            continue
+        kind, side = tail or ("zero", 1)
+        if mark is not None:
+            kind = mark[0] or kind
+        if (flow.root[value], kind, side) in seen and mark is None:
+            continue  # Such as relu(x) and 2 * relu(x): the same units.
+        seen.add((flow.root[value], kind, side))
+        name = (mark[1] if mark else "") or flow.owner.get(value, (0, ""))[1]
+        activation = _locate(program, labels, value, kind, name, op.source)
+        if activation is not None:
+            found.append(activation)
+    return _unique_names(found), {value: module for value, (_, module) in flow.owner.items()}
+
+
+def _mark_of(op: Op) -> tuple[str, str] | None:
+    """Returns the kind and name given to `neurons`, for the operation it left in the program."""
+    if op.name != "name" or not op.params["name"].startswith(_MARK + ":"):
+        return None
+    _, kind, name = op.params["name"].split(":", 2)
+    return kind, name
+
+
+def _locate(
+    program: Program, labels: axes_lib.Labels, value: int, kind: str, name: str, source: str
+) -> Activation | None:
+    """Returns the activation with its unit axis, or `None` for a value that is no activation of examples."""
+    axes = labels.axes[value]
+    examples = any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in axes)
+    if not jnp.issubdtype(program.avals[value].dtype, jnp.floating) or not examples or value in labels.statistics:
+        return None  # A statistic of a norm, such as a variance that is kept from being negative.
+    units = [i for i, axis in enumerate(axes) if axes_lib.has_labels(axis)]
+    axis, problem = (units[0], None) if len(units) == 1 else (None, "")
+    if len(units) > 1:
+        problem = f"its units lie along more than one axis ({', '.join(map(str, units))})"
+    elif not units and program.avals[value].shape[-1] == 1:
+        axis, problem = len(axes) - 1, "it has a single unit"
+    elif not units:
+        problem = "no axis of it comes from the network's weights alone"
+    elif value in program.unreadable:
+        problem = "it is inside a function with its own derivative rule (custom_jvp or custom_vjp)"
+    return Activation(value, axis, kind, name, source, problem)
+
+
+def _unique_names(found: list[Activation]) -> list[Activation]:
+    taken: dict[str, int] = {}
+    named = []
+    for activation in found:
+        name = activation.name or "activation"
+        taken[name] = taken.get(name, 0) + 1
+        named.append(activation._replace(name=name if taken[name] == 1 else f"{name}_{taken[name]}"))
+    return named
+
+
+class _Flow:
+    """Where values of a program come from.
+
+    Attributes:
+      root: for every value the one value it is a pointwise function of, possibly itself.
+      leaving: values used outside the pointwise functions of their root.
+      owner: for every value the position and the module path of the last variable that touched it.
+    """
+
+    def __init__(self, program: Program, labels: axes_lib.Labels, paths: Sequence[str]):
+        self.root: dict[int, int] = {}
+        self.leaving: set[int] = set()
+        self.owner: dict[int, tuple[int, str]] = {}
+        self._maker: dict[int, Op] = {}
+        self._constants: set[int] = set()
+        self._data = labels.data
+        self._avals = program.avals
+        for number, path in zip(program.inputs, paths, strict=False):
+            self.owner[number] = (-1, _module_of(path))
+        for position, op in enumerate(program.leaves):
+            self._own(position, op)
+            self._follow(op)
+        self.leaving.update(out for out in program.outputs if isinstance(out, int))
+
+    def _own(self, position: int, op: Op) -> None:
+        inputs = [i for i in op.inputs if isinstance(i, int) and i in self.owner]
+        variables = [i for i in inputs if i not in self._data]
+        touched = any(isinstance(i, int) and i in self._data for i in op.inputs)
+        if variables:
+            owner = (position if touched else -1, self.owner[variables[-1]][1])
+        elif inputs:
+            owner = max(self.owner[i] for i in inputs)
+        else:
+            return
+        self.owner.update((out, owner) for out in op.outputs if isinstance(out, int))
+
+    def _follow(self, op: Op) -> None:
+        numbers = [i for i in op.inputs if isinstance(i, int) and i not in self._constants]
+        pointwise = rules.is_pointwise(op)
+        shared = op.inputs and all(_is_scalar(i) or i in self._constants for i in op.inputs)
+        if shared and (pointwise or op.name == "broadcast_in_dim"):
+            self._constants.update(out for out in op.outputs if isinstance(out, int))
+            self._maker.update((out, op) for out in op.outputs if isinstance(out, int))
+            return
+        roots = {self.root.get(i, i) for i in numbers}
+        large = any(isinstance(i, Constant) and np.ndim(i.value) > 0 for i in op.inputs)
+        if pointwise and len(roots) == 1 and not large and roots <= self._data:
+            [root] = roots
+        else:
+            root = None
+            self.leaving.update(numbers)
+        for out in op.outputs:
+            if isinstance(out, int):
+                self.root[out] = out if root is None else root
+                if root is not None:
+                    self._maker[out] = op
+
+    def classify(self, value: int) -> tuple[str, int] | None:
+        """Returns the kind of a pointwise function and the side (+1: negative inputs) on which it saturates."""
+        root = self.root.get(value, value)
+        if root == value or not jnp.issubdtype(self._avals[root].dtype, jnp.floating):
+            return None
+        text: list[str] = []
+        names: dict[int, str] = {root: "x"}
+        self._write(value, names, text)
+        return _classify_text("\n".join(text), _Function(self._maker, root, value))
+
+    def _write(self, value: int, names: dict[int, str], text: list[str]) -> str:
+        """Writes the function as text, the key under which its classification is remembered."""
+        if value not in names:
+            op = self._maker[value]
+            operands = [
+                repr(np.asarray(i.value).item()) if isinstance(i, Constant) else self._write(i, names, text)
+                for i in op.inputs
+            ]
+            names[value] = f"v{len(text)}"
+            params = {k: v for k, v in op.params.items() if k in ("y", "new_dtype", "exponent_bits", "mantissa_bits")}
+            text.append(f"{names[value]} = {op.name}{params}({', '.join(operands)})")
+        return names[value]
+
+
+def _is_scalar(operand: Operand) -> bool:
+    return isinstance(operand, Constant) and np.ndim(operand.value) == 0
+
+
+def _module_of(path: str) -> str:
+    """Returns the path of the module that holds a variable, without the name of a collection."""
+    parts = path.split("/")
+    if len(parts) > 2 and parts[0] in ("params", "batch_stats", "state"):
+        parts = parts[1:]
+    return "/".join(parts[:-1]) or path
+
+
+class _Function(NamedTuple):
+    """A pointwise function as the operations that compute `value` from `root`."""
+
+    maker: Mapping[int, Op]
+    root: int
+    value: int
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        known: dict[int, Any] = {self.root: x}
+
+        def compute(operand: Operand) -> Any:
+            if isinstance(operand, Constant):
+                return _single(operand.value)
+            if operand not in known:
+                op = self.maker[operand]
+                operands = [compute(i) for i in op.inputs]
+                if op.name == "broadcast_in_dim":
+                    known[operand] = jnp.broadcast_to(operands[0], x.shape)
+                elif op.name in ("sharding_constraint", "convert_element_type"):
+                    known[operand] = _single(operands[0])
+                else:
+                    known[operand] = bind(op, operands)[0]
+            return known[operand]
+
+        return compute(self.value)
+
+
+def _single(value: Any) -> jax.Array:
+    """Returns a value in single precision, so that a tail is not rounded away; conditions stay as they are."""
+    array = jnp.asarray(value)
+    return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.number) else array
+
+
+_GRID = np.array([1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 50.0, 60.0, 80.0], np.float32)
+_CLASSES: dict[str, tuple[str, int] | None] = {}
+
+
+def _classify_text(text: str, function: _Function) -> tuple[str, int] | None:
+    if text not in _CLASSES:
+        # The function is known in full while an outer program is being traced: compute it now.
+        with jax.ensure_compile_time_eval():
+            below, above = (_values(function, sign * _GRID) for sign in (-1, 1))
+        _CLASSES[text] = _tail(below, above)
+    return _CLASSES[text]
+
+
+def _values(function: _Function, grid: np.ndarray) -> np.ndarray:
+    return np.asarray(function(jnp.asarray(grid)), np.float64)
+
+
+def _tail(below: np.ndarray, above: np.ndarray) -> tuple[str, int] | None:
+    """Classifies a function by its values at `-_GRID` and `+_GRID`."""
+    for side, (low, high) in ((1, (below, above)), (-1, (above, below))):
+        if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():
+            continue
+        grows = high[-1] / high[10] if high[10] else 0.0
+        unbounded = 1.3 < grows < 5.0  # As x (1.6) or x squared (2.56), not as exp; GELU's gate stays at 1.
+        if (low[_GRID >= 2] == 0).all() and high[-1] != 0:
+            return "zero", side
+        if (np.abs(low[_GRID >= 50]) < 1e-2).all() and unbounded:
+            return "soft", side
+        flatter = (np.abs(low) <= 0.5 * np.abs(high)).all()
+        if side == 1 and (low < 0).all() and (high > 0).all() and flatter and unbounded:
+            return "negative", side
+    return None
+
+
+@functools.cache
+def describe(kind: str) -> str:
+    """Returns what dead means for an activation of a kind, in a few words."""
+    return {"zero": "zero on every example", "soft": "below epsilon", "negative": "never positive"}[kind]

@@ -1,0 +1,233 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Who is alive: what the activations of a network did on a set of examples, and the criteria that judge it.
+
+Dimension letters: B examples, S space (any number of axes), N units of one activation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demp_jax._src import program as program_lib
+from demp_jax._src import tracing
+
+CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
+
+
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["maximum", "minimum", "magnitude", "positive"],
+    meta_fields=["kind"],
+)
+@dataclasses.dataclass(frozen=True)
+class Activity:
+    """What the N units of one activation did on the examples seen so far.
+
+    Attributes:
+      maximum: `[N]`, largest value over examples and space.
+      minimum: `[N]`, smallest value.
+      magnitude: `[N]`, sum of absolute values in float32.
+      positive: `[N]` bool, whether the sum over the examples and space of any one batch was positive.
+      kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
+    """
+
+    maximum: Any
+    minimum: Any
+    magnitude: Any
+    positive: Any
+    kind: str
+
+    def merge(self, other: Activity) -> Activity:
+        """Returns the activity on both sets of examples."""
+        return Activity(
+            maximum=np.maximum(self.maximum, other.maximum),
+            minimum=np.minimum(self.minimum, other.minimum),
+            magnitude=self.magnitude + other.magnitude,
+            positive=self.positive | other.positive,
+            kind=self.kind,
+        )
+
+
+def summarise(value: jax.Array, axis: int = -1, kind: str = "zero") -> Activity:
+    """Returns the activity of `value`, `[B, S, N]` with the units along `axis`, reduced over all other axes.
+
+    Under `jax.jit` with sharded examples the reductions run over all devices.
+
+    Args:
+      value: the values of an activation on a batch.
+      axis: where its units lie.
+      kind: how it saturates, see `Activity`.
+    """
+    axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
+    total = jnp.sum(value, axes, dtype=jnp.float32)
+    return Activity(
+        maximum=jnp.max(value, axes),
+        minimum=jnp.min(value, axes),
+        magnitude=jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
+        positive=total > 0,
+        kind=kind,
+    )
+
+
+def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01) -> Any:
+    """Returns which units are alive.
+
+    The criteria, by what makes a unit dead:
+
+    * `"zero"`: zero on every example (paper, section 2, definition);
+    * `"epsilon"`: `|a| < epsilon` on every example (footnote 1);
+    * `"negative"`: never positive (appendix F.7, Leaky ReLU);
+    * `"sum"`: the sum over the examples and space of a batch is <= 0, in every batch (the released code);
+    * `"auto"`: the first for an activation that is exactly zero on one side, the second for one with a soft tail, the
+      third for one that is negative there.
+
+    Args:
+      activity: the activity of N units.
+      criterion: one of `CRITERIA`.
+      epsilon: threshold of `"epsilon"`, > 0, in units of the activation.
+
+    Returns:
+      `[N]` bool.
+
+    Raises:
+      ValueError: for an unknown criterion or an epsilon that is not positive.
+    """
+    check_criterion(criterion, epsilon)
+    if criterion == "auto":
+        criterion = {"zero": "zero", "soft": "epsilon", "negative": "negative", "branch": "zero"}[activity.kind]
+    if criterion == "zero":
+        return (activity.maximum != 0) | (activity.minimum != 0)
+    if criterion == "epsilon":
+        return (activity.maximum >= epsilon) | (activity.minimum <= -epsilon)
+    if criterion == "negative":
+        return activity.maximum > 0
+    return activity.positive
+
+
+def check_criterion(criterion: str, epsilon: float) -> None:
+    """Raises `ValueError` for an unknown criterion or a threshold that is not positive."""
+    if criterion not in CRITERIA:
+        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}; got {criterion=}.")
+    if not (epsilon > 0 and np.isfinite(epsilon)):
+        raise ValueError(f"epsilon must be a positive number; got {epsilon=}.")
+
+
+def with_activity(fn: Callable[..., Any], *, batch_axis: int = 0) -> Callable[..., tuple[Any, dict[str, Activity]]]:
+    """Returns `fn` with the activity of its neurons beside its result.
+
+    The result can be called under `jax.jit` and differentiated; what is not used of the activity costs nothing there.
+
+    Example:
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+      >>> params = {"hidden": jnp.array([[1.0, -1.0]]), "out": jnp.ones((2, 1))}
+      >>> logits, activity = with_activity(network)(params, jnp.array([[1.0], [2.0]]))
+      >>> alive(activity["hidden"]).tolist()
+      [True, False]
+
+    Args:
+      fn: a function `fn(variables, x, *args)`, in training or evaluation mode.
+      batch_axis: the axis of `x` along which examples lie.
+
+    Returns:
+      A function with the same arguments that returns `(fn(...), {name of the site: activity})`.
+    """
+
+    def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
+        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis)
+        found = [a for a in analysis.activations if a.problem is None and a.axis is not None]
+        out, values = _run(analysis, (variables, x, *args), [a.value for a in found])
+        pairs = zip(found, values, strict=True)
+        return out, {a.name: summarise(value, a.axis or 0, a.kind) for a, value in pairs}
+
+    return wrapped
+
+
+def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -> tuple[Any, list[Any]]:
+    results, values = program_lib.evaluate(analysis.program, jax.tree.leaves(args), wanted)
+    return jax.tree.unflatten(analysis.program.out_tree, results), values
+
+
+@functools.partial(jax.jit, static_argnames=("fn", "uses", "batch_axis", "exclude"))
+def _observe(
+    fn: Callable[..., Any], variables: Any, x: Any, *, uses: tuple[int, ...], batch_axis: int, exclude: tuple[str, ...]
+) -> tuple[Any, list[Activity], list[Activity]]:
+    graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
+    sites = [*graph.sites, *graph.branches]
+    ends = [graph.uses[i] for i in uses]
+    wanted = [site.value for site in sites] + [use.value for use in ends]
+    results, values = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted)
+    out = jax.tree.unflatten(graph.program.out_tree, results)
+    summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
+    read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]
+    return out, summaries, read
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a network did on a death set.
+
+    Attributes:
+      sites: the activity of every site and branch of the graph, in order.
+      uses: the activity of the values read at the uses that were asked for, by their index in the graph.
+      outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
+      examples: how many examples were seen.
+    """
+
+    sites: list[Activity]
+    uses: Mapping[int, Activity]
+    outputs: list[Any]
+    examples: int
+
+
+def observe(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    uses: tuple[int, ...] = (),
+    batch_axis: int = 0,
+    exclude: Sequence[str] = (),
+) -> Observation:
+    """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
+
+    Args:
+      fn: the network in evaluation mode; called again with the same `fn` and shapes, nothing is compiled.
+      variables: its variables.
+      batches: batches of inputs.
+      uses: indices of the uses of the graph whose values are wanted, too.
+      batch_axis: the axis of each batch along which examples lie.
+      exclude: as given to `trace`.
+
+    Returns:
+      The accumulated observation, on the host.
+
+    Raises:
+      ValueError: when there is no batch.
+    """
+    sites: list[Activity] | None = None
+    read: list[Activity] = []
+    outputs = []
+    examples = 0
+    for x in batches:
+        result = _observe(fn, variables, x, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
+        out, now, now_read = jax.device_get(result)
+        sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
+        read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
+        outputs.append(out)
+        examples += x.shape[batch_axis]
+    if sites is None:
+        raise ValueError("the death set is empty: give at least one batch of training inputs.")
+    return Observation(sites, dict(zip(uses, read, strict=True)), outputs, examples)
+
+
+def clear_caches() -> None:
+    """Drops the compiled passes over death sets, so that their memory is freed."""
+    cast("Any", _observe).clear_cache()

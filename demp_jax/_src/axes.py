@@ -1,0 +1,189 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Which positions of which axes belong together: labels, handed from operation to operation.
+
+Every position of every axis of every variable gets a label. Walking the operations of a program hands the labels on
+to intermediate values and unites those that must stay or leave together: elementwise operations unite their
+operands position by position, a contraction unites the contracted axes, a convolution unites its input features with
+the kernel's input axis, and so on. What a position cannot leave without changing the computation is frozen, with
+the reason and the line of the user's code. What each operation does to labels is in `rules.py`.
+
+An axis of an intermediate value is one of
+
+* `None`: the same value at every position (a broadcast), so it can take any size;
+* `Fixed`: positions that cannot be removed, such as examples, space, or the network's input;
+* an integer array: one label per position; entry `-1 - k` marks a position fixed for `reasons[k]`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+
+from demp_jax._src.program import Constant, Op, Operand, Program
+
+SELECT = "demp_jax.select"
+
+BATCH, DATA, MEMBER = "batch", "data", "member"
+
+
+class Fixed(NamedTuple):
+    """An axis whose positions cannot be removed.
+
+    Attributes:
+      kind: `BATCH` (examples), `DATA` (space, time, anything else) or `MEMBER` (the units of one group, which a
+        reshape set apart from the group's own axis).
+      reason: why, for the report.
+    """
+
+    kind: str
+    reason: str
+
+
+Axis = Fixed | np.ndarray | None
+Axes = tuple[Axis, ...]
+
+
+class Reason(NamedTuple):
+    """Why positions are frozen: `text`, and `source`, the line of user code ("" when there is none)."""
+
+    text: str
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Contraction:
+    """Axis `axis` of value `value` is summed over with weights: the unit's influence ends in `op`."""
+
+    op: Op
+    operand: int
+    value: int
+    axis: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Route:
+    """A selection of channels: `demp_jax.select(x, index, fill)`. Labels of `x` do not pass; those of `index` do."""
+
+    op: Op
+    value: int
+    index: int
+    fill: int
+
+
+class Labels:
+    """The labelled axes of a program.
+
+    Attributes:
+      axes: the axes of every value, by its number.
+      size: how many labels there are.
+      edges: pairs of label arrays that are united position by position.
+      frozen: pairs of a label array and the index of the reason it is frozen for.
+      reasons: the reasons.
+      unfollowed: operations without a rule, by name, and the index of the reason.
+      contractions, routes: where labelled axes of data end.
+      data: numbers of the values that depend on the program's data, not on variables alone.
+      statistics: numbers of the values summed over units (means and variances of a norm), not themselves units.
+    """
+
+    def __init__(self, program: Program, variables: int, batch_axis: int | None):
+        """Labels the first `variables` inputs of `program`; `batch_axis` is that of the next input."""
+        self.program = program
+        self.axes: dict[int, Axes] = {}
+        self.size = 0
+        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
+        self.frozen: list[tuple[np.ndarray, int]] = []
+        self.reasons: list[Reason] = []
+        self._reason_index: dict[Reason, int] = {}
+        self.unfollowed: list[tuple[str, int]] = []
+        self.contractions: list[Contraction] = []
+        self.routes: list[Route] = []
+        self.data: set[int] = set()
+        self.statistics: set[int] = set()
+        self._label_inputs(variables, batch_axis)
+
+    def _label_inputs(self, variables: int, batch_axis: int | None) -> None:
+        for number in self.program.inputs[:variables]:
+            axes: list[Axis] = []
+            for size in self.program.avals[number].shape:
+                axes.append(np.arange(self.size, self.size + size) if size > 1 else None)
+                self.size += size
+            self.axes[number] = tuple(axes)
+        for position, number in enumerate(self.program.inputs[variables:]):
+            shape = self.program.avals[number].shape
+            axes = [Fixed(DATA, "it meets the network's input")] * len(shape)
+            if position == 0 and batch_axis is not None and shape:
+                axes[batch_axis] = Fixed(BATCH, "it meets the examples of a batch")
+            self.axes[number] = tuple(axes)
+            self.data.add(number)
+        for number in self.program.constants:
+            shape = self.program.avals[number].shape
+            self.axes[number] = (Fixed(DATA, "it meets a constant that the function captured"),) * len(shape)
+
+    # What rules use.
+
+    def shape(self, operand: Operand) -> tuple[int, ...]:
+        """Returns the shape of an operand."""
+        if isinstance(operand, Constant):
+            return np.shape(operand.value)
+        # Opaque values such as random keys have a shape, too; anything without one is a scalar to us.
+        return tuple(getattr(self.program.avals[operand], "shape", ()))
+
+    def operand_axes(self, operand: Operand) -> Axes:
+        """Returns the axes of an operand; an array written in the program text is fixed."""
+        if isinstance(operand, int):
+            return self.axes[operand]
+        return (Fixed(DATA, "it meets a constant array"),) * np.ndim(operand.value)
+
+    def reason(self, text: str, op: Op | None = None) -> int:
+        """Returns the index of a reason, adding it if it is new."""
+        reason = Reason(text, op.source if op is not None else "")
+        if reason not in self._reason_index:
+            self._reason_index[reason] = len(self.reasons)
+            self.reasons.append(reason)
+        return self._reason_index[reason]
+
+    def freeze(self, axis: Axis, text: str, op: Op | None = None) -> None:
+        """Freezes the labels of an axis."""
+        if isinstance(axis, np.ndarray) and (axis >= 0).any():
+            self.frozen.append((axis[axis >= 0], self.reason(text, op)))
+
+    def unite(self, first: np.ndarray, second: np.ndarray, op: Op) -> np.ndarray:
+        """Unites two label arrays of one length position by position; the result is fixed where either is."""
+        both = (first >= 0) & (second >= 0)
+        if (first[both] != second[both]).any():
+            self.edges.append((first[both], second[both]))
+        for one, other in ((first, second), (second, first)):
+            held = (one >= 0) & (other < 0)
+            for mark in np.unique(other[held]):
+                self.frozen.append((one[held & (other == mark)], -1 - int(mark)))
+        return np.where(first < 0, first, np.where(second < 0, second, first))
+
+    def join(self, first: Axis, second: Axis, op: Op) -> Axis:
+        """Returns the axis on which two axes of one length meet."""
+        if first is None:
+            return second
+        if second is None:
+            return first
+        if isinstance(first, Fixed) and isinstance(second, Fixed):
+            return second if second.kind == BATCH else first
+        if isinstance(first, Fixed):
+            first, second = second, first
+        assert isinstance(first, np.ndarray)
+        if isinstance(second, Fixed):
+            self.freeze(first, second.reason, op)
+            return second
+        return self.unite(first, second, op)
+
+    def marked(self, axis: Axis, size: int, op: Op) -> np.ndarray:
+        """Returns an axis as an array, fixed positions and broadcasts as marks."""
+        if isinstance(axis, np.ndarray):
+            return axis
+        text = axis.reason if axis is not None else "it meets positions filled with a constant"
+        return np.full(size, -1 - self.reason(text, op))
+
+
+def has_labels(axis: Axis) -> bool:
+    """Returns whether an axis holds labels."""
+    return isinstance(axis, np.ndarray) and bool((axis >= 0).any())

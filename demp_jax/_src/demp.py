@@ -1,0 +1,75 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Demon Pruning as an optimizer chain (paper, algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import optax
+
+from demp_jax._src import noise as noise_lib
+from demp_jax._src import regularization
+
+
+def demp(
+    base: optax.GradientTransformation,
+    *,
+    strength: optax.ScalarOrSchedule,
+    noise: optax.ScalarOrSchedule = 0.0,
+    key: jax.Array | int = 0,
+    kind: str = "lasso",
+    where: regularization.Mask = regularization.norm_scales,
+    decoupled: bool = False,
+    amplitude: str = "variance",
+    asymmetric: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Wraps an optimizer so that neurons die: a scheduled regulariser before it, noise on live weights after it.
+
+        theta_{t+1} = theta_t + base(grad L + grad R(gamma; lambda_t)) + xi_t,   xi_t ~ N(0, sigma_t^2) on live weights
+
+    Weight decay belongs to `base` and stays as it is. Dead neurons are removed by `cut`.
+
+    Which weights are live can be given at each step as `tx.update(grads, state, params, live=mask)`, with a mask from
+    `weight_mask`. Without it they are those with a gradient other than zero, which is exact for activations that are
+    zero when saturated (ReLU), whose dead units get no gradient; for others give the mask.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> tx = demp(optax.adam(1e-3), strength=0.01, noise=5e-5)
+      >>> params = {"bn": {"scale": jnp.ones(4)}, "out": {"kernel": jnp.ones((4, 2))}}
+      >>> grads = jax.tree.map(jnp.ones_like, params)
+      >>> updates, state = tx.update(grads, tx.init(params), params)
+
+    Args:
+      base: the optimizer.
+      strength: lambda, >= 0, a number or a schedule such as `one_cycle(1e-2, span)`.
+      noise: variance (or standard deviation, see `amplitude`) of the noise; 0 for none.
+      key: random key or seed of the noise.
+      kind: of the regulariser, `"lasso"` or `"l2"`.
+      where: the regularised parameters; the scales of normalisation layers by default.
+      decoupled: whether the regulariser moves the parameters directly, after the optimizer, instead of being part of
+        the loss (paper, appendix F.5: the latter prunes more).
+      amplitude: whether `noise` is a `"variance"` or a `"std"`.
+      asymmetric: whether the noise leaves the weights of dead neurons alone.
+
+    Returns:
+      The chain.
+
+    Raises:
+      ValueError: for an argument out of its range.
+    """
+    regularizer = regularization.decay_toward_zero if decoupled else regularization.add_regularizer
+    penalty = regularizer(strength, kind=kind, where=where)
+    added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
+    parts = (base, penalty, added) if decoupled else (penalty, base, added)
+    chain = optax.chain(*parts)
+    assert isinstance(chain, optax.GradientTransformationExtraArgs)
+
+    def update(grads: Any, state: Any, params: Any = None, *, live: Any = None, **extra_args: Any) -> Any:
+        if live is None:
+            # The gradient of the data's loss alone: the regulariser would make dead scales look alive.
+            live = jax.tree.map(lambda g: g != 0, grads)
+        return chain.update(grads, state, params, live=live, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(chain.init, update)

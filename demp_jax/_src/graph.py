@@ -1,0 +1,236 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The neurons of a network: what has to leave together.
+
+A class is a set of positions of variables that can only leave together. It is removable when nothing in it is frozen
+and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a class is exact when
+every place that still reads it reads zero; `Use` says where those places are. `tracing.py` finds all this.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from demp_jax._src import activations as activations_lib
+from demp_jax._src import axes as axes_lib
+from demp_jax._src.program import Program
+
+
+class Refusal(NamedTuple):
+    """Something that cannot be pruned: `what`, `reason`, and `source`, the line of user code ("" when none)."""
+
+    what: str
+    reason: str
+    source: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.reason}" + (f" at {self.source}" if self.source else "")
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A place in the network where units have values: an activation, or a branch on its way into a `select`.
+
+    Attributes:
+      name: the path of the module whose variables made it.
+      kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; `"branch"` for a branch.
+      width: how many units it has.
+      classes: `[width]`, the class each unit belongs to, or -1 for a unit that cannot be removed.
+      value: the number of its value in the program.
+      axis: the axis of the units.
+      source: the line of user code.
+    """
+
+    name: str
+    kind: str
+    width: int
+    classes: np.ndarray
+    value: int
+    axis: int
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Use:
+    """A place where values of removable classes are read for the last time.
+
+    Attributes:
+      value, axis: what is read, and the axis of the units.
+      classes: `[size of the axis]`, the class of each position or -1.
+      negligible: whether what is read is zero wherever the activations of the class are zero.
+      sink: the contraction or the route that reads it.
+      absorber: the variable that can take up a constant contribution, if there is one.
+    """
+
+    value: int
+    axis: int
+    classes: np.ndarray
+    negligible: bool
+    sink: axes_lib.Contraction | axes_lib.Route
+    absorber: Absorber | None
+
+
+class Absorber(NamedTuple):
+    """A variable that is added to (`sign` +1) or subtracted from (-1) the result of a contraction."""
+
+    variable: int
+    sign: int
+
+
+class Product(NamedTuple):
+    """FLOPs of one operation: 2 times the product of `sizes`; `classes` beside each size count what remains."""
+
+    sizes: tuple[int, ...]
+    classes: tuple[np.ndarray | None, ...]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Graph:
+    """The removable units of a network at its present widths.
+
+    Attributes:
+      paths: the path of every variable, in the order of the flattened tree.
+      shapes: their shapes.
+      axes: per variable, per axis, the class of each position (-1: stays) or `None` where all stay.
+      classes: how many removable classes there are.
+      sites: the activations, in the order they are computed; their units are the network's neurons.
+      branches: channels that only a `select` reads; they are removable, and not counted as neurons.
+      uses: where the values of classes are read.
+      routes: the selections of channels.
+      indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
+      refusals: what cannot be pruned and why.
+      examples: batch size of the trace.
+      program: the traced forward pass.
+    """
+
+    paths: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    axes: tuple[tuple[np.ndarray | None, ...], ...]
+    classes: int
+    sites: tuple[Site, ...]
+    branches: tuple[Site, ...]
+    uses: tuple[Use, ...]
+    routes: tuple[axes_lib.Route, ...]
+    indices: dict[int, np.ndarray]
+    refusals: tuple[Refusal, ...]
+    examples: int
+    program: Program = dataclasses.field(repr=False)
+    products: tuple[Product, ...] = dataclasses.field(repr=False)
+
+    @property
+    def neurons(self) -> int:
+        """How many neurons the network has: the units of all its activations, as the paper counts."""
+        return sum(site.width for site in self.sites)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """The width of every activation, by name."""
+        return {site.name: site.width for site in self.sites}
+
+    def variable(self, number: int) -> int:
+        """Returns the index of a variable, given the number of its value in the program."""
+        return self.program.inputs.index(number)
+
+    def match(self, path: str, shape: Sequence[int]) -> int | None:
+        """Returns the index of the variable that a leaf of another tree mirrors.
+
+        Args:
+          path: the path of the leaf, as in `paths`.
+          shape: its shape.
+
+        Returns:
+          The variable of that shape whose path shares the longest end with `path`; `None` when there is none.
+
+        Raises:
+          ValueError: when two variables with different classes match equally well.
+        """
+        parts = path.split("/")
+        best: list[int] = []
+        longest = 0 if len(self.paths) == 1 and not self.paths[0] else 1
+        for i in self._by_end.get((parts[-1] if longest else "", tuple(shape)), ()):
+            theirs = self.paths[i].split("/")
+            pairs = zip(reversed(parts), reversed(theirs), strict=False)
+            shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(theirs)))
+            if shared >= longest:
+                best = [*best, i] if shared == longest else [i]
+                longest = shared
+        if len(best) > 1 and any(not _same_axes(self.axes[best[0]], self.axes[i]) for i in best[1:]):
+            names = ", ".join(self.paths[i] for i in best)
+            raise ValueError(f"the leaf {path!r} mirrors several variables equally well ({names}). Name it as one.")
+        return best[0] if best else None
+
+    @functools.cached_property
+    def _by_end(self) -> dict[tuple[str, tuple[int, ...]], list[int]]:
+        found: dict[tuple[str, tuple[int, ...]], list[int]] = {}
+        for i, (path, shape) in enumerate(zip(self.paths, self.shapes, strict=True)):
+            found.setdefault((path.split("/")[-1], tuple(shape)), []).append(i)
+        return found
+
+    def flops(self, removed: np.ndarray | None = None) -> int:
+        """Returns the FLOPs of a forward pass for one example.
+
+        A multiplication with its addition counts as two, taps on zero padding are counted, and only convolutions
+        and matrix products count: 8.2e9 for a ResNet-50 at 224 x 224, the paper's convention.
+
+        Args:
+          removed: `[classes]`, which classes to leave out; none by default.
+        """
+        total = 0
+        for product in self.products:
+            count = 2
+            for size, classes in zip(product.sizes, product.classes, strict=True):
+                gone = 0 if removed is None or classes is None else int(np.append(removed, False)[classes].sum())
+                count *= size - gone
+            total += count
+        return total // self.examples
+
+    def parameters(self, select: Callable[[str], bool] = lambda path: True, removed: np.ndarray | None = None) -> int:
+        """Returns how many entries the variables have whose path satisfies `select`, without the removed classes."""
+        total = 0
+        for path, shape, classes in zip(self.paths, self.shapes, self.axes, strict=True):
+            if select(path):
+                sizes = list(shape)
+                for i, axis in enumerate(classes):
+                    if removed is not None and axis is not None:
+                        sizes[i] -= int(np.append(removed, False)[axis].sum())
+                total += int(np.prod(sizes, dtype=np.int64))
+        return total
+
+    def report(self) -> str:
+        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons."""
+        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.classes} removable units"]
+        for site in (*self.sites, *self.branches):
+            removable = int((site.classes >= 0).sum())
+            coupled = self._coupled_with(site)
+            tail = f", together with {', '.join(coupled)}" if coupled else ""
+            what = "branch" if site.kind == "branch" else activations_lib.describe(site.kind)
+            lines.append(f"  {site.name}: {removable} of {site.width} removable ({what}){tail}  [{site.source}]")
+        if self.refusals:
+            lines.append("not prunable:")
+            lines.extend(f"  {refusal}" for refusal in self.refusals)
+        return "\n".join(lines)
+
+    def _coupled_with(self, site: Site) -> list[str]:
+        mine = site.classes[site.classes >= 0]
+        return [s.name for s in (*self.sites, *self.branches) if s is not site and np.isin(mine, s.classes).any()]
+
+    def require_prunable(self) -> None:
+        """Raises `ValueError` when no unit can be removed, with what to do."""
+        # A layer that has been cut down to one unit keeps it; it was prunable.
+        if any((site.classes >= 0).any() or site.width == 1 for site in self.sites):
+            return
+        why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"
+        raise ValueError(
+            f"no prunable neuron found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
+            "or mark the units with `demp_jax.neurons(x, kind=...)`."
+        )
+
+
+def _same_axes(first: Sequence[np.ndarray | None], second: Sequence[np.ndarray | None]) -> bool:
+    return all(
+        np.array_equal(a, b) if a is not None and b is not None else a is b for a, b in zip(first, second, strict=True)
+    )

@@ -1,0 +1,110 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Gaussian noise on the weights of live neurons as an Optax transformation (paper, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from demp_jax._src.paths import path_name
+from demp_jax._src.regularization import check_amount, value_at
+
+AMPLITUDES = ("variance", "std")
+
+
+class NoiseState(NamedTuple):
+    """State of `add_weight_noise`.
+
+    Attributes:
+      step: number of updates so far, `int32[]`.
+      key: the random key; the draw of a step uses `fold_in(key, step)`, so the state never has to be split.
+    """
+
+    step: jax.Array
+    key: jax.Array
+
+
+def add_weight_noise(
+    amount: optax.ScalarOrSchedule,
+    *,
+    key: jax.Array | int,
+    amplitude: str = "variance",
+    asymmetric: bool = True,
+) -> optax.GradientTransformationExtraArgs:
+    """Adds noise to the update of every weight; stands after the base optimizer, so it is not scaled or averaged.
+
+        theta_{t+1} = theta_t + update_t + std_t * m * xi,   xi ~ N(0, 1)
+
+    Asymmetric noise (the paper's) moves the weights of live neurons only: m is 1 for them and 0 for dead ones, which
+    therefore stay dead. Symmetric noise has m = 1 everywhere and can revive neurons (figure 9).
+
+    The paper gives a variance of 5e-5; its released code multiplies the normal by that number, which makes it a
+    standard deviation (a variance of 2.5e-9), and its mask lets noise through everywhere.
+
+    Args:
+      amount: the variance or standard deviation, >= 0, a number or a schedule; a schedule gives the quantity that
+        `amplitude` names, so the paper's one-cycle of the variance is `amplitude="variance"`.
+      key: random key or seed; the same key gives the same noise.
+      amplitude: `"variance"` (std = sqrt(amount)) or `"std"` (std = amount).
+      asymmetric: whether dead neurons' weights are left alone. The update then needs `live=`, a tree of bools like
+        the parameters that broadcasts against them, such as `weight_mask` gives; `demp` fills it in.
+
+    Returns:
+      The transformation. All leaves share one draw of normals, which compiles several times faster than one draw per
+      leaf.
+
+    Raises:
+      ValueError: for an unknown amplitude or an amount that is negative or not finite; from its update when
+        `asymmetric` and no `live` is given.
+    """
+    if amplitude not in AMPLITUDES:
+        raise ValueError(f"add_weight_noise: amplitude must be 'variance' or 'std'; got {amplitude=}.")
+    check_amount("the amount of noise", amount)
+
+    def init(params: Any) -> NoiseState:
+        del params
+        return NoiseState(jnp.zeros([], jnp.int32), jax.random.key(key) if isinstance(key, int) else key)
+
+    def update(
+        updates: Any, state: NoiseState, params: Any = None, *, live: Any = None, **extra_args: Any
+    ) -> tuple[Any, NoiseState]:
+        del params, extra_args
+        if asymmetric and live is None:
+            raise ValueError(
+                "asymmetric noise needs to know the weights of live neurons: call tx.update(..., live=mask), "
+                "with a mask from `weight_mask`, or use `demp`, which reads it off the gradient."
+            )
+        spread = value_at(amount, state.step)
+        std = jnp.sqrt(spread) if amplitude == "variance" else spread
+        noisy = _add(updates, std, jax.random.fold_in(state.key, state.step), live if asymmetric else None)
+        return noisy, NoiseState(optax.safe_increment(state.step), state.key)
+
+    def skip(updates: Any, state: NoiseState, params: Any = None, **extra_args: Any) -> tuple[Any, NoiseState]:
+        del params, extra_args
+        return updates, NoiseState(optax.safe_increment(state.step), state.key)
+
+    is_off = isinstance(amount, int | float) and amount == 0
+    return optax.GradientTransformationExtraArgs(init, skip if is_off else update)
+
+
+def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
+    paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
+    sizes = [leaf.size for leaf in leaves]
+
+    def draw() -> list[jax.Array]:
+        flat = std * jax.random.normal(key, (sum(sizes),), jnp.float32)
+        return jnp.split(flat, np.cumsum(sizes)[:-1])
+
+    # Past its span the noise is 0 and costs nothing.
+    parts = jax.lax.cond(std > 0, draw, lambda: [jnp.zeros(size, jnp.float32) for size in sizes])
+    noise = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+    if live is not None:
+        # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
+        masks = {path_name(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
+        noise = [n * masks[path_name(path)] for n, path in zip(noise, paths, strict=True)]
+    noisy = [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
+    return jax.tree.unflatten(jax.tree.structure(updates), noisy)

@@ -1,0 +1,202 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Which units leave: the criterion's verdict, made safe.
+
+A unit that a criterion calls dead leaves only if nothing else needs it: every place that reads it must read zero, or
+a constant that another variable can take up. A site is never emptied.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from demp_jax._src import axes as axes_lib
+from demp_jax._src.activity import Activity, Observation, alive
+from demp_jax._src.graph import Graph, Use
+
+
+class Fold(NamedTuple):
+    """Constants that leave with their units and are taken up elsewhere.
+
+    Attributes:
+      use: index of the use that reads them.
+      constants: `[size of the use's axis]`, the constant of each position that leaves, 0 elsewhere.
+    """
+
+    use: int
+    constants: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+    """Which classes of units leave.
+
+    Attributes:
+      removed: `[classes]` bool.
+      protected: by site, how many units the criterion condemned but the floor of the site kept.
+      needed: by site, how many it condemned but another use of their values kept.
+      folds: constants to take up.
+    """
+
+    removed: np.ndarray
+    protected: dict[str, int]
+    needed: dict[str, int]
+    folds: tuple[Fold, ...]
+
+
+def needed_uses(graph: Graph, constant: float | None) -> tuple[int, ...]:
+    """Returns the uses whose values decide whether a unit may leave: those that may read something but zero."""
+    return tuple(i for i, use in enumerate(graph.uses) if constant is not None or not use.negligible)
+
+
+def decide(
+    graph: Graph,
+    observation: Observation,
+    *,
+    criterion: str = "auto",
+    epsilon: float = 0.01,
+    constant: float | None = None,
+    min_units: int = 1,
+) -> Decision:
+    """Returns which classes leave.
+
+    Args:
+      graph: the removable units.
+      observation: what they did on the death set.
+      criterion, epsilon: see `alive`.
+      constant: past the paper: units whose value varies by at most this much wherever it is read leave, too, and
+        their constant is folded into what reads it. `None` (off) by default.
+      min_units: every site keeps at least this many units, the most active ones.
+    """
+    verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
+    condemned = dead_classes(graph, verdicts)
+    idle = np.zeros_like(condemned) if constant is None else _idle(graph, observation.uses, constant)
+    wanted = condemned | idle
+    removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
+    needed = _count(graph, wanted & ~removed)
+    before = removed.copy()
+    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units)
+    _drop_unread(graph, removed)
+    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units)
+    protected = _count(graph, before & ~removed)
+    return Decision(removed, protected, needed, _folds(graph, observation.uses, removed))
+
+
+def dead_classes(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns `[classes]`: which classes have activations, all of them dead; `verdicts` says per site who is alive."""
+    held = np.zeros(graph.classes, bool)
+    lives = np.zeros(graph.classes, bool)
+    for site, bits in zip(graph.sites, verdicts, strict=True):
+        ours = site.classes >= 0
+        held[site.classes[ours]] = True
+        lives[site.classes[ours & np.asarray(bits)]] = True
+    return held & ~lives
+
+
+def _idle(graph: Graph, uses: Mapping[int, Activity], constant: float) -> np.ndarray:
+    """Returns which classes are read as constants everywhere."""
+    idle = np.ones(graph.classes, bool)
+    for i, use in enumerate(graph.uses):
+        varies = ~(_span(uses[i]) <= constant)
+        idle[use.classes[varies & (use.classes >= 0)]] = False
+    return idle
+
+
+def _span(activity: Activity) -> np.ndarray:
+    return np.asarray(activity.maximum, np.float32) - np.asarray(activity.minimum, np.float32)
+
+
+def _middle(activity: Activity) -> np.ndarray:
+    return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
+
+
+def _absorbs(use: Use) -> bool:
+    return use.absorber is not None or isinstance(use.sink, axes_lib.Route)
+
+
+def _blocked(
+    graph: Graph, uses: Mapping[int, Activity], condemned: np.ndarray, idle: np.ndarray, constant: float | None
+) -> np.ndarray:
+    """Returns which classes are read as something that neither vanishes nor can be taken up."""
+    blocked = np.zeros(graph.classes, bool)
+    for i, use in enumerate(graph.uses):
+        if i not in uses:
+            continue
+        middle, span = _middle(uses[i]), _span(uses[i])
+        ours = use.classes >= 0
+        slack = np.where(ours & idle[use.classes], constant or 0.0, 1e-6 * (1 + np.abs(middle)))
+        if use.negligible:
+            # What a criterion with a soft tail condemns is small here, not constant: it leaves all the same.
+            slack = np.where(condemned[use.classes], np.inf, slack)
+        stays = ~(span <= slack)
+        if not _absorbs(use):
+            small = use.negligible & condemned[use.classes]
+            stays |= (middle != 0) & ~small
+        blocked[use.classes[ours & stays]] = True
+    return blocked
+
+
+def _keep_floor(sites: Sequence, activities: Sequence[Activity], removed: np.ndarray, min_units: int) -> None:
+    """Takes the most active units of sites that would fall below the floor back in."""
+    for site, activity in zip(sites, activities, strict=True):
+        leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
+        short = min(min_units, site.width) - int((~leaves).sum())
+        if short > 0:
+            ranked = np.argsort(-np.where(leaves, np.asarray(activity.magnitude), -np.inf), kind="stable")
+            removed[site.classes[ranked[:short]]] = False
+
+
+def _drop_unread(graph: Graph, removed: np.ndarray) -> None:
+    """Removes the channels of branches that no `select` reads any more."""
+    while True:
+        read = np.ones(graph.classes, bool)
+        for branch in graph.branches:
+            read[branch.classes[branch.classes >= 0]] = False
+        for use in graph.uses:
+            if not isinstance(use.sink, axes_lib.Route):
+                read[use.classes[use.classes >= 0]] = True
+        for route, use in _routed(graph):
+            stays = ~removed_positions(graph, route.index, 0, removed)
+            index = index_values(graph, route)[stays]
+            classes = use.classes[index[(index >= 0) & (index < len(use.classes))]]
+            read[classes[classes >= 0]] = True
+        if not (~read & ~removed).any():
+            return
+        removed |= ~read
+
+
+def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Use]]:
+    return [(use.sink, use) for use in graph.uses if isinstance(use.sink, axes_lib.Route)]
+
+
+def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
+    """Returns the present index of a route."""
+    return graph.indices[graph.variable(route.index)]
+
+
+def removed_positions(graph: Graph, number: int, axis: int, removed: np.ndarray) -> np.ndarray:
+    """Returns which positions of an axis of a variable leave, given the number of its value in the program."""
+    variable = graph.variable(number)
+    classes = graph.axes[variable][axis]
+    if classes is None:
+        return np.zeros(graph.shapes[variable][axis], bool)
+    return np.append(removed, False)[classes]
+
+
+def _count(graph: Graph, classes: np.ndarray) -> dict[str, int]:
+    counts = {s.name: int(np.append(classes, False)[s.classes].sum()) for s in (*graph.sites, *graph.branches)}
+    return {name: count for name, count in counts.items() if count}
+
+
+def _folds(graph: Graph, uses: Mapping[int, Activity], removed: np.ndarray) -> tuple[Fold, ...]:
+    folds = []
+    for i, activity in uses.items():
+        use = graph.uses[i]
+        leaves = np.append(removed, False)[use.classes]
+        constants = np.where(leaves, _middle(activity), 0)
+        if _absorbs(use) and (constants != 0).any():
+            folds.append(Fold(i, constants))
+    return tuple(folds)

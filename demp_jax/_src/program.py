@@ -1,0 +1,270 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A traced function as a tree of operations over numbered values.
+
+`jax.make_jaxpr` gives nested jaxprs: `jit`, `remat` and custom-derivative calls each carry an inner jaxpr with
+variables of their own. Here every intermediate value of the whole tree has one number, and a call adds no value:
+its results *are* the inner values. So an analysis reads `Program.leaves`, a flat list of primitive operations,
+while `evaluate` walks the tree, runs each call as JAX would, and can hand out any numbered value on the way.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+from jax.extend import core as jex_core
+from jax.extend import source_info_util
+
+# Calls whose body is read as part of the program. Values strictly inside the first group can be handed out by
+# `evaluate`; custom-derivative calls must stay whole, or their derivative rule would be lost.
+_OPEN_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
+_REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
+_WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
+
+# Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.
+_JAX_FILES = os.path.dirname(jax.__file__) + os.sep
+# Where the user's code is not. (Models of this library count as the user's.)
+_OUR_FILES = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_LIBRARY_FILES = (
+    _JAX_FILES,
+    os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),
+    os.path.join(_OUR_FILES, "_src", ""),
+    os.path.join(_OUR_FILES, "nnx.py"),
+)
+
+# Named jit calls that stand for one operation of this library and are not looked into.
+_OPAQUE_NAMES: set[str] = set()
+
+
+def register_opaque(name: str) -> None:
+    """Makes `jit` calls called `name` leaves of every program traced from now on."""
+    _OPAQUE_NAMES.add(name)
+
+
+@dataclasses.dataclass(frozen=True)
+class Constant:
+    """A literal operand, part of the program text: `value` is a NumPy scalar or array."""
+
+    value: Any
+
+
+Operand = int | Constant
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operation, or one call with its body.
+
+    Attributes:
+      name: the primitive's name; for an opaque call its registered name.
+      eqn: the jaxpr equation it came from.
+      caller: the equation whose line of user code stands for it: its own, or that of the call of a JAX function.
+      inputs: value numbers or constants, one per operand.
+      outputs: value numbers, one per result; those of a call are values of its body (or its operands).
+      body: the operations of a call in order, `None` for a leaf.
+      defines: numbers of all values computed strictly inside the body.
+      readable: whether values strictly inside the body can be handed out.
+    """
+
+    name: str
+    eqn: Any
+    caller: Any
+    inputs: tuple[Operand, ...]
+    outputs: tuple[Operand, ...]
+    body: tuple[Op, ...] | None = None
+    defines: frozenset[int] = frozenset()
+    readable: bool = True
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.eqn.params
+
+    @property
+    def source(self) -> str:
+        """Where in the user's code the operation was written, as `file:line (function)`; "" where unknown."""
+        traceback = self.caller.source_info.traceback
+        frames = traceback.frames if traceback is not None else ()
+        for frame in frames:
+            if not frame.file_name.startswith(_LIBRARY_FILES):
+                return f"{frame.file_name}:{frame.line_num} ({frame.function_name})"
+        return ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A traced function `fn(*args)`.
+
+    Attributes:
+      ops: the operations in order, calls with their bodies.
+      leaves: the same without the calls: primitive operations in the order they run.
+      avals: shape and dtype of every value, by its number.
+      inputs: value numbers of the flattened arguments.
+      outputs: value numbers or constants of the flattened results.
+      constants: arrays the function captured, by value number.
+      unreadable: numbers of values that `evaluate` cannot hand out.
+      in_tree, out_tree: tree structures of the arguments and of the results.
+    """
+
+    ops: tuple[Op, ...]
+    leaves: tuple[Op, ...]
+    avals: tuple[Any, ...]
+    inputs: tuple[int, ...]
+    outputs: tuple[Operand, ...]
+    constants: dict[int, Any]
+    unreadable: frozenset[int]
+    in_tree: Any
+    out_tree: Any
+
+
+def trace(fn: Callable[..., Any], *args: Any) -> Program:
+    """Returns the program of `fn(*args)`; `args` are trees of arrays or `jax.ShapeDtypeStruct`s."""
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+    return _Builder().build(closed, jax.tree.structure(args), jax.tree.structure(out_shape))
+
+
+class _Builder:
+    """Numbers the values of a closed jaxpr."""
+
+    def __init__(self) -> None:
+        self.avals: list[Any] = []
+        self.constants: dict[int, Any] = {}
+        self.unreadable: set[int] = set()
+
+    def build(self, closed: Any, in_tree: Any, out_tree: Any) -> Program:
+        inputs = tuple(self._new(var.aval) for var in closed.jaxpr.invars)
+        ops, outputs = self._scope(closed.jaxpr, closed.consts, inputs, readable=True, caller=None)
+        return Program(
+            ops=ops,
+            leaves=tuple(_leaves(ops)),
+            avals=tuple(self.avals),
+            inputs=inputs,
+            outputs=outputs,
+            constants=self.constants,
+            unreadable=frozenset(self.unreadable),
+            in_tree=in_tree,
+            out_tree=out_tree,
+        )
+
+    def _new(self, aval: Any) -> int:
+        self.avals.append(aval)
+        return len(self.avals) - 1
+
+    def _scope(
+        self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Operand], readable: bool, caller: Any
+    ) -> tuple[tuple[Op, ...], tuple[Operand, ...]]:
+        """Returns the operations of one jaxpr, its variables bound to `inputs`, and its results."""
+        env: dict[Any, Operand] = dict(zip(jaxpr.invars, inputs, strict=True))
+        for var, value in zip(jaxpr.constvars, consts, strict=True):
+            env[var] = number = self._new(var.aval)
+            self.constants[number] = value
+
+        def read(atom: Any) -> Operand:
+            return Constant(atom.val) if isinstance(atom, jex_core.Literal) else env[atom]
+
+        ops = []
+        for eqn in jaxpr.eqns:
+            op = self._op(eqn, tuple(map(read, eqn.invars)), readable, caller)
+            env.update(zip(eqn.outvars, op.outputs, strict=True))
+            ops.append(op)
+        return tuple(ops), tuple(map(read, jaxpr.outvars))
+
+    def _op(self, eqn: Any, inputs: tuple[Operand, ...], readable: bool, caller: Any) -> Op:
+        name = eqn.primitive.name
+        line = caller or eqn
+        opaque = name in _OPEN_CALLS and eqn.params["name"] in _OPAQUE_NAMES
+        if name not in _CALLS or opaque:
+            outputs = tuple(self._new(var.aval) for var in eqn.outvars)
+            if not readable:
+                self.unreadable.update(outputs)
+            return Op(eqn.params["name"] if opaque else name, eqn, line, inputs, outputs)
+        inner = eqn.params[_CALLS[name]]
+        consts = getattr(inner, "consts", ())
+        jaxpr = getattr(inner, "jaxpr", inner)
+        inside = readable and name not in _WHOLE_CALLS
+        first = len(self.avals)
+        library = (jaxpr.debug_info.func_filename or "").startswith(_JAX_FILES)
+        body, results = self._scope(jaxpr, consts, inputs, inside, line if library else caller)
+        defines = frozenset(range(first, len(self.avals)))
+        if readable:
+            # What a whole call returns is in reach again.
+            self.unreadable.difference_update(r for r in results if isinstance(r, int))
+        return Op(name, eqn, line, inputs, results, body, defines, inside)
+
+
+def _leaves(ops: Sequence[Op]) -> Iterator[Op]:
+    for op in ops:
+        if op.body is None:
+            yield op
+        else:
+            yield from _leaves(op.body)
+
+
+def evaluate(program: Program, args: Sequence[Any], wanted: Sequence[int]) -> tuple[list[Any], list[Any]]:
+    """Runs a program, also under `jax.jit` and `jax.grad`.
+
+    Args:
+      program: the traced function.
+      args: the flattened arguments.
+      wanted: numbers of intermediate values to hand out, none of them in `program.unreadable`.
+
+    Returns:
+      The flattened results and the wanted values, in order.
+    """
+    env: dict[int, Any] = dict(program.constants)
+    env.update(zip(program.inputs, args, strict=True))
+    _run(program.ops, env, frozenset(wanted))
+    return [_read(env, out) for out in program.outputs], [env[number] for number in wanted]
+
+
+def _read(env: dict[int, Any], operand: Operand) -> Any:
+    return operand.value if isinstance(operand, Constant) else env[operand]
+
+
+def _run(ops: Sequence[Op], env: dict[int, Any], wanted: frozenset[int]) -> None:
+    for op in ops:
+        hidden = (op.defines & wanted) - set(op.outputs) if op.body is not None else frozenset()
+        if hidden and op.name in _REMAT_CALLS:
+            _run_remat(op, env, hidden)
+        elif hidden:
+            assert op.body is not None
+            assert op.readable
+            _run(op.body, env, wanted)
+        else:
+            _bind(op, env)
+
+
+def bind(op: Op, operands: Sequence[Any]) -> list[Any]:
+    """Applies the primitive of `op` to `operands` and returns its results as a list."""
+    eqn = op.eqn
+    stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
+    with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
+    return list(results) if eqn.primitive.multiple_results else [results]
+
+
+def _bind(op: Op, env: dict[int, Any]) -> None:
+    results = bind(op, [_read(env, operand) for operand in op.inputs])
+    for output, result in zip(op.outputs, results, strict=True):
+        if isinstance(output, int):
+            env[output] = result
+
+
+def _run_remat(op: Op, env: dict[int, Any], hidden: frozenset[int]) -> None:
+    """Runs a rematerialised call so that `hidden` values leave it as further results."""
+    assert op.body is not None
+    body = op.body
+    numbers = sorted({operand for operand in op.inputs if isinstance(operand, int)})
+    results = sorted({output for output in op.outputs if isinstance(output, int)} | hidden)
+
+    def run(*operands: Any) -> list[Any]:
+        inner = dict(env)
+        inner.update(zip(numbers, operands, strict=True))
+        _run(body, inner, hidden)
+        return [inner[number] for number in results]
+
+    rematerialised = jax.checkpoint(run, prevent_cse=op.params["prevent_cse"], policy=op.params["policy"])
+    env.update(zip(results, rematerialised(*[env[number] for number in numbers]), strict=True))

@@ -1,0 +1,150 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Scheduled regularisation of chosen parameters as Optax transformations (paper, sections 3.1 and F.5)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from demp_jax._src.paths import path_name
+
+KINDS = ("lasso", "l2")
+
+Mask = Any | Callable[[Any], Any]
+
+
+class RegularizerState(NamedTuple):
+    """State of a scheduled regulariser.
+
+    Attributes:
+      step: number of updates so far, `int32[]`.
+    """
+
+    step: jax.Array
+
+
+def norm_scales(params: Any) -> Any:
+    """Returns the mask of the scale parameters (gamma) of normalisation layers.
+
+    They are the one-dimensional parameters called `scale`, as in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
+    For other names give a mask of your own: a tree of bools like the parameters, or a function that returns one.
+
+    Raises:
+      ValueError: when there is none.
+    """
+
+    def is_scale(path: Any, leaf: Any) -> bool:
+        return path_name(path).split("/")[-1] == "scale" and jnp.ndim(leaf) == 1
+
+    mask = jax.tree_util.tree_map_with_path(is_scale, params)
+    if not any(jax.tree.leaves(mask)):
+        raise ValueError(
+            "norm_scales: no parameter is called 'scale', so no normalisation layer was found. "
+            "Regularise `everything`, or give a mask of the parameters you mean."
+        )
+    return mask
+
+
+def everything(params: Any) -> Any:
+    """Returns the mask of all parameters."""
+    return jax.tree.map(lambda _: True, params)
+
+
+def add_regularizer(
+    strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
+) -> optax.GradientTransformation:
+    """Adds the gradient of a regulariser to the gradient of the loss; stands before the base optimizer.
+
+    With lambda_t the scheduled strength and theta the chosen parameters:
+
+        lasso:  R = lambda_t * sum |theta|          gradient lambda_t * sign(theta)
+        l2:     R = lambda_t / 2 * sum theta^2      gradient lambda_t * theta
+
+    Being part of the loss, it goes through the moments of an adaptive optimizer, which the paper finds to prune more
+    than weight decay does (appendix F.5). For that form see `decay_toward_zero`.
+
+    Example:
+      >>> tx = add_regularizer(0.1, where=everything)
+      >>> params = {"scale": jnp.array([2.0, -1.0, 0.0])}
+      >>> updates, _ = tx.update({"scale": jnp.zeros(3)}, tx.init(params), params)
+      >>> [round(float(u), 2) for u in updates["scale"]]
+      [0.1, -0.1, 0.0]
+
+    Args:
+      strength: lambda, >= 0, a number or a schedule.
+      kind: `"lasso"` or `"l2"`.
+      where: the regularised parameters, as a tree of bools or a function from parameters to one.
+
+    Returns:
+      The transformation. It needs `params` in its update.
+
+    Raises:
+      ValueError: for an unknown kind, or a strength that is negative or not finite.
+
+    References:
+      Liu et al., 2017, Learning Efficient Convolutional Networks through Network Slimming.
+    """
+    return _regularizer(strength, kind, where, 1.0)
+
+
+def decay_toward_zero(
+    strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
+) -> optax.GradientTransformation:
+    """Moves parameters toward zero directly; stands after the base optimizer, which it does not pass through.
+
+    The update gains -lambda_t * sign(theta) (lasso) or -lambda_t * theta (l2), with theta before the update, as AdamW
+    decays weights. To scale it with a learning rate as AdamW does, give the product of both schedules.
+
+    Args:
+      strength: lambda, >= 0, in units of the parameters per step, a number or a schedule.
+      kind: `"lasso"` or `"l2"`.
+      where: the regularised parameters, as a tree of bools or a function from parameters to one.
+
+    Returns:
+      The transformation. It needs `params` in its update.
+
+    Raises:
+      ValueError: for an unknown kind, or a strength that is negative or not finite.
+    """
+    return _regularizer(strength, kind, where, -1.0)
+
+
+def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign: float) -> optax.GradientTransformation:
+    if kind not in KINDS:
+        raise ValueError(f"the kind of a regulariser must be one of {', '.join(KINDS)}; got {kind=}.")
+    check_amount("the strength of a regulariser", strength)
+
+    def init(params: Any) -> RegularizerState:
+        del params
+        return RegularizerState(jnp.zeros([], jnp.int32))
+
+    def update(updates: Any, state: RegularizerState, params: Any = None) -> tuple[Any, RegularizerState]:
+        if params is None:
+            raise ValueError("a regulariser needs the parameters: call tx.update(grads, state, params).")
+        amount = sign * value_at(strength, state.step)
+
+        def add(u: jax.Array, p: jax.Array, chosen: bool) -> jax.Array:
+            if not chosen:
+                return u
+            return u + (amount * (jnp.sign(p) if kind == "lasso" else p)).astype(u.dtype)
+
+        mask = where(params) if callable(where) else where
+        return jax.tree.map(add, updates, params, mask), RegularizerState(optax.safe_increment(state.step))
+
+    return optax.GradientTransformation(init, update)
+
+
+def value_at(amount: optax.ScalarOrSchedule, step: jax.Array) -> jax.Array:
+    """Returns the value of a number or schedule at a step, in float32."""
+    return jnp.asarray(amount(step) if callable(amount) else amount, jnp.float32)
+
+
+def check_amount(what: str, amount: optax.ScalarOrSchedule) -> None:
+    """Raises `ValueError` for a Python number that is negative or not finite."""
+    if isinstance(amount, int | float) and not (amount >= 0 and math.isfinite(amount)):
+        raise ValueError(f"{what} must be a finite number >= 0, or a schedule; got {amount}.")

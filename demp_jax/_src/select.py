@@ -1,0 +1,49 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Channels routed through an index variable, so that both ends of a residual connection can shrink on their own."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demp_jax._src.axes import SELECT
+from demp_jax._src.program import register_opaque
+
+NOTHING = np.iinfo(np.int32).max  # An index that takes nothing: the fill value stands there.
+
+
+def select(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False) -> jax.Array:
+    """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` where `index[o]` is no channel of `x`.
+
+    A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. `select(x, index,
+    fill) + f(x)` does not: tracing treats `index` as what ties the channels, so a channel that died after one block
+    can leave there and stay alive after the next. A cut rewrites `index` (and `fill`, the constant of a channel that
+    was folded away). The released code of the paper multiplies by a sliced identity matrix, to the same effect.
+
+    Args:
+      x: `[..., channels in]`.
+      index: `[channels out]`, int32, a variable of the network; start with `arange(channels)`.
+      fill: `[channels out]`, a variable of the network that is not trained; start with zeros.
+      identity: the caller's promise that `index` is `arange(channels in)`; the selection then costs nothing.
+
+    Returns:
+      `[..., channels out]`.
+    """
+    return _select(x, index, fill, identity=identity)
+
+
+def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool) -> jax.Array:
+    if identity:
+        return x
+    taken = jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
+    held = index < x.shape[-1]
+    return jnp.where(held, taken, jnp.where(held, 0, fill).astype(x.dtype))
+
+
+# The tracer recognises the call by its name and does not look inside, so `identity` hides nothing from it.
+_routed.__name__ = _routed.__qualname__ = SELECT
+_select = functools.partial(jax.jit, static_argnames=("identity",))(_routed)
+register_opaque(SELECT)

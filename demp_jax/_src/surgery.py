@@ -1,0 +1,197 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The cut: one plan slices every tree that mirrors a network's variables.
+
+This is the only place that slices. It runs on the host: slicing there compiles nothing, while on the device every
+new shape would.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from demp_jax._src import axes as axes_lib
+from demp_jax._src import planning
+from demp_jax._src import program as program_lib
+from demp_jax._src.graph import Graph, Use
+from demp_jax._src.paths import leaf_paths, path_name
+from demp_jax._src.select import NOTHING
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which positions of every variable stay.
+
+    Attributes:
+      graph: the network before the cut.
+      decision: what leaves.
+      keep: per variable, per axis, the positions that stay, ascending; `None` where all stay.
+    """
+
+    graph: Graph
+    decision: planning.Decision
+    keep: tuple[tuple[np.ndarray | None, ...], ...]
+
+    def slice(self, tree: Any) -> Any:
+        """Returns a tree that mirrors the variables, or some of them, with what leaves cut out.
+
+        A leaf mirrors the variable whose path shares the longest end with its own, if their shapes are equal too; any
+        other leaf is returned as it is. So parameters, gradients, moments, masks and the state of an optimizer chain
+        all go through here, alone or inside larger trees.
+
+        Raises:
+          ValueError: when two variables that are cut differently match a leaf equally well.
+        """
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        sliced = []
+        for path, leaf in leaves:
+            variable = self.graph.match(path_name(path), np.shape(leaf) if is_array(leaf) else ())
+            sliced.append(leaf if variable is None else self._slice(leaf, self.keep[variable]))
+        return jax.tree.unflatten(jax.tree.structure(tree), sliced)
+
+    def _slice(self, leaf: Any, keep: Sequence[np.ndarray | None]) -> Any:
+        if all(positions is None for positions in keep):
+            return leaf
+        array = np.asarray(leaf)
+        for axis, positions in enumerate(keep):
+            if positions is not None:
+                array = np.take(array, positions, axis)
+        return put_like(array, leaf)
+
+    def slice_variables(self, variables: Any) -> Any:
+        """Returns the smaller variables of the network: sliced, selections of channels renumbered, constants folded."""
+        leaves = jax.tree.leaves(variables)
+        cut = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
+        for use in self.graph.uses:
+            if isinstance(use.sink, axes_lib.Route):
+                number = self.graph.variable(use.sink.index)
+                cut[number] = put_like(self._renumbered(use, number), leaves[number])
+        for fold in self.decision.folds:
+            variable, change = self._absorbed(fold, leaves)
+            keep = self.keep[variable]
+            change = change[
+                np.ix_(*(np.arange(n) if k is None else k for n, k in zip(change.shape, keep, strict=True)))
+            ]
+            cut[variable] = put_like((np.asarray(cut[variable]) + change).astype(leaves[variable].dtype), cut[variable])
+        return jax.tree.unflatten(jax.tree.structure(variables), cut)
+
+    def _renumbered(self, use: Use, number: int) -> np.ndarray:
+        """Returns the index of a route, in the numbering of the smaller operand."""
+        leaves = np.append(self.decision.removed, False)[use.classes]
+        position = np.where(leaves, NOTHING, np.cumsum(~leaves) - 1)
+        index = self.graph.indices[number]
+        valid = (index >= 0) & (index < len(position))
+        renumbered = np.where(valid, position[np.where(valid, index, 0)], NOTHING)
+        [keep] = self.keep[number]
+        return (renumbered if keep is None else renumbered[keep]).astype(index.dtype)
+
+    def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, np.ndarray]:
+        """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
+        use = self.graph.uses[fold.use]
+        if isinstance(use.sink, axes_lib.Route):
+            index = self.graph.indices[self.graph.variable(use.sink.index)]
+            valid = (index >= 0) & (index < len(fold.constants))
+            return self.graph.variable(use.sink.fill), np.where(valid, fold.constants[np.where(valid, index, 0)], 0)
+        assert use.absorber is not None
+        weights = self._weights(use.sink, leaves)
+        op = use.sink.op
+        if op.name == "dot_general":
+            contracted, _ = op.params["dimension_numbers"]
+            weighed = contracted[1 - use.sink.operand]
+            axis = weighed[list(contracted[use.sink.operand]).index(use.axis)]
+            summed = tuple(i for i in weighed if i != axis)
+        else:
+            axis = op.params["dimension_numbers"].rhs_spec[1]
+            summed = tuple(op.params["dimension_numbers"].rhs_spec[2:])
+        shape = [-1 if i == axis else 1 for i in range(weights.ndim)]
+        change = np.sum(weights * fold.constants.reshape(shape), axis=(axis, *summed))
+        variable = use.absorber.variable
+        return variable, use.absorber.sign * change.reshape(self.graph.shapes[variable])
+
+    def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> np.ndarray:
+        program = self.graph.program
+        number = sink.op.inputs[1 - sink.operand]
+        assert isinstance(number, int)
+
+        def read(variables: Sequence[Any]) -> Any:
+            data = [jnp.zeros(program.avals[i].shape, program.avals[i].dtype) for i in program.inputs[len(leaves) :]]
+            return program_lib.evaluate(program, [*variables, *data], [number])[1][0]
+
+        return np.asarray(jax.jit(read)(leaves), np.float32)
+
+    @property
+    def folds_exactly(self) -> bool:
+        """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
+        for fold in self.decision.folds:
+            sink = self.graph.uses[fold.use].sink
+            padding = sink.op.params.get("padding", ()) if sink.op.name == "conv_general_dilated" else ()
+            if any(tuple(pair) != (0, 0) for pair in padding):
+                return False
+        return True
+
+
+def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
+    """Returns the plan that carries out a decision."""
+    gone = np.append(decision.removed, False)
+    keep = tuple(
+        tuple(None if axis is None or not gone[axis].any() else np.flatnonzero(~gone[axis]) for axis in axes)
+        for axes in graph.axes
+    )
+    return Plan(graph, decision, keep)
+
+
+def slice_state(plan: Plan, state: Any, params: Any, tx: optax.GradientTransformation | None) -> tuple[Any, list[str]]:
+    """Returns the state of an optimizer for the smaller parameters.
+
+    Args:
+      plan: the cut.
+      state: the state for the parameters before the cut, of any optax chain.
+      params: the parameters after the cut.
+      tx: the optimizer. With it the result is held against `tx.init(params)`: leaves that do not mirror a parameter
+        (such as the factored moments of Adafactor) are initialised anew where their shape no longer fits.
+
+    Returns:
+      The smaller state, and the paths of the leaves that were initialised anew.
+
+    Raises:
+      ValueError: when the state's structure is not that of `tx.init(params)`.
+    """
+    sliced = plan.slice(state)
+    if tx is None:
+        return sliced, []
+    wanted = jax.eval_shape(tx.init, params)
+    structures: list[Any] = [jax.tree.structure(wanted), jax.tree.structure(sliced)]
+    if structures[0] != structures[1]:
+        raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
+    pairs = zip(jax.tree_util.tree_leaves_with_path(sliced), jax.tree.leaves(wanted), strict=True)
+    stale = [i for i, ((_, leaf), want) in enumerate(pairs) if is_array(leaf) and np.shape(leaf) != want.shape]
+    if not stale:
+        return sliced, []
+    fresh = jax.tree.leaves(tx.init(params))
+    leaves = jax.tree.leaves(sliced)
+    paths = leaf_paths(sliced)
+    for i in stale:
+        leaves[i] = fresh[i]
+    return jax.tree.unflatten(jax.tree.structure(sliced), leaves), [paths[i] for i in stale]
+
+
+def is_array(leaf: Any) -> bool:
+    """Returns whether a leaf is an array of numbers, not a random key or a Python object."""
+    dtype = getattr(leaf, "dtype", None)
+    return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
+
+
+def put_like(array: np.ndarray, leaf: Any) -> Any:
+    """Returns `array` where `leaf` lives: on its devices with its sharding, or on the host.
+
+    An array that was free to move stays so: a step compiled for free arrays would be compiled again for bound ones.
+    """
+    if not isinstance(leaf, jax.Array):
+        return array
+    return jax.device_put(array, leaf.sharding) if leaf.committed else jnp.asarray(array)

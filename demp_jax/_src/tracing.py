@@ -1,0 +1,327 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""From a function to its graph: labels are gathered into classes, and classes into sites, uses and refusals."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from scipy import sparse
+
+from demp_jax._src import activations as activations_lib
+from demp_jax._src import axes as axes_lib
+from demp_jax._src import program as program_lib
+from demp_jax._src import rules
+from demp_jax._src.graph import Absorber, Graph, Product, Refusal, Site, Use
+from demp_jax._src.paths import leaf_paths
+from demp_jax._src.program import Constant, Op, Program
+
+
+class Analysis(NamedTuple):
+    """A traced function with its labelled axes and its activations, before classes are formed."""
+
+    program: Program
+    labels: axes_lib.Labels
+    activations: list[activations_lib.Activation]
+    owners: dict[int, str]
+    paths: tuple[str, ...]
+
+
+def analyse(fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0) -> Analysis:
+    """Traces `fn(variables, x, *args)` and finds its activations."""
+    program = program_lib.trace(fn, variables, x, *args)
+    paths = leaf_paths(variables)
+    labels = rules.label(program, len(paths), batch_axis)
+    return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths)
+
+
+def trace(
+    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, exclude: Sequence[str] = ()
+) -> Graph:
+    """Finds the neurons of `fn(variables, x, *args)`.
+
+    Args:
+      fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), from JAX code of any kind.
+      variables: a tree of arrays or `jax.ShapeDtypeStruct`s: parameters, statistics, indices of `select`.
+      x: a batch of inputs, or its shape and dtype; at least two examples.
+      *args: further arguments, handed on.
+      batch_axis: the axis of `x` along which examples lie.
+      exclude: patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
+
+    Returns:
+      The graph of removable units.
+
+    Raises:
+      ValueError: when a pattern of `exclude` matches no site.
+    """
+    analysis = analyse(fn, variables, x, *args, batch_axis=batch_axis)
+    graph = _Assembly(analysis, exclude, int(x.shape[batch_axis])).graph()
+    leaves = jax.tree.leaves(variables)
+    for route in graph.routes:
+        index = leaves[graph.variable(route.index)]
+        if isinstance(index, np.ndarray | jax.Array) and not isinstance(index, jax.core.Tracer):
+            graph.indices[graph.variable(route.index)] = np.asarray(index)
+    return graph
+
+
+class _Assembly:
+    """Forms classes from labels."""
+
+    def __init__(self, analysis: Analysis, exclude: Sequence[str], examples: int):
+        self._program, self._labels, activations, self._owners, self._paths = analysis
+        self._examples = examples
+        self._refusals: list[Refusal] = []
+        labels = self._labels
+        for name, reason in labels.unfollowed:
+            text, source = labels.reasons[reason]
+            self._refusals.append(Refusal(f"what meets `{name}`", text, source))
+        for activation in activations:
+            if activation.problem is not None:
+                self._refusals.append(Refusal(activation.name, activation.problem, activation.source))
+        self._activations = [activation for activation in activations if activation.axis is not None]
+        self._exclude(exclude)
+        component = self._components()
+        frozen = self._freeze(component)
+        self._class_of = self._number(component, frozen)
+        self._report_frozen(component, frozen)
+        self._negligible = _negligible(self._program, labels, {a.value for a in self._activations})
+        self._consumers = _consumers(self._program)
+
+    def _exclude(self, patterns: Sequence[str]) -> None:
+        for pattern in patterns:
+            matched = [a for a in self._activations if fnmatch.fnmatch(a.name, pattern)]
+            if not matched:
+                names = ", ".join(a.name for a in self._activations)
+                raise ValueError(f"exclude: no site is named {pattern!r}. The sites are: {names}.")
+            for activation in matched:
+                self._labels.freeze(self._axis(activation), f"it is excluded by {pattern!r}")
+
+    def _axis(self, activation: activations_lib.Activation) -> axes_lib.Axis:
+        assert activation.axis is not None
+        return self._labels.axes[activation.value][activation.axis]
+
+    def _components(self) -> np.ndarray:
+        """Returns the connected component of every label."""
+        size = self._labels.size
+        rows = np.concatenate([np.empty(0, np.int64), *(a for a, _ in self._labels.edges)])
+        cols = np.concatenate([np.empty(0, np.int64), *(b for _, b in self._labels.edges)])
+        ones = np.ones(len(rows), np.int8)
+        matrix = sparse.coo_matrix((ones, (rows, cols)), shape=(size, size))
+        return sparse.csgraph.connected_components(matrix, directed=False)[1].astype(np.int64)
+
+    def _freeze(self, component: np.ndarray) -> np.ndarray:
+        """Returns the index of the first reason each component is frozen for, or -1."""
+        frozen = np.full(component.max(initial=-1) + 1, -1)
+        for labels, reason in reversed(self._labels.frozen):
+            frozen[component[labels]] = reason
+        return frozen
+
+    def _number(self, component: np.ndarray, frozen: np.ndarray) -> np.ndarray:
+        """Returns the class of every label, -1 for labels that stay; classes are numbered in order of their sites."""
+        ends = [self._axis(a) for a in self._activations if a.problem is None]
+        ends += [self._labels.axes[route.value][-1] for route in self._labels.routes]
+        held = [axis[axis >= 0] for axis in ends if isinstance(axis, np.ndarray)]
+        found = component[np.concatenate([np.empty(0, np.int64), *held])]
+        order = found[np.sort(np.unique(found, return_index=True)[1])]
+        order = order[frozen[order] < 0]
+        numbers = np.full(len(frozen), -1)
+        numbers[order] = np.arange(len(order))
+        self._classes = len(order)
+        return numbers[component] if len(component) else np.empty(0, np.int64)
+
+    def _report_frozen(self, component: np.ndarray, frozen: np.ndarray) -> None:
+        for activation in self._activations:
+            axis = self._axis(activation)
+            if not isinstance(axis, np.ndarray):
+                continue
+            for index in np.unique(np.where(axis >= 0, frozen[component[np.maximum(axis, 0)]], -1 - axis)):
+                if index >= 0:
+                    reason = self._labels.reasons[int(index)]
+                    refusal = Refusal(activation.name, reason.text, reason.source or activation.source)
+                    self._refusals.append(refusal)
+
+    def _classes_of(self, axis: axes_lib.Axis, size: int) -> np.ndarray:
+        if not isinstance(axis, np.ndarray) or not self._classes:
+            return np.full(size, -1)
+        return np.where(axis >= 0, self._class_of[np.maximum(axis, 0)], -1)
+
+    def _site(self, activation: activations_lib.Activation) -> Site:
+        axis = activation.axis
+        assert axis is not None
+        width = int(self._program.avals[activation.value].shape[axis])
+        classes = self._classes_of(self._axis(activation), width)
+        return Site(activation.name, activation.kind, width, classes, activation.value, axis, activation.source)
+
+    def _branches(self, sites: Sequence[Site]) -> list[Site]:
+        """Returns the operands of routes, as far as their classes hold no activation."""
+        ours = np.concatenate([np.empty(0, np.int64), *(site.classes for site in sites)])
+        branches = []
+        taken = {site.name for site in sites}
+        for route in self._labels.routes:
+            axes = self._labels.axes[route.value]
+            width = int(self._program.avals[route.value].shape[-1])
+            classes = self._classes_of(axes[-1], width)
+            classes = np.where(np.isin(classes, ours), -1, classes)
+            if (classes >= 0).any():
+                name = self._owners[route.value]
+                while name in taken:
+                    name += "+"
+                taken.add(name)
+                branches.append(Site(name, "branch", width, classes, route.value, len(axes) - 1, route.op.source))
+        return branches
+
+    def _uses(self) -> list[Use]:
+        uses = []
+        sinks: list[tuple[int, int, axes_lib.Contraction | axes_lib.Route]] = []
+        sinks += [(c.value, c.axis, c) for c in self._labels.contractions]
+        sinks += [(r.value, len(self._labels.axes[r.value]) - 1, r) for r in self._labels.routes]
+        for value, axis, sink in sinks:
+            classes = self._classes_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
+            if (classes >= 0).any():
+                absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
+                uses.append(Use(value, axis, classes, value in self._negligible, sink, absorber))
+        return uses
+
+    def _absorber(self, sink: axes_lib.Contraction) -> Absorber | None:
+        """Finds the bias that is added to a contraction's result, or the running mean subtracted from it."""
+        op = sink.op
+        result = op.outputs[0]
+        other = op.inputs[1 - sink.operand]
+        if other in self._labels.data or not isinstance(other, int):
+            return None
+        kept = np.prod(self._labels.shape(other), dtype=np.int64)
+        if op.name == "dot_general":
+            contracted, batched = op.params["dimension_numbers"]
+            if batched[0]:
+                return None
+            gone = [self._labels.shape(other)[i] for i in contracted[1 - sink.operand]]
+        else:
+            gone = [self._labels.shape(other)[i] for i in op.params["dimension_numbers"].rhs_spec[1:]]
+        kept //= np.prod(gone, dtype=np.int64)
+        sign = 1
+        while isinstance(result, int) and len(self._consumers.get(result, ())) == 1:
+            [op] = self._consumers[result]
+            if op.name in ("add", "sub", "add_any"):
+                first = op.inputs[0] == result
+                other = op.inputs[1] if first else op.inputs[0]
+                if other == result:
+                    return None
+                if op.name == "sub" and not first:
+                    sign = -sign
+                if other not in self._labels.data:
+                    variable = self._variable_behind(other)
+                    if variable is None or np.prod(self._labels.shape(self._program.inputs[variable])) != kept:
+                        return None
+                    return Absorber(variable, -sign if op.name == "sub" and first else sign)
+            elif op.name not in ("convert_element_type", "copy", "name"):
+                return None
+            # What is added to other data passes on to where they go together.
+            result = op.outputs[0]
+        return None
+
+    def _variable_behind(self, operand: Any) -> int | None:
+        """Returns the index of the one variable that `operand` is a reshaped copy of."""
+        makers = {op.outputs[0]: op for op in self._program.leaves}
+        while operand in makers:
+            op = makers[operand]
+            if op.name not in ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze"):
+                return None
+            operand = op.inputs[0]
+        inputs = self._program.inputs[: len(self._paths)]
+        return inputs.index(operand) if operand in inputs else None
+
+    def _products(self) -> tuple[Product, ...]:
+        products = []
+        for op in self._program.leaves:
+            result = op.outputs[0]
+            if op.name not in ("dot_general", "conv_general_dilated") or result not in self._labels.data:
+                continue
+            terms: list[tuple[program_lib.Operand, int]]
+            terms = [(result, i) for i in range(len(self._labels.shape(result)))]
+            if op.name == "dot_general":
+                terms += [(op.inputs[0], int(i)) for i in op.params["dimension_numbers"][0][0]]
+            else:
+                # Per output: the taps of the kernel and the input features of one group.
+                terms += [(op.inputs[1], int(i)) for i in op.params["dimension_numbers"].rhs_spec[1:]]
+            sizes = tuple(self._labels.shape(value)[i] for value, i in terms)
+            axes = [self._labels.operand_axes(value)[i] for value, i in terms]
+            classes = tuple(
+                self._classes_of(axis, size) if axes_lib.has_labels(axis) else None
+                for axis, size in zip(axes, sizes, strict=True)
+            )
+            products.append(Product(sizes, classes))
+        return tuple(products)
+
+    def graph(self) -> Graph:
+        sites = tuple(self._site(activation) for activation in self._activations)
+        inputs = self._program.inputs[: len(self._paths)]
+        shapes = tuple(self._labels.shape(number) for number in inputs)
+        axes = []
+        for number, shape in zip(inputs, shapes, strict=True):
+            arrays = [self._classes_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
+            axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
+        return Graph(
+            paths=self._paths,
+            shapes=shapes,
+            axes=tuple(axes),
+            classes=self._classes,
+            sites=sites,
+            branches=tuple(self._branches(sites)),
+            uses=tuple(self._uses()),
+            routes=tuple(self._labels.routes),
+            indices={},
+            refusals=tuple(dict.fromkeys(self._refusals)),
+            examples=self._examples,
+            program=self._program,
+            products=self._products(),
+        )
+
+
+def _consumers(program: Program) -> dict[int, list[Op]]:
+    consumers: dict[int, list[Op]] = {}
+    for op in program.leaves:
+        for operand in {i for i in op.inputs if isinstance(i, int)}:
+            consumers.setdefault(operand, []).append(op)
+    return consumers
+
+
+# Operations that give zero where their first operand is zero.
+_KEEPS_ZERO = set(
+    """abs asin asinh atan atanh cbrt ceil convert_element_type copy cumsum div erf expm1 floor integer_pow log1p name
+    neg reduce_precision reduce_sum reduce_window_sum round sign sin sinh sqrt square stop_gradient tan tanh
+    broadcast_in_dim reshape squeeze transpose rev slice dynamic_slice split reduce_max reduce_min reduce_window_max
+    reduce_window_min sharding_constraint conv_general_dilated gather cummax cummin""".split()
+)
+# Operations that give zero where all their operands are zero.
+_ADDS = {"add", "add_any", "sub", "max", "min", "concatenate", "dynamic_update_slice", "pad"}
+
+
+def _negligible(program: Program, labels: axes_lib.Labels, sites: set[int]) -> set[int]:
+    """Returns the values that are zero, at a unit's position, wherever all activations of the unit are zero."""
+    zero: set[int] = set()
+
+    def is_zero(operand: Any) -> bool:
+        return bool(np.all(operand.value == 0)) if isinstance(operand, Constant) else operand in zero
+
+    for op in program.leaves:
+        ins = op.inputs
+        if op.name in _KEEPS_ZERO:
+            holds = is_zero(ins[0]) and not (op.name == "integer_pow" and op.params["y"] <= 0)
+        elif op.name in _ADDS:
+            holds = all(is_zero(i) for i in ins)
+        elif op.name in ("mul", "dot_general"):
+            # A product over other axes keeps a unit's zero; the axis it is contracted over is a use of its own.
+            holds = is_zero(ins[0]) or is_zero(ins[1])
+        elif op.name == "select_n":
+            holds = all(is_zero(i) for i in ins[1:])
+        elif op.name == "optimization_barrier":
+            holds = all(is_zero(i) for i in ins)
+        else:
+            holds = False
+        for out in op.outputs:
+            if isinstance(out, int) and (holds or out in sites):
+                zero.add(out)
+    return zero

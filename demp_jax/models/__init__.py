@@ -1,0 +1,7 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The models of the experiments, plain Flax NNX modules; nothing in them but `ChannelSum` knows of pruning."""
+
+from demp_jax.models.activations import ACTIVATIONS as ACTIVATIONS
+from demp_jax.models.mlp import MLP as MLP
+from demp_jax.models.resnet import BasicBlock as BasicBlock
+from demp_jax.models.resnet import ResNet as ResNet

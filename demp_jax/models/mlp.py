@@ -1,0 +1,54 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Multi-layer perceptron."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import jax
+from flax import nnx
+
+from demp_jax.models.activations import ACTIVATIONS
+
+
+class MLP(nnx.Module):
+    """Dense layers, each with BatchNorm (by default) and an activation, and a linear head; inputs are flattened."""
+
+    def __init__(
+        self,
+        features: int,
+        classes: int,
+        *,
+        widths: Sequence[int] = (128, 128),
+        activation: str = "relu",
+        norm: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        """Makes the network.
+
+        Args:
+          features: size of a flattened input.
+          classes: size of the output.
+          widths: of the hidden layers.
+          activation: a key of `ACTIVATIONS`.
+          norm: whether BatchNorm stands before each activation.
+          rngs: random keys of the initialisation.
+        """
+        sizes = (features, *widths)
+        pairs = list(itertools.pairwise(sizes))
+        self.activation = ACTIVATIONS[activation]
+        self.dense = nnx.List([nnx.Linear(i, o, use_bias=not norm, rngs=rngs) for i, o in pairs])
+        norms = [nnx.BatchNorm(o, momentum=0.9, epsilon=1e-5, rngs=rngs) for _, o in pairs] if norm else []
+        self.norm = nnx.List(norms)
+        self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Returns logits `[batch, classes]` for `x`, `[batch, ...]`."""
+        x = x.reshape(x.shape[0], -1)
+        for i, dense in enumerate(self.dense):
+            x = dense(x)
+            if self.norm:
+                x = self.norm[i](x)
+            x = self.activation(x)
+        return self.head(x)

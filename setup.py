@@ -1,0 +1,47 @@
+"""Package metadata of demp_jax."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "demp_jax" / "__init__.py").read_text())
+
+setup(
+    name="demp_jax",
+    version=VERSION.group(1) if VERSION else None,
+    description="Training neural networks that get smaller while they train: Demon Pruning (DemP) for JAX and Flax",
+    long_description=(HERE / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    # Configs, experiments and tests are run from the repository; the library alone is installed.
+    packages=find_packages(include=["demp_jax", "demp_jax.*"]),
+    package_data={"demp_jax": ["py.typed"]},
+    install_requires=[
+        "jax>=0.10.2",
+        "flax>=0.12.8",
+        "optax>=0.2.8",
+        "numpy>=2.0",
+        "scipy>=1.13",
+    ],
+    extras_require={
+        # What the training program needs besides the library.
+        "experiments": [
+            "absl-py>=2.1",
+            "array_record>=0.8",
+            "importlib_resources>=6.0",  # tensorflow-datasets downloads with it.
+            "matplotlib>=3.9",
+            "ml_collections>=1.1",
+            "orbax-checkpoint>=0.12.8",
+            "pillow>=11.0",
+            "rich>=13.0",
+            "scikit-learn>=1.5",
+            "tensorboardX>=2.6.2",
+            "tensorflow-datasets>=4.9.9",
+        ],
+        "cuda": ["jax[cuda13]>=0.10.2"],
+        "test": ["hypothesis>=6.130", "mypy>=1.15", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.11"],
+    },
+)

@@ -1,0 +1,114 @@
+"""Small networks, dead units on demand, and comparisons of trees."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import demp_jax
+from demp_jax import nnx as demp_nnx
+
+
+def batch(shape, seed=0):
+    """Returns standard normal inputs."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def assert_trees_close(actual, expected, **tolerance):
+    """Asserts equal structure and close leaves."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_allclose(np.asarray(a), np.asarray(b), err_msg=jax.tree_util.keystr(path), **tolerance)
+
+
+def assert_same_shapes(actual, expected):
+    """Asserts equal structure, shapes and dtypes."""
+    assert jax.tree.structure(actual) == jax.tree.structure(expected)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(actual), jax.tree.leaves(expected), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype), jax.tree_util.keystr(path)
+
+
+def kill_units(model: nnx.Module, rng: np.random.Generator, share: float = 0.4) -> None:
+    """Makes a share of the units of every BatchNorm dead for any ReLU after it: scale 0, bias -1."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            dead = jnp.asarray(rng.random(module.scale.shape) < share)
+            module.scale[...] = jnp.where(dead, 0.0, module.scale[...])
+            module.bias[...] = jnp.where(dead, -1.0, module.bias[...] + 0.1)
+
+
+class Blocks(nnx.Module):
+    """One of everything: strided, dilated, depthwise convolution, norms, residuals, concatenation, flattening."""
+
+    def __init__(self, rngs: nnx.Rngs, coupled: bool = False):
+        self.stem = nnx.Conv(3, 8, (3, 3), strides=2, use_bias=False, rngs=rngs)
+        self.bn0 = nnx.BatchNorm(8, rngs=rngs)
+        self.depthwise = nnx.Conv(8, 8, (3, 3), feature_group_count=8, rngs=rngs)
+        self.bn1 = nnx.BatchNorm(8, rngs=rngs)
+        self.branch = nnx.Conv(8, 8, (3, 3), kernel_dilation=2, use_bias=False, rngs=rngs)
+        self.bn2 = nnx.BatchNorm(8, rngs=rngs)
+        self.sum = None if coupled else demp_nnx.ChannelSum(8)
+        self.side = nnx.Conv(8, 6, (1, 1), rngs=rngs)
+        self.bn3 = nnx.BatchNorm(6, rngs=rngs)
+        self.hidden = nnx.Linear(14 * 4, 20, rngs=rngs)
+        self.bn4 = nnx.BatchNorm(20, rngs=rngs)
+        self.head = nnx.Linear(20, 5, rngs=rngs)
+
+    def __call__(self, x):
+        x = nnx.relu(self.bn0(self.stem(x)))
+        y = nnx.relu(self.bn1(self.depthwise(x)))
+        y = self.bn2(self.branch(y))
+        y = nnx.relu(x + y if self.sum is None else self.sum(y, x))
+        z = nnx.relu(self.bn3(self.side(y)))
+        y = jnp.concatenate([y, z], axis=-1)
+        y = nnx.max_pool(y, (2, 2), strides=(2, 2))
+        y = y.reshape(y.shape[0], -1)
+        return self.head(nnx.relu(self.bn4(self.hidden(y))))
+
+
+BLOCKS_INPUT = (16, 8, 8, 3)
+
+
+def split(model: nnx.Module):
+    """Returns a model as `fn(variables, x)` in evaluation mode with `{"params", "state"}` variables, and a train fn."""
+    from experiments.network import Network
+
+    graphdef, params, state = nnx.split(model, nnx.Param, ...)
+    variables = {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+    return Network(graphdef), variables
+
+
+def params_of(variables):
+    """Picks the trained part."""
+    return variables["params"]
+
+
+def cross_entropy(logits, labels):
+    """Mean cross-entropy."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def train_gradient(network, variables, x, labels):
+    """Returns the gradient of the training loss and the new state."""
+
+    def loss(params):
+        logits, state = network.train({**variables, "params": params}, x)
+        return cross_entropy(logits, labels), state
+
+    return jax.grad(loss, has_aux=True)(variables["params"])
+
+
+def random_plan(graph: demp_jax.Graph, rng: np.random.Generator, share: float = 0.4):
+    """Returns a plan that removes random classes, leaving every site at least one unit."""
+    from demp_jax._src import planning, surgery
+
+    removed = rng.random(graph.classes) < share
+    for site in (*graph.sites, *graph.branches):
+        if (site.classes >= 0).all() and removed[site.classes].all():
+            removed[site.classes[0]] = False
+    return surgery.make_plan(graph, planning.Decision(removed, {}, {}, ()))

@@ -1,0 +1,1 @@
+"""Plain NumPy versions of the algorithms, written from the paper, without JAX."""

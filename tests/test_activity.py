@@ -1,0 +1,129 @@
+"""Who is alive: criteria against a plain reference, over batches, space and devices."""
+
+import hypothesis
+import hypothesis.extra.numpy as hnp
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import strategies as st
+from jax.sharding import NamedSharding, PartitionSpec
+
+import demp_jax
+from demp_jax import models
+from tests import helpers
+from tests.helpers import batch
+from tests.reference import demp as reference
+
+CRITERIA = [c for c in demp_jax.CRITERIA if c != "auto"]
+
+_values = st.one_of(st.just(0.0), st.sampled_from([0.01, -0.01, 0.005]), st.floats(-2, 2, width=32))
+_shapes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5))
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+@hypothesis.given(data=st.data(), shape=_shapes, batches=st.integers(1, 3))
+def test_criteria_against_the_reference(criterion, data, shape, batches):
+    parts = [data.draw(hnp.arrays(np.float32, shape, elements=_values)) for _ in range(batches)]
+    # The rule of the released code compares a rounded sum with zero: keep away from ties that rounding decides.
+    totals = [np.abs(p.astype(np.float64).sum((0, 1))) for p in parts]
+    exact = [(p == 0).all((0, 1)) for p in parts]
+    hypothesis.assume(criterion != "sum" or all(((t > 1e-5) | e).all() for t, e in zip(totals, exact, strict=True)))
+    activity = demp_jax.summarise(jnp.asarray(parts[0]))
+    for part in parts[1:]:
+        activity = jax.device_get(activity).merge(jax.device_get(demp_jax.summarise(jnp.asarray(part))))
+    expected = reference.alive(parts, criterion)
+    np.testing.assert_array_equal(demp_jax.alive(activity, criterion), expected)
+
+
+@pytest.mark.parametrize(("kind", "criterion"), [("zero", "zero"), ("soft", "epsilon"), ("negative", "negative")])
+def test_the_default_follows_the_activation(kind, criterion):
+    values = jnp.asarray([[0.0, 0.005, -0.5, 1.0], [0.0, 0.0, -0.1, 0.0]])
+    activity = demp_jax.summarise(values, kind=kind)
+    np.testing.assert_array_equal(demp_jax.alive(activity), demp_jax.alive(activity, criterion))
+
+
+def test_bad_criteria():
+    activity = demp_jax.summarise(jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match="criterion must be one of auto, zero, epsilon, negative, sum; got"):
+        demp_jax.alive(activity, "dead")
+    with pytest.raises(ValueError, match="epsilon must be a positive number; got epsilon=-1"):
+        demp_jax.alive(activity, epsilon=-1)
+
+
+def test_the_unit_axis_may_be_any():
+    values = batch((4, 5, 6))
+    for axis in range(3):
+        activity = demp_jax.summarise(values, axis)
+        np.testing.assert_allclose(activity.maximum, np.moveaxis(values, axis, -1).max((0, 1)))
+
+
+@pytest.fixture(scope="module")
+def network():
+    model = models.ResNet(3, 4, base_width=4, blocks=(1, 1), rngs=nnx.Rngs(0))
+    helpers.kill_units(model, np.random.default_rng(1))
+    return helpers.split(model)
+
+
+def _bits(activity):
+    return {name: np.asarray(demp_jax.alive(a)) for name, a in activity.items()}
+
+
+def test_bits_of_many_batches_are_those_of_one(network):
+    fn, variables = network
+    x = batch((24, 8, 8, 3))
+    graph = demp_jax.trace(fn, variables, x[:8])
+    parts = demp_jax.observe(fn, variables, [x[:8], x[8:16], x[16:]])
+    _, whole = demp_jax.with_activity(fn)(variables, x)
+    assert parts.examples == 24
+    for site, activity in zip(graph.sites, parts.sites, strict=False):
+        np.testing.assert_array_equal(demp_jax.alive(activity), demp_jax.alive(whole[site.name]))
+
+
+def test_bits_are_reduced_over_devices(network):
+    fn, variables = network
+    x = np.array(batch((16, 8, 8, 3)))
+    x[1:] = 0.0  # One device alone sees an example that is not blank.
+    mesh = jax.make_mesh((8,), ("data",))
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("data")))
+    everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    watched = jax.jit(lambda v, x: demp_jax.with_activity(fn)(v, x)[1])
+    on_one, on_eight = watched(variables, jnp.asarray(x)), watched(everywhere, spread)
+    assert any(bits.sum() for bits in _bits(on_one).values())
+    for name, bits in _bits(on_one).items():
+        np.testing.assert_array_equal(_bits(on_eight)[name], bits)
+    one, eight = (demp_jax.observe(fn, v, [i]) for v, i in ((variables, jnp.asarray(x)), (everywhere, spread)))
+    for a, b in zip(one.sites, eight.sites, strict=True):
+        np.testing.assert_array_equal(demp_jax.alive(a), demp_jax.alive(b))
+
+
+def test_a_cut_of_variables_on_many_devices(network):
+    fn, variables = network
+    mesh = jax.make_mesh((8,), ("data",))
+    everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
+    x = jax.device_put(batch((16, 8, 8, 3)), NamedSharding(mesh, PartitionSpec("data")))
+    plain = demp_jax.cut(fn, variables, [batch((16, 8, 8, 3))], params=helpers.params_of)
+    result = demp_jax.cut(fn, everywhere, [x], params=helpers.params_of)
+    assert result.record.removed == plain.record.removed != {}
+    helpers.assert_trees_close(result.variables, plain.variables, rtol=0)
+    assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(result.variables))
+    assert {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(result.variables)} == {8}
+
+
+def test_activity_costs_no_accuracy_and_no_gradient(network):
+    fn, variables = network
+    x = batch((8, 8, 8, 3))
+
+    def loss(params, watch):
+        run = demp_jax.with_activity(fn.train) if watch else lambda v, x: (fn.train(v, x), None)
+        (logits, _), activity = run({**variables, "params": params}, x)
+        return jnp.sum(logits**2), activity
+
+    (value, activity), grads = jax.value_and_grad(loss, has_aux=True)(variables["params"], True)
+    (plain, _), expected = jax.value_and_grad(loss, has_aux=True)(variables["params"], False)
+    assert value == plain
+    helpers.assert_trees_close(grads, expected, rtol=1e-6, atol=1e-7)
+    graph = demp_jax.trace(fn, variables, x)
+    assert set(activity) == set(graph.widths)  # The same names in training as in evaluation.
+    assert {n: a.maximum.size for n, a in activity.items()} == graph.widths

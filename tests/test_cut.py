@@ -1,0 +1,408 @@
+"""A cut changes nothing but sizes: the identities that must hold."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import demp_jax
+from demp_jax import models
+from demp_jax import nnx as demp_nnx
+from tests import helpers
+from tests.helpers import batch
+
+RATE = 1e-3
+
+
+def _demp(base):
+    return demp_jax.demp(base, strength=demp_jax.one_cycle(1e-2, 30), noise=0.0)
+
+
+def _by_kind(params):
+    def kind(path, leaf):
+        return "scales" if path[-1].key == "scale" else "rest"
+
+    return jax.tree_util.tree_map_with_path(kind, params)
+
+
+# Optimizers that treat every entry of a parameter by itself, so that the dead ones change nothing for the others.
+ENTRYWISE = {
+    "sgd": optax.sgd(RATE),
+    "momentum": optax.sgd(RATE, momentum=0.9),
+    "nesterov": optax.sgd(RATE, momentum=0.9, nesterov=True),
+    "adam": optax.adam(RATE),
+    "adamw": optax.adamw(RATE, weight_decay=0.01),
+    "amsgrad": optax.amsgrad(RATE),
+    "nadam": optax.nadam(RATE),
+    "adabelief": optax.adabelief(RATE),
+    "rmsprop": optax.rmsprop(RATE, momentum=0.9),
+    "adagrad": optax.adagrad(RATE),
+    "lion": optax.lion(RATE),
+    "clipped": optax.chain(optax.clip_by_global_norm(0.1), optax.adam(RATE)),
+    "masked": optax.chain(optax.masked(optax.add_decayed_weights(0.1), demp_jax.norm_scales), optax.adam(RATE)),
+    "partition": optax.partition({"scales": optax.adam(RATE), "rest": optax.sgd(RATE, momentum=0.9)}, _by_kind),
+    "injected": optax.inject_hyperparams(optax.adam)(learning_rate=optax.linear_schedule(RATE, 0.0, 100)),
+    "accumulated": optax.MultiSteps(optax.adam(RATE), 3),
+    "averaged": optax.chain(optax.adam(RATE), optax.ema(0.9)),
+    "demp_adam": _demp(optax.adam(RATE)),
+    "demp_sgdm": _demp(optax.sgd(RATE, momentum=0.9)),
+}
+# Optimizers that look at whole parameters, or keep state of other shapes: what a cut leaves must at least fit.
+WHOLE = {
+    "lamb": optax.lamb(RATE),
+    "lars": optax.lars(RATE),
+    "adafactor": optax.adafactor(RATE, min_dim_size_to_factor=8),
+    "novograd": optax.novograd(RATE),
+    "muon": optax.contrib.muon(RATE),
+    "lbfgs": optax.lbfgs(RATE, memory_size=3, linesearch=None),
+}
+
+
+def _network(name):
+    rngs = nnx.Rngs(0)
+    if name == "mlp":
+        model, shape = models.MLP(12, 5, widths=(16, 10), rngs=rngs), (16, 12)
+    elif name == "resnet":
+        model, shape = models.ResNet(3, 5, base_width=8, blocks=(1, 1), rngs=rngs), (8, 8, 8, 3)
+    elif name == "resnet_coupled":
+        model, shape = models.ResNet(3, 5, base_width=8, blocks=(1, 1), coupled=True, rngs=rngs), (8, 8, 8, 3)
+    else:
+        model, shape = helpers.Blocks(rngs, coupled=name == "blocks_coupled"), helpers.BLOCKS_INPUT
+    helpers.kill_units(model, np.random.default_rng(3))
+    network, variables = helpers.split(model)
+    return network, variables, shape
+
+
+NETWORKS = ("mlp", "blocks", "blocks_coupled", "resnet", "resnet_coupled")
+
+
+@functools.cache
+def _gradient():
+    def gradient(network, variables, x, labels):
+        return helpers.train_gradient(network, variables, x, labels)
+
+    return jax.jit(gradient, static_argnames=("network",))
+
+
+def _train(network, variables, opt_state, tx, shape, steps, first=0):
+    update = jax.jit(tx.update)
+    for step in range(first, first + steps):
+        x = batch(shape, 100 + step)
+        labels = jnp.arange(shape[0]) % 5
+        grads, state = _gradient()(network, variables, x, labels)
+        updates, opt_state = update(grads, opt_state, variables["params"])
+        variables = {"params": optax.apply_updates(variables["params"], updates), "state": state}
+    return variables, opt_state
+
+
+def _check_training(network_name, tx, *, rtol=2e-5, atol=2e-6):
+    """Masked network == cut network: outputs, gradients, and the next ten steps."""
+    network, variables, shape = _network(network_name)
+    opt_state = tx.init(variables["params"])
+    variables, opt_state = _train(network, variables, opt_state, tx, shape, 2)
+    death_set = [batch(shape, 50), batch(shape, 51)]
+    result = demp_jax.cut(network, variables, death_set, opt_state=opt_state, tx=tx, params=helpers.params_of)
+    assert result.plan is not None
+    assert sum(result.record.removed.values()) > 5
+    assert result.record.difference <= 1e-5 * max(result.record.scale, 1)
+    assert not result.record.reset
+    helpers.assert_same_shapes(result.opt_state, jax.eval_shape(tx.init, result.variables["params"]))
+
+    x, labels = batch(shape, 60), jnp.arange(shape[0]) % 5
+    grads, _ = _gradient()(network, variables, x, labels)
+    small_grads, _ = _gradient()(result.fn, result.variables, x, labels)
+    helpers.assert_trees_close(small_grads, result.plan.slice(grads), rtol=1e-4, atol=3e-5)
+
+    masked, masked_state = _train(network, variables, opt_state, tx, shape, 10, 2)
+    small, small_state = _train(result.fn, result.variables, result.opt_state, tx, shape, 10, 2)
+    helpers.assert_trees_close(small["params"], result.plan.slice(masked["params"]), rtol=rtol, atol=atol)
+    helpers.assert_trees_close(small_state, result.plan.slice(masked_state), rtol=1e-3, atol=1e-4)
+    x = batch(shape, 61)
+    np.testing.assert_allclose(result.fn(small, x), network(masked, x), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ENTRYWISE)
+def test_training_goes_on_as_if_nothing_had_been_cut(name):
+    # Adam and its kin divide by the root of a mean square, which multiplies rounding errors of tiny gradients.
+    _check_training("mlp", ENTRYWISE[name], rtol=1e-3, atol=3e-4)
+
+
+@pytest.mark.parametrize("network", NETWORKS[1:])
+def test_training_goes_on_for_every_architecture(network):
+    _check_training(network, optax.sgd(RATE, momentum=0.9), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", WHOLE)
+def test_state_of_other_shapes_fits_after_a_cut(name):
+    tx = WHOLE[name]
+    network, variables, shape = _network("mlp")
+    opt_state = tx.init(variables["params"])
+    result = demp_jax.cut(network, variables, [batch(shape)], opt_state=opt_state, tx=tx, params=helpers.params_of)
+    helpers.assert_same_shapes(result.opt_state, jax.eval_shape(tx.init, result.variables["params"]))
+    grads = jax.tree.map(jnp.ones_like, result.variables["params"])
+    tx.update(grads, result.opt_state, result.variables["params"])
+    assert bool(result.record.reset) == (name in ("adafactor", "lbfgs"))
+
+
+def test_state_of_another_optimizer_is_refused():
+    network, variables, shape = _network("mlp")
+    state = optax.sgd(RATE).init(variables["params"])
+    with pytest.raises(ValueError, match=r"opt_state: its structure is not that of tx.init"):
+        demp_jax.cut(network, variables, [batch(shape)], opt_state=state, tx=optax.adam(RATE), params=helpers.params_of)
+
+
+def test_nothing_dead_changes_nothing():
+    network, variables, shape = _network("mlp")
+    first = demp_jax.cut(network, variables, [batch(shape)], params=helpers.params_of)
+    again = demp_jax.cut(first.fn, first.variables, [batch(shape)], params=helpers.params_of)
+    assert again.plan is None
+    assert again.variables is first.variables
+    assert again.record.removed == {}
+    assert again.record.neurons[0] == again.record.neurons[1] == first.record.neurons[1]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cutting_twice_is_cutting_once(name):
+    network, variables, shape = _network(name)
+    death_set = [batch(shape, 7)]
+
+    def kill(variables, seed, like):
+        """Kills more units, chosen on the widths of `like`."""
+        model = network.model(variables)
+        helpers.kill_units(model, np.random.default_rng(seed), 0.3)
+        return helpers.split(model)[1]
+
+    both = kill(variables, 11, variables)
+    once = demp_jax.cut(network, both, death_set, params=helpers.params_of)
+    first = demp_jax.cut(network, variables, death_set, params=helpers.params_of)
+    # The same weights, sliced by the first cut: the second cut has to find the rest.
+    second = demp_jax.cut(first.fn, first.plan.slice_variables(both), death_set, params=helpers.params_of)
+    helpers.assert_trees_close(second.variables, once.variables, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["blocks", "resnet"])
+def test_any_set_of_units_can_be_cut_consistently(name):
+    """Whatever leaves, the rest computes what the full network computes with those units' activations at zero."""
+    network, variables, shape = _network(name)
+    x = batch(shape)
+    graph = demp_jax.trace(network, variables, x)
+    for seed in range(3):
+        plan = helpers.random_plan(graph, np.random.default_rng(seed))
+        smaller = plan.slice_variables(variables)
+        resized = network.resized(smaller)
+        again = demp_jax.trace(resized, smaller, x)
+        assert again.flops() == graph.flops(plan.decision.removed)
+        assert again.parameters() == graph.parameters(removed=plan.decision.removed)
+        assert resized(smaller, x).shape == (shape[0], 5)
+
+
+def test_permuting_units_commutes_with_cutting():
+    network, variables, shape = _network("mlp")
+    order = np.random.default_rng(5).permutation(16)
+    params, state = variables["params"], variables["state"]
+    permuted = {
+        "params": {
+            **params,
+            "dense": {
+                0: {"kernel": params["dense"][0]["kernel"][:, order]},
+                1: {"kernel": params["dense"][1]["kernel"][order]},
+            },
+            "norm": {**params["norm"], 0: jax.tree.map(lambda a: a[order], params["norm"][0])},
+        },
+        "state": {"norm": {**state["norm"], 0: jax.tree.map(lambda a: a[order], state["norm"][0])}},
+    }
+    death_set = [batch(shape)]
+    plain = demp_jax.cut(network, variables, death_set, params=helpers.params_of)
+    turned = demp_jax.cut(network, permuted, death_set, params=helpers.params_of)
+    kept = dict(zip(plain.plan.graph.paths, plain.plan.keep, strict=True))["params/norm/0/scale"][0]
+    rank = {unit: i for i, unit in enumerate(kept)}
+    places = [rank[unit] for unit in order if unit in rank]
+    np.testing.assert_array_equal(
+        turned.variables["params"]["dense"][0]["kernel"], plain.variables["params"]["dense"][0]["kernel"][:, places]
+    )
+    np.testing.assert_array_equal(
+        turned.variables["params"]["norm"][0]["scale"], plain.variables["params"]["norm"][0]["scale"][np.array(places)]
+    )
+
+
+# What must not vanish, and what is refused.
+
+
+def _plain(params, x):
+    return jax.nn.relu(x @ params["hidden"] + params["bias"][None]) @ params["out"] + params["end"][None]
+
+
+def _plain_params(bias):
+    bias = jnp.asarray(bias, jnp.float32)
+    return {"hidden": batch((3, bias.size)) * 0.1, "bias": bias, "out": batch((bias.size, 2), 1), "end": jnp.zeros(2)}
+
+
+def test_a_site_is_never_emptied():
+    result = demp_jax.cut(_plain, _plain_params([-9.0, -9.0, -9.0, -9.0]), [batch((8, 3))], min_units=2)
+    assert result.variables["hidden"].shape == (3, 2)
+    assert result.record.protected == {"bias": 2}
+    assert result.record.removed == {"bias": 2}
+
+
+def test_the_most_active_units_are_the_ones_that_stay():
+    params = _plain_params([0.5, 2.0, 1.0, -9.0])
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf)
+    np.testing.assert_array_equal(result.variables["bias"], [2.0])
+    result = demp_jax.cut(
+        _plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf, min_units=2
+    )
+    np.testing.assert_array_equal(result.variables["bias"], [2.0, 1.0])
+
+
+def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
+    params = _plain_params([0.5, 2.0, 1.0, -9.0])
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)
+    assert result.variables is params
+    assert result.plan is None
+    assert "more than the tolerance 0.001 times the largest output" in result.record.refused
+    assert result.record.removed == {}
+    assert result.record.parameters[0] == result.record.parameters[1]
+    assert "refused" in str(result.record)
+
+
+def test_outputs_that_are_not_finite_refuse_the_cut():
+    params = _plain_params([0.5, np.nan, 1.0, -9.0])
+    result = demp_jax.cut(_plain, params, [batch((8, 3))])
+    assert result.plan is None
+    assert "nan" in result.record.refused
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"criterion": "asleep"},
+            "criterion must be one of auto, zero, epsilon, negative, sum; got criterion='asleep'",
+        ),
+        ({"epsilon": 0.0}, "epsilon must be a positive number; got epsilon=0.0"),
+        ({"min_units": 0}, "min_units must be at least 1; got min_units=0"),
+        ({"constant": -1.0}, "constant must be a finite number >= 0, or None; got constant=-1.0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        demp_jax.cut(_plain, _plain_params([1.0, 1.0]), [batch((8, 3))], **options)
+
+
+def test_an_empty_death_set_is_an_error():
+    with pytest.raises(ValueError, match="the death set is empty"):
+        demp_jax.cut(_plain, _plain_params([1.0, 1.0]), [])
+
+
+# Values read besides the activation, and constants.
+
+
+def _leaky_reading(params, x):
+    y = x @ params["hidden"] + params["bias"][None]
+    return jax.nn.relu(y) @ params["out"] + jax.nn.sigmoid(y) @ params["side"] + params["end"][None]
+
+
+def test_a_dead_unit_whose_value_is_read_elsewhere_stays():
+    params = _plain_params([0.5, -9.0, 1.0, -9.0]) | {"side": batch((4, 2), 2)}
+    result = demp_jax.cut(_leaky_reading, params, [batch((8, 3))])
+    assert result.record.removed == {}
+    assert result.record.needed == {"bias": 2}
+
+
+def test_a_dead_unit_that_is_constant_elsewhere_leaves_with_its_constant():
+    params = _plain_params([0.5, -1.0, 1.0, -9.0]) | {"side": batch((4, 2), 2)}
+    params["hidden"] = params["hidden"].at[:, 1].set(0.0)
+    result = demp_jax.cut(_leaky_reading, params, [batch((8, 3))])
+    assert result.record.removed == {"bias": 1}
+    assert result.record.folded == 1
+    expected = jax.nn.sigmoid(-1.0) * params["side"][1]
+    np.testing.assert_allclose(result.variables["end"], expected, rtol=1e-6)
+
+
+def test_constant_units_stay_by_default_and_fold_on_request():
+    params = _plain_params([0.5, 2.0, 1.0, 0.7])
+    params["hidden"] = params["hidden"].at[:, 1].set(0.0)
+    assert demp_jax.cut(_plain, params, [batch((8, 3))]).record.removed == {}
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-6)
+    assert result.record.removed == {"bias": 1}
+    np.testing.assert_allclose(result.variables["end"], 2.0 * params["out"][1], rtol=1e-6)
+    x = batch((9, 3), 8)
+    np.testing.assert_allclose(_plain(result.variables, x), _plain(params, x), rtol=1e-5, atol=1e-6)
+
+
+def test_nearly_constant_units_leave_within_the_tolerance():
+    params = _plain_params([0.5, 2.0, 1.0, 0.7])
+    params["hidden"] = params["hidden"].at[:, 1].mul(1e-3)
+    assert demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-6).record.removed == {}
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-2)
+    assert result.record.removed == {"bias": 1}
+    assert 0 < result.record.difference < 1e-2
+
+
+class _Convolutions(nnx.Module):
+    """A constant unit before a convolution, with and without zero padding, whose running mean can take it up."""
+
+    def __init__(self, padding, rngs):
+        self.first, self.norm = nnx.Conv(3, 6, (3, 3), use_bias=False, rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+        self.second = nnx.Conv(6, 4, (3, 3), padding=padding, use_bias=False, rngs=rngs)
+        self.after, self.head = nnx.BatchNorm(4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)
+        self.norm.scale[...] = self.norm.scale[...].at[:3].set(0.0)
+        self.norm.bias[...] = jnp.asarray([1.0, -1.0, 0.5, 0.1, 0.1, 0.1])
+
+    def __call__(self, x):
+        x = nnx.relu(self.norm(self.first(x)))
+        return self.head(nnx.relu(self.after(self.second(x))).mean((1, 2)))
+
+
+def test_a_constant_before_an_unpadded_convolution_goes_into_the_running_mean():
+    model = _Convolutions("VALID", nnx.Rngs(0))
+    x = batch((8, 6, 6, 3))
+    record = demp_nnx.cut(model, [x], constant=1e-6)
+    assert record.removed == {"norm": 3}
+    assert record.folded == 2
+    assert record.difference < 1e-5
+    assert float(jnp.abs(model.after.mean[...]).max()) > 0
+
+
+def test_a_constant_before_a_padded_convolution_is_held_to_the_tolerance():
+    x = batch((8, 6, 6, 3))
+    loose = demp_nnx.cut(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6, tolerance=10.0)
+    assert loose.removed == {"norm": 3}
+    assert loose.difference > 1e-3
+    tight = demp_nnx.cut(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6)
+    assert tight.removed == {"norm": 1}  # The dead one; the two constants would change the border.
+    assert tight.refused is None
+    assert tight.difference < 1e-5
+
+
+def test_constant_channels_of_a_residual_branch_go_into_the_sum():
+    model, shape = helpers.Blocks(nnx.Rngs(0)), helpers.BLOCKS_INPUT
+    model.bn2.scale[...] = model.bn2.scale[...].at[:4].set(0.0)
+    model.bn2.bias[...] = jnp.arange(8.0) / 10 + 0.1
+    network, variables = helpers.split(model)
+    options = {"params": helpers.params_of, "exclude": ["bn4"]}
+    assert demp_jax.cut(network, variables, [batch(shape)], **options).record.removed == {}
+    result = demp_jax.cut(network, variables, [batch(shape)], **options, constant=1e-6)
+    assert result.record.removed == {"bn2": 4}
+    assert result.record.neurons[0] == result.record.neurons[1]  # Filters leave, neurons stay.
+    np.testing.assert_allclose(result.variables["state"]["sum"]["fill_0"][:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert result.record.difference < 1e-5
+    x = batch(shape, 9)
+    np.testing.assert_allclose(result.fn(result.variables, x), network(variables, x), rtol=1e-4, atol=1e-5)
+
+
+def test_the_record_counts():
+    network, variables, shape = _network("mlp")
+    record = demp_jax.cut(network, variables, [batch(shape)] * 2, params=helpers.params_of).record
+    first, second = (16 - record.removed["norm/0"], 10 - record.removed["norm/1"])
+    assert record.neurons == (26, first + second)
+    size = lambda a, b: 12 * a + a * b + b * 5 + 2 * (a + b) + 5  # noqa: E731
+    assert record.parameters == (size(16, 10), size(first, second))
+    assert record.flops == (2 * (12 * 16 + 16 * 10 + 10 * 5), 2 * (12 * first + first * second + second * 5))
+    assert record.examples == 32
+    assert set(record.seconds) == {"measure", "slice", "prove"}
+    assert "units cut" in str(record)

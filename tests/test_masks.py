@@ -1,0 +1,68 @@
+"""Which weights belong to live neurons."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import demp_jax
+from demp_jax import models
+from tests import helpers
+from tests.helpers import batch
+
+
+def test_a_weight_lives_with_both_its_neurons():
+    network, variables = helpers.split(models.MLP(6, 3, widths=(5, 4), rngs=nnx.Rngs(0)))
+    graph = demp_jax.trace(network, variables, batch((2, 6)))
+    params = variables["params"]
+    members = demp_jax.membership(graph, params)
+    alive = {"norm/0": jnp.array([1, 0, 1, 1, 0], bool), "norm/1": jnp.array([0, 1, 1, 1], bool)}
+    mask = jax.jit(demp_jax.weight_mask)(members, alive, params)
+    full = jax.tree.map(lambda m, p: np.broadcast_to(m, p.shape), mask, params)
+    a, b = (np.asarray(alive[n]) for n in ("norm/0", "norm/1"))
+    np.testing.assert_array_equal(full["dense"][0]["kernel"], np.tile(a, (6, 1)))
+    np.testing.assert_array_equal(full["dense"][1]["kernel"], np.outer(a, b))
+    np.testing.assert_array_equal(full["norm"][0]["scale"], a)
+    np.testing.assert_array_equal(full["head"]["kernel"], np.tile(b[:, None], (1, 3)))
+    assert full["head"]["bias"].all()
+
+
+def test_a_coupled_neuron_lives_where_any_of_its_activations_does():
+    model = helpers.Blocks(nnx.Rngs(0), coupled=True)
+    network, variables = helpers.split(model)
+    graph = demp_jax.trace(network, variables, batch(helpers.BLOCKS_INPUT))
+    members = demp_jax.membership(graph, variables["params"])
+    alive = {s.name: jnp.zeros(s.width, bool) for s in graph.sites}
+    alive["bn2"] = alive["bn2"].at[3].set(True)  # After the sum; united with the stem's.
+    mask = demp_jax.weight_mask(members, alive, variables["params"])
+    np.testing.assert_array_equal(np.ravel(mask["bn0"]["scale"]), np.arange(8) == 3)
+
+
+def test_the_mask_is_where_the_gradient_is():
+    """For ReLU: a weight of a dead neuron has no gradient, and every other weight has one."""
+    model = models.ResNet(3, 4, base_width=6, blocks=(1, 1), rngs=nnx.Rngs(0))
+    helpers.kill_units(model, np.random.default_rng(2), 0.5)
+    for block in model.blocks:
+        # A scale of exactly zero, which training never meets, stops the gradient to a branch that is not dead.
+        for norm in [block.bn2] + ([block.shortcut_bn] if block.projected else []):
+            norm.scale[...] = jnp.where(norm.scale[...] == 0, 0.1, norm.scale[...])
+    network, variables = helpers.split(model)
+    x, params = batch((32, 8, 8, 3)), variables["params"]
+
+    def loss(params):
+        (logits, _), activity = demp_jax.with_activity(network.train)({**variables, "params": params}, x)
+        return helpers.cross_entropy(logits, jnp.arange(32) % 4), activity
+
+    grads, activity = jax.grad(loss, has_aux=True)(params)
+    graph = demp_jax.trace(network, variables, x)
+    members = demp_jax.membership(graph, params)
+    alive = {n: demp_jax.alive(a) for n, a in activity.items()}
+    mask = demp_jax.weight_mask(members, alive, params)
+    dead, wrong, total = 0, 0, 0
+    for m, g in zip(jax.tree.leaves(mask), jax.tree.leaves(grads), strict=True):
+        m = np.broadcast_to(m, g.shape)
+        assert (np.asarray(g)[~m] == 0).all()
+        dead, total = dead + int((~m).sum()), total + m.size
+        wrong += int((np.asarray(g)[m] == 0).sum())
+    assert dead > 0.3 * total
+    assert wrong < 0.02 * total

@@ -1,0 +1,100 @@
+"""Sizes of the models against the papers' numbers and arithmetic."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+import demp_jax
+from demp_jax import models
+from demp_jax import nnx as demp_nnx
+
+
+def _parameters(model):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(model, nnx.Param))))
+
+
+def _shapes_only(make):
+    return nnx.eval_shape(make)
+
+
+def test_resnet18_is_the_papers():
+    model = _shapes_only(lambda: models.ResNet(3, 10, rngs=nnx.Rngs(0)))
+    assert _parameters(model) == 11_173_962
+    graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
+    # Stem, and two activations in each of two blocks in each of four stages.
+    assert graph.neurons == 64 + 4 * (64 + 128 + 256 + 512) == 3904
+    assert len(graph.sites) == 17
+    assert graph.parameters(lambda path: path.endswith(("kernel", "bias", "scale"))) == 11_173_962
+    # Every unit can go: the neurons, and the channels of eight branches and three projections.
+    assert graph.classes == 3904 + 2 * (64 + 128 + 256 + 512) + (128 + 256 + 512)
+    assert all((site.classes >= 0).all() for site in graph.sites)
+    assert not graph.refusals
+
+
+def test_resnet18_flops_by_hand():
+    model = _shapes_only(lambda: models.ResNet(3, 10, rngs=nnx.Rngs(0)))
+    graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
+    macs = 32 * 32 * 9 * 3 * 64
+    inputs, size = 64, 32
+    for stage, width in enumerate((64, 128, 256, 512)):
+        size = 32 // 2**stage
+        for block in range(2):
+            macs += size * size * 9 * (inputs * width + width * width)
+            if block == 0 and stage > 0:
+                macs += size * size * inputs * width
+            inputs = width
+    macs += 512 * 10
+    assert graph.flops() == 2 * macs
+
+
+def test_coupled_resnet_has_one_class_per_channel_of_a_stage():
+    model = _shapes_only(lambda: models.ResNet(3, 10, base_width=8, coupled=True, rngs=nnx.Rngs(0)))
+    graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
+    assert graph.neurons == 3904 // 8
+    # Per stage: the inner channels of two blocks, and the channels that its outputs share.
+    assert graph.classes == 3 * (8 + 16 + 32 + 64)
+
+
+@pytest.mark.parametrize("activation", models.ACTIVATIONS)
+@pytest.mark.parametrize("width", [4, 6])
+def test_resnet_with_every_activation(activation, width):
+    model = models.ResNet(1, 7, base_width=width, blocks=(1, 1), activation=activation, rngs=nnx.Rngs(0))
+    x = jnp.ones((2, 12, 12, 1))
+    assert model(x).shape == (2, 7)
+    graph = demp_nnx.trace(model, x)
+    assert graph.neurons == width + 2 * (width + 2 * width)
+    kind = {"relu": "zero", "leaky_relu": "negative"}.get(activation, "soft")
+    assert {site.kind for site in graph.sites} == {kind}
+
+
+def test_leaky_slope_is_the_papers():
+    assert models.ACTIVATIONS["leaky_relu"](jnp.asarray(-2.0)) == pytest.approx(-0.1)
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_mlp(norm):
+    model = models.MLP(64, 10, widths=(128, 128), norm=norm, rngs=nnx.Rngs(0))
+    weights = 64 * 128 + 128 * 128 + 128 * 10 + 10
+    assert _parameters(model) == weights + (4 if norm else 2) * 128
+    assert model(jnp.ones((3, 8, 8, 1))).shape == (3, 10)
+    assert demp_jax.trace(*demp_nnx.forward(model), jnp.ones((2, 64))).widths == (
+        {"norm/0": 128, "norm/1": 128} if norm else {"dense/0": 128, "dense/1": 128}
+    )
+
+
+def test_a_channel_sum_at_full_width_is_a_plain_sum():
+    rngs = nnx.Rngs(0)
+    free = models.ResNet(3, 4, base_width=4, blocks=(1, 1), rngs=rngs)
+    coupled = models.ResNet(3, 4, base_width=4, blocks=(1, 1), coupled=True, rngs=nnx.Rngs(0))
+    nnx.update(coupled, nnx.state(free, nnx.Param))
+    x = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    assert (free(x) == coupled(x)).all()
+    # And costs what a plain sum costs: the compiled programs have the same operations.
+    programs = []
+    for model in (free, coupled):
+        model.eval()
+        fn, variables = demp_nnx.forward(model)
+        text = jax.jit(fn).lower(variables, x).as_text()
+        programs.append(sum(text.count(f"stablehlo.{op} ") for op in ("gather", "select", "iota", "scatter")))
+    assert programs[0] == programs[1]

@@ -1,0 +1,269 @@
+"""The optimizer transformations: one table of contracts, a reference for each, and what they compose with."""
+
+import logging
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import demp_jax
+from tests.helpers import assert_same_shapes, assert_trees_close, batch
+from tests.reference import demp as reference
+
+PARAMS = {
+    "norm": {"scale": batch((5,), 1), "bias": batch((5,), 2)},
+    "out": {"kernel": batch((5, 3), 3), "bias": batch((3,), 4)},
+}
+GRADS = jax.tree.map(lambda p: 0.1 * p + 0.01, PARAMS)
+LIVE = jax.tree.map(lambda p: p > 0, PARAMS)
+SCHEDULE = demp_jax.one_cycle(0.5, 10)
+
+TRANSFORMS = {
+    "lasso": lambda amount=0.1: demp_jax.add_regularizer(amount),
+    "l2": lambda amount=0.1: demp_jax.add_regularizer(amount, kind="l2", where=demp_jax.everything),
+    "decay": lambda amount=0.1: demp_jax.decay_toward_zero(amount),
+    "noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3),
+    "symmetric_noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3, asymmetric=False),
+    "demp": lambda amount=0.1: demp_jax.demp(optax.adam(1e-2), strength=amount, noise=amount),
+    "demp_decoupled": lambda amount=0.1: demp_jax.demp(optax.sgd(1e-2), strength=amount, noise=amount, decoupled=True),
+}
+
+
+def _update(tx, grads=GRADS, params=PARAMS, state=None, **extra):
+    state = tx.init(params) if state is None else state
+    return optax.with_extra_args_support(tx).update(grads, state, params, **extra)
+
+
+# Contracts: every transformation keeps them.
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_keeps_shapes_and_dtypes(name, dtype):
+    tx = TRANSFORMS[name]()
+    params, grads = (jax.tree.map(lambda a: a.astype(dtype), tree) for tree in (PARAMS, GRADS))
+    updates, state = _update(tx, grads, params, live=LIVE)
+    assert_same_shapes(updates, params)
+    assert_same_shapes(state, tx.init(params))
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_compiles_once(name, caplog):
+    tx = TRANSFORMS[name](SCHEDULE)
+    step = jax.jit(lambda g, s, p: _update(tx, g, p, s, live=LIVE))
+    _, state = step(GRADS, tx.init(PARAMS), PARAMS)
+    with jax.log_compiles(), caplog.at_level(logging.WARNING):
+        step(GRADS, state, PARAMS)
+    assert not [r for r in caplog.records if "Compiling" in r.getMessage()]
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_takes_a_schedule_for_a_number(name):
+    constant, scheduled = TRANSFORMS[name](0.2), TRANSFORMS[name](demp_jax.constant(0.2))
+    updates, state = _update(constant, live=LIVE)
+    others, other_state = _update(scheduled, live=LIVE)
+    assert_trees_close(others, updates, rtol=1e-6)
+    updates, _ = _update(constant, state=state, live=LIVE)
+    others, _ = _update(scheduled, state=other_state, live=LIVE)
+    assert_trees_close(others, updates, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_off_is_the_base(name):
+    tx = TRANSFORMS[name](0.0)
+    base = {"demp": optax.adam(1e-2), "demp_decoupled": optax.sgd(1e-2)}.get(name, optax.identity())
+    state, base_state = tx.init(PARAMS), base.init(PARAMS)
+    for _ in range(3):
+        updates, state = _update(tx, state=state, live=LIVE)
+        expected, base_state = base.update(GRADS, base_state, PARAMS)
+        assert_trees_close(updates, expected, rtol=1e-7)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_composes_with_chain_masked_multisteps_and_vmap(name):
+    tx = TRANSFORMS[name]()
+    chained = optax.chain(optax.scale(2.0), tx, optax.scale(0.5))
+    _update(chained, live=LIVE)
+
+    only = jax.tree.map(lambda _: True, PARAMS) | {"out": {"kernel": False, "bias": False}}
+    updates, _ = _update(optax.masked(tx, only), live=LIVE)
+    np.testing.assert_array_equal(updates["out"]["kernel"], GRADS["out"]["kernel"])
+    alone, _ = _update(tx, live=LIVE)
+    if "noise" not in name and "demp" not in name:  # Those draw for the leaves they see.
+        np.testing.assert_array_equal(updates["norm"]["scale"], alone["norm"]["scale"])
+
+    steps = optax.MultiSteps(tx, 2)
+    accumulated = optax.GradientTransformationExtraArgs(steps.init, steps.update)
+    held, state = _update(accumulated, live=LIVE)
+    assert all((leaf == 0).all() for leaf in jax.tree.leaves(held))
+    given, _ = _update(accumulated, state=state, live=LIVE)
+    assert_trees_close(given, alone, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("name", ["lasso", "l2", "decay"])
+def test_composes_with_injected_hyperparameters(name):
+    make = {
+        "lasso": (demp_jax.add_regularizer, {}),
+        "l2": (demp_jax.add_regularizer, {"kind": "l2", "where": demp_jax.everything}),
+        "decay": (demp_jax.decay_toward_zero, {}),
+    }
+    factory, options = make[name]
+    tx = optax.inject_hyperparams(factory, static_args=("kind", "where"))(strength=0.1, **options)
+    state = tx.init(PARAMS)
+    updates, _ = _update(tx, state=state)
+    assert_trees_close(updates, _update(TRANSFORMS[name](0.1))[0], rtol=1e-6)
+    state.hyperparams["strength"] = jnp.asarray(0.3)
+    updates, _ = _update(tx, state=state)
+    assert_trees_close(updates, _update(TRANSFORMS[name](0.3))[0], rtol=1e-6)
+
+
+def test_noise_composes_with_injected_hyperparameters():
+    static = ("key", "amplitude", "asymmetric")
+    tx = optax.inject_hyperparams(demp_jax.add_weight_noise, static_args=static)(amount=SCHEDULE, key=3)
+    state = tx.init(PARAMS)
+    for _ in range(3):
+        updates, state = _update(tx, state=state, live=LIVE)
+    plain = demp_jax.add_weight_noise(SCHEDULE, key=3)
+    plain_state = plain.init(PARAMS)
+    for _ in range(3):
+        expected, plain_state = _update(plain, state=plain_state, live=LIVE)
+    assert_trees_close(updates, expected, rtol=1e-5)
+
+
+# Each against its definition.
+
+
+@pytest.mark.parametrize("kind", ["lasso", "l2"])
+@pytest.mark.parametrize(("make", "sign"), [(demp_jax.add_regularizer, 1), (demp_jax.decay_toward_zero, -1)])
+def test_regularizer_is_the_derivative_of_its_penalty(kind, make, sign):
+    tx = make(SCHEDULE, kind=kind, where=demp_jax.everything)
+    state = tx.init(PARAMS)
+    for step in range(5):
+        updates, state = _update(tx, state=state)
+        for path in (("norm", "scale"), ("out", "kernel")):
+            theta = np.asarray(PARAMS[path[0]][path[1]], np.float64)
+            added = np.asarray(updates[path[0]][path[1]] - GRADS[path[0]][path[1]])
+            expected = sign * reference.regularizer_gradient(kind, reference.one_cycle(step, 0.5, 10), theta)
+            np.testing.assert_allclose(added, expected, atol=1e-5)
+
+
+def test_only_scales_are_regularised_by_default():
+    updates, _ = _update(demp_jax.add_regularizer(0.1))
+    changed = jax.tree.map(lambda u, g: bool((u != g).any()), updates, GRADS)
+    assert changed == {"norm": {"scale": True, "bias": False}, "out": {"kernel": False, "bias": False}}
+
+
+def test_any_mask_will_do():
+    tree = jax.tree.map(lambda _: False, PARAMS)
+    tree["out"]["bias"] = True
+    for where in (tree, lambda params: tree):
+        updates, _ = _update(demp_jax.add_regularizer(0.1, where=where))
+        changed = jax.tree.map(lambda u, g: bool((u != g).any()), updates, GRADS)
+        assert changed == tree
+
+
+def test_a_scale_at_zero_is_left_there():
+    params = {"scale": jnp.zeros(3)}
+    updates, _ = _update(demp_jax.add_regularizer(0.1), {"scale": jnp.zeros(3)}, params)
+    np.testing.assert_array_equal(updates["scale"], 0)
+
+
+def test_no_scale_is_an_error():
+    with pytest.raises(ValueError, match="norm_scales: no parameter is called 'scale'.*Regularise `everything`"):
+        _update(demp_jax.add_regularizer(0.1), {"w": jnp.ones(2)}, {"w": jnp.ones(2)})
+
+
+@pytest.mark.parametrize(("amplitude", "std"), [("variance", 0.04**0.5), ("std", 0.04)])
+def test_noise_is_the_same_draw_rescaled(amplitude, std):
+    """Exactly, not in distribution: against the same key with unit variance."""
+    unit, _ = _update(demp_jax.add_weight_noise(1.0, key=7, asymmetric=False), jax.tree.map(jnp.zeros_like, GRADS))
+    noisy, _ = _update(demp_jax.add_weight_noise(0.04, key=7, amplitude=amplitude), live=LIVE)
+    for part in PARAMS:
+        for name in PARAMS[part]:
+            expected = reference.noisy(GRADS[part][name], std, unit[part][name], LIVE[part][name])
+            np.testing.assert_allclose(noisy[part][name], expected, rtol=1e-5, atol=1e-7)
+
+
+def test_noise_is_standard_normal_and_independent():
+    params = {"a": jnp.zeros((300, 100)), "b": jnp.zeros(30_000)}
+    tx = demp_jax.add_weight_noise(1.0, key=0, asymmetric=False)
+    first, state = _update(tx, params, params)
+    second, _ = _update(tx, params, params, state)
+    draws = [np.ravel(first["a"]), np.asarray(first["b"]), np.ravel(second["a"])]
+    for draw in draws:
+        assert abs(draw.mean()) < 0.03
+        assert abs(draw.std() - 1) < 0.02
+    assert np.abs(np.corrcoef(draws) - np.eye(3)).max() < 0.03
+
+
+def test_noise_is_reproducible_from_its_key():
+    tx = lambda key: demp_jax.add_weight_noise(0.1, key=key, asymmetric=False)  # noqa: E731
+    assert_trees_close(_update(tx(5))[0], _update(tx(jax.random.key(5)))[0], rtol=0)
+    a, b = _update(tx(5))[0], _update(tx(6))[0]
+    assert (a["out"]["kernel"] != b["out"]["kernel"]).all()
+
+
+def test_dead_weights_get_no_noise_and_live_ones_do():
+    noisy, _ = _update(demp_jax.add_weight_noise(0.1, key=0), live=LIVE)
+    for part in PARAMS:
+        for name in PARAMS[part]:
+            moved = np.asarray(noisy[part][name] != GRADS[part][name])
+            np.testing.assert_array_equal(moved, LIVE[part][name])
+
+
+def test_noise_of_all_leaves_is_one_draw():
+    tx = demp_jax.add_weight_noise(0.1, key=0, asymmetric=False)
+    text = str(jax.make_jaxpr(lambda g, s: tx.update(g, s))(GRADS, tx.init(PARAMS)))
+    assert text.count("random_bits") == 1
+
+
+def test_asymmetric_noise_needs_to_know_who_lives():
+    with pytest.raises(ValueError, match=r"asymmetric noise needs to know .*live=mask.*or use `demp`"):
+        _update(demp_jax.add_weight_noise(0.1, key=0))
+
+
+def test_demp_is_its_chain_in_order():
+    base = optax.adam(1e-2)
+    strength, noise = demp_jax.one_cycle(0.3, 20), demp_jax.one_cycle(0.01, 20)
+    tx = demp_jax.demp(base, strength=strength, noise=noise, key=9)
+    by_hand = optax.chain(demp_jax.add_regularizer(strength), base, demp_jax.add_weight_noise(noise, key=9))
+    state, hand_state = tx.init(PARAMS), by_hand.init(PARAMS)
+    for _ in range(4):
+        updates, state = _update(tx, state=state, live=LIVE)
+        expected, hand_state = by_hand.update(GRADS, hand_state, PARAMS, live=LIVE)
+        assert_trees_close(updates, expected, rtol=1e-6)
+
+
+def test_demp_reads_live_weights_off_the_gradient_of_the_data():
+    grads = jax.tree.map(lambda g, m: jnp.where(m, g, 0.0), GRADS, LIVE)
+    tx = demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.1, where=demp_jax.everything)
+    given, _ = _update(tx, grads, live=LIVE)
+    read, _ = _update(tx, grads)
+    assert_trees_close(read, given, rtol=0)
+    # The regulariser moves the dead weights, the noise does not: they move the same way at every step.
+    again, _ = _update(demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.0, where=demp_jax.everything), grads)
+    dead = ~np.asarray(LIVE["out"]["kernel"])
+    np.testing.assert_allclose(read["out"]["kernel"][dead], again["out"]["kernel"][dead], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: demp_jax.add_regularizer(0.1, kind="l3"), "must be one of lasso, l2; got kind='l3'"),
+        (lambda: demp_jax.add_regularizer(-0.1), "strength of a regulariser must be a finite number >= 0.*got -0.1"),
+        (lambda: demp_jax.decay_toward_zero(float("inf")), "strength of a regulariser must be .*got inf"),
+        (lambda: demp_jax.add_weight_noise(-1.0, key=0), "amount of noise must be a finite number >= 0.*got -1.0"),
+        (lambda: demp_jax.add_weight_noise(float("nan"), key=0), "amount of noise must be .*got nan"),
+        (lambda: demp_jax.add_weight_noise(0.1, key=0, amplitude="sigma"), "amplitude must be 'variance' or 'std'"),
+        (lambda: demp_jax.demp(optax.sgd(1.0), strength=-2.0), "got -2.0"),
+        (
+            lambda: demp_jax.add_regularizer(0.1).update(GRADS, demp_jax.add_regularizer(0.1).init(PARAMS)),
+            r"needs the parameters: call tx.update\(grads, state, params\)",
+        ),
+    ],
+)
+def test_bad_arguments(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
