@@ -1,0 +1,31 @@
+# All set-up happens here: a virtual environment in .venv with the tested versions.
+PYTHON ?= python3
+VENV ?= .venv
+RUN = $(VENV)/bin/python
+TESTS ?=
+
+.PHONY: demo test test-all lint clean
+
+demo: $(VENV)/.installed
+	$(RUN) -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest -n 2 $(TESTS)
+
+test-all: $(VENV)/.installed
+	$(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.installed: requirements.txt setup.py
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: $(PYTHON) is older than Python 3.11; give a newer one, as in: make demo PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

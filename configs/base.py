@@ -1,0 +1,107 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Every key of a config, with its unit and what it may be. Other configs are this one and the lines that differ.
+
+Durations are steps ("5000"), epochs ("10ep") or a part of the run ("30%").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from ml_collections.config_dict import placeholder
+
+
+def base() -> ml_collections.ConfigDict:
+    """Returns the base config: DemP on scikit-learn's digits."""
+    c = ml_collections.ConfigDict()
+    c.seed = 0  # Of initialisation, batch order, augmentation and noise.
+    c.steps = "2000"  # Length of the run.
+    c.batch_size = 64
+    c.label_smoothing = 0.0  # In [0, 1).
+
+    c.data = ml_collections.ConfigDict()
+    c.data.name = "digits"  # digits, mnist, cifar10.
+    c.data.dir = ""  # Folder of tensorflow-datasets; TFDS_DATA_DIR by default.
+    c.data.normalize = "unit"  # unit: pixels in [0, 1]. standardize: zero mean, unit variance per channel.
+    c.data.crop = 0  # Pixels of reflecting padding before a random crop; 0 for none.
+    c.data.flip = False  # Random flips left to right.
+    c.data.train_examples = 0  # Only the first so many training examples; 0 for all.
+
+    c.model = ml_collections.ConfigDict()
+    c.model.name = "mlp"  # mlp, resnet18.
+    c.model.activation = "relu"  # relu, leaky_relu (slope 0.05), swish, gelu.
+    c.model.widths = (128, 128)  # mlp: widths of the hidden layers.
+    c.model.norm = True  # mlp: BatchNorm before each activation.
+    c.model.base_width = 64  # resnet18: channels of the first stage.
+    c.model.stem_stride = 1  # resnet18: 2 quarters the cost.
+    c.model.coupled = False  # resnet18: a channel leaves only where it is dead in its whole stage.
+
+    c.optimizer = ml_collections.ConfigDict()
+    c.optimizer.name = "adam"  # adam, sgdm.
+    c.optimizer.learning_rate = 0.005  # At its peak.
+    c.optimizer.schedule = "constant"  # step, cosine, constant.
+    c.optimizer.step_every = "77ep"  # step: how often the rate is multiplied by step_factor.
+    c.optimizer.step_factor = 0.2
+    c.optimizer.weight_decay = 0.0  # Constant, on all parameters.
+    c.optimizer.decoupled_decay = True  # Added after the moments (AdamW) instead of to the gradient.
+    c.optimizer.b1 = 0.9  # adam.
+    c.optimizer.b2 = 0.999
+    c.optimizer.eps = 1e-8
+    c.optimizer.momentum = 0.9  # sgdm.
+
+    c.method = ml_collections.ConfigDict()
+    c.method.name = "demp"  # demp, dense.
+    c.method.strength = 0.0  # Peak lambda of the regulariser.
+    c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
+    c.method.strength_span = "87%"
+    c.method.regularizer = "lasso"  # lasso, l2.
+    c.method.penalised = "scales"  # scales (of normalisation layers), all.
+    c.method.decoupled = False  # The regulariser moves parameters directly instead of being part of the loss.
+    c.method.noise = 0.0  # Peak variance (or standard deviation) of the noise per step.
+    c.method.noise_amplitude = "variance"  # variance (the paper's text), std (its released code).
+    c.method.noise_asymmetric = True  # On weights of live neurons only.
+    c.method.noise_schedule = "one_cycle"
+    c.method.noise_span = "87%"
+
+    c.pruning = ml_collections.ConfigDict()
+    c.pruning.dynamic = True  # Cut during training; if not, at the end only.
+    c.pruning.every = "5%"  # tau: steps between cuts.
+    c.pruning.start = "0"  # No cut before.
+    c.pruning.examples = 512  # Size of the death set.
+    c.pruning.criterion = "auto"  # auto, zero, epsilon, negative, sum.
+    c.pruning.epsilon = 0.01
+    c.pruning.constant = placeholder(float)  # Past the paper: also cut units whose value varies by at most this.
+    c.pruning.tolerance = placeholder(float)  # Largest relative difference of the logits; by default by criterion.
+    c.pruning.min_units = 1  # Units that every site keeps.
+    c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
+
+    c.eval_batch_size = 512  # Of evaluation and death set.
+    c.log_every = "50"
+    c.eval_every = "10%"
+    c.checkpoint_every = "10%"
+    c.checkpoints_kept = 2
+    c.progress = "auto"  # auto, bar, lines, off.
+    c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none.
+    return c
+
+
+def variants(name: str, variant: str, choices: Mapping[str, Mapping[str, Any]]) -> ml_collections.ConfigDict:
+    """Returns the base config with the changes of a variant, locked.
+
+    Args:
+      name: of the config, for the message.
+      variant: one of `choices`; several joined by commas are applied in order.
+      choices: by variant, the changed keys, such as `{"model.base_width": 16}`. The variant "" is always applied.
+
+    Raises:
+      ValueError: for an unknown variant.
+    """
+    c = base()
+    for part in ("", *(p for p in variant.split(",") if p)):
+        if part not in choices:
+            known = ", ".join(sorted(filter(None, choices)))
+            raise ValueError(f"--config={name}:{variant}: the variant must be one of {known}; got {part!r}.")
+        c.update_from_flattened_dict(dict(choices[part]))
+    return c.lock()

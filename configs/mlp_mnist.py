@@ -1,0 +1,37 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""DemP on MNIST: an MLP of 784-300-100-10 with BatchNorm."""
+
+from typing import Any
+
+import ml_collections
+
+from configs.base import variants
+
+_VARIANTS: dict[str, dict[str, Any]] = {
+    "": {
+        "steps": "10ep",
+        "batch_size": 128,
+        "data.name": "mnist",
+        "model.widths": (300, 100),
+        "optimizer.learning_rate": 0.005,
+        "optimizer.schedule": "cosine",
+        "method.strength": 0.01,
+        "method.noise": 5e-5,
+    },
+    "sgdm": {"optimizer.name": "sgdm", "optimizer.learning_rate": 0.1},
+    "smoke": {
+        "steps": "4",
+        "batch_size": 32,
+        "data.train_examples": 512,
+        "pruning.every": "2",
+        "pruning.examples": 64,
+        "log_every": "1",
+        "eval_every": "2",
+        "checkpoint_every": "2",
+    },
+}
+
+
+def get_config(variant: str = "") -> ml_collections.ConfigDict:
+    """Returns the config of a variant."""
+    return variants("configs/mlp_mnist.py", variant, _VARIANTS)

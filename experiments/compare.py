@@ -1,0 +1,53 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Trains a config and its dense twin, and shows them side by side.
+
+`python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart` leaves both runs, a table
+(`comparison.txt`) and a plot (`comparison.png`) in the workdir. The flags are those of `experiments.run`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+from rich.console import Console
+
+from experiments import command, plots, records, report
+from experiments.train import train_and_evaluate
+
+
+def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Console | None = None) -> int:
+    """Trains the dense twin and the config itself; returns the exit status.
+
+    The twin is the same config with the method `dense`: same initialisation, batches, optimizer and length.
+
+    Args:
+      config: of the method to compare.
+      workdir: gets a folder for each run.
+      console: where the table is printed; standard output by default.
+    """
+    workdir = Path(workdir)
+    console = console or Console(soft_wrap=True)
+    twin = ml_collections.ConfigDict(config).copy_and_resolve_references()
+    with twin.unlocked():
+        twin.method.name = "dense"
+    runs: dict[str, dict[str, Any]] = {}
+    for name, each in (("dense", twin), (config.method.name, config)):
+        console.print(f"training {name} ...")
+        result = train_and_evaluate(each, workdir / name)
+        if result.stopped_by is not None:
+            console.print(f"stopped by {result.stopped_by.name} and saved; give the same command to continue")
+            return command.status_of(result.stopped_by)
+        runs[name] = {"summary": result.summary, "metrics": records.read_lines(workdir / name / "metrics.jsonl")}
+    table = report.comparison({name: each["summary"] for name, each in runs.items()})
+    console.print(table)
+    with (workdir / "comparison.txt").open("w") as file:
+        Console(file=file, width=120).print(table)
+    plots.comparison(runs, workdir / "comparison.png")
+    console.print(f"table, plot and records: {workdir}/comparison.txt, comparison.png, {', '.join(runs)}")
+    return 0
+
+
+if __name__ == "__main__":
+    command.run(compare)

@@ -1,0 +1,140 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a config asks for, checked as a whole before anything is compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+
+import demp_jax
+from experiments import data, methods, network, optimizers
+from experiments.durations import to_steps
+from experiments.errors import UsageError, require
+
+
+@dataclasses.dataclass(frozen=True)
+class Lengths:
+    """Durations of a run in steps: an epoch (not rounded), the run, and how often to log, evaluate and save."""
+
+    epoch: float
+    run: int
+    log: int
+    evaluate: int
+    checkpoint: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """Everything that follows from a config alone.
+
+    Attributes:
+      config: the config.
+      dataset: its data.
+      preparation: of the images.
+      lengths: durations in steps.
+      rate: the learning rate by step.
+      method: the pruning method with its optimizer.
+      dense: the removable units of the network at its initial widths.
+      dense_parameters: its number of parameters.
+    """
+
+    config: ml_collections.ConfigDict
+    dataset: data.Dataset
+    preparation: data.Preparation
+    lengths: Lengths
+    rate: optax.Schedule
+    method: methods.Method
+    dense: demp_jax.Graph
+    dense_parameters: int
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """Shape of one image, `[H, W, C]`."""
+        return tuple(self.dataset.train_images.shape[1:])
+
+    def example(self) -> jax.ShapeDtypeStruct:
+        """Returns the shape of a small batch, to trace with."""
+        return jax.ShapeDtypeStruct((2, *self.input_shape), jnp.float32)
+
+    def abstract(self) -> tuple[network.Network, Any]:
+        """Returns the network at its initial widths and the shapes of its variables."""
+        return network.abstract(self.config, self.input_shape, self.dataset.classes)
+
+    def initial(self) -> tuple[network.Network, Any]:
+        """Returns the network at its initial widths and its initial variables."""
+        return network.initial(self.config, self.input_shape, self.dataset.classes)
+
+    def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
+        """Returns the removable units of a network."""
+        return demp_jax.trace(net, variables, self.example(), exclude=self.exclude)
+
+    @property
+    def exclude(self) -> tuple[str, ...]:
+        """Patterns of sites that are never cut."""
+        return self.method.options.get("exclude", ())
+
+
+def pose(config: ml_collections.ConfigDict) -> Problem:
+    """Returns the problem of a config.
+
+    Raises:
+      UsageError: for bad input; one line names the field, its value, what is allowed and the remedy.
+    """
+    dataset = data.load(config)
+    examples = len(dataset.train_labels)
+    lengths = _lengths(config, examples)
+    rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
+    base = optimizers.base_optimizer(config, rate)
+    method = methods.build(config, base, epoch=lengths.epoch, run=lengths.run)
+    field = "config.pruning.examples"
+    require(1 <= config.pruning.examples <= examples, field, config.pruning.examples, f"between 1 and {examples}")
+    require(config.eval_batch_size >= 1, "config.eval_batch_size", config.eval_batch_size, "at least 1")
+    smoothing = config.label_smoothing
+    require(0 <= smoothing < 1, "config.label_smoothing", smoothing, "in [0, 1)")
+    net, variables = network.abstract(config, tuple(dataset.train_images.shape[1:]), dataset.classes)
+    example = jax.ShapeDtypeStruct((2, *dataset.train_images.shape[1:]), jnp.float32)
+    try:
+        dense = demp_jax.trace(net, variables, example, exclude=method.options.get("exclude", ()))
+        if method.name != "dense":
+            dense.require_prunable()
+        # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
+        params = variables["params"]
+        state = jax.eval_shape(method.tx.init, params)
+        live = {"live": params} if method.needs_live else {}
+        jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
+    except ValueError as error:
+        raise UsageError(f"this config's network and method do not fit together: {error}") from error
+    return Problem(
+        config=config,
+        dataset=dataset,
+        preparation=data.preparation(config, dataset),
+        lengths=lengths,
+        rate=rate,
+        method=method,
+        dense=dense,
+        dense_parameters=size(variables["params"]),
+    )
+
+
+def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
+    require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
+    epoch = examples / config.batch_size
+    run = to_steps("config.steps", config.steps, epoch=epoch)
+    require(run >= 1, "config.steps", config.steps, "at least one step")
+    every = {}
+    for name in ("log_every", "eval_every", "checkpoint_every"):
+        every[name] = to_steps(f"config.{name}", config[name], epoch=epoch, run=run)
+        require(every[name] >= 1, f"config.{name}", config[name], "at least one step")
+    require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
+    return Lengths(epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"])
+
+
+def size(params: Any) -> int:
+    """Returns the number of entries of a tree of arrays or shapes."""
+    return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,0 +1,124 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a run writes: JSON lines, TensorBoard events, a summary with where it came from."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from tensorboardX import SummaryWriter
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
+
+
+class Records:
+    """The growing files of a run: `metrics.jsonl`, `cuts.jsonl` and TensorBoard events.
+
+    A resumed run takes up where its checkpoint stands: lines of later steps are dropped first.
+    """
+
+    def __init__(self, workdir: Path, step: int):
+        """Opens the records of `workdir` for a run that continues at `step`."""
+        self._workdir = workdir
+        for name in ("metrics.jsonl", "cuts.jsonl"):
+            _truncate(workdir / name, step)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line of metrics; numbers go to TensorBoard, too."""
+        _append(self._workdir / "metrics.jsonl", {"step": step, **values})
+        for name, value in values.items():
+            group = value.items() if isinstance(value, Mapping) else [("", value)]
+            for key, number in group:
+                if isinstance(number, int | float):
+                    self._events.add_scalar(f"{name}/{key}" if key else name, number, step)
+
+    def cut(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one cut."""
+        _append(self._workdir / "cuts.jsonl", {"step": step, **values})
+
+    def close(self) -> None:
+        """Closes the TensorBoard events."""
+        self._events.close()
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the complete lines of a JSON-lines file; a line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    lines = path.read_text().split("\n")
+    return [json.loads(line) for line in lines[:-1] if line]
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file so that it is never seen half written."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, path)
+
+
+def _truncate(path: Path, step: int) -> None:
+    kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
+    if path.exists():
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
+        os.replace(partial, path)
+
+
+def _append(path: Path, values: Mapping[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(values) + "\n")
+
+
+def provenance() -> dict[str, Any]:
+    """Returns command, commit, versions and device of this process."""
+    device = jax.devices()[0]
+    return {
+        "command": _command(),
+        "commit": _commit(),
+        "versions": {"python": platform.python_version()}
+        | {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": f"{jax.device_count()} x {_processor() if device.platform == 'cpu' else device.device_kind}",
+    }
+
+
+def _command() -> str:
+    """Returns how this process was started, without the folders of this machine."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    program = f"python -m {spec.name}" if spec else "python"
+    places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out")
+    return " ".join([program, *(word for word in sys.argv[1:] if not word.startswith(places))])
+
+
+def _processor() -> str:
+    """Returns the name of the processor and how many cores this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        name = models[0].split(":")[1].strip()
+    except (OSError, IndexError):
+        pass
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"cpu ({name}, {cores} cores)"
+
+
+def _commit() -> str:
+    """Returns the git commit of the code that runs, with `-dirty` when files differ from it; "unknown" outside git."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        dirty = git("status", "--porcelain", "--untracked-files=no", "--", ":!results")
+        return git("rev-parse", "HEAD") + ("-dirty" if dirty else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

@@ -1,0 +1,77 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a long-running process needs: signals, the compilation cache, and a clock of what compiling costs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax import monitoring
+
+
+def use_compile_cache(folder: str) -> None:
+    """Keeps compiled programs on disk, so that a resumed or repeated run does not compile them again."""
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+class CompileClock:
+    """Adds up the seconds JAX spends tracing, lowering and compiling while the clock is entered.
+
+    Attributes:
+      seconds: so far.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._taken = 0.0
+
+    def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
+        del kwargs
+        if event.startswith("/jax/core/compile/"):
+            self.seconds += duration_secs
+
+    def take(self) -> float:
+        """Returns the seconds since the last call."""
+        taken, self._taken = self.seconds - self._taken, self.seconds
+        return taken
+
+    def __enter__(self) -> CompileClock:
+        monitoring.register_event_duration_secs_listener(self._listen)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        monitoring.unregister_event_duration_listener(self._listen)
+
+
+@contextmanager
+def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
+    """Turns SIGTERM and SIGINT into a request to stop after the present step; a second one acts as usual.
+
+    Yields:
+      A function that returns the signal received, or `None`.
+    """
+    received: list[signal.Signals] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+
+    def request(number: int, frame: Any) -> None:
+        del frame
+        received.append(signal.Signals(number))
+        signal.signal(number, before[signal.Signals(number)])
+
+    for s in before:
+        signal.signal(s, request)
+    try:
+        yield lambda: received[0] if received else None
+    finally:
+        for s, handler in before.items():
+            signal.signal(s, handler)

@@ -1,0 +1,86 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Records of runs and the tables made of them.
+
+`python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...` copies the summaries of finished runs into a
+record file; `python -m experiments.tables results/NAME.jsonl` prints its table in Markdown, a row per setting with the
+mean over seeds. The tables of the README are made this way.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.errors import UsageError
+from experiments.records import read_lines
+
+COLUMNS = ("setting", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs", "training FLOPs", "step")
+
+
+def collect(workdirs: Sequence[Path], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the records of finished runs: their summaries with a label, by default the workdir's name up to `--`.
+
+    Raises:
+      UsageError: when a run has no summary.
+    """
+    found = []
+    for i, workdir in enumerate(workdirs):
+        path = workdir / "summary.json"
+        if not path.exists():
+            raise UsageError(f"{workdir} must hold a finished run; there is no summary.json.")
+        label = labels[i] if labels else workdir.name.split("--")[0]
+        found.append({"setting": label, **json.loads(path.read_text())})
+    return found
+
+
+def markdown(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of records as Markdown, a row per setting in the order they come."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["setting"], []).append(record)
+    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    for setting, group in groups.items():
+        cells = [
+            setting,
+            str(len(group)),
+            _percent([r["test_accuracy"] for r in group]),
+            _percent([r["neuron_sparsity"] for r in group]),
+            _percent([r["weight_sparsity"] for r in group]),
+            _ratio([r["inference_flops_ratio"] for r in group]),
+            _ratio([r["train_flops_ratio"] for r in group]),
+            _ratio([r["step_time_ratio"] for r in group]),
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}%{spread}"
+
+
+def _ratio(values: Sequence[float]) -> str:
+    return f"x {statistics.mean(values):.2f}"
+
+
+def main() -> None:
+    """Collects or prints, by the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("paths", type=Path, nargs="+", help="record files to print, or workdirs to collect")
+    parser.add_argument("--collect", type=Path, help="record file to write")
+    options = parser.parse_args()
+    if options.collect:
+        lines = [json.dumps(record) for record in collect(options.paths)]
+        options.collect.write_text("".join(line + "\n" for line in lines))
+        print(f"{len(lines)} records in {options.collect}")  # noqa: T201
+    else:
+        for path in options.paths:
+            print(markdown(read_lines(path)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,381 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The training program: a network trains, and gets smaller while it does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import math
+import signal
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import demp_jax
+from experiments import checkpoints as checkpoints_lib
+from experiments import data as data_lib
+from experiments import network as network_lib
+from experiments import plots, records, runtime, workdir
+from experiments.errors import NonFiniteLossError
+from experiments.problem import Problem, pose, size
+from experiments.progress import Progress
+from experiments.step import Data, StepMetrics, Task, TrainState, free_compiled, prepare, train_step
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+      summary: as in `summary.json`; of an interrupted run, what is known so far.
+      network: the network at its final widths.
+      variables: its variables.
+      stopped_by: the signal that stopped the run before its end, or `None`.
+    """
+
+    summary: dict[str, Any]
+    network: network_lib.Network
+    variables: Any
+    stopped_by: signal.Signals | None
+
+
+def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) -> Result:
+    """Trains a network by a config; continues where the folder's newest checkpoint stands.
+
+    Args:
+      config: as `configs/base.py` describes.
+      folder: the workdir, for everything the run leaves; made if missing.
+
+    Returns:
+      The result. Of a run that had ended already, what it left.
+
+    Raises:
+      UsageError: for bad input, before anything is compiled.
+      NonFiniteLossError: when the loss becomes infinite or NaN.
+    """
+    runtime.use_compile_cache(config.compile_cache)
+    problem = pose(config)
+    workdir.claim(Path(folder), config)
+    checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept)
+    try:
+        with runtime.CompileClock() as compiling:
+            return _Run(problem, Path(folder), checkpoints, compiling).go()
+    finally:
+        checkpoints.close()
+
+
+@dataclasses.dataclass
+class _Counters:
+    """What a run adds up; part of every checkpoint."""
+
+    train_flops: float = 0.0
+    seconds_total: float = 0.0
+    seconds_compiling: float = 0.0
+    cuts: int = 0
+    last_cut: int = -1
+    test_accuracy: float = float("nan")
+
+
+class _Run:
+    """One run: where it stands, and the loop."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        folder: Path,
+        checkpoints: checkpoints_lib.Checkpoints,
+        compiling: runtime.CompileClock,
+    ):
+        self.problem = problem
+        self.config = problem.config
+        self.method = problem.method
+        self.folder = folder
+        self.checkpoints = checkpoints
+        self.compiling = compiling
+        self.counters = _Counters()
+        self.pending: list[tuple[int, StepMetrics]] = []
+        self.open_cut: dict[str, Any] | None = None
+        self.clock = time.perf_counter()
+        step = checkpoints.latest()
+        self.network, self.state = self._initial() if step is None else self._restored(step)
+        self._retrace()
+
+    def _initial(self) -> tuple[network_lib.Network, TrainState]:
+        network, variables = self.problem.initial()
+        opt_state = jax.jit(self.method.tx.init)(variables["params"])
+        return network, TrainState(jnp.zeros([], jnp.int32), variables, opt_state, jax.random.key(self.config.seed + 1))
+
+    def _restored(self, step: int) -> tuple[network_lib.Network, TrainState]:
+        meta = self.checkpoints.meta(step)
+        network, variables = self.problem.abstract()
+        variables = checkpoints_lib.shaped_like(variables, meta["shapes"], "variables/")
+        opt_state = jax.eval_shape(self.method.tx.init, variables["params"])
+        key = jax.eval_shape(lambda: jax.random.key(0))
+        abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32), "variables": variables}
+        state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
+        self.counters = _Counters(**meta["counters"])
+        _LOG.info("continuing from step %d", step)
+        return network.resized(state.variables), state
+
+    def _retrace(self) -> None:
+        """Reads off the network what follows from its present widths."""
+        self.graph = self.problem.trace(self.network, self.state.variables)
+        self.members = demp_jax.membership(self.graph, self.state.variables["params"])
+        self.task = Task(
+            network=self.network,
+            tx=self.method.tx,
+            preparation=self.problem.preparation,
+            criterion=self.method.options.get("criterion", "auto"),
+            epsilon=self.method.options.get("epsilon", 0.01),
+            label_smoothing=self.config.label_smoothing,
+            watch=True,
+            needs_live=self.method.needs_live,
+        )
+
+    def go(self) -> Result:
+        """Runs to the end, or until a signal."""
+        summary_path = self.folder / "summary.json"
+        first, last = int(self.state.step), self.problem.lengths.run
+        if first == last and summary_path.exists():
+            _LOG.info("%s holds the finished run; nothing to do", self.folder)
+            return Result(json.loads(summary_path.read_text()), self.network, self.state.variables, None)
+        dataset = self.problem.dataset
+        self.data = Data(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
+        self.records = records.Records(self.folder, first)
+        self.logged = (first, time.perf_counter())
+        progress = Progress(last, first, self.problem.dense.neurons, self.config.progress)
+        with runtime.stop_on_signal() as stop, progress:
+            stopped_by = self._loop(first, last, stop, progress)
+        ratio = float("nan") if stopped_by else self._step_time_ratio()
+        self._tick()
+        self.records.close()
+        metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
+        plots.curves(metrics, cuts, self.folder / "curves.png")
+        summary = self._summary(ratio)
+        if not stopped_by:
+            records.write_json(summary_path, summary)
+        return Result(summary, self.network, self.state.variables, stopped_by)
+
+    def _loop(
+        self, first: int, last: int, stop: Callable[[], signal.Signals | None], progress: Progress
+    ) -> signal.Signals | None:
+        """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
+
+        At each step: cut, evaluate, save, then update. So a checkpoint holds the network after a cut of its step, and
+        a run that continues from it does not cut again.
+        """
+        lengths, batch = self.problem.lengths, self.config.batch_size
+        order = data_lib.BatchOrder(self.config.seed, len(self.problem.dataset.train_labels), batch)
+        for step in range(first, last + 1):
+            stopped_by = stop()
+            if self.method.cuts(step) and self.counters.last_cut != step:
+                self._cut(step)
+            if step == last or (step > first and step % lengths.evaluate == 0):
+                self._evaluate(step)
+            if step == last or stopped_by or (step > first and step % lengths.checkpoint == 0):
+                self._save(step)
+            if step == last or stopped_by:
+                return None if step == last else stopped_by
+            examples = jnp.asarray(order(step))
+            self.state, metrics = train_step(self.state, self.data, examples, self.members, task=self.task)
+            self._close_cut()
+            self.pending.append((step + 1, metrics))
+            self.counters.train_flops += 3.0 * self.graph.flops() * batch
+            if (step + 1) % lengths.log == 0:
+                line = self._flush(step + 1)
+                progress.update(step + 1, line["loss"], self.graph.neurons, self.counters.test_accuracy)
+        raise AssertionError("the loop returns at its last step")
+
+    # Cutting and measuring.
+
+    def _cut(self, step: int) -> None:
+        self._flush(step)
+        result = demp_jax.cut(
+            self.network,
+            self.state.variables,
+            self._death_set(step),
+            opt_state=self.state.opt_state,
+            tx=self.method.tx,
+            params=lambda variables: variables["params"],
+            **self.method.options,
+        )
+        record = result.record
+        self.counters.last_cut = step
+        self.counters.cuts += bool(record.removed)
+        if record.refused:
+            _LOG.warning("step %d: the cut was refused: %s", step, record.refused)
+        if result.plan is not None:
+            assert isinstance(result.fn, network_lib.Network)
+            self.network = result.fn
+            self.state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
+            self._retrace()
+            free_compiled()
+        self.open_cut = {"step": step, **dataclasses.asdict(record), "compiled": self.compiling.seconds}
+        if step == self.problem.lengths.run:
+            self._close_cut()
+
+    def _close_cut(self) -> None:
+        """Writes the record of the last cut, once the step after it has been compiled."""
+        if self.open_cut is not None:
+            before = self.open_cut.pop("compiled")
+            self.open_cut["seconds"]["recompile"] = round(self.compiling.seconds - before, 4)
+            self.records.cut(self.open_cut.pop("step"), self.open_cut)
+            self.open_cut = None
+
+    def _death_set(self, step: int) -> list[jax.Array]:
+        """Returns training examples, not augmented, in batches of the evaluation's shape."""
+        images = self.problem.dataset.train_images
+        key = jax.random.fold_in(jax.random.key(self.config.seed + 2), step)
+        chosen = np.asarray(jax.random.permutation(key, len(images)))[: self.config.pruning.examples]
+        batches = math.ceil(len(chosen) / self.config.eval_batch_size)
+        # What is missing from the last batch is filled with examples seen already, which change no verdict.
+        padded = np.resize(chosen, batches * self.config.eval_batch_size)
+        return [self._inputs(images[part]) for part in np.split(padded, batches)]
+
+    def _inputs(self, images: np.ndarray) -> jax.Array:
+        return prepare(jnp.asarray(images), preparation=self.problem.preparation)
+
+    def _evaluate(self, step: int) -> None:
+        """Measures accuracy and loss on every test example, once."""
+        flushed = self._flush(step)
+        images, labels = self.problem.dataset.test_images, self.problem.dataset.test_labels
+        batch = self.config.eval_batch_size
+        parts = []
+        for start in range(0, len(labels), batch):
+            part = images[start : start + batch]
+            padded = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
+            # The program that looks at a death set gives the outputs, too: one compilation serves both.
+            seen = demp_jax.observe(
+                self.network, self.state.variables, [self._inputs(padded)], exclude=self.problem.exclude
+            )
+            parts.append(seen.outputs[0][: len(part)])
+        logits = np.concatenate(parts).astype(np.float64)
+        shifted = logits - logits.max(1, keepdims=True)
+        losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
+        self.counters.test_accuracy = float((logits.argmax(1) == labels).mean())
+        line = {"test_accuracy": self.counters.test_accuracy, "test_loss": float(losses.mean())}
+        self.records.metrics(step, line if flushed else {**line, **self._standing(step)})
+
+    def _flush(self, step: int) -> dict[str, Any]:
+        """Waits for the steps taken, checks their losses, and writes a line of metrics; returns it."""
+        if not self.pending:
+            return {}
+        pending = jax.device_get(self.pending)
+        self.pending = []
+        for taken, metrics in pending:
+            if not np.isfinite(metrics.loss):
+                raise NonFiniteLossError(self._non_finite(taken, float(metrics.loss)))
+        now = time.perf_counter()
+        steps, seconds = step - self.logged[0], now - self.logged[1]
+        self.logged = (step, now)
+        line = {
+            "loss": float(np.mean([m.loss for _, m in pending])),
+            "train_accuracy": float(np.mean([m.correct for _, m in pending])) / self.config.batch_size,
+            "seconds_per_step": seconds / max(steps, 1),
+            "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
+            **self._standing(step),
+        }
+        self.records.metrics(step, line)
+        return line
+
+    def _standing(self, step: int) -> dict[str, Any]:
+        """Returns where the schedules and the network stand before the update of a step."""
+        return {
+            "epoch": step / self.problem.lengths.epoch,
+            "learning_rate": float(self.problem.rate(step)),
+            "strength": float(self.method.strength(step)),
+            "noise": float(self.method.noise(step)),
+            "neurons": self.graph.neurons,
+            "parameters": size(self.state.variables["params"]),
+            "width": self.graph.widths,
+        }
+
+    def _non_finite(self, step: int, loss: float) -> str:
+        last = self.checkpoints.latest()
+        kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint had been written yet"
+        return (
+            f"the loss became {loss} at step {step}; {kept} in {self.folder}. Lower config.optimizer.learning_rate or "
+            "config.method.noise, and start in another --workdir."
+        )
+
+    # Saving, and the end.
+
+    def _save(self, step: int) -> None:
+        self._flush(step)
+        self._tick()
+        meta = {
+            "config": workdir.as_json(self.config),
+            "input_shape": list(self.problem.input_shape),
+            "classes": self.problem.dataset.classes,
+            "counters": dataclasses.asdict(self.counters),
+        }
+        self.checkpoints.save(step, self.state._asdict(), meta)
+
+    def _tick(self) -> None:
+        """Adds the time since the last tick to the run's totals."""
+        now = time.perf_counter()
+        self.counters.seconds_total += now - self.clock
+        self.clock = now
+        self.counters.seconds_compiling += self.compiling.take()
+
+    def _step_time_ratio(self, repeats: int = 9) -> float:
+        """Returns time per step of the final network over that of the dense one, medians of interleaved repeats."""
+        if self.graph.widths == self.problem.dense.widths:
+            return 1.0
+        network, variables = self.problem.initial()
+        opt_state = jax.jit(self.method.tx.init)(variables["params"])
+        states = {
+            "dense": TrainState(jnp.zeros([], jnp.int32), variables, opt_state, jax.random.key(0)),
+            "final": jax.tree.map(jnp.copy, self.state),
+        }
+        tasks = {"dense": dataclasses.replace(self.task, network=network), "final": self.task}
+        members = {"dense": demp_jax.membership(self.problem.dense, variables["params"]), "final": self.members}
+        examples = jnp.arange(self.config.batch_size, dtype=jnp.int32)
+        times: dict[str, list[float]] = {"dense": [], "final": []}
+        for _ in range(repeats + 1):
+            for name, taken in times.items():
+                started = time.perf_counter()
+                states[name], metrics = train_step(states[name], self.data, examples, members[name], task=tasks[name])
+                jax.block_until_ready(metrics)
+                taken.append(time.perf_counter() - started)
+        # The first repeat compiles.
+        return statistics.median(times["final"][1:]) / statistics.median(times["dense"][1:])
+
+    def _summary(self, step_time_ratio: float) -> dict[str, Any]:
+        config, counters, dense = self.config, self.counters, self.problem.dense
+        parameters = size(self.state.variables["params"])
+        dense_train_flops = 3.0 * dense.flops() * config.batch_size * int(self.state.step)
+        return {
+            "method": self.method.name,
+            "dataset": config.data.name,
+            "model": config.model.name,
+            "seed": config.seed,
+            "steps": int(self.state.step),
+            "test_accuracy": counters.test_accuracy,
+            "dense_parameters": self.problem.dense_parameters,
+            "parameters": parameters,
+            "dense_neurons": dense.neurons,
+            "neurons": self.graph.neurons,
+            "neuron_sparsity": 1 - self.graph.neurons / max(dense.neurons, 1),
+            "weight_sparsity": 1 - parameters / self.problem.dense_parameters,
+            "dense_inference_flops": dense.flops(),
+            "inference_flops_ratio": self.graph.flops() / dense.flops(),
+            "train_flops": counters.train_flops,
+            "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
+            "step_time_ratio": step_time_ratio,
+            "seconds_total": round(counters.seconds_total, 2),
+            "seconds_compiling": round(counters.seconds_compiling, 2),
+            "cuts": counters.cuts,
+            "widths": self.graph.widths,
+            **records.provenance(),
+        }

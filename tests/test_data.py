@@ -1,0 +1,128 @@
+"""Datasets, batch order, augmentation."""
+
+import collections
+
+import hypothesis
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+
+from configs import quickstart
+from experiments import data
+from experiments.errors import UsageError
+from tests.runs import config_of, needs_tfds
+
+
+@hypothesis.given(
+    examples=st.integers(1, 50), batch=st.integers(1, 50), steps=st.integers(1, 30), seed=st.integers(0, 9)
+)
+def test_every_example_once_per_epoch(examples, batch, steps, seed):
+    hypothesis.assume(batch <= examples)
+    order = data.BatchOrder(seed, examples, batch)
+    stream = np.concatenate([order(step) for step in range(steps)])
+    assert stream.shape == (steps * batch,)
+    for start in range(0, len(stream) - examples + 1, examples):
+        np.testing.assert_array_equal(np.sort(stream[start : start + examples]), np.arange(examples))
+    last = stream[len(stream) // examples * examples :]
+    assert len(set(last.tolist())) == len(last)
+
+
+def test_order_depends_on_seed_and_step_alone():
+    forward = data.BatchOrder(3, 10, 4)
+    walked = [forward(step) for step in range(8)]
+    np.testing.assert_array_equal(data.BatchOrder(3, 10, 4)(7), walked[7])
+    assert any((data.BatchOrder(4, 10, 4)(s) != walked[s]).any() for s in range(8))
+
+
+def _images(shape=(6, 5, 7, 2)):
+    return jnp.asarray(np.random.default_rng(0).integers(0, 255, shape), jnp.uint8)
+
+
+def test_crops_and_flips_are_crops_and_flips():
+    images = _images()
+    prepare = data.Preparation((0.0,) * 2, (1.0,) * 2, crop=2, flip=True)
+    seen = collections.Counter()
+    padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    for seed in range(60):
+        out = np.asarray(prepare.augment(jax.random.key(seed), images))
+        for i in range(6):
+            places = [
+                (top, left, turned)
+                for top in range(5)
+                for left in range(5)
+                for turned in (False, True)
+                if (out[i] == padded[i, top : top + 5, left : left + 7][:, :: -1 if turned else 1]).all()
+            ]
+            assert len(places) == 1
+            seen.update(places)
+    assert len(seen) == 50  # Every crop, turned and not.
+
+
+def test_no_augmentation_is_the_identity():
+    images = _images()
+    plain = data.Preparation((0.0,) * 2, (1.0,) * 2)
+    np.testing.assert_array_equal(plain.augment(jax.random.key(0), images), images)
+
+
+@pytest.mark.parametrize("normalize", ["unit", "standardize"])
+def test_normalisation(normalize):
+    dataset = data.load(quickstart.get_config())
+    prepare = data.preparation(config_of({"data.normalize": normalize}), dataset)
+    x = np.asarray(prepare(jnp.asarray(dataset.train_images)))
+    assert x.dtype == np.float32
+    if normalize == "unit":
+        assert (x.min(), x.max()) == (0, 1)
+    else:
+        np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
+
+
+def test_digits():
+    dataset = data.load(quickstart.get_config())
+    assert dataset.train_images.shape == (1437, 8, 8, 1)
+    assert dataset.test_images.shape == (360, 8, 8, 1)
+    assert sorted(np.bincount(dataset.test_labels)) == [35, 35, 36, 36, 36, 36, 36, 36, 37, 37]
+    both = {image.tobytes() for image in dataset.train_images} & {image.tobytes() for image in dataset.test_images}
+    assert not both
+
+
+@needs_tfds
+@pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
+def test_prepared_datasets(name, shape, mean):
+    dataset = data.load(config_of({"data.name": name}))
+    assert dataset.train_images.shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)
+    assert dataset.test_images.shape == (10_000, *shape)
+    assert dataset.train_images.dtype == np.uint8
+    assert dataset.train_images.mean(dtype=np.float64) / 255 == pytest.approx(mean, abs=1e-3)
+    assert np.bincount(dataset.test_labels).min() >= 892
+
+
+def test_a_limited_training_set():
+    assert len(data.load(config_of({"data.train_examples": 100})).train_labels) == 100
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.name": "cifar11"}, "config.data.name must be one of cifar10, digits, mnist; got 'cifar11'"),
+        (
+            {"data.name": "cifar10", "data.dir": "/no/such/folder"},
+            "config.data.dir must be a folder that holds cifar10/ .*; got '/no/such/folder', which does not exist",
+        ),
+        (
+            {"data.train_examples": 5000},
+            "config.data.train_examples must be between 1 and 1437, or 0 for all; got 5000",
+        ),
+    ],
+)
+def test_bad_data(changes, message):
+    with pytest.raises(UsageError, match=message):
+        data.load(config_of(changes))
+
+
+def test_missing_data_says_what_to_do(tmp_path):
+    with pytest.raises(
+        UsageError, match="config.data.name='mnist' is not in .* Set --config.data.dir or TFDS_DATA_DIR"
+    ):
+        data.load(config_of({"data.name": "mnist", "data.dir": str(tmp_path)}))

@@ -1,0 +1,67 @@
+"""A run killed with SIGKILL, as the system kills: nothing is cleaned up, and nothing is lost."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from experiments.train import train_and_evaluate
+from tests.runs import last_digests, short_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Kills its own process at a step, in the middle of a save, or right after a cut.
+PROGRAM = """
+import os, signal, sys
+from experiments import checkpoints, train
+from tests.runs import short_config
+
+moment, workdir = sys.argv[1], sys.argv[2]
+kind, number = moment.split(":")
+
+def deadly(real, when):
+    def wrapped(*args, **kwargs):
+        result = real(*args, **kwargs)
+        if when(*args):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+    return wrapped
+
+if kind == "step":
+    train.train_step = deadly(train.train_step, lambda state, *_: counter() == int(number))
+elif kind == "cut":
+    train._Run._cut = deadly(train._Run._cut, lambda run, step: step == int(number))
+elif kind == "save":
+    manager = checkpoints.ocp.CheckpointManager
+    manager.save = deadly(manager.save, lambda self, step, *_: step == int(number))
+
+steps = [0]
+def counter():
+    steps[0] += 1
+    return steps[0]
+
+train.train_and_evaluate(short_config(), workdir)
+"""
+
+
+def _run(moment, workdir):
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM, moment, str(workdir)],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        check=False,
+    )
+    return done.returncode, done.stderr.decode()
+
+
+def test_killed_again_and_again(tmp_path):
+    """While a checkpoint is being written, and between a cut and its checkpoint."""
+    train_and_evaluate(short_config(), tmp_path / "whole")
+    for moment in ("save:8", "cut:20"):
+        status, errors = _run(moment, tmp_path / "killed")
+        assert status == -signal.SIGKILL, (moment, errors)
+    status, errors = _run("never:0", tmp_path / "killed")
+    assert status == 0, errors
+    assert last_digests(tmp_path / "killed") == last_digests(tmp_path / "whole")

@@ -1,0 +1,293 @@
+"""The training program, run for real on small networks."""
+
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import demp_jax
+from experiments import train
+from experiments.checkpoints import load_pruned
+from experiments.errors import NonFiniteLossError, UsageError
+from experiments.train import train_and_evaluate
+from tests.runs import last_digests, lines, short_config, without_times
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run to its end: its workdir and result."""
+    workdir = tmp_path_factory.mktemp("run")
+    return workdir, train_and_evaluate(short_config(), workdir)
+
+
+def test_the_network_shrinks(finished):
+    _, result = finished
+    summary = result.summary
+    assert summary["neurons"] < summary["dense_neurons"] == 40
+    assert summary["parameters"] < summary["dense_parameters"] == 64 * 24 + 24 * 16 + 2 * 40 + 16 * 10 + 10
+    assert summary["weight_sparsity"] == 1 - summary["parameters"] / summary["dense_parameters"]
+    assert summary["neuron_sparsity"] == 1 - summary["neurons"] / 40
+    assert sum(summary["widths"].values()) == summary["neurons"]
+    assert 0 < summary["inference_flops_ratio"] < summary["train_flops_ratio"] < 1
+    assert summary["step_time_ratio"] > 0
+
+
+def test_the_summary_is_whole(finished):
+    workdir, result = finished
+    wanted = """method dataset model seed steps test_accuracy dense_parameters parameters neuron_sparsity
+        weight_sparsity inference_flops_ratio train_flops_ratio step_time_ratio seconds_total seconds_compiling cuts
+        command commit versions
+        device""".split()
+    summary = json.loads((workdir / "summary.json").read_text())
+    assert set(wanted) <= set(summary)
+    assert summary == result.summary
+    assert summary["versions"]["jax"] == jax.__version__
+    assert 0 < summary["seconds_compiling"] < summary["seconds_total"]
+
+
+def test_what_a_run_leaves(finished):
+    workdir, result = finished
+    names = {path.name for path in workdir.iterdir()}
+    assert names == {
+        "config.json",
+        "metrics.jsonl",
+        "cuts.jsonl",
+        "summary.json",
+        "curves.png",
+        "checkpoints",
+        "tensorboard",
+    }
+    assert json.loads((workdir / "config.json").read_text())["method"]["strength"] == 0.3
+    assert (workdir / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+    metrics = lines(workdir / "metrics.jsonl")
+    logged = [line for line in metrics if "loss" in line]
+    assert [line["step"] for line in logged] == [5, 8, 10, 15, 16, 20, 24, 25, 30]
+    for line in logged:
+        for key in ("epoch", "learning_rate", "strength", "noise", "train_accuracy", "seconds_per_step"):
+            assert np.isfinite(line[key])
+        assert set(line["active"]) == set(line["width"]) == set(result.summary["widths"])
+        assert all(line["active"][name] <= line["width"][name] for name in line["width"])
+    assert [line["step"] for line in metrics if "test_accuracy" in line] == [10, 20, 30]
+    assert metrics[-1]["test_accuracy"] == result.summary["test_accuracy"]
+
+    cuts = lines(workdir / "cuts.jsonl")
+    assert [cut["step"] for cut in cuts] == [10, 20, 30]
+    assert cuts[-1]["neurons"][1] == result.summary["neurons"]
+    for cut in cuts:
+        assert set(cut["seconds"]) >= {"measure", "recompile"}
+        assert cut["difference"] <= 1e-4 * max(cut["scale"], 1)
+        assert cut["refused"] is None
+
+
+def test_tensorboard_events_can_be_read(finished):
+    workdir, _ = finished
+    from tensorboardX.proto import event_pb2
+    from tensorboardX.record_writer import masked_crc32c  # noqa: F401  The reader below trusts the lengths.
+
+    [path] = (workdir / "tensorboard").iterdir()
+    raw, tags = path.read_bytes(), set()
+    while raw:
+        length = int.from_bytes(raw[:8], "little")
+        event = event_pb2.Event.FromString(raw[12 : 12 + length])
+        tags |= {value.tag for value in event.summary.value}
+        raw = raw[16 + length :]
+    assert {"loss", "test_accuracy", "strength", "width/norm/0"} <= tags
+
+
+def test_evaluation_covers_every_test_example_once(finished):
+    workdir, result = finished
+    from experiments.problem import pose
+
+    problem = pose(short_config())
+    images = problem.preparation(jnp.asarray(problem.dataset.test_images))
+    logits = result.network(result.variables, images)
+    labels = problem.dataset.test_labels
+    assert result.summary["test_accuracy"] == (np.asarray(logits).argmax(1) == labels).mean()
+    last = [line for line in lines(workdir / "metrics.jsonl") if "test_loss" in line][-1]
+    losses = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]
+    assert last["test_loss"] == pytest.approx(float(losses.mean()), rel=1e-5)
+
+
+def test_flops_are_summed_as_the_network_shrinks(finished):
+    workdir, result = finished
+    cuts = {cut["step"]: cut["flops"] for cut in lines(workdir / "cuts.jsonl")}
+    flops = [cuts[10][0]] * 10 + [cuts[10][1]] * 10 + [cuts[20][1]] * 10
+    assert result.summary["train_flops"] == 3 * 64 * sum(flops)
+    assert result.summary["train_flops_ratio"] == pytest.approx(sum(flops) / (30 * cuts[10][0]))
+
+
+def test_a_pruned_network_is_loaded_from_its_checkpoint_alone(finished, tmp_path):
+    workdir, result = finished
+    x = jnp.asarray(np.random.default_rng(0).random((5, 8, 8, 1)), jnp.float32)
+    expected = result.network(result.variables, x)
+    np.testing.assert_array_equal(load_pruned(workdir)(x), expected)
+    alone = tmp_path / "somewhere"
+    alone.mkdir()
+    (workdir / "checkpoints" / "30").rename(alone / "30")
+    try:
+        np.testing.assert_array_equal(load_pruned(alone)(x), expected)
+    finally:
+        (alone / "30").rename(workdir / "checkpoints" / "30")
+    wider = load_pruned(workdir, step=24)
+    assert wider(x).shape == (5, 10)
+    assert not list(workdir.rglob("*.pkl"))
+    for missing in (tmp_path / "nowhere", tmp_path):
+        with pytest.raises(UsageError, match="workdir must"):
+            load_pruned(missing)
+
+
+def test_a_finished_run_is_not_run_again(finished, caplog):
+    workdir, result = finished
+    before = (workdir / "metrics.jsonl").read_bytes()
+    again = train_and_evaluate(short_config(), workdir)
+    assert again.summary == result.summary
+    assert (workdir / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_path):
+    workdir, _ = finished
+    train_and_evaluate(short_config(), tmp_path / "same")
+    assert last_digests(tmp_path / "same") == last_digests(workdir)
+    train_and_evaluate(short_config(seed=1), tmp_path / "other")
+    assert last_digests(tmp_path / "other") != last_digests(workdir)
+
+
+class _Interrupted(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", ["step 3", "step 9", "step 23", "after the cut at 20", "evaluation at 30"])
+def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, monkeypatch, moment):
+    """Also when it stops between a cut and its checkpoint; the interruption leaves as little as a kill does."""
+    workdir, _ = finished
+    stop_at = int(moment.split()[-1])
+    with monkeypatch.context() as patch:
+        if moment.startswith("step"):
+            real = train.train_step
+
+            def step(state, *args, **kwargs):
+                if int(state.step) == stop_at:
+                    raise _Interrupted
+                return real(state, *args, **kwargs)
+
+            patch.setattr(train, "train_step", step)
+        elif moment.startswith("after"):
+            real_cut = train._Run._cut
+
+            def cut(self, step):
+                real_cut(self, step)
+                if step == stop_at:
+                    raise _Interrupted
+
+            patch.setattr(train._Run, "_cut", cut)
+        else:
+            real_evaluate = train._Run._evaluate
+
+            def evaluate(self, step):
+                if step == stop_at:
+                    raise _Interrupted
+                real_evaluate(self, step)
+
+            patch.setattr(train._Run, "_evaluate", evaluate)
+        with pytest.raises(_Interrupted):
+            train_and_evaluate(short_config(), tmp_path)
+    train_and_evaluate(short_config(), tmp_path)
+    assert last_digests(tmp_path) == last_digests(workdir)
+    for name in ("metrics.jsonl", "cuts.jsonl"):
+        ours, theirs = (without_times(lines(folder / name)) for folder in (tmp_path, workdir))
+        if name == "metrics.jsonl":  # A mean over the steps since the last line: those may begin elsewhere.
+            for line in (*ours, *theirs):
+                line.pop("loss", None), line.pop("train_accuracy", None)
+        assert ours == theirs
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path, workdir))
+    for key in ("test_accuracy", "widths", "train_flops", "cuts"):
+        assert ours[key] == theirs[key]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, number):
+    workdir, _ = finished
+    real = train.train_step
+
+    def step(state, *args, **kwargs):
+        if int(state.step) == 12:
+            os.kill(os.getpid(), number)
+        return real(state, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "train_step", step)
+        result = train_and_evaluate(short_config(), tmp_path)
+    assert result.stopped_by == number
+    assert (tmp_path / "checkpoints" / "13").is_dir()
+    assert not (tmp_path / "summary.json").exists()
+    assert (tmp_path / "curves.png").exists()
+    assert signal.getsignal(number) != signal.SIG_DFL or number == signal.SIGTERM
+    train_and_evaluate(short_config(), tmp_path)
+    assert last_digests(tmp_path) == last_digests(workdir)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
+    real = train.train_step
+
+    def step(state, *args, **kwargs):
+        new, metrics = real(state, *args, **kwargs)
+        return new, metrics._replace(loss=jnp.asarray(jnp.nan)) if int(new.step) == 19 else metrics
+
+    monkeypatch.setattr(train, "train_step", step)
+    message = (
+        "the loss became nan at step 19; the checkpoint of step 16 is kept in .*Lower config.optimizer.learning_rate"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
+        train_and_evaluate(short_config(), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["16", "8"]
+
+
+def test_a_rate_that_is_far_too_high_is_noticed(tmp_path):
+    with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf) at step \d+; "):
+        train_and_evaluate(short_config(**{"optimizer.learning_rate": 1e38}), tmp_path)
+
+
+def test_dense_runs_cut_nothing(tmp_path):
+    summary = train_and_evaluate(short_config(**{"method.name": "dense"}), tmp_path).summary
+    assert summary["neuron_sparsity"] == summary["weight_sparsity"] == 0
+    assert summary["train_flops_ratio"] == summary["inference_flops_ratio"] == summary["step_time_ratio"] == 1
+    assert summary["cuts"] == 0
+
+
+def test_pruning_at_the_end_only(tmp_path):
+    summary = train_and_evaluate(short_config(**{"pruning.dynamic": False}), tmp_path).summary
+    assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [30]
+    assert summary["train_flops_ratio"] == 1
+    assert summary["weight_sparsity"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.name": "sgdm"},
+        {"optimizer.name": "sgdm", "optimizer.decoupled_decay": False, "optimizer.weight_decay": 1e-3},
+        {"model.activation": "leaky_relu", "optimizer.schedule": "cosine"},
+        {"model.activation": "swish", "optimizer.schedule": "step", "optimizer.step_every": "10"},
+        {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True},
+        {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
+        {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4},
+        {"model.norm": False, "method.penalised": "all", "method.strength": 0.01},
+        {"pruning.exclude": ("norm/1",), "pruning.start": "15"},
+    ],
+)
+def test_options(tmp_path, changes):
+    result = train_and_evaluate(
+        short_config(**{"steps": "20", "method.strength_span": "20", "method.noise_span": "20"} | changes), tmp_path
+    )
+    assert np.isfinite(result.summary["test_accuracy"])
+    assert result.summary["steps"] == 20
+    graph = demp_jax.trace(result.network, result.variables, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
+    assert graph.widths == result.summary["widths"]
+    if "pruning.exclude" in changes:
+        assert result.summary["widths"]["norm/1"] == 16
+        assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
