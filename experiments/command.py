@@ -68,6 +68,8 @@ def _fail(message: str, status: int) -> NoReturn:
 
 def _parse(argv: list[str]) -> list[str]:
     """Parses the command line; a mistake in it is one line on standard error and exit status 2."""
+    # config_flags wants the file before the overrides; users need not know.
+    sys.argv = argv = [argv[0], *sorted(argv[1:], key=lambda argument: not argument.startswith("--config="))]
     try:
         rest = flags.FLAGS(argv)
         if len(rest) > 1:

@@ -13,9 +13,9 @@ import numpy as np
 import optax
 
 import demp_jax
-from experiments import data, methods, network, optimizers
+from experiments import data, methods, network, optimizers, progress
 from experiments.durations import to_steps
-from experiments.errors import UsageError, require
+from experiments.errors import UsageError, require, require_choice
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +86,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     Raises:
       UsageError: for bad input; one line names the field, its value, what is allowed and the remedy.
     """
+    require_choice("config.progress", config.progress, progress.MODES)
     dataset = data.load(config)
     examples = len(dataset.train_labels)
     lengths = _lengths(config, examples)

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 
+MODES = ("auto", "bar", "lines", "off")
 _SECONDS_BETWEEN_LINES = 15.0
 
 

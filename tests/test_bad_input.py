@@ -24,6 +24,7 @@ BAD = {
     "eval_batch_size": (0, "config.eval_batch_size must be at least 1; got 0"),
     "label_smoothing": (1.0, r"config.label_smoothing must be in \[0, 1\); got 1.0"),
     "log_every": ("0", "config.log_every must be at least one step; got '0'"),
+    "progress": ("lots", "config.progress must be one of auto, bar, lines, off; got 'lots'"),
     "checkpoints_kept": (0, "config.checkpoints_kept must be at least 1; got 0"),
     "data.name": ("svhn", "config.data.name must be one of cifar10, digits, mnist; got 'svhn'"),
     "data.normalize": ("zca", "config.data.normalize must be one of standardize, unit; got 'zca'"),
@@ -190,7 +191,7 @@ COMMANDS = {
     "--config=configs/quickstart.py --workdir=x --config.batch_size=many": (2, "--config.batch_size=many"),
     "--config=configs/quickstart.py --workdir=x now": (2, "unknown argument 'now'"),
     "--confg=3": (2, "Unknown command line flag 'confg'"),
-    "--config=configs/quickstart.py --workdir=x --config.method.strength=-1": (
+    "--config.method.strength=-1 --workdir=x --config=configs/quickstart.py": (
         2,
         "config.method.strength must be a finite number >= 0; got -1.0.",
     ),
