@@ -18,7 +18,8 @@ def widths_from_variables() -> Iterator[None]:
     """Lets Linen modules take their widths from the variables they are applied to.
 
     A Linen module checks its parameters against the widths it was written with, so it refuses variables that a cut made
-    smaller. Within this context `nn.Dense`, `nn.DenseGeneral` and `nn.Conv` take the widths of their variables instead.
+    smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
+    `nn.MultiHeadDotProductAttention` take the widths of their variables instead.
     BatchNorm and LayerNorm follow their input anyway, and so does a GroupNorm written with `group_size`; one written
     with `num_groups` cannot know the size of its groups once they are fewer, and a cut through it is refused.
     Initialising is not affected.
@@ -36,7 +37,7 @@ def widths_from_variables() -> Iterator[None]:
         module: Any = context.module
         if context.method_name != "__call__" or module.scope is None:
             return call(*args, **kwargs)
-        changes = next((fit(module) for kind, fit in _FITS.items() if isinstance(module, kind)), {})
+        changes = next((fit(module, *args) for kind, fit in _FITS.items() if isinstance(module, kind)), {})
         before = {name: getattr(module, name) for name in changes}
         # Modules are frozen dataclasses, made anew by each `apply`.
         for name, value in changes.items():
@@ -73,12 +74,12 @@ def _kernel_shape(module: nn.Module) -> tuple[int, ...] | None:
     return module.get_variable("params", "kernel").shape if module.has_variable("params", "kernel") else None
 
 
-def _fit_dense(module: Any) -> dict[str, Any]:
+def _fit_dense(module: Any, *_: Any) -> dict[str, Any]:
     shape = _kernel_shape(module)
     return {} if shape is None else {"features": shape[-1]}
 
 
-def _fit_dense_general(module: Any) -> dict[str, Any]:
+def _fit_dense_general(module: Any, *_: Any) -> dict[str, Any]:
     shape = _kernel_shape(module)
     if shape is None:
         return {}
@@ -87,17 +88,30 @@ def _fit_dense_general(module: Any) -> dict[str, Any]:
     return {"features": tuple(shape[-len(module.features) :])}
 
 
-def _fit_conv(module: Any) -> dict[str, Any]:
+def _fit_conv(module: Any, x: Any, *_: Any) -> dict[str, Any]:
     shape = _kernel_shape(module)
     if shape is None:
         return {}
-    per_group = module.features // module.feature_group_count
-    groups = shape[-1] // per_group if module.feature_group_count > 1 else 1
+    groups = x.shape[-1] // shape[-2] if module.feature_group_count > 1 else 1
     return {"features": shape[-1], "feature_group_count": groups}
 
 
-_FITS: dict[type, Callable[[Any], dict[str, Any]]] = {
+def _fit_conv_transpose(module: Any, *_: Any) -> dict[str, Any]:
+    shape = _kernel_shape(module)
+    return {} if shape is None else {"features": shape[-2 if module.transpose_kernel else -1]}
+
+
+def _fit_attention(module: Any, *_: Any) -> dict[str, Any]:
+    if not module.has_variable("params", "query"):
+        return {}
+    *_, heads, size = module.get_variable("params", "query")["kernel"].shape
+    return {"qkv_features": heads * size, "out_features": module.get_variable("params", "out")["kernel"].shape[-1]}
+
+
+_FITS: dict[type, Callable[..., dict[str, Any]]] = {
     nn.DenseGeneral: _fit_dense_general,
     nn.Dense: _fit_dense,
     nn.Conv: _fit_conv,
+    nn.ConvTranspose: _fit_conv_transpose,
+    nn.MultiHeadDotProductAttention: _fit_attention,
 }

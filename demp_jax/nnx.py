@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import jax
@@ -115,6 +115,7 @@ def cut(
     batches: Iterable[Any],
     optimizer: nnx.Optimizer | None = None,
     *,
+    also: Sequence[nnx.Module] = (),
     call: Callable[[Any, Any], Any] = _apply,
     **options: Any,
 ) -> cutting.CutRecord:
@@ -124,6 +125,7 @@ def cut(
       model: a Flax NNX model, in training or evaluation mode.
       batches: the death set, as batches of training inputs of one shape.
       optimizer: the optimizer of the model.
+      also: other models of the same architecture and widths, such as an average of its weights, to be cut with it.
       call: how to call the model in evaluation mode, `call(model, x)`.
       **options: of `demp_jax.cut`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
 
@@ -147,6 +149,8 @@ def cut(
         result = cutting.cut(fn, state, batches, opt_state=opt_state, tx=optimizer.tx, params=params, **options)
     if result.plan is not None:
         resize(model, result.variables)
+        for other in also:
+            resize(other, result.plan.slice(nnx.as_pure(nnx.state(other))))
         if optimizer is not None:
             nnx.update(optimizer.opt_state, nnx.state(result.opt_state))
     return result.record
@@ -189,13 +193,19 @@ def refit(model: nnx.Module) -> None:
 
 
 def _fit_linear(m: Any) -> None:
-    m.in_features, m.out_features = m.kernel.shape
+    *_, m.in_features, m.out_features = m.kernel.shape
 
 
 def _fit_linear_general(m: Any) -> None:
-    batched = len(m.batch_axis)
-    shape, inputs = m.kernel.shape[batched:], len(m.axis)
+    inputs, outputs = len(m.axis), len(m.out_features)
+    shape = m.kernel.shape[-(inputs + outputs) :]
     m.in_features, m.out_features = tuple(shape[:inputs]), tuple(shape[inputs:])
+
+
+def _fit_attention(m: Any) -> None:
+    m.in_features = m.query.kernel.shape[-3]
+    if hasattr(m, "in_kv_features"):
+        m.in_kv_features = m.key.kernel.shape[-3]
 
 
 def _fit_conv(m: Any) -> None:
@@ -204,36 +214,41 @@ def _fit_conv(m: Any) -> None:
     if m.feature_group_count > 1:
         m.feature_group_count = outputs // per_group
     m.in_features, m.out_features = inputs * m.feature_group_count, outputs
-    m.kernel_shape = tuple(m.kernel.shape)
+    m.kernel_shape = _own_shape(m)
+
+
+def _own_shape(m: Any) -> tuple[int, ...]:
+    """Returns the shape of a kernel without the axes of a stack of layers before it."""
+    return tuple(m.kernel.shape[-len(m.kernel_shape) :])
 
 
 def _fit_conv_transpose(m: Any) -> None:
-    m.kernel_shape = tuple(m.kernel.shape)
+    m.kernel_shape = _own_shape(m)
     inputs, outputs = m.kernel.shape[-2:]
     m.in_features, m.out_features = (outputs, inputs) if m.transpose_kernel else (inputs, outputs)
 
 
 def _fit_einsum(m: Any) -> None:
-    m.kernel_shape = tuple(m.kernel.shape)
+    m.kernel_shape = _own_shape(m)
     if m.bias_shape is not None:
-        m.bias_shape = tuple(m.bias.shape)
+        m.bias_shape = tuple(m.bias.shape[-len(m.bias_shape) :])
 
 
 def _fit_embed(m: Any) -> None:
-    m.num_embeddings, m.features = m.embedding.shape
+    *_, m.num_embeddings, m.features = m.embedding.shape
 
 
 def _fit_norm(m: Any) -> None:
     for name in ("scale", "bias", "mean"):
         variable = getattr(m, name, None)
         if isinstance(variable, nnx.Variable):
-            m.num_features = variable.shape[0]
+            m.num_features = variable.shape[-1]
 
 
 def _fit_group_norm(m: Any) -> None:
     variable = next((v for v in (m.scale, m.bias) if isinstance(v, nnx.Variable)), None)
     if variable is not None:
-        m.num_groups = variable.shape[0] // m.group_size
+        m.num_groups = variable.shape[-1] // m.group_size
 
 
 _FITS: dict[type, Callable[[Any], None]] = {
@@ -242,6 +257,7 @@ _FITS: dict[type, Callable[[Any], None]] = {
     nnx.Conv: _fit_conv,
     nnx.ConvTranspose: _fit_conv_transpose,
     nnx.Einsum: _fit_einsum,
+    nnx.MultiHeadAttention: _fit_attention,
     nnx.Embed: _fit_embed,
     nnx.BatchNorm: _fit_norm,
     nnx.LayerNorm: _fit_norm,

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 import demp_jax
@@ -66,3 +67,12 @@ def test_the_mask_is_where_the_gradient_is():
         wrong += int((np.asarray(g)[m] == 0).sum())
     assert dead > 0.3 * total
     assert wrong < 0.02 * total
+
+
+def test_routing_is_not_known_from_shapes():
+    model = models.ResNet(3, 5, base_width=4, blocks=(1,), rngs=nnx.Rngs(0))
+    network, variables = helpers.split(model)
+    shapes = jax.eval_shape(lambda: variables)
+    graph = demp_jax.trace(network, shapes, jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"))
+    with pytest.raises(ValueError, match="traced from shapes; trace with arrays"):
+        demp_jax.membership(graph, shapes["params"])

@@ -83,15 +83,14 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
       paths: the path of each variable, in the order of the program's first inputs.
     """
     flow = _Flow(program, labels, paths)
-    marks = [op.outputs[0] for op in program.leaves if _mark_of(op) is not None]
-    marked = {flow.root[value] for value in marks if isinstance(value, int)}
+    marked = _made_of(program, [op.outputs[0] for op in program.leaves if _mark_of(op) is not None])
     found: list[Activation] = []
     seen: set[tuple[int, str, int]] = set()
     for op in program.leaves:
         mark = _mark_of(op)
         value = op.outputs[0]
         assert isinstance(value, int)
-        if mark is None and (value not in flow.leaving or flow.root[value] in marked):
+        if mark is None and (value not in flow.leaving or value in marked):
             continue
         tail = flow.classify(value)
         if mark is None and tail is None:
@@ -117,6 +116,20 @@ def _mark_of(op: Op) -> tuple[str, str] | None:
     return kind, name
 
 
+def _made_of(program: Program, values: Sequence[Operand]) -> set[Operand]:
+    """Returns the values that `values` are pointwise functions of, themselves included: a mark stands for them all."""
+    makers = {out: op for op in program.leaves for out in op.outputs}
+    found: set[Operand] = set()
+    waiting = list(values)
+    while waiting:
+        value = waiting.pop()
+        if value not in found:
+            found.add(value)
+            if value in makers and rules.is_pointwise(makers[value]):
+                waiting.extend(i for i in makers[value].inputs if isinstance(i, int))
+    return found
+
+
 def _locate(
     program: Program, labels: axes_lib.Labels, value: int, kind: str, name: str, source: str
 ) -> Activation | None:
@@ -126,16 +139,28 @@ def _locate(
     if not jnp.issubdtype(program.avals[value].dtype, jnp.floating) or not examples or value in labels.statistics:
         return None  # A statistic of a norm, such as a variance that is kept from being negative.
     units = [i for i, axis in enumerate(axes) if axes_lib.has_labels(axis)]
+    if len(units) > 1:
+        # Such as tokens or queries beside features: learned, too, but held fast by something else.
+        component, frozen = labels.components()
+        units = [i for i in units if _is_free(axes[i], component, frozen)] or units
     axis, problem = (units[0], None) if len(units) == 1 else (None, "")
     if len(units) > 1:
         problem = f"its units lie along more than one axis ({', '.join(map(str, units))})"
     elif not units and program.avals[value].shape[-1] == 1:
         axis, problem = len(axes) - 1, "it has a single unit"
     elif not units:
+        fixed = axes[-1] if axes else None
         problem = "no axis of it comes from the network's weights alone"
+        if isinstance(fixed, axes_lib.Fixed) and fixed.kind == axes_lib.DATA:
+            problem += f" ({fixed.reason})"
     elif value in program.unreadable:
         problem = "it is inside a function with its own derivative rule (custom_jvp or custom_vjp)"
     return Activation(value, axis, kind, name, source, problem)
+
+
+def _is_free(axis: axes_lib.Axis, component: np.ndarray, frozen: np.ndarray) -> bool:
+    """Returns whether some position of an axis could leave."""
+    return isinstance(axis, np.ndarray) and bool((frozen[component[axis[axis >= 0]]] < 0).any())
 
 
 def _unique_names(found: list[Activation]) -> list[Activation]:

@@ -142,7 +142,8 @@ def with_activity(fn: Callable[..., Any], *, batch_axis: int = 0) -> Callable[..
 
     def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
         analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis)
-        found = [a for a in analysis.activations if a.problem is None and a.axis is not None]
+        unreadable = analysis.program.unreadable
+        found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])
         pairs = zip(found, values, strict=True)
         return out, {a.name: summarise(value, a.axis or 0, a.kind) for a, value in pairs}
@@ -222,12 +223,52 @@ def observe(
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
         outputs.append(out)
-        examples += x.shape[batch_axis]
+        examples += tracing.examples_of(x, batch_axis)
     if sites is None:
         raise ValueError("the death set is empty: give at least one batch of training inputs.")
     return Observation(sites, dict(zip(uses, read, strict=True)), outputs, examples)
 
 
+@functools.partial(jax.jit, static_argnames=("fn", "batch_axis", "exclude"))
+def _masked(
+    fn: Callable[..., Any], variables: Any, x: Any, values: list[Any], *, batch_axis: int, exclude: tuple[str, ...]
+) -> Any:
+    graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
+    replace: dict[int, Callable[[Any], Any]] = {}
+    for site, value in zip((*graph.sites, *graph.branches), values, strict=True):
+        replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
+    results, _ = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), [], replace)
+    return jax.tree.unflatten(graph.program.out_tree, results)
+
+
+def _put(value: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:
+    """Returns `x` with `value` at the units where that is a number."""
+    x = x if first is None else first(x)
+    shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
+    value = jnp.reshape(value, shape)
+    return jnp.where(jnp.isnan(value), x, value.astype(x.dtype))
+
+
+def masked_outputs(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    values: Sequence[np.ndarray],
+    *,
+    batch_axis: int = 0,
+    exclude: Sequence[str] = (),
+) -> list[Any]:
+    """Returns the outputs of a network whose units have given values, on every batch.
+
+    Args:
+      fn, variables, batches, batch_axis, exclude: as for `observe`.
+      values: per site and branch of the graph, `[width]`: the value of each unit, NaN where it keeps its own.
+    """
+    options: dict[str, Any] = {"batch_axis": batch_axis, "exclude": tuple(exclude)}
+    return [jax.device_get(_masked(fn, variables, x, list(values), **options)) for x in batches]
+
+
 def clear_caches() -> None:
     """Drops the compiled passes over death sets, so that their memory is freed."""
     cast("Any", _observe).clear_cache()
+    cast("Any", _masked).clear_cache()

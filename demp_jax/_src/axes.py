@@ -20,6 +20,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from demp_jax._src.program import Constant, Op, Operand, Program
 
@@ -87,8 +88,8 @@ class Labels:
       statistics: numbers of the values summed over units (means and variances of a norm), not themselves units.
     """
 
-    def __init__(self, program: Program, variables: int, batch_axis: int | None):
-        """Labels the first `variables` inputs of `program`; `batch_axis` is that of the next input."""
+    def __init__(self, program: Program, variables: int, inputs: int, batch_axis: int | None):
+        """Labels the first `variables` inputs of `program`; `batch_axis` is that of the next `inputs` inputs."""
         self.program = program
         self.axes: dict[int, Axes] = {}
         self.size = 0
@@ -101,9 +102,9 @@ class Labels:
         self.routes: list[Route] = []
         self.data: set[int] = set()
         self.statistics: set[int] = set()
-        self._label_inputs(variables, batch_axis)
+        self._label_inputs(variables, inputs, batch_axis)
 
-    def _label_inputs(self, variables: int, batch_axis: int | None) -> None:
+    def _label_inputs(self, variables: int, inputs: int, batch_axis: int | None) -> None:
         for number in self.program.inputs[:variables]:
             axes: list[Axis] = []
             for size in self.program.avals[number].shape:
@@ -113,7 +114,7 @@ class Labels:
         for position, number in enumerate(self.program.inputs[variables:]):
             shape = self.program.avals[number].shape
             axes = [Fixed(DATA, "it meets the network's input")] * len(shape)
-            if position == 0 and batch_axis is not None and shape:
+            if position < inputs and batch_axis is not None and len(shape) > batch_axis:
                 axes[batch_axis] = Fixed(BATCH, "it meets the examples of a batch")
             self.axes[number] = tuple(axes)
             self.data.add(number)
@@ -175,6 +176,23 @@ class Labels:
             self.freeze(first, second.reason, op)
             return second
         return self.unite(first, second, op)
+
+    def components(self) -> tuple[np.ndarray, np.ndarray]:
+        """Returns what leaves together.
+
+        Returns:
+          Of every label the number of its component; and of every component the index of the first reason that it is
+          frozen for, or -1.
+        """
+        empty = np.empty(0, np.int64)
+        rows = np.concatenate([empty, *(a for a, _ in self.edges)])
+        cols = np.concatenate([empty, *(b for _, b in self.edges)])
+        matrix = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, cols)), shape=(self.size, self.size))
+        component = sparse.csgraph.connected_components(matrix, directed=False)[1].astype(np.int64)
+        frozen = np.full(component.max(initial=-1) + 1, -1)
+        for labels, reason in reversed(self.frozen):
+            frozen[component[labels]] = reason
+        return component, frozen
 
     def marked(self, axis: Axis, size: int, op: Op) -> np.ndarray:
         """Returns an axis as an array, fixed positions and broadcasts as marks."""

@@ -19,6 +19,8 @@ from demp_jax._src.graph import Graph
 
 # Removing units that are exactly zero changes the order of float32 sums, and nothing else.
 ROUNDING = 1e-4
+# What folding constants that vary a little may change.
+_FOLDING = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,9 +35,14 @@ class CutRecord:
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
       examples: size of the death set.
       difference: largest absolute difference of the outputs before and after, on the death set.
-      scale: largest absolute output before the cut.
-      refused: why the cut was not applied, else `None`.
-      reset: leaves of the optimizer state that mirror no parameter and were initialised anew.
+      deviation: largest absolute difference of the outputs after the cut from those of the network in which the units
+        that leave are held at zero, or at their constant: the cut's own error, whatever the criterion. Measured where
+        the criterion removes units that are not zero; elsewhere it is `difference`.
+      scale: largest finite absolute output before the cut.
+      spared: sites that were left whole, because a cut of them would have changed the outputs.
+      refused: why nothing was cut, else `None`.
+      reset: leaves of the optimizer state that could not be sliced and were initialised anew, with all of the state of
+        their transformation.
       seconds: by stage, `measure`, `slice` and `prove`; what compiles is in the stage that first runs it.
     """
 
@@ -48,15 +55,18 @@ class CutRecord:
     flops: tuple[int, int]
     examples: int
     difference: float
+    deviation: float
     scale: float
+    spared: list[str]
     refused: str | None
     reset: list[str]
     seconds: dict[str, float]
 
     def __str__(self) -> str:
         gone = f"{sum(self.removed.values())} units cut" if not self.refused else f"refused: {self.refused}"
+        spared = f" ({', '.join(self.spared)} spared)" if self.spared and not self.refused else ""
         return (
-            f"{gone}, neurons {self.neurons[0]} -> {self.neurons[1]}, parameters {self.parameters[0]} -> "
+            f"{gone}{spared}, neurons {self.neurons[0]} -> {self.neurons[1]}, parameters {self.parameters[0]} -> "
             f"{self.parameters[1]}, FLOPs x {self.flops[1] / max(self.flops[0], 1):.3f}, "
             f"outputs differ by {self.difference:.2g}"
         )
@@ -94,7 +104,7 @@ def cut(
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
-    exclude: Sequence[str] = (),
+    exclude: Sequence[str] | str = (),
     batch_axis: int = 0,
 ) -> Cut:
     """Removes dead units from a network and from the state of its optimizer.
@@ -112,8 +122,8 @@ def cut(
       fn: the network in evaluation mode, `fn(variables, x)`. If it has a method `resized(variables)`, that gives the
         network for smaller variables; a function whose shapes follow from its arguments needs none.
       variables: its variables.
-      batches: the death set, as batches of inputs of one shape; the paper takes 512 training examples, 2048 for
-        ImageNet.
+      batches: the death set, a list of batches of one shape, each an array or a tree of arrays; the paper takes 512
+        training examples, 2048 for ImageNet.
       opt_state: the state of an optimizer over `params(variables)`.
       tx: that optimizer; state that mirrors no parameter is then initialised anew where it has to be.
       params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default.
@@ -121,17 +131,22 @@ def cut(
       constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
         leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
       tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
-        beyond which the cut is refused. By default `ROUNDING` where all removed units were exactly zero, 0.01 with
-        `constant`, and without limit for criteria that remove units that are not zero.
+        beyond which a cut is refused. By default `ROUNDING` where all removed units were exactly zero, 0.01 with
+        `constant`, and without limit for criteria that remove units that are not zero; then the outputs are held to
+        `ROUNDING` against those of the network with the units that leave held at zero.
       min_units: every site keeps at least this many units, the most active ones.
-      exclude: patterns of names of sites none of whose units may leave.
+      exclude: a pattern or patterns of names of sites none of whose units may leave.
       batch_axis: the axis of a batch along which examples lie.
 
     Returns:
-      The smaller network, or the same one when nothing is dead or the cut was refused.
+      The smaller network, or the same one when nothing is dead or the cut was refused. Where only some sites would
+      change the outputs beyond the tolerance, the others are cut.
+
+    A unit that is dead, but whose value is a constant other than zero where it is read (as after a ReLU, a BatchNorm),
+    leaves with that constant folded into what reads it; whatever could still be trained of the constant goes with it.
 
     Raises:
-      ValueError: when the network has no prunable neuron, or for an unknown criterion.
+      ValueError: when the network has no prunable neuron, cannot run at smaller widths, or for a bad option.
     """
     activity_lib.check_criterion(criterion, epsilon)
     if min_units < 1:
@@ -140,6 +155,9 @@ def cut(
         raise ValueError(f"constant must be a finite number >= 0, or None; got {constant=}.")
     if tolerance is not None and not tolerance >= 0:
         raise ValueError(f"tolerance must be a number >= 0, or None; got {tolerance=}.")
+    if hasattr(batches, "shape"):
+        raise ValueError(f"batches must be a list of batches; got one array of shape {batches.shape}: give [batch].")
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
     started = time.perf_counter()
     batches = list(batches)
     if not batches:
@@ -161,50 +179,140 @@ def cut(
     # Programs for widths that are about to go hold memory.
     activity_lib.clear_caches()
     limit = tolerance if tolerance is not None else _default_tolerance(graph, criterion, constant)
-    plan, smaller, resized, difference, times = _apply(graph, decision, fn, variables, batches, observation, watched)
-    scale = _largest(observation.outputs)
-    if difference > limit * max(scale, 1.0) and decision.folds and not plan.folds_exactly:
+    trial = _Trial(graph, fn, variables, batches, observation, watched, limit, _exact(graph, criterion), constant)
+    attempt = trial(decision)
+    spared: list[str] = []
+    if not attempt.passed and decision.folds and not attempt.plan.folds_exactly:
         # Zero padding makes some folds inexact: leave those units in and try once more.
-        decision = planning.decide(graph, _without_padded_folds(graph, observation), constant=constant, **options)
-        plan, smaller, resized, difference, more = _apply(graph, decision, fn, variables, batches, observation, watched)
-        times = {stage: times[stage] + more[stage] for stage in times}
-    seconds = {"measure": measured - started, **times}
-    if not difference <= limit * max(scale, 1.0):
-        refused = (
-            f"the outputs differ by {difference:.3g}, more than the tolerance {limit:.3g} times the largest output "
-            f"{max(scale, 1.0):.3g}; nothing was cut"
-        )
-        record = _record(graph, decision, count, observation, seconds, difference=difference, refused=refused)
+        observation = _without_padded_folds(graph, observation)
+        attempt = trial(planning.decide(graph, observation, constant=constant, **options))
+    if not attempt.passed:
+
+        def only(names: Sequence[str]) -> _Attempt:
+            allowed = np.zeros(graph.classes + 1, bool)
+            for site in (*graph.sites, *graph.branches):
+                if site.name in names:
+                    allowed[site.classes] = True
+            return trial(planning.decide(graph, observation, constant=constant, only=allowed[:-1], **options))
+
+        cuts = [s.name for s in (*graph.sites, *graph.branches) if np.append(decision.removed, False)[s.classes].any()]
+        good, best = _largest_good(cuts, only)
+        spared = [name for name in cuts if name not in good]
+        if best is not None and best.plan.decision.removed.any():
+            attempt = best
+    seconds = {"measure": measured - started, **trial.seconds}
+    numbers: dict[str, Any] = {"difference": attempt.difference, "deviation": attempt.deviation, "spared": spared}
+    if not attempt.passed:
+        record = _record(graph, decision, count, observation, seconds, refused=trial.complaint(attempt), **numbers)
         return Cut(fn, variables, opt_state, None, record)
 
     reset: list[str] = []
     if opt_state is not None:
-        trained = smaller if params is None else params(smaller)
-        opt_state, reset = surgery.slice_state(plan, opt_state, trained, tx)
-    record = _record(graph, decision, count, observation, seconds, difference=difference, reset=reset)
-    return Cut(resized, smaller, opt_state, plan, record)
+        trained = attempt.variables if params is None else params(attempt.variables)
+        opt_state, reset = surgery.slice_state(attempt.plan, opt_state, trained, tx)
+    record = _record(graph, attempt.plan.decision, count, observation, seconds, reset=reset, **numbers)
+    return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
 
 
-def _apply(
-    graph: Graph,
-    decision: planning.Decision,
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Sequence[Any],
-    observation: activity_lib.Observation,
-    watched: dict[str, Any],
-) -> tuple[surgery.Plan, Any, Callable[..., Any], float, dict[str, float]]:
-    """Slices the variables and measures what that does to the outputs."""
-    started = time.perf_counter()
-    plan = surgery.make_plan(graph, decision)
-    smaller = plan.slice_variables(variables)
-    resized = fn.resized(smaller) if hasattr(fn, "resized") else fn
-    sliced = time.perf_counter()
-    after = activity_lib.observe(resized, smaller, batches, **watched)
-    pairs = zip(jax.tree.leaves(observation.outputs), jax.tree.leaves(after.outputs), strict=True)
-    difference = max((_largest(_float(a) - _float(b)) for a, b in pairs), default=0.0)
-    proven = time.perf_counter()
-    return plan, smaller, resized, difference, {"slice": sliced - started, "prove": proven - sliced}
+@dataclasses.dataclass(frozen=True)
+class _Attempt:
+    """What a decision comes to."""
+
+    plan: surgery.Plan
+    variables: Any
+    fn: Callable[..., Any]
+    difference: float
+    deviation: float
+    passed: bool
+
+
+class _Trial:
+    """Slices the variables by a decision and measures what that does to the outputs."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        fn: Callable[..., Any],
+        variables: Any,
+        batches: Sequence[Any],
+        observation: activity_lib.Observation,
+        watched: dict[str, Any],
+        limit: float,
+        exact: bool,
+        constant: float | None,
+    ):
+        self._graph, self._fn, self._variables, self._batches = graph, fn, variables, batches
+        self._observation, self._watched = observation, watched
+        self._scale = max(_scale(observation.outputs), 1.0)
+        self._limit, self._exact = limit, exact
+        self._rounding = ROUNDING if constant is None else _FOLDING
+        self.seconds = {"slice": 0.0, "prove": 0.0}
+
+    def __call__(self, decision: planning.Decision) -> _Attempt:
+        started = time.perf_counter()
+        plan = surgery.make_plan(self._graph, decision)
+        smaller = plan.slice_variables(self._variables)
+        resized = self._fn.resized(smaller) if hasattr(self._fn, "resized") else self._fn
+        sliced = time.perf_counter()
+        after = self._outputs(resized, smaller, decision)
+        difference = deviation = _difference(self._observation.outputs, after)
+        passed = difference <= self._limit * self._scale
+        if not self._exact and plan.folds_exactly:
+            values = planning.masked_values(self._graph, self._observation, decision)
+            masked = activity_lib.masked_outputs(self._fn, self._variables, self._batches, values, **self._watched)
+            deviation = _difference(masked, after)
+            passed = passed and deviation <= self._rounding * self._scale
+        self.seconds["slice"] += sliced - started
+        self.seconds["prove"] += time.perf_counter() - sliced
+        return _Attempt(plan, smaller, resized, difference, deviation, passed)
+
+    def _outputs(self, fn: Callable[..., Any], variables: Any, decision: planning.Decision) -> list[Any]:
+        try:
+            return activity_lib.observe(fn, variables, self._batches, **self._watched).outputs
+        except Exception as error:
+            try:
+                jax.eval_shape(fn, variables, self._batches[0])
+            except Exception:
+                gone = np.append(decision.removed, False)
+                cuts = [(s.name, s.width, int(gone[s.classes].sum())) for s in self._graph.sites]
+                widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
+                what = (str(error).strip().splitlines() or [""])[0]
+                raise ValueError(
+                    f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
+                    "widths from its arrays, give the module a method `refit()`, or keep the site by exclude=[...]."
+                ) from error
+            raise
+
+    def complaint(self, attempt: _Attempt) -> str:
+        """Returns why an attempt does not pass."""
+        inexact = attempt.difference <= self._limit * self._scale
+        what, difference, limit = (
+            (" from those of the network with dead units held at zero", attempt.deviation, self._rounding)
+            if inexact
+            else ("", attempt.difference, self._limit)
+        )
+        return (
+            f"the outputs differ by {difference:.3g}{what}, more than the tolerance {limit:.3g} times the largest "
+            f"output {self._scale:.3g}; nothing was cut"
+        )
+
+
+def _largest_good(
+    names: Sequence[str], attempt: Callable[[Sequence[str]], _Attempt]
+) -> tuple[list[str], _Attempt | None]:
+    """Returns as many sites as can be cut together, found by halving, and the attempt that does it."""
+    if len(names) == 1:
+        return [], None  # Its attempt failed as a part of a larger one that is known to fail.
+    halves = []
+    for part in (list(names[: len(names) // 2]), list(names[len(names) // 2 :])):
+        tried = attempt(part)
+        halves.append((part, tried) if tried.passed else _largest_good(part, attempt))
+    good = [name for part, _ in halves for name in part]
+    if all(tried is not None for _, tried in halves):
+        both = attempt(good)
+        if both.passed:
+            return good, both
+    return max(halves, key=lambda half: len(half[0]))
 
 
 def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -> activity_lib.Observation:
@@ -219,19 +327,31 @@ def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -
     return dataclasses.replace(observation, uses=uses)
 
 
+def _exact(graph: Graph, criterion: str) -> bool:
+    """Returns whether all that a criterion calls dead is exactly zero."""
+    return criterion == "zero" or (criterion == "auto" and all(site.kind == "zero" for site in graph.sites))
+
+
 def _default_tolerance(graph: Graph, criterion: str, constant: float | None) -> float:
-    exact = criterion == "zero" or (criterion == "auto" and all(site.kind == "zero" for site in graph.sites))
-    if not exact:
+    if not _exact(graph, criterion):
         return float("inf")
-    return ROUNDING if constant is None else 1e-2
+    return ROUNDING if constant is None else _FOLDING
 
 
-def _float(array: Any) -> np.ndarray:
-    return np.asarray(array, np.float64)
+def _difference(before: list[Any], after: list[Any]) -> float:
+    """Returns the largest absolute difference of two lists of outputs; NaN if any of them is NaN."""
+    worst = [0.0]
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
+        with np.errstate(invalid="ignore"):
+            # What is infinite on both sides, such as a masked logit, is equal.
+            worst.append(float(np.max(np.where(a == b, 0.0, np.abs(a - b)), initial=0.0)))
+    return float(np.max(worst))
 
 
-def _largest(tree: Any) -> float:
-    return max((float(np.max(np.abs(_float(leaf)), initial=0.0)) for leaf in jax.tree.leaves(tree)), default=0.0)
+def _scale(outputs: list[Any]) -> float:
+    leaves = [np.abs(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(outputs)]
+    return max((float(np.max(leaf, initial=0.0, where=np.isfinite(leaf))) for leaf in leaves), default=0.0)
 
 
 def _counter(graph: Graph, variables: Any, params: Callable[[Any], Any] | None) -> Callable[[np.ndarray | None], int]:
@@ -250,6 +370,8 @@ def _record(
     seconds: dict[str, float],
     *,
     difference: float = 0.0,
+    deviation: float = 0.0,
+    spared: Sequence[str] = (),
     refused: str | None = None,
     reset: Sequence[str] = (),
 ) -> CutRecord:
@@ -267,7 +389,9 @@ def _record(
         flops=(graph.flops(), graph.flops(removed)),
         examples=observation.examples,
         difference=difference,
-        scale=_largest(observation.outputs),
+        deviation=deviation,
+        scale=_scale(observation.outputs),
+        spared=list(spared),
         refused=refused,
         reset=list(reset),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},

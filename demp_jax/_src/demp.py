@@ -31,8 +31,10 @@ def demp(
     Weight decay belongs to `base` and stays as it is. Dead neurons are removed by `cut`.
 
     Which weights are live can be given at each step as `tx.update(grads, state, params, live=mask)`, with a mask from
-    `weight_mask`. Without it they are those with a gradient other than zero, which is exact for activations that are
-    zero when saturated (ReLU), whose dead units get no gradient; for others give the mask.
+    `weight_mask`. Without it they are the weights with a gradient other than zero. For activations that are zero when
+    saturated (ReLU) no weight of a dead neuron has one; but neither has a weight of a live neuron whose input is zero
+    on the whole batch, which then gets no noise at that step, and a penalty in your own loss gives every weight one.
+    For other activations, or where that matters, give the mask.
 
     Example:
       >>> import jax.numpy as jnp

@@ -61,7 +61,7 @@ class Use:
     Attributes:
       value, axis: what is read, and the axis of the units.
       classes: `[size of the axis]`, the class of each position or -1.
-      negligible: whether what is read is zero wherever the activations of the class are zero.
+      negligible: `[size of the axis]`, whether what is read there is zero whenever the unit's activations are zero.
       sink: the contraction or the route that reads it.
       absorber: the variable that can take up a constant contribution, if there is one.
     """
@@ -69,7 +69,7 @@ class Use:
     value: int
     axis: int
     classes: np.ndarray
-    negligible: bool
+    negligible: np.ndarray
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
 

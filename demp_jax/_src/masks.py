@@ -34,7 +34,11 @@ class Membership(NamedTuple):
 
 
 def membership(graph: Graph, params: Any) -> Membership:
-    """Returns the membership of the parameters `params`, a tree of which the leaves mirror variables of the graph."""
+    """Returns the membership of the parameters `params`, a tree of which the leaves mirror variables of the graph.
+
+    Raises:
+      ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
+    """
     none = graph.classes
     bare = np.ones(none + 1, bool)
     for site in graph.sites:
@@ -45,7 +49,8 @@ def membership(graph: Graph, params: Any) -> Membership:
         variable = graph.match(path, leaf.shape)
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
         axes.append(tuple(None if a is None else jnp.asarray(np.where(a < 0, none, a), jnp.int32) for a in found))
-    units = {s.name: jnp.asarray(np.where(s.classes < 0, none, s.classes), jnp.int32) for s in graph.sites}
+    removable = [site for site in graph.sites if (site.classes >= 0).any()]
+    units = {s.name: jnp.asarray(np.where(s.classes < 0, none, s.classes), jnp.int32) for s in removable}
     return Membership(units, tuple(axes), readers, jnp.asarray(bare))
 
 
@@ -62,7 +67,9 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[tuple[Any, Any], ...]:
     found = []
     for use in graph.uses:
         if isinstance(use.sink, Route):
-            index = graph.indices[graph.variable(use.sink.index)]
+            index = graph.indices.get(graph.variable(use.sink.index))
+            if index is None:
+                raise ValueError("membership: the graph was traced from shapes; trace with arrays to know the routing.")
             readers = graph.axes[graph.variable(use.sink.index)][0]
             readers = np.full(index.size, -1) if readers is None else readers
             valid = (index >= 0) & (index < len(use.classes))

@@ -39,17 +39,23 @@ class Decision:
       protected: by site, how many units the criterion condemned but the floor of the site kept.
       needed: by site, how many it condemned but another use of their values kept.
       folds: constants to take up.
+      condemned: `[classes]` bool, what the criterion calls dead; other classes leave because they are constant.
     """
 
     removed: np.ndarray
     protected: dict[str, int]
     needed: dict[str, int]
     folds: tuple[Fold, ...]
+    condemned: np.ndarray
 
 
 def needed_uses(graph: Graph, constant: float | None) -> tuple[int, ...]:
     """Returns the uses whose values decide whether a unit may leave: those that may read something but zero."""
-    return tuple(i for i, use in enumerate(graph.uses) if constant is not None or not use.negligible)
+    needed = []
+    for i, use in enumerate(graph.uses):
+        if constant is not None or not use.negligible[use.classes >= 0].all():
+            needed.append(i)
+    return tuple(needed)
 
 
 def decide(
@@ -60,6 +66,7 @@ def decide(
     epsilon: float = 0.01,
     constant: float | None = None,
     min_units: int = 1,
+    only: np.ndarray | None = None,
 ) -> Decision:
     """Returns which classes leave.
 
@@ -70,11 +77,14 @@ def decide(
       constant: past the paper: units whose value varies by at most this much wherever it is read leave, too, and
         their constant is folded into what reads it. `None` (off) by default.
       min_units: every site keeps at least this many units, the most active ones.
+      only: `[classes]` bool, which may leave; all by default.
     """
     verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
     condemned = dead_classes(graph, verdicts)
     idle = np.zeros_like(condemned) if constant is None else _idle(graph, observation.uses, constant)
     wanted = condemned | idle
+    if only is not None:
+        wanted &= only
     removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
     needed = _count(graph, wanted & ~removed)
     before = removed.copy()
@@ -82,7 +92,17 @@ def decide(
     _drop_unread(graph, removed)
     _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units)
     protected = _count(graph, before & ~removed)
-    return Decision(removed, protected, needed, _folds(graph, observation.uses, removed))
+    return Decision(removed, protected, needed, _folds(graph, observation.uses, removed), condemned)
+
+
+def masked_values(graph: Graph, observation: Observation, decision: Decision) -> list[np.ndarray]:
+    """Returns what a decision makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
+    values = []
+    for site, activity in zip((*graph.sites, *graph.branches), observation.sites, strict=True):
+        leaves = np.append(decision.removed, False)[site.classes]
+        dead = np.append(decision.condemned, False)[site.classes]
+        values.append(np.where(leaves, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
+    return values
 
 
 def dead_classes(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
@@ -128,12 +148,11 @@ def _blocked(
         middle, span = _middle(uses[i]), _span(uses[i])
         ours = use.classes >= 0
         slack = np.where(ours & idle[use.classes], constant or 0.0, 1e-6 * (1 + np.abs(middle)))
-        if use.negligible:
-            # What a criterion with a soft tail condemns is small here, not constant: it leaves all the same.
-            slack = np.where(condemned[use.classes], np.inf, slack)
+        # What a criterion with a soft tail condemns is small here, not constant: it leaves all the same.
+        small = ours & use.negligible & condemned[use.classes]
+        slack = np.where(small, np.inf, slack)
         stays = ~(span <= slack)
         if not _absorbs(use):
-            small = use.negligible & condemned[use.classes]
             stays |= (middle != 0) & ~small
         blocked[use.classes[ours & stays]] = True
     return blocked

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +34,7 @@ _LIBRARY_FILES = (
     os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),
     os.path.join(_OUR_FILES, "_src", ""),
     os.path.join(_OUR_FILES, "nnx.py"),
+    os.path.join(_OUR_FILES, "linen.py"),
 )
 
 # Named jit calls that stand for one operation of this library and are not looked into.
@@ -45,7 +46,7 @@ def register_opaque(name: str) -> None:
     _OPAQUE_NAMES.add(name)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
     """A literal operand, part of the program text: `value` is a NumPy scalar or array."""
 
@@ -203,20 +204,26 @@ def _leaves(ops: Sequence[Op]) -> Iterator[Op]:
             yield from _leaves(op.body)
 
 
-def evaluate(program: Program, args: Sequence[Any], wanted: Sequence[int]) -> tuple[list[Any], list[Any]]:
+def evaluate(
+    program: Program,
+    args: Sequence[Any],
+    wanted: Sequence[int],
+    replace: Mapping[int, Callable[[Any], Any]] | None = None,
+) -> tuple[list[Any], list[Any]]:
     """Runs a program, also under `jax.jit` and `jax.grad`.
 
     Args:
       program: the traced function.
       args: the flattened arguments.
       wanted: numbers of intermediate values to hand out, none of them in `program.unreadable`.
+      replace: by number, what to put in the place of an intermediate value, given that value.
 
     Returns:
       The flattened results and the wanted values, in order.
     """
     env: dict[int, Any] = dict(program.constants)
     env.update(zip(program.inputs, args, strict=True))
-    _run(program.ops, env, frozenset(wanted))
+    _run(program.ops, env, frozenset(wanted), replace or {})
     return [_read(env, out) for out in program.outputs], [env[number] for number in wanted]
 
 
@@ -224,17 +231,25 @@ def _read(env: dict[int, Any], operand: Operand) -> Any:
     return operand.value if isinstance(operand, Constant) else env[operand]
 
 
-def _run(ops: Sequence[Op], env: dict[int, Any], wanted: frozenset[int]) -> None:
+def _run(
+    ops: Sequence[Op], env: dict[int, Any], wanted: frozenset[int], replace: Mapping[int, Callable[[Any], Any]]
+) -> None:
     for op in ops:
         hidden = (op.defines & wanted) - set(op.outputs) if op.body is not None else frozenset()
-        if hidden and op.name in _REMAT_CALLS:
+        # A value is replaced before the rest of its call reads it.
+        if op.body is not None and op.readable and not op.defines.isdisjoint(replace):
+            _run(op.body, env, wanted, replace)
+        elif hidden and op.name in _REMAT_CALLS:
             _run_remat(op, env, hidden)
         elif hidden:
             assert op.body is not None
             assert op.readable
-            _run(op.body, env, wanted)
+            _run(op.body, env, wanted, replace)
         else:
             _bind(op, env)
+            for output in op.outputs:
+                if isinstance(output, int) and output in replace:
+                    env[output] = replace[output](env[output])
 
 
 def bind(op: Op, operands: Sequence[Any]) -> list[Any]:
@@ -263,7 +278,7 @@ def _run_remat(op: Op, env: dict[int, Any], hidden: frozenset[int]) -> None:
     def run(*operands: Any) -> list[Any]:
         inner = dict(env)
         inner.update(zip(numbers, operands, strict=True))
-        _run(body, inner, hidden)
+        _run(body, inner, hidden, {})
         return [inner[number] for number in results]
 
     rematerialised = jax.checkpoint(run, prevent_cse=op.params["prevent_cse"], policy=op.params["policy"])

@@ -31,7 +31,7 @@ class RegularizerState(NamedTuple):
 def norm_scales(params: Any) -> Any:
     """Returns the mask of the scale parameters (gamma) of normalisation layers.
 
-    They are the one-dimensional parameters called `scale`, as in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
+    They are the parameters called `scale`, as in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
     For other names give a mask of your own: a tree of bools like the parameters, or a function that returns one.
 
     Raises:
@@ -39,7 +39,7 @@ def norm_scales(params: Any) -> Any:
     """
 
     def is_scale(path: Any, leaf: Any) -> bool:
-        return path_name(path).split("/")[-1] == "scale" and jnp.ndim(leaf) == 1
+        return path_name(path).split("/")[-1] == "scale" and jnp.ndim(leaf) >= 1
 
     mask = jax.tree_util.tree_map_with_path(is_scale, params)
     if not any(jax.tree.leaves(mask)):

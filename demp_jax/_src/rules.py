@@ -20,15 +20,16 @@ RULES: dict[str, Rule] = {}
 _LOST = Fixed(DATA, "it meets a value whose positions are not followed")
 
 
-def label(program: Program, variables: int, batch_axis: int | None) -> Labels:
+def label(program: Program, variables: int, inputs: int, batch_axis: int | None) -> Labels:
     """Returns the labelled axes of a program.
 
     Args:
       program: a traced function.
       variables: how many of its first inputs are variables.
-      batch_axis: the axis of the next input along which examples lie.
+      inputs: how many of the next are arrays of a batch.
+      batch_axis: the axis of each of them along which examples lie.
     """
-    labels = Labels(program, variables, batch_axis)
+    labels = Labels(program, variables, inputs, batch_axis)
     for op in program.leaves:
         _visit(labels, op)
     for output in program.outputs:
@@ -70,7 +71,7 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-_LOOPS = {
+LOOPS = {
     "scan": "layers stacked by `scan` share one width; call them one by one so that each can shrink on its own",
     "while": "it is used inside a `while` loop, which is not followed",
     "cond": "it is used inside a `cond`, whose branches are not followed",
@@ -78,7 +79,7 @@ _LOOPS = {
 
 
 def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    text = _LOOPS.get(op.name, f"it is used by `{op.name}`, for which there is no rule")
+    text = LOOPS.get(op.name, f"it is used by `{op.name}`, for which there is no rule")
     for axes in ins:
         for axis in axes:
             labels.freeze(axis, text, op)

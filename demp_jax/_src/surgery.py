@@ -8,6 +8,8 @@ new shape would.
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -43,7 +45,7 @@ class Plan:
 
         A leaf mirrors the variable whose path shares the longest end with its own, if their shapes are equal too; any
         other leaf is returned as it is. So parameters, gradients, moments, masks and the state of an optimizer chain
-        all go through here, alone or inside larger trees.
+        all go through here, alone or inside larger trees. The index of a `select` is renumbered, too.
 
         Raises:
           ValueError: when two variables that are cut differently match a leaf equally well.
@@ -52,8 +54,36 @@ class Plan:
         sliced = []
         for path, leaf in leaves:
             variable = self.graph.match(path_name(path), np.shape(leaf) if is_array(leaf) else ())
-            sliced.append(leaf if variable is None else self._slice(leaf, self.keep[variable]))
+            if variable is None:
+                sliced.append(leaf)
+            elif variable in self._routed and np.issubdtype(leaf.dtype, np.integer):
+                sliced.append(put_like(self._renumbered(self._routed[variable], variable), leaf))
+            else:
+                sliced.append(self._slice(leaf, self.keep[variable]))
         return jax.tree.unflatten(jax.tree.structure(tree), sliced)
+
+    @functools.cached_property
+    def _routed(self) -> dict[int, Use]:
+        uses = [(use.sink, use) for use in self.graph.uses if isinstance(use.sink, axes_lib.Route)]
+        return {self.graph.variable(sink.index): use for sink, use in uses}
+
+    def shadows(self, path: str, shape: Sequence[int]) -> bool:
+        """Returns whether a leaf holds something for a variable that is cut, without mirroring it.
+
+        Such as the row means of a matrix's second moments. Scalars hold nothing that a cut could touch.
+        """
+        if self.graph.match(path, shape) is not None or np.prod(shape, dtype=np.int64) <= 1:
+            return False
+        parts = path.split("/")
+        shared = []
+        for variable in self.graph.paths:
+            pairs = zip(reversed(parts), reversed(variable.split("/")), strict=False)
+            shared.append(sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
+        longest = max(shared, default=0)
+        return longest > 0 and any(
+            n == longest and any(positions is not None for positions in keep)
+            for n, keep in zip(shared, self.keep, strict=True)
+        )
 
     def _slice(self, leaf: Any, keep: Sequence[np.ndarray | None]) -> Any:
         if all(positions is None for positions in keep):
@@ -68,10 +98,8 @@ class Plan:
         """Returns the smaller variables of the network: sliced, selections of channels renumbered, constants folded."""
         leaves = jax.tree.leaves(variables)
         cut = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
-        for use in self.graph.uses:
-            if isinstance(use.sink, axes_lib.Route):
-                number = self.graph.variable(use.sink.index)
-                cut[number] = put_like(self._renumbered(use, number), leaves[number])
+        for number, use in self._routed.items():
+            cut[number] = put_like(self._renumbered(use, number), leaves[number])
         for fold in self.decision.folds:
             variable, change = self._absorbed(fold, leaves)
             keep = self.keep[variable]
@@ -153,8 +181,9 @@ def slice_state(plan: Plan, state: Any, params: Any, tx: optax.GradientTransform
       plan: the cut.
       state: the state for the parameters before the cut, of any optax chain.
       params: the parameters after the cut.
-      tx: the optimizer. With it the result is held against `tx.init(params)`: leaves that do not mirror a parameter
-        (such as the factored moments of Adafactor) are initialised anew where their shape no longer fits.
+      tx: the optimizer. With it the result is held against `tx.init(params)`: where the state of a transformation
+        holds something for a parameter that was cut and does not mirror it (such as the factored moments of
+        Adafactor), all of that transformation's state is initialised anew, its counters included.
 
     Returns:
       The smaller state, and the paths of the leaves that were initialised anew.
@@ -169,16 +198,43 @@ def slice_state(plan: Plan, state: Any, params: Any, tx: optax.GradientTransform
     structures: list[Any] = [jax.tree.structure(wanted), jax.tree.structure(sliced)]
     if structures[0] != structures[1]:
         raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
-    pairs = zip(jax.tree_util.tree_leaves_with_path(sliced), jax.tree.leaves(wanted), strict=True)
-    stale = [i for i, ((_, leaf), want) in enumerate(pairs) if is_array(leaf) and np.shape(leaf) != want.shape]
+    leaves = jax.tree.leaves(sliced)
+    paths = leaf_paths(sliced)
+    before = jax.tree.leaves(state)
+    stale = {
+        i
+        for i, (leaf, want) in enumerate(zip(leaves, jax.tree.leaves(wanted), strict=True))
+        if is_array(leaf) and (np.shape(leaf) != want.shape or plan.shadows(paths[i], np.shape(before[i])))
+    }
     if not stale:
         return sliced, []
     fresh = jax.tree.leaves(tx.init(params))
-    leaves = jax.tree.leaves(sliced)
-    paths = leaf_paths(sliced)
-    for i in stale:
+    numbered = jax.tree.unflatten(jax.tree.structure(sliced), range(len(leaves)))
+    renewed = sorted({i for group in _states(numbered) if stale & set(group) for i in group})
+    for i in renewed:
         leaves[i] = fresh[i]
-    return jax.tree.unflatten(jax.tree.structure(sliced), leaves), [paths[i] for i in stale]
+    return jax.tree.unflatten(jax.tree.structure(sliced), leaves), [paths[i] for i in renewed]
+
+
+def _states(tree: Any) -> list[list[int]]:
+    """Returns the leaves of a tree of numbers by innermost named tuple: the state of one transformation."""
+    groups: list[list[int]] = []
+
+    def walk(node: Any, own: list[int]) -> None:
+        if isinstance(node, tuple) and hasattr(node, "_fields"):
+            own = []
+            groups.append(own)
+        if isinstance(node, int):
+            own.append(node)
+            return
+        children = jax.tree_util.default_registry.flatten_one_level(node)
+        for child in children[0] if children is not None else ():
+            walk(child, own)
+
+    loose: list[int] = []
+    groups.append(loose)
+    walk(tree, loose)
+    return groups
 
 
 def is_array(leaf: Any) -> bool:
@@ -194,4 +250,17 @@ def put_like(array: np.ndarray, leaf: Any) -> Any:
     """
     if not isinstance(leaf, jax.Array):
         return array
-    return jax.device_put(array, leaf.sharding) if leaf.committed else jnp.asarray(array)
+    return jax.device_put(array, _fitting(leaf.sharding, array.shape)) if leaf.committed else jnp.asarray(array)
+
+
+def _fitting(sharding: Any, shape: Sequence[int]) -> Any:
+    """Returns a sharding without the mesh axes that do not divide a shape any more."""
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        return sharding
+    kept = []
+    for size, names in zip(shape, (*sharding.spec, *(None,) * (len(shape) - len(sharding.spec))), strict=True):
+        axes = () if names is None else (names,) if isinstance(names, str) else tuple(names)
+        parts = int(np.prod([sharding.mesh.shape[axis] for axis in axes], dtype=np.int64))
+        kept.append(names if size % parts == 0 else None)
+    spec = jax.sharding.PartitionSpec(*kept)
+    return jax.sharding.NamedSharding(sharding.mesh, spec, memory_kind=sharding.memory_kind)

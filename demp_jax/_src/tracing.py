@@ -9,15 +9,16 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from scipy import sparse
+from jax.extend import core as jex_core
 
 from demp_jax._src import activations as activations_lib
 from demp_jax._src import axes as axes_lib
 from demp_jax._src import program as program_lib
 from demp_jax._src import rules
+from demp_jax._src import zeros as zeros_lib
 from demp_jax._src.graph import Absorber, Graph, Product, Refusal, Site, Use
 from demp_jax._src.paths import leaf_paths
-from demp_jax._src.program import Constant, Op, Program
+from demp_jax._src.program import Op, Program
 
 
 class Analysis(NamedTuple):
@@ -34,22 +35,22 @@ def analyse(fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_ax
     """Traces `fn(variables, x, *args)` and finds its activations."""
     program = program_lib.trace(fn, variables, x, *args)
     paths = leaf_paths(variables)
-    labels = rules.label(program, len(paths), batch_axis)
+    labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis)
     return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths)
 
 
 def trace(
-    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, exclude: Sequence[str] = ()
+    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, exclude: Sequence[str] | str = ()
 ) -> Graph:
     """Finds the neurons of `fn(variables, x, *args)`.
 
     Args:
       fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), from JAX code of any kind.
       variables: a tree of arrays or `jax.ShapeDtypeStruct`s: parameters, statistics, indices of `select`.
-      x: a batch of inputs, or its shape and dtype; at least two examples.
+      x: a batch of inputs, an array or a tree of arrays, or their shapes and dtypes; at least two examples.
       *args: further arguments, handed on.
-      batch_axis: the axis of `x` along which examples lie.
-      exclude: patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
+      batch_axis: the axis of each array of `x` along which examples lie.
+      exclude: a pattern or patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
 
     Returns:
       The graph of removable units.
@@ -57,14 +58,27 @@ def trace(
     Raises:
       ValueError: when a pattern of `exclude` matches no site.
     """
+    exclude = (exclude,) if isinstance(exclude, str) else exclude
     analysis = analyse(fn, variables, x, *args, batch_axis=batch_axis)
-    graph = _Assembly(analysis, exclude, int(x.shape[batch_axis])).graph()
+    graph = _Assembly(analysis, exclude, examples_of(x, batch_axis)).graph()
     leaves = jax.tree.leaves(variables)
     for route in graph.routes:
         index = leaves[graph.variable(route.index)]
         if isinstance(index, np.ndarray | jax.Array) and not isinstance(index, jax.core.Tracer):
             graph.indices[graph.variable(route.index)] = np.asarray(index)
     return graph
+
+
+def examples_of(x: Any, batch_axis: int) -> int:
+    """Returns how many examples a batch holds.
+
+    Raises:
+      ValueError: when it holds no array with that axis.
+    """
+    sizes = [leaf.shape[batch_axis] for leaf in jax.tree.leaves(x) if len(leaf.shape) > batch_axis]
+    if not sizes:
+        raise ValueError(f"a batch must hold an array with an axis of examples (batch_axis={batch_axis}); got {x!r}.")
+    return int(sizes[0])
 
 
 class _Assembly:
@@ -83,11 +97,11 @@ class _Assembly:
                 self._refusals.append(Refusal(activation.name, activation.problem, activation.source))
         self._activations = [activation for activation in activations if activation.axis is not None]
         self._exclude(exclude)
-        component = self._components()
-        frozen = self._freeze(component)
+        component, frozen = labels.components()
         self._class_of = self._number(component, frozen)
         self._report_frozen(component, frozen)
-        self._negligible = _negligible(self._program, labels, {a.value for a in self._activations})
+        units = {a.value: a.axis for a in self._activations if a.axis is not None}
+        self._zero = zeros_lib.zeros(self._program, labels, component, units)
         self._consumers = _consumers(self._program)
 
     def _exclude(self, patterns: Sequence[str]) -> None:
@@ -102,22 +116,6 @@ class _Assembly:
     def _axis(self, activation: activations_lib.Activation) -> axes_lib.Axis:
         assert activation.axis is not None
         return self._labels.axes[activation.value][activation.axis]
-
-    def _components(self) -> np.ndarray:
-        """Returns the connected component of every label."""
-        size = self._labels.size
-        rows = np.concatenate([np.empty(0, np.int64), *(a for a, _ in self._labels.edges)])
-        cols = np.concatenate([np.empty(0, np.int64), *(b for _, b in self._labels.edges)])
-        ones = np.ones(len(rows), np.int8)
-        matrix = sparse.coo_matrix((ones, (rows, cols)), shape=(size, size))
-        return sparse.csgraph.connected_components(matrix, directed=False)[1].astype(np.int64)
-
-    def _freeze(self, component: np.ndarray) -> np.ndarray:
-        """Returns the index of the first reason each component is frozen for, or -1."""
-        frozen = np.full(component.max(initial=-1) + 1, -1)
-        for labels, reason in reversed(self._labels.frozen):
-            frozen[component[labels]] = reason
-        return frozen
 
     def _number(self, component: np.ndarray, frozen: np.ndarray) -> np.ndarray:
         """Returns the class of every label, -1 for labels that stay; classes are numbered in order of their sites."""
@@ -182,38 +180,35 @@ class _Assembly:
             classes = self._classes_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
             if (classes >= 0).any():
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
-                uses.append(Use(value, axis, classes, value in self._negligible, sink, absorber))
+                zero = self._zero[value][axis] if value in self._zero else None
+                negligible = np.zeros(len(classes), bool) if zero is None else zero
+                uses.append(Use(value, axis, classes, negligible, sink, absorber))
         return uses
 
     def _absorber(self, sink: axes_lib.Contraction) -> Absorber | None:
-        """Finds the bias that is added to a contraction's result, or the running mean subtracted from it."""
+        """Finds the bias that is added to a contraction's result, or the running mean subtracted from it.
+
+        It must lie along the axes that the weights of the contraction have in the result, and nothing else may read it.
+        """
         op = sink.op
         result = op.outputs[0]
-        other = op.inputs[1 - sink.operand]
-        if other in self._labels.data or not isinstance(other, int):
+        weights = op.inputs[1 - sink.operand]
+        if weights in self._labels.data or not isinstance(weights, int):
             return None
-        kept = np.prod(self._labels.shape(other), dtype=np.int64)
-        if op.name == "dot_general":
-            contracted, batched = op.params["dimension_numbers"]
-            if batched[0]:
-                return None
-            gone = [self._labels.shape(other)[i] for i in contracted[1 - sink.operand]]
-        else:
-            gone = [self._labels.shape(other)[i] for i in op.params["dimension_numbers"].rhs_spec[1:]]
-        kept //= np.prod(gone, dtype=np.int64)
+        kept = _kept_axes(op, sink.operand, [len(self._labels.shape(operand)) for operand in op.inputs[:2]])
         sign = 1
-        while isinstance(result, int) and len(self._consumers.get(result, ())) == 1:
+        while kept is not None and isinstance(result, int) and len(self._consumers.get(result, ())) == 1:
             [op] = self._consumers[result]
             if op.name in ("add", "sub", "add_any"):
                 first = op.inputs[0] == result
                 other = op.inputs[1] if first else op.inputs[0]
-                if other == result:
+                if other == result or not isinstance(other, int):
                     return None
                 if op.name == "sub" and not first:
                     sign = -sign
                 if other not in self._labels.data:
-                    variable = self._variable_behind(other)
-                    if variable is None or np.prod(self._labels.shape(self._program.inputs[variable])) != kept:
+                    variable = self._variable_behind(other) if self._lies_along(other, result, kept) else None
+                    if variable is None:
                         return None
                     return Absorber(variable, -sign if op.name == "sub" and first else sign)
             elif op.name not in ("convert_element_type", "copy", "name"):
@@ -222,22 +217,42 @@ class _Assembly:
             result = op.outputs[0]
         return None
 
-    def _variable_behind(self, operand: Any) -> int | None:
-        """Returns the index of the one variable that `operand` is a reshaped copy of."""
+    def _lies_along(self, operand: int, result: int, kept: Sequence[int]) -> bool:
+        """Returns whether an operand that is added to `result` varies along the axes `kept`, all of them, alone."""
+        shape = self._labels.shape(result)
+        axes = self._labels.axes[operand]
+        if len(axes) != len(shape):
+            return False
+        sizes = self._labels.shape(operand)
+        return all(
+            (axes_lib.has_labels(axis) and sizes[i] == shape[i]) or shape[i] == 1 if i in kept else axis is None
+            for i, axis in enumerate(axes)
+        )
+
+    def _variable_behind(self, operand: int) -> int | None:
+        """Returns the index of the one variable that `operand` is a reshaped copy of, if it is read nowhere else."""
         makers = {op.outputs[0]: op for op in self._program.leaves}
         while operand in makers:
             op = makers[operand]
-            if op.name not in ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze"):
+            copies = ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze")
+            if op.name not in copies or len(self._consumers[operand]) > 1 or not isinstance(op.inputs[0], int):
                 return None
             operand = op.inputs[0]
         inputs = self._program.inputs[: len(self._paths)]
-        return inputs.index(operand) if operand in inputs else None
+        alone = len(self._consumers[operand]) == 1 and operand not in self._program.outputs
+        return inputs.index(operand) if operand in inputs and alone else None
 
     def _products(self) -> tuple[Product, ...]:
         products = []
         for op in self._program.leaves:
             result = op.outputs[0]
-            if op.name not in ("dot_general", "conv_general_dilated") or result not in self._labels.data:
+            if result not in self._labels.data:
+                continue
+            if op.name in rules.LOOPS:
+                # Their widths do not change.
+                products.append(Product((_inner_products(op.eqn),), (None,)))
+                continue
+            if op.name not in ("dot_general", "conv_general_dilated"):
                 continue
             terms: list[tuple[program_lib.Operand, int]]
             terms = [(result, i) for i in range(len(self._labels.shape(result)))]
@@ -280,6 +295,17 @@ class _Assembly:
         )
 
 
+def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
+    """Returns the axes of a contraction's result that come from the other operand; `None` when that is batched."""
+    if op.name != "dot_general":
+        return [op.params["dimension_numbers"].out_spec[1]]
+    contracted, batched = op.params["dimension_numbers"]
+    if batched[0]:
+        return None
+    kept = [rank - len(gone) for rank, gone in zip(ranks, contracted, strict=True)]
+    return list(range(kept[0], kept[0] + kept[1])) if operand == 0 else list(range(kept[0]))
+
+
 def _consumers(program: Program) -> dict[int, list[Op]]:
     consumers: dict[int, list[Op]] = {}
     for op in program.leaves:
@@ -288,40 +314,28 @@ def _consumers(program: Program) -> dict[int, list[Op]]:
     return consumers
 
 
-# Operations that give zero where their first operand is zero.
-_KEEPS_ZERO = set(
-    """abs asin asinh atan atanh cbrt ceil convert_element_type copy cumsum div erf expm1 floor integer_pow log1p name
-    neg reduce_precision reduce_sum reduce_window_sum round sign sin sinh sqrt square stop_gradient tan tanh
-    broadcast_in_dim reshape squeeze transpose rev slice dynamic_slice split reduce_max reduce_min reduce_window_max
-    reduce_window_min sharding_constraint conv_general_dilated gather cummax cummin""".split()
-)
-# Operations that give zero where all their operands are zero.
-_ADDS = {"add", "add_any", "sub", "max", "min", "concatenate", "dynamic_update_slice", "pad"}
+def _inner_products(eqn: Any) -> int:
+    """Returns how many multiplications the products inside a loop take: a scan counts its length, a `while` once."""
+    if eqn.primitive.name == "cond":
+        return max(_multiplications(branch.jaxpr) for branch in eqn.params["branches"])
+    if eqn.primitive.name == "while":
+        return _multiplications(eqn.params["body_jaxpr"].jaxpr)
+    return int(eqn.params["length"]) * _multiplications(eqn.params["jaxpr"].jaxpr)
 
 
-def _negligible(program: Program, labels: axes_lib.Labels, sites: set[int]) -> set[int]:
-    """Returns the values that are zero, at a unit's position, wherever all activations of the unit are zero."""
-    zero: set[int] = set()
-
-    def is_zero(operand: Any) -> bool:
-        return bool(np.all(operand.value == 0)) if isinstance(operand, Constant) else operand in zero
-
-    for op in program.leaves:
-        ins = op.inputs
-        if op.name in _KEEPS_ZERO:
-            holds = is_zero(ins[0]) and not (op.name == "integer_pow" and op.params["y"] <= 0)
-        elif op.name in _ADDS:
-            holds = all(is_zero(i) for i in ins)
-        elif op.name in ("mul", "dot_general"):
-            # A product over other axes keeps a unit's zero; the axis it is contracted over is a use of its own.
-            holds = is_zero(ins[0]) or is_zero(ins[1])
-        elif op.name == "select_n":
-            holds = all(is_zero(i) for i in ins[1:])
-        elif op.name == "optimization_barrier":
-            holds = all(is_zero(i) for i in ins)
+def _multiplications(jaxpr: Any) -> int:
+    total = 0
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name in rules.LOOPS:
+            total += _inner_products(eqn)
+        elif eqn.primitive.name == "dot_general":
+            contracted, _ = eqn.params["dimension_numbers"]
+            summed = [eqn.invars[0].aval.shape[i] for i in contracted[0]]
+            total += int(np.prod([*eqn.outvars[0].aval.shape, *summed], dtype=np.int64))
+        elif eqn.primitive.name == "conv_general_dilated":
+            taps = [eqn.invars[1].aval.shape[i] for i in eqn.params["dimension_numbers"].rhs_spec[1:]]
+            total += int(np.prod([*eqn.outvars[0].aval.shape, *taps], dtype=np.int64))
         else:
-            holds = False
-        for out in op.outputs:
-            if isinstance(out, int) and (holds or out in sites):
-                zero.add(out)
-    return zero
+            for inner in jex_core.jaxprs_in_params(eqn.params):
+                total += _multiplications(inner)
+    return total
