@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 
 import demp_jax
+from demp_jax import models
 from demp_jax import nnx as demp_nnx
 
 
@@ -33,13 +34,45 @@ def assert_same_shapes(actual, expected):
         assert (a.shape, a.dtype) == (b.shape, b.dtype), jax.tree_util.keystr(path)
 
 
-def kill_units(model: nnx.Module, rng: np.random.Generator, share: float = 0.4) -> None:
-    """Makes a share of the units of every BatchNorm dead for any ReLU after it: scale 0, bias -1."""
+def build(make):
+    """Returns `make()`, its initialisation compiled as one program instead of a small one per array."""
+    graphdef = nnx.split(nnx.eval_shape(make))[0]
+    return nnx.merge(graphdef, jax.jit(lambda: nnx.split(make())[1])())
+
+
+def kill_units(model: nnx.Module, rng: np.random.Generator, share: float = 0.4, lift: float = 0.5) -> None:
+    """Makes a share of the units dead for any ReLU: scale 0 and bias -1 of BatchNorm, weights 0 and bias -9 of MLPs.
+
+    The first unit of each is spared. The biases of those left are raised by `lift`, so that no other dies by chance.
+    """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
-            dead = jnp.asarray(rng.random(module.scale.shape) < share)
-            module.scale[...] = jnp.where(dead, 0.0, module.scale[...])
-            module.bias[...] = jnp.where(dead, -1.0, module.bias[...] + 0.1)
+            scale, bias = (np.array(v[...]) for v in (module.scale, module.bias))
+            dead = _some(rng, scale.size, share)
+            # The last norm of a bottleneck begins at zero, which makes every unit of its branch constant.
+            module.scale[...] = jnp.asarray(np.where(dead, 0.0, scale if scale.any() else 1.0), jnp.float32)
+            module.bias[...] = jnp.asarray(np.where(dead, -1.0, bias + lift), jnp.float32)
+        if isinstance(module, models.EncoderBlock):
+            kernel, bias = (np.array(v[...]) for v in (module.dense1.kernel, module.dense1.bias))
+            dead = _some(rng, bias.size, share)
+            module.dense1.kernel[...] = jnp.asarray(np.where(dead, 0.0, kernel))
+            module.dense1.bias[...] = jnp.asarray(np.where(dead, -9.0, bias), jnp.float32)
+
+
+def calibrated(model: nnx.Module, x):
+    """Returns `split(model)` with the statistics of `x` in every BatchNorm, as after a long training."""
+    for _, module in nnx.iter_modules(model):
+        if isinstance(module, nnx.BatchNorm):
+            module.momentum = 0.0
+    network, variables = split(model)
+    _, state = jax.jit(network.train)(variables, x)
+    return network, {**variables, "state": state}
+
+
+def _some(rng: np.random.Generator, units: int, share: float) -> np.ndarray:
+    chosen = rng.random(units) < share
+    chosen[0] = False
+    return chosen
 
 
 class Blocks(nnx.Module):
@@ -111,4 +144,4 @@ def random_plan(graph: demp_jax.Graph, rng: np.random.Generator, share: float = 
     for site in (*graph.sites, *graph.branches):
         if (site.classes >= 0).all() and removed[site.classes].all():
             removed[site.classes[0]] = False
-    return surgery.make_plan(graph, planning.Decision(removed, {}, {}, ()))
+    return surgery.make_plan(graph, planning.Decision(removed, {}, {}, (), removed))

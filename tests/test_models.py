@@ -2,12 +2,15 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from flax import nnx
 
 import demp_jax
 from demp_jax import models
 from demp_jax import nnx as demp_nnx
+from tests import helpers
+from tests.reference import models as reference
 
 
 def _parameters(model):
@@ -46,6 +49,111 @@ def test_resnet18_flops_by_hand():
             inputs = width
     macs += 512 * 10
     assert graph.flops() == 2 * macs
+
+
+IMAGENET = jax.ShapeDtypeStruct((2, 224, 224, 3), jnp.float32)
+
+
+def test_resnet50_is_the_papers():
+    model = _shapes_only(lambda: models.resnet50(3, 1000, rngs=nnx.Rngs(0)))
+    assert _parameters(model) == 25_557_032
+    graph = demp_nnx.trace(model, IMAGENET)
+    assert graph.neurons == 22_720
+    assert len(graph.sites) == 1 + 3 * 16
+    assert not graph.refusals
+    assert graph.flops() == pytest.approx(8.2e9, rel=0.005)  # The paper's table 1.
+
+
+def test_vgg16_is_the_papers():
+    model = _shapes_only(lambda: models.VGG((64, 64, 3), 10, rngs=nnx.Rngs(0)))
+    assert _parameters(model) == 50_703_946
+    graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
+    assert graph.neurons == 12_928
+    assert graph.classes == 12_928
+    assert len(graph.sites) == 15
+    assert not graph.refusals
+
+
+@pytest.mark.parametrize(("activation", "kind"), [("gelu", "soft"), ("relu", "zero")])
+def test_vit_b16_is_the_standard_one(activation, kind):
+    model = _shapes_only(lambda: models.ViT((224, 224, 3), 1000, activation=activation, rngs=nnx.Rngs(0)))
+    assert _parameters(model) == 86_567_656
+    graph = demp_nnx.trace(model, IMAGENET)
+    # The hidden units of the MLPs and nothing else.
+    assert graph.neurons == graph.classes == 36_864
+    assert graph.widths == {f"blocks/{i}/dense1": 3072 for i in range(12)}
+    assert {site.kind for site in graph.sites} == {kind}
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.VGG((48, 64, 3), 10, rngs=nnx.Rngs(0)), "multiples of 32; got 48 x 64"),
+        (lambda: models.ViT((30, 32, 3), 10, rngs=nnx.Rngs(0)), "multiples of 16; got 30 x 32"),
+        (lambda: models.ResNet(3, 10, stem="big", rngs=nnx.Rngs(0)), "stem must be 'small' or 'imagenet'; got 'big'"),
+    ],
+)
+def test_sizes_that_do_not_fit(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def _random_variables(model, seed=0):
+    """Gives a model random parameters and statistics; returns them in float64."""
+    rng = np.random.default_rng(seed)
+    state = nnx.as_pure(nnx.state(model))
+
+    def draw(path, leaf):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return jnp.arange(leaf.size, dtype=leaf.dtype)  # The order of channels in a sum: as they are.
+        if path[-1].key.startswith("fill"):
+            return jnp.zeros(leaf.shape, leaf.dtype)
+        spread = 0.3 if path[-1].key in ("kernel", "positions", "token") else 0.1
+        centre = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        fan_in = np.prod(leaf.shape[:-1]) if path[-1].key == "kernel" else 1.0
+        return jnp.asarray(centre + spread * rng.normal(size=leaf.shape) * np.sqrt(8 / max(fan_in, 8)), leaf.dtype)
+
+    nnx.update(model, jax.tree_util.tree_map_with_path(draw, state))
+    model.eval()
+    _, params, rest = nnx.split(model, nnx.Param, ...)
+    wide = [jax.tree.map(lambda a: np.asarray(a, np.float64), nnx.to_pure_dict(part)) for part in (params, rest)]
+    return wide
+
+
+MODELS = {
+    "resnet18": (
+        lambda rngs: models.ResNet(3, 7, base_width=4, rngs=rngs),
+        (2, 32, 32, 3),
+        reference.resnet18,
+    ),
+    "resnet50": (
+        lambda rngs: models.resnet50(3, 7, base_width=4, blocks=(2, 1, 2, 1), rngs=rngs),
+        (2, 67, 70, 3),
+        lambda p, s, x: reference.resnet50(p, s, x, (2, 1, 2, 1)),
+    ),
+    "vgg16": (
+        lambda rngs: models.VGG((64, 64, 3), 7, base_width=4, hidden=24, rngs=rngs),
+        (2, 64, 64, 3),
+        reference.vgg16,
+    ),
+    "vit": (
+        lambda rngs: models.ViT((24, 16, 3), 7, patch=8, features=12, depth=2, heads=3, hidden=20, rngs=rngs),
+        (2, 24, 16, 3),
+        lambda p, s, x: reference.vit(p, x, 8),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_forward_is_the_architecture_written_a_second_time(name):
+    make, shape, forward = MODELS[name]
+    model = _shapes_only(lambda: make(nnx.Rngs(0)))
+    params, state = _random_variables(model)
+    x = helpers.batch(shape)
+    expected = forward(params, state, np.asarray(x, np.float64))
+    assert np.abs(expected).max() > 1e-2
+    fn, variables = demp_nnx.forward(model)
+    np.testing.assert_allclose(jax.jit(fn)(variables, x), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
 
 
 def test_coupled_resnet_has_one_class_per_channel_of_a_stage():

@@ -4,4 +4,9 @@
 from demp_jax.models.activations import ACTIVATIONS as ACTIVATIONS
 from demp_jax.models.mlp import MLP as MLP
 from demp_jax.models.resnet import BasicBlock as BasicBlock
+from demp_jax.models.resnet import Bottleneck as Bottleneck
 from demp_jax.models.resnet import ResNet as ResNet
+from demp_jax.models.resnet import resnet50 as resnet50
+from demp_jax.models.vgg import VGG as VGG
+from demp_jax.models.vit import EncoderBlock as EncoderBlock
+from demp_jax.models.vit import ViT as ViT
