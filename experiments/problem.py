@@ -39,6 +39,7 @@ class Problem:
       preparation: of the images.
       lengths: durations in steps.
       rate: the learning rate by step.
+      base: the base optimizer, without what the method adds.
       method: the pruning method with its optimizer.
       dense: the removable units of the network at its initial widths.
       dense_parameters: its number of parameters.
@@ -49,6 +50,7 @@ class Problem:
     preparation: data.Preparation
     lengths: Lengths
     rate: optax.Schedule
+    base: optax.GradientTransformation
     method: methods.Method
     dense: demp_jax.Graph
     dense_parameters: int
@@ -117,6 +119,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         preparation=data.preparation(config, dataset),
         lengths=lengths,
         rate=rate,
+        base=base,
         method=method,
         dense=dense,
         dense_parameters=size(variables["params"]),

@@ -15,7 +15,8 @@ def one_line(summary: Mapping[str, Any]) -> str:
         f"{summary['method']} on {summary['dataset']}, test accuracy {_percent(summary['test_accuracy'])}, "
         f"neuron sparsity {_percent(summary['neuron_sparsity'])}, "
         f"weight sparsity {_percent(summary['weight_sparsity'])}, "
-        f"FLOPs x {summary['inference_flops_ratio']:.3f}, step time x {summary['step_time_ratio']:.2f}"
+        f"FLOPs x {summary['inference_flops_ratio']:.3f}"
+        + (f", step time x {summary['step_time_ratio']:.2f}" if summary["step_time_ratio"] is not None else "")
     )
 
 

@@ -125,6 +125,12 @@ def prepare(images: jax.Array, *, preparation: Preparation) -> jax.Array:
     return preparation(images)
 
 
+@jax.jit
+def all_finite(tree: Any) -> jax.Array:
+    """Returns whether no entry of a tree is infinite or NaN, `bool[]`."""
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
 def free_compiled() -> None:
     """Drops the compiled steps: those of a wider network are of no more use, and hold memory."""
     cast("Any", train_step).clear_cache()

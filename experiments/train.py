@@ -27,7 +27,7 @@ from experiments import plots, records, runtime, workdir
 from experiments.errors import NonFiniteLossError
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
-from experiments.step import Data, StepMetrics, Task, TrainState, free_compiled, prepare, train_step
+from experiments.step import Data, StepMetrics, Task, TrainState, all_finite, free_compiled, prepare, train_step
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,10 +104,13 @@ class _Run:
         self.compiling = compiling
         self.counters = _Counters()
         self.pending: list[tuple[int, StepMetrics]] = []
+        # The record of a cut that waits for the next step to compile.
         self.open_cut: dict[str, Any] | None = None
+        self.cut_ended = 0.0
         self.clock = time.perf_counter()
-        step = checkpoints.latest()
-        self.network, self.state = self._initial() if step is None else self._restored(step)
+        # Where it was continued: what belongs to that step is on record already.
+        self.continued = checkpoints.latest()
+        self.network, self.state = self._initial() if self.continued is None else self._restored(self.continued)
         self._retrace()
 
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
@@ -124,6 +127,7 @@ class _Run:
         abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32), "variables": variables}
         state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
         self.counters = _Counters(**meta["counters"])
+        self.open_cut = meta["open_cut"]
         _LOG.info("continuing from step %d", step)
         return network.resized(state.variables), state
 
@@ -154,16 +158,16 @@ class _Run:
         self.records = records.Records(self.folder, first)
         self.logged = (first, time.perf_counter())
         progress = Progress(last, first, self.problem.dense.neurons, self.config.progress)
-        with runtime.stop_on_signal() as stop, progress:
-            stopped_by = self._loop(first, last, stop, progress)
-        ratio = float("nan") if stopped_by else self._step_time_ratio()
-        self._tick()
-        self.records.close()
-        metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
-        plots.curves(metrics, cuts, self.folder / "curves.png")
-        summary = self._summary(ratio)
-        if not stopped_by:
-            records.write_json(summary_path, summary)
+        with runtime.stop_on_signal() as stop:
+            with progress:
+                stopped_by = self._loop(first, last, stop, progress)
+            self._tick()
+            self.records.close()
+            metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
+            plots.curves(metrics, cuts, self.folder / "curves.png")
+            summary = self._summary(None if stopped_by else self._step_time_ratio())
+            if not stopped_by:
+                records.write_json(summary_path, summary)
         return Result(summary, self.network, self.state.variables, stopped_by)
 
     def _loop(
@@ -180,9 +184,9 @@ class _Run:
             stopped_by = stop()
             if self.method.cuts(step) and self.counters.last_cut != step:
                 self._cut(step)
-            if step == last or (step > first and step % lengths.evaluate == 0):
+            if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 self._evaluate(step)
-            if step == last or stopped_by or (step > first and step % lengths.checkpoint == 0):
+            if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
                 self._save(step)
             if step == last or stopped_by:
                 return None if step == last else stopped_by
@@ -220,27 +224,25 @@ class _Run:
             self.state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
             self._retrace()
             free_compiled()
-        self.open_cut = {"step": step, **dataclasses.asdict(record), "compiled": self.compiling.seconds}
+        self.open_cut = {"step": step, **dataclasses.asdict(record)}
+        self.cut_ended = self.compiling.seconds
         if step == self.problem.lengths.run:
             self._close_cut()
 
     def _close_cut(self) -> None:
         """Writes the record of the last cut, once the step after it has been compiled."""
         if self.open_cut is not None:
-            before = self.open_cut.pop("compiled")
-            self.open_cut["seconds"]["recompile"] = round(self.compiling.seconds - before, 4)
+            self.open_cut["seconds"]["recompile"] = round(self.compiling.seconds - self.cut_ended, 4)
             self.records.cut(self.open_cut.pop("step"), self.open_cut)
             self.open_cut = None
 
     def _death_set(self, step: int) -> list[jax.Array]:
-        """Returns training examples, not augmented, in batches of the evaluation's shape."""
+        """Returns training examples, not augmented, in batches no larger than those of the evaluation."""
         images = self.problem.dataset.train_images
         key = jax.random.fold_in(jax.random.key(self.config.seed + 2), step)
         chosen = np.asarray(jax.random.permutation(key, len(images)))[: self.config.pruning.examples]
         batches = math.ceil(len(chosen) / self.config.eval_batch_size)
-        # What is missing from the last batch is filled with examples seen already, which change no verdict.
-        padded = np.resize(chosen, batches * self.config.eval_batch_size)
-        return [self._inputs(images[part]) for part in np.split(padded, batches)]
+        return [self._inputs(images[part]) for part in np.array_split(chosen, batches)]
 
     def _inputs(self, images: np.ndarray) -> jax.Array:
         return prepare(jnp.asarray(images), preparation=self.problem.preparation)
@@ -264,6 +266,8 @@ class _Run:
         losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
         self.counters.test_accuracy = float((logits.argmax(1) == labels).mean())
         line = {"test_accuracy": self.counters.test_accuracy, "test_loss": float(losses.mean())}
+        if not math.isfinite(line["test_loss"]):
+            raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
         self.records.metrics(step, line if flushed else {**line, **self._standing(step)})
 
     def _flush(self, step: int) -> dict[str, Any]:
@@ -312,12 +316,16 @@ class _Run:
 
     def _save(self, step: int) -> None:
         self._flush(step)
+        # The loss of a step is that before its update: what the last update made shows in the parameters.
+        if not all_finite(self.state.variables["params"]):
+            raise NonFiniteLossError(self._non_finite(step, math.nan))
         self._tick()
         meta = {
             "config": workdir.as_json(self.config),
             "input_shape": list(self.problem.input_shape),
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),
+            "open_cut": self.open_cut,
         }
         self.checkpoints.save(step, self.state._asdict(), meta)
 
@@ -328,30 +336,34 @@ class _Run:
         self.clock = now
         self.counters.seconds_compiling += self.compiling.take()
 
-    def _step_time_ratio(self, repeats: int = 9) -> float:
-        """Returns time per step of the final network over that of the dense one, medians of interleaved repeats."""
-        if self.graph.widths == self.problem.dense.widths:
+    def _step_time_ratio(self, seconds: float = 2.0) -> float:
+        """Returns time per step of the run's end over that of plain dense training, medians of interleaved repeats.
+
+        Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added.
+        """
+        if self.method.name == "dense":
             return 1.0
         network, variables = self.problem.initial()
-        opt_state = jax.jit(self.method.tx.init)(variables["params"])
+        opt_state = jax.jit(self.problem.base.init)(variables["params"])
         states = {
-            "dense": TrainState(jnp.zeros([], jnp.int32), variables, opt_state, jax.random.key(0)),
-            "final": jax.tree.map(jnp.copy, self.state),
+            "dense": TrainState(self.state.step, variables, opt_state, self.state.key),
+            "final": self.state,
         }
-        tasks = {"dense": dataclasses.replace(self.task, network=network), "final": self.task}
-        members = {"dense": demp_jax.membership(self.problem.dense, variables["params"]), "final": self.members}
+        states = {name: jax.tree.map(jnp.copy, state) for name, state in states.items()}
+        plain = dataclasses.replace(self.task, network=network, tx=self.problem.base, watch=False, needs_live=False)
+        tasks = {"dense": plain, "final": self.task}
         examples = jnp.arange(self.config.batch_size, dtype=jnp.int32)
         times: dict[str, list[float]] = {"dense": [], "final": []}
-        for _ in range(repeats + 1):
+        while len(times["final"]) < 10 or (sum(times["final"][1:]) < seconds and len(times["final"]) < 500):
             for name, taken in times.items():
                 started = time.perf_counter()
-                states[name], metrics = train_step(states[name], self.data, examples, members[name], task=tasks[name])
+                states[name], metrics = train_step(states[name], self.data, examples, self.members, task=tasks[name])
                 jax.block_until_ready(metrics)
                 taken.append(time.perf_counter() - started)
         # The first repeat compiles.
         return statistics.median(times["final"][1:]) / statistics.median(times["dense"][1:])
 
-    def _summary(self, step_time_ratio: float) -> dict[str, Any]:
+    def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         config, counters, dense = self.config, self.counters, self.problem.dense
         parameters = size(self.state.variables["params"])
         dense_train_flops = 3.0 * dense.flops() * config.batch_size * int(self.state.step)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 
 import jax
@@ -14,7 +15,7 @@ from experiments import train
 from experiments.checkpoints import load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.train import train_and_evaluate
-from tests.runs import last_digests, lines, short_config, without_times
+from tests.runs import config_of, last_digests, lines, short_config, without_times
 
 
 @pytest.fixture(scope="module")
@@ -250,6 +251,75 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 def test_a_rate_that_is_far_too_high_is_noticed(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf) at step \d+; "):
         train_and_evaluate(short_config(**{"optimizer.learning_rate": 1e38}), tmp_path)
+
+
+@pytest.mark.parametrize("model", ["mlp", "resnet18"])
+def test_a_network_cut_to_the_bone_trains_on(tmp_path, model):
+    # A criterion that condemns everything leaves one unit per layer.
+    changes = {"model.name": model, "model.base_width": 2, "pruning.criterion": "epsilon", "pruning.epsilon": 1e3}
+    spans = {"steps": "8", "method.strength_span": "8", "method.noise_span": "8", "pruning.every": "5"}
+    result = train_and_evaluate(short_config(**changes, **spans), tmp_path)
+    assert set(result.summary["widths"].values()) == {1}
+    assert result.summary["step_time_ratio"] > 0
+    smaller = load_pruned(tmp_path)
+    x = np.random.default_rng(0).normal(size=(4, 8, 8, 1)).astype(np.float32)
+    np.testing.assert_array_equal(smaller(x), result.network.model(result.variables)(x))
+
+
+def test_a_run_that_ended_before_its_summary_is_finished(finished, tmp_path):
+    workdir, result = finished
+    copied = tmp_path / "copy"
+    shutil.copytree(workdir, copied)
+    (copied / "summary.json").unlink()
+    again = train_and_evaluate(short_config(), copied)
+    assert last_digests(copied) == last_digests(workdir)
+    for name in ("metrics.jsonl", "cuts.jsonl"):
+        assert lines(copied / name) == lines(workdir / name)
+    assert again.summary["test_accuracy"] == result.summary["test_accuracy"]
+
+
+def test_a_cut_at_a_checkpoint_is_on_record_after_a_kill(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    config = short_config(checkpoint_every="10")
+
+    def dies(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    save = train._Run._save
+
+    def save_and_die(self, step):
+        save(self, step)
+        if step == 20:
+            dies()
+
+    monkeypatch.setattr(train._Run, "_save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, tmp_path)
+    monkeypatch.setattr(train._Run, "_save", save)
+    train_and_evaluate(config, tmp_path)
+    assert without_times(lines(tmp_path / "cuts.jsonl")) == without_times(lines(workdir / "cuts.jsonl"))
+
+
+def test_the_death_set_is_as_large_as_it_says(tmp_path):
+    config = short_config(**{"pruning.examples": 100, "eval_batch_size": 70, "steps": "10"})
+    config = config_of({"method.strength_span": "10", "method.noise_span": "10"}, lambda: config)
+    train_and_evaluate(config, tmp_path)
+    assert [cut["examples"] for cut in lines(tmp_path / "cuts.jsonl")] == [100]
+
+
+def test_weights_that_a_last_update_broke_are_not_saved(tmp_path, monkeypatch):
+    taken = train.train_step
+
+    def breaks(state, *args, **kwargs):
+        state, metrics = taken(state, *args, **kwargs)
+        if int(state.step) == 8:  # Where the first checkpoint is due; the loss of the step was good.
+            params = jax.tree.map(lambda leaf: leaf * jnp.nan, state.variables["params"])
+            state = state._replace(variables={**state.variables, "params": params})
+        return state, metrics
+
+    monkeypatch.setattr(train, "train_step", breaks)
+    with pytest.raises(NonFiniteLossError, match="no checkpoint had been written yet"):
+        train_and_evaluate(short_config(), tmp_path)
 
 
 def test_dense_runs_cut_nothing(tmp_path):
