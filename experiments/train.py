@@ -127,7 +127,7 @@ class _Run:
         abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32), "variables": variables}
         state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
         self.counters = _Counters(**meta["counters"])
-        self.open_cut = meta["open_cut"]
+        self.open_cut = meta.get("open_cut")
         _LOG.info("continuing from step %d", step)
         return network.resized(state.variables), state
 
