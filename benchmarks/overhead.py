@@ -2,7 +2,7 @@
 """What DemP costs a training step before anything is pruned.
 
 `python -m benchmarks.overhead [--width=16] [--batch=128] [--repeats=15]` times the step of an unpruned ResNet-18 with
-each part of DemP alone and all together, against the plain step of the same program: medians of interleaved repeats.
+the parts of DemP alone and all together, against the plain step of the same program: medians of interleaved repeats.
 With `--out=FILE` a record is appended.
 """
 
@@ -30,7 +30,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "plain": {},
     "alive bits": {"watch": True},
     "regulariser": {"strength": 5e-3},
-    "noise": {"watch": True, "noise": 5e-5},
+    "alive bits and noise": {"watch": True, "noise": 5e-5},
     "everything": {"watch": True, "strength": 5e-3, "noise": 5e-5},
 }
 

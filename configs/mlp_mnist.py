@@ -1,5 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP on MNIST: an MLP of 784-300-100-10 with BatchNorm."""
+"""DemP on MNIST: an MLP of 784-300-100-10 with BatchNorm.
+
+    python -m experiments.run --config=configs/mlp_mnist.py --workdir=runs/mlp_mnist --config.data.dir=DIR
+
+A few minutes on two CPU cores; no result of a whole run is on record yet. DIR holds `mnist/`, prepared by
+tensorflow-datasets.
+
+Variants: `sgdm`; `smoke`, 4 steps on 512 images in seconds.
+"""
 
 from typing import Any
 

@@ -1,5 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP on scikit-learn's handwritten digits: an MLP of 64-128-128-10 with BatchNorm."""
+"""DemP on scikit-learn's handwritten digits: an MLP of 64-128-128-10 with BatchNorm.
+
+    python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
+
+About a minute on two CPU cores, most of it compiling, with the dense twin. Expected, as measured over five seeds
+(results/quickstart.jsonl): test accuracy 96.9% at 88.6% weight sparsity, against 97.6% dense.
+
+Variants: `sgdm`; `smoke`, 40 steps in seconds.
+"""
 
 from typing import Any
 

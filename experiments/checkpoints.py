@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -85,20 +85,31 @@ class Checkpoints:
                 f"checkpoint {self._folder / str(step)} holds other arrays than this run: {name} has "
                 f"{meta['shapes'].get(name)} there and {wanted.get(name)} here. Choose another --workdir."
             )
-        return self._read(step, meta, abstract)
+        # Where the arrays were when they were saved, such as on a GPU, is of no account here.
+        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+        item = ocp.args.Composite(arrays=ocp.args.StandardRestore(placed))
+        return self._read(step, meta, lambda: self._manager.restore(step, args=item)["arrays"])
 
     def restore_all(self, step: int) -> Any:
-        """Returns the arrays of a step as nested dicts, at whatever shapes they have.
+        """Returns the arrays of a step as nested dicts of NumPy arrays, at whatever shapes they have.
 
         Raises:
           UsageError: when the checkpoint is damaged.
         """
-        return self._read(step, self.meta(step), None)
 
-    def _read(self, step: int, meta: Mapping[str, Any], abstract: Any) -> Any:
+        def read() -> Any:
+            folder = self._folder / str(step) / "arrays"
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                tree = checkpointer.metadata(folder).item_metadata.tree
+                kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+
+        return self._read(step, self.meta(step), read)
+
+    def _read(self, step: int, meta: Mapping[str, Any], read: Callable[[], Any]) -> Any:
         try:
-            item = ocp.args.Composite(arrays=ocp.args.StandardRestore(abstract))
-            arrays = self._manager.restore(step, args=item)["arrays"]
+            arrays = read()
         except Exception as error:
             raise self._damaged(step, error) from error
         if _digests(arrays) != meta["digests"]:
@@ -178,7 +189,7 @@ def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
         config = ml_collections.ConfigDict(meta["config"])
         network, variables = network_lib.abstract(config, tuple(meta["input_shape"]), meta["classes"])
         arrays = _named(checkpoints.restore_all(found))
-        leaves = [arrays[f"variables/{name}"] for name in _named(variables)]
+        leaves = [jnp.asarray(arrays[f"variables/{name}"]) for name in _named(variables)]
         model = network.model(jax.tree.unflatten(jax.tree.structure(variables), leaves))
         demp_nnx.refit(model)
         return model

@@ -75,7 +75,7 @@ def _parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.key=value.")
         for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
-            if flag.value is None:
+            if not flag.value:
                 raise UsageError(f"--{name} must be given, as in --{name}={example}.")
         _CONFIG.value.keys()  # Raises when the file could not be loaded.
         return rest

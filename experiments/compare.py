@@ -14,6 +14,8 @@ import ml_collections
 from rich.console import Console
 
 from experiments import command, plots, records, report
+from experiments.errors import UsageError
+from experiments.problem import pose
 from experiments.train import train_and_evaluate
 
 
@@ -26,7 +28,13 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
       config: of the method to compare.
       workdir: gets a folder for each run.
       console: where the table is printed; standard output by default.
+
+    Raises:
+      UsageError: for bad input, before anything is trained.
     """
+    if config.method.name == "dense":
+        raise UsageError("config.method.name must be a method to compare with dense; got 'dense'. Use experiments.run.")
+    pose(config)  # Says now what is wrong with it, not after the twin has been trained.
     workdir = Path(workdir)
     console = console or Console(soft_wrap=True)
     twin = ml_collections.ConfigDict(config).copy_and_resolve_references()

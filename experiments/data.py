@@ -7,7 +7,9 @@ Dimension letters: N examples, B batch, H W C image.
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
+import socket
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging as absl_logging
 
-from experiments.errors import UsageError, require_choice
+from experiments.errors import UsageError, require, require_choice
 
 TFDS_NAMES = {"cifar10": "cifar10", "mnist": "mnist"}
 DATASETS = ("digits", *TFDS_NAMES)
@@ -88,6 +90,8 @@ def _random_crop(key: jax.Array, images: jax.Array, pad: int) -> jax.Array:
 def preparation(config: Any, dataset: Dataset) -> Preparation:
     """Returns how a config prepares the images of a dataset."""
     require_choice("config.data.normalize", config.data.normalize, ("unit", "standardize"))
+    crop, side = config.data.crop, min(dataset.train_images.shape[1:3])
+    require(0 <= crop < side, "config.data.crop", crop, f"between 0 and {side - 1}, the side of an image less one")
     channels = dataset.train_images.shape[-1]
     mean, std = np.zeros(channels), np.full(channels, dataset.largest)
     if config.data.normalize == "standardize":
@@ -139,8 +143,8 @@ def load(config: Any) -> Dataset:
       UsageError: for an unknown name, or when the data is not there and cannot be downloaded.
     """
     require_choice("config.data.name", config.data.name, DATASETS)
-    dataset = _digits() if config.data.name == "digits" else _from_tfds(config.data.name, config.data.dir)
     limit = config.data.train_examples
+    dataset = _digits() if config.data.name == "digits" else _from_tfds(config.data.name, config.data.dir, limit)
     if limit:
         if not 0 < limit <= len(dataset.train_labels):
             raise UsageError(
@@ -151,6 +155,12 @@ def load(config: Any) -> Dataset:
             dataset, train_images=dataset.train_images[:limit], train_labels=dataset.train_labels[:limit]
         )
     return dataset
+
+
+def _require_network() -> None:
+    """Raises `OSError` within seconds where there is none; a download would try for minutes."""
+    with socket.create_connection(("storage.googleapis.com", 443), timeout=5):
+        pass
 
 
 def _digits() -> Dataset:
@@ -167,8 +177,8 @@ def _digits() -> Dataset:
     return Dataset("digits", train, train_labels, test, test_labels, 10, 16.0)
 
 
-def _from_tfds(name: str, folder: str) -> Dataset:
-    """Reads a dataset prepared as array_record, without TensorFlow."""
+def _from_tfds(name: str, folder: str, limit: int) -> Dataset:
+    """Reads a dataset prepared as array_record; of its training set the first `limit` examples, 0 for all."""
     import tensorflow_datasets as tfds
 
     where = os.path.expanduser(folder or os.environ.get("TFDS_DATA_DIR", ""))
@@ -180,10 +190,17 @@ def _from_tfds(name: str, folder: str) -> Dataset:
         )
     verbosity = absl_logging.get_verbosity()
     absl_logging.set_verbosity(absl_logging.FATAL)  # It recommends packages and file layouts.
+    logging.getLogger("urllib3").setLevel(logging.ERROR)
+    tfds.disable_progress_bar()
     arrays: list[np.ndarray] = []
     try:
-        for split in ("train", "test"):
-            source = tfds.data_source(TFDS_NAMES[name], split=split, data_dir=where or None)
+        builder = tfds.builder(TFDS_NAMES[name], data_dir=where or None)
+        if not builder.is_prepared():
+            _require_network()
+            builder.download_and_prepare(file_format="array_record")
+        every = builder.info.splits["train"].num_examples
+        for split in (f"train[:{limit}]" if 0 < limit < every else "train", "test"):
+            source = builder.as_data_source(split)
             examples = [(example["image"], example["label"]) for example in source]
             arrays += [np.stack([image for image, _ in examples]), np.array([label for _, label in examples], np.int32)]
     except Exception as error:

@@ -9,7 +9,7 @@ from experiments.errors import UsageError
 
 
 def to_steps(field: str, text: str, *, epoch: float, run: int | None = None) -> int:
-    """Returns a duration in steps, rounded down.
+    """Returns a duration in steps, rounded down; a part of the run other than none of it is at least one step.
 
     Args:
       field: name of the config field, for messages.
@@ -26,7 +26,8 @@ def to_steps(field: str, text: str, *, epoch: float, run: int | None = None) -> 
         if text.endswith("ep"):
             steps = float(text[:-2]) * epoch
         elif text.endswith("%") and run is not None:
-            steps = float(text[:-1]) / 100 * run
+            part = float(text[:-1])
+            steps = max(part / 100 * run, 1.0) if part > 0 else part
         else:
             steps = float(int(text))
     except ValueError:

@@ -13,7 +13,9 @@ from matplotlib.figure import Figure
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], cuts: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy, live neurons per site, and the strength of regulariser and noise over steps, cuts marked.
+    """Draws accuracy, neurons per site, and the strength of regulariser and noise over steps, cuts marked.
+
+    Of every site the bold line is how many neurons are left, the thin one how many were active on the last batch.
 
     Args:
       metrics: lines of `metrics.jsonl`.
@@ -32,15 +34,19 @@ def curves(metrics: Sequence[Mapping[str, Any]], cuts: Sequence[Mapping[str, Any
     for i, name in enumerate(names):
         points = [(line["step"], line["width"][name]) for line in metrics if name in line.get("width", {})]
         colour = (i / max(len(names) - 1, 1), 0.35, 1 - i / max(len(names) - 1, 1))
-        live.plot(*zip(*points, strict=True), color=colour, label=name if len(names) <= 20 else None, linewidth=1)
-    live.set_ylabel("neurons left per site")
+        shown = name if len(names) <= 20 else None
+        live.step(*zip(*points, strict=True), where="post", color=colour, label=shown, linewidth=1.5)
+        points = [(line["step"], line["active"][name]) for line in metrics if name in line.get("active", {})]
+        if points:
+            live.plot(*zip(*points, strict=True), color=colour, linewidth=0.5)
+    live.set_ylabel("neurons per site")
     if names and len(names) <= 20:
         live.legend(fontsize=6, ncols=3)
 
     _line(strength, metrics, "strength", label="lambda", color="tab:red")
     strength.set_ylabel("lambda", color="tab:red")
     noise = strength.twinx()
-    _line(noise, metrics, "noise", label="noise", color="tab:green")
+    _line(noise, metrics, "noise", label="noise", color="tab:green", linestyle="--")
     noise.set_ylabel("noise", color="tab:green")
     strength.set_xlabel("step")
     for axes in (accuracy, live, strength):
@@ -75,7 +81,8 @@ def comparison(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         places = [k + i * 0.8 / len(runs) for k in range(len(kinds))]
         bars.bar(places, left, width=0.8 / len(runs), label=name, color=f"C{i}")
     accuracy.set(xlabel="step", ylabel="test accuracy")
-    neurons.set(xlabel="step", ylabel="neurons left", ylim=(0, None))
+    most = max(run["summary"]["dense_neurons"] for run in runs.values())
+    neurons.set(xlabel="step", ylabel="neurons left", ylim=(0, 1.05 * most))
     bars.set_xticks([k + 0.4 - 0.4 / len(runs) for k in range(len(kinds))], kinds)
     bars.set_ylabel("left at the end (1 = dense)")
     accuracy.legend()

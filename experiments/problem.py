@@ -88,6 +88,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     Raises:
       UsageError: for bad input; one line names the field, its value, what is allowed and the remedy.
     """
+    require(0 <= config.seed < 2**31, "config.seed", config.seed, "between 0 and 2147483647")
     require_choice("config.progress", config.progress, progress.MODES)
     dataset = data.load(config)
     examples = len(dataset.train_labels)

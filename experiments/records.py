@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -30,7 +31,7 @@ class Records:
         self._workdir = workdir
         for name in ("metrics.jsonl", "cuts.jsonl"):
             _truncate(workdir / name, step)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step or None)
+        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line of metrics; numbers go to TensorBoard, too."""
@@ -75,7 +76,7 @@ def _truncate(path: Path, step: int) -> None:
 
 def _append(path: Path, values: Mapping[str, Any]) -> None:
     with path.open("a") as file:
-        file.write(json.dumps(values) + "\n")
+        file.write(json.dumps(values, allow_nan=False) + "\n")
 
 
 def provenance() -> dict[str, Any]:
@@ -95,7 +96,14 @@ def _command() -> str:
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else "python"
     places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out")
-    return " ".join([program, *(word for word in sys.argv[1:] if not word.startswith(places))])
+    words = []
+    given = iter(sys.argv[1:])
+    for word in given:
+        if not word.startswith(places):
+            words.append(shlex.quote(word))
+        elif "=" not in word:
+            next(given, None)  # `--workdir DIR`: its value is the next word.
+    return " ".join([program, *words])
 
 
 def _processor() -> str:

@@ -3,7 +3,7 @@
 
 `python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...` copies the summaries of finished runs into a
 record file; `python -m experiments.tables results/NAME.jsonl` prints its table in Markdown, a row per setting with the
-mean over seeds. The tables of the README are made this way.
+mean over seeds; and with `--fill=README.md` it is written behind the line `<!-- table NAME.jsonl -->` of that file.
 """
 
 from __future__ import annotations
@@ -58,6 +58,22 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def fill(text: str, name: str, table: str) -> str:
+    """Returns a text with the table behind the line `<!-- table NAME -->` replaced.
+
+    Raises:
+      UsageError: when the text has no such line.
+    """
+    mark = f"<!-- table {name} -->\n"
+    if mark not in text:
+        raise UsageError(f"--fill must be a file with the line {mark.strip()!r}; there is none. Add it.")
+    before, _, after = text.partition(mark)
+    rest = after.split("\n")
+    while rest and rest[0].startswith("|"):
+        rest.pop(0)
+    return before + mark + table + "\n" + "\n".join(rest)
+
+
 def _percent(values: Sequence[float]) -> str:
     spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
     return f"{100 * statistics.mean(values):.1f}%{spread}"
@@ -72,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("paths", type=Path, nargs="+", help="record files to print, or workdirs to collect")
     parser.add_argument("--collect", type=Path, help="record file to write")
+    parser.add_argument("--fill", type=Path, help="file whose tables are replaced")
     options = parser.parse_args()
     if options.collect:
         lines = [json.dumps(record) for record in collect(options.paths)]
@@ -79,7 +96,11 @@ def main() -> None:
         print(f"{len(lines)} records in {options.collect}")  # noqa: T201
     else:
         for path in options.paths:
-            print(markdown(read_lines(path)))  # noqa: T201
+            table = markdown(read_lines(path))
+            if options.fill:
+                options.fill.write_text(fill(options.fill.read_text(), path.name, table))
+            else:
+                print(table)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -65,13 +65,13 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
     """
     runtime.use_compile_cache(config.compile_cache)
     problem = pose(config)
-    workdir.claim(Path(folder), config)
-    checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept)
-    try:
-        with runtime.CompileClock() as compiling:
-            return _Run(problem, Path(folder), checkpoints, compiling).go()
-    finally:
-        checkpoints.close()
+    with workdir.claim(Path(folder), config):
+        checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept)
+        try:
+            with runtime.CompileClock() as compiling:
+                return _Run(problem, Path(folder), checkpoints, compiling).go()
+        finally:
+            checkpoints.close()
 
 
 @dataclasses.dataclass
@@ -156,7 +156,7 @@ class _Run:
         dataset = self.problem.dataset
         self.data = Data(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
         self.records = records.Records(self.folder, first)
-        self.logged = (first, time.perf_counter())
+        self._start_timing()
         progress = Progress(last, first, self.problem.dense.neurons, self.config.progress)
         with runtime.stop_on_signal() as stop:
             with progress:
@@ -190,6 +190,8 @@ class _Run:
                 self._save(step)
             if step == last or stopped_by:
                 return None if step == last else stopped_by
+            if not self.pending:
+                self._start_timing()
             examples = jnp.asarray(order(step))
             self.state, metrics = train_step(self.state, self.data, examples, self.members, task=self.task)
             self._close_cut()
@@ -279,18 +281,21 @@ class _Run:
         for taken, metrics in pending:
             if not np.isfinite(metrics.loss):
                 raise NonFiniteLossError(self._non_finite(taken, float(metrics.loss)))
-        now = time.perf_counter()
-        steps, seconds = step - self.logged[0], now - self.logged[1]
-        self.logged = (step, now)
+        seconds = time.perf_counter() - self.timed[0] - (self.compiling.seconds - self.timed[1])
         line = {
             "loss": float(np.mean([m.loss for _, m in pending])),
             "train_accuracy": float(np.mean([m.correct for _, m in pending])) / self.config.batch_size,
-            "seconds_per_step": seconds / max(steps, 1),
+            "seconds_per_step": max(seconds, 0.0) / len(pending),
             "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
             **self._standing(step),
         }
         self.records.metrics(step, line)
+        self._start_timing()
         return line
+
+    def _start_timing(self) -> None:
+        """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
+        self.timed = (time.perf_counter(), self.compiling.seconds)
 
     def _standing(self, step: int) -> dict[str, Any]:
         """Returns where the schedules and the network stand before the update of a step."""

@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +25,36 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     return json.loads(config.to_json_best_effort())
 
 
-def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Makes `workdir` the folder of this run, or checks that it is already.
+@contextlib.contextmanager
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Makes `workdir` the folder of this run, or checks that it is already; within, no other process can claim it.
 
     Raises:
-      UsageError: when it holds the run of another config.
+      UsageError: when it holds the run of another config, cannot be written, or is in use.
     """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        folder = os.open(workdir, os.O_RDONLY)
+        writable = os.access(workdir, os.W_OK)
+    except OSError as error:
+        raise UsageError(
+            f"--workdir={workdir} must be a folder that can be written ({error.strerror}). Choose another."
+        ) from error
+    try:
+        if not writable:
+            raise UsageError(f"--workdir={workdir} must be a folder that can be written. Choose another.")
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"--workdir={workdir} is in use by another process. Wait for it, or choose another."
+            raise UsageError(message) from None
+        _check(workdir, config)
+        yield
+    finally:
+        os.close(folder)  # Which gives it free.
+
+
+def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
@@ -45,7 +73,6 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> None:
     elif (workdir / "checkpoints").exists():
         raise UsageError(f"--workdir={workdir} has checkpoints but no config.json. Choose another --workdir.")
     else:
-        workdir.mkdir(parents=True, exist_ok=True)
         records.write_json(path, as_json(config))
 
 

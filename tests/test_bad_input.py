@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import mlp_mnist, quickstart, resnet18_cifar
+from experiments import compare, workdir
 from experiments.durations import to_steps
 from experiments.errors import UsageError
 from experiments.problem import pose
@@ -24,6 +25,8 @@ BAD = {
     "eval_batch_size": (0, "config.eval_batch_size must be at least 1; got 0"),
     "label_smoothing": (1.0, r"config.label_smoothing must be in \[0, 1\); got 1.0"),
     "log_every": ("0", "config.log_every must be at least one step; got '0'"),
+    "seed": (2**32, "config.seed must be between 0 and 2147483647; got 4294967296"),
+    "data.crop": (-1, "config.data.crop must be between 0 and 7, the side of an image less one; got -1"),
     "progress": ("lots", "config.progress must be one of auto, bar, lines, off; got 'lots'"),
     "checkpoints_kept": (0, "config.checkpoints_kept must be at least 1; got 0"),
     "data.name": ("svhn", "config.data.name must be one of cifar10, digits, mnist; got 'svhn'"),
@@ -209,6 +212,30 @@ def test_the_command_line(arguments, tmp_path):
     assert re.search(message, errors[0]), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+def test_two_processes_do_not_share_a_workdir(tmp_path):
+    taken = pytest.raises(UsageError, match=r"--workdir=.* is in use by another process")
+    with workdir.claim(tmp_path, short_config()), taken:
+        train_and_evaluate(short_config(), tmp_path)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match=r"--workdir=.* must be a folder that can be written"):
+        train_and_evaluate(short_config(), tmp_path / "file")
+
+
+def test_a_comparison_is_checked_before_the_twin_is_trained(tmp_path):
+    for changes, message in (
+        ({"method.noise": -1.0}, r"config.method.noise must be a finite number >= 0; got -1.0"),
+        ({"method.name": "dense"}, r"config.method.name must be a method to compare with dense; got 'dense'"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            compare.compare(short_config(**changes), tmp_path / "x")
+    assert not (tmp_path / "x").exists()
+
+
+def test_fields_of_a_method_that_is_not_used_are_checked():
+    with pytest.raises(UsageError, match=r"config.method.strength must be a finite number >= 0; got -1.0"):
+        pose(short_config(**{"method.name": "dense", "method.strength": -1.0}))
 
 
 def test_posing_a_problem_compiles_nothing(caplog):

@@ -142,6 +142,18 @@ def test_a_pruned_network_is_loaded_from_its_checkpoint_alone(finished, tmp_path
             load_pruned(missing)
 
 
+def test_a_checkpoint_of_another_kind_of_device_is_read(finished, tmp_path):
+    workdir, result = finished
+    copied = tmp_path / "copy"
+    shutil.copytree(workdir, copied)
+    for path in (copied / "checkpoints").glob("*/arrays/_sharding"):
+        path.write_text(path.read_text().replace("cpu:0", "cuda:0"))
+    (copied / "summary.json").unlink()
+    x = np.zeros((2, 8, 8, 1), np.float32)
+    np.testing.assert_array_equal(load_pruned(copied)(x), load_pruned(workdir)(x))
+    assert train_and_evaluate(short_config(), copied).summary["parameters"] == result.summary["parameters"]
+
+
 def test_a_finished_run_is_not_run_again(finished, caplog):
     workdir, result = finished
     before = (workdir / "metrics.jsonl").read_bytes()
