@@ -89,7 +89,8 @@ def _network(name):
     return network, variables, shape
 
 
-NETWORKS = ("mlp", "blocks", "blocks_coupled", "resnet", "resnet_coupled", "resnet50", "vgg", "vit_relu", "vit_gelu")
+NETWORKS = ("mlp", "blocks", "blocks_coupled", "resnet", "resnet_coupled", "resnet50", "vit_relu", "vit_gelu")
+NETWORKS += (pytest.param("vgg", marks=pytest.mark.slow),)
 
 
 @functools.cache

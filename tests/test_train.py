@@ -265,7 +265,7 @@ def test_a_rate_that_is_far_too_high_is_noticed(tmp_path):
         train_and_evaluate(short_config(**{"optimizer.learning_rate": 1e38}), tmp_path)
 
 
-@pytest.mark.parametrize("model", ["mlp", "resnet18"])
+@pytest.mark.parametrize("model", ["mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_a_network_cut_to_the_bone_trains_on(tmp_path, model):
     # A criterion that condemns everything leaves one unit per layer.
     changes = {"model.name": model, "model.base_width": 2, "pruning.criterion": "epsilon", "pruning.epsilon": 1e3}
