@@ -23,7 +23,7 @@ def one_line(summary: Mapping[str, Any]) -> str:
 def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Table:
     """Returns a table with one row per run, from their summaries by name."""
     table = Table()
-    headers = ("test accuracy", "neuron sparsity", "weight sparsity", "parameters", "FLOPs ratio", "step-time ratio")
+    headers = ("test accuracy", "neuron sparsity", "weight sparsity", "FLOPs ratio", "step-time ratio")
     table.add_column("")
     for header in headers:
         table.add_column(header, justify="right")
@@ -33,7 +33,6 @@ def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Table:
             _percent(summary["test_accuracy"]),
             _percent(summary["neuron_sparsity"]),
             _percent(summary["weight_sparsity"]),
-            f"{summary['parameters']:,}",
             f"{summary['inference_flops_ratio']:.3f}",
             f"{summary['step_time_ratio']:.2f}",
         )
