@@ -3,7 +3,7 @@
 
     python -m experiments.run --config=configs/mlp_mnist.py --workdir=runs/mlp_mnist --config.data.dir=DIR
 
-A few minutes on two CPU cores; no result of a whole run is on record yet. DIR holds `mnist/`, prepared by
+No time and no result of a whole run is on record yet. DIR holds `mnist/`, prepared by
 tensorflow-datasets.
 
 Variants: `sgdm`; `smoke`, 4 steps on 512 images in seconds.

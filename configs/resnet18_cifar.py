@@ -10,7 +10,9 @@ the paper's accuracies (its figure 3) have not been reproduced here yet. Variant
 * `leaky`: Leaky ReLU with slope 0.05;
 * `released`: what the released code does where it differs from the text (the README's table);
 * `cpu`: a quarter of the width, half-size feature maps, 10 epochs, cosine learning rate, regulariser over the first
-  half of the run, no noise: about half an hour on two CPU cores; results in the README;
+  half of the run, no noise, constant units folded away: 22 minutes on one busy core. Expected, as measured with one
+  seed (results/resnet18_cifar_cpu.jsonl): test accuracy 77.2% at 80.7% weight sparsity, against 78.8% dense. With
+  `sgdm` give another `method.strength`; what was tried is in the README;
 * `smoke`: 4 steps on 512 images.
 """
 
@@ -56,10 +58,14 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "model.base_width": 16,
         "model.stem_stride": 2,
         "optimizer.schedule": "cosine",
+        "method.strength": 0.002,
         "method.strength_span": "50%",
         "method.noise": 0.0,
         "method.noise_span": "50%",
         "pruning.every": "10%",
+        "pruning.constant": 0.1,
+        # Folding is inexact under zero padding; here `constant` alone bounds it, and the difference is on record.
+        "pruning.tolerance": 100.0,
         "eval_every": "20%",
         "checkpoint_every": "20%",
     },

@@ -319,9 +319,7 @@ def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -
     """Returns the observation as if units read by a padded convolution were not constant."""
     uses = {}
     for i, seen in observation.uses.items():
-        op = graph.uses[i].sink.op
-        padded = op.name == "conv_general_dilated" and any(tuple(p) != (0, 0) for p in op.params["padding"])
-        varies = padded & ((seen.maximum != 0) | (seen.minimum != 0))
+        varies = graph.uses[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
         maximum = np.where(varies, np.inf, seen.maximum)
         uses[i] = dataclasses.replace(seen, maximum=maximum)
     return dataclasses.replace(observation, uses=uses)

@@ -73,6 +73,12 @@ class Use:
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
 
+    @property
+    def padded(self) -> bool:
+        """Whether a convolution reads it with zeros around: a constant is then none at the border."""
+        op = self.sink.op
+        return op.name == "conv_general_dilated" and any(tuple(pair) != (0, 0) for pair in op.params["padding"])
+
 
 class Absorber(NamedTuple):
     """A variable that is added to (`sign` +1) or subtracted from (-1) the result of a contraction."""

@@ -156,12 +156,7 @@ class Plan:
     @property
     def folds_exactly(self) -> bool:
         """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
-        for fold in self.decision.folds:
-            sink = self.graph.uses[fold.use].sink
-            padding = sink.op.params.get("padding", ()) if sink.op.name == "conv_general_dilated" else ()
-            if any(tuple(pair) != (0, 0) for pair in padding):
-                return False
-        return True
+        return not any(self.graph.uses[fold.use].padded for fold in self.decision.folds)
 
 
 def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
