@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2 $(TESTS)
 
 test-all: $(VENV)/.installed
-	$(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
+	XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
