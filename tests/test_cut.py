@@ -421,3 +421,38 @@ def test_the_record_counts():
     assert record.examples == 32
     assert set(record.seconds) == {"measure", "slice", "prove"}
     assert "units cut" in str(record)
+
+
+@pytest.mark.parametrize("width", [24, 37])
+def test_a_cut_in_bfloat16_is_exact_up_to_its_rounding(width):
+    """Parameters in float32, products in bfloat16: dead units leave by default, and the outputs hold."""
+    rng = np.random.default_rng(width)
+    params = {
+        f"w{i}": jnp.asarray(rng.normal(size=s) / 4, jnp.float32) for i, s in enumerate([(16, width), (width, 5)])
+    }
+    dead = np.arange(width) % 3 == 0
+    params["b"] = jnp.asarray(np.where(dead, -50.0, 1.0), jnp.float32)
+
+    def network(params, x):
+        h = x.astype(jnp.bfloat16) @ params["w0"].astype(jnp.bfloat16) + params["b"].astype(jnp.bfloat16)[None]
+        return (jax.nn.relu(h) @ params["w1"].astype(jnp.bfloat16)).astype(jnp.float32)
+
+    x = jnp.asarray(rng.normal(size=(64, 16)), jnp.float32)
+    result = demp_jax.cut(network, params, [x])
+    assert result.record.refused is None
+    assert sum(result.record.removed.values()) == dead.sum()
+    assert not result.record.spared
+    masked = {**params, "w1": params["w1"] * jnp.asarray(~dead)[:, None]}
+    difference = np.abs(np.asarray(network(masked, x)) - np.asarray(result.fn(result.variables, x))).max()
+    assert difference <= 2 * 2**-7 * float(jnp.abs(network(params, x)).max())
+
+
+def test_what_changes_outputs_by_more_than_bfloat16_rounds_is_still_spared():
+    def network(params, x):
+        h = jax.nn.relu(x.astype(jnp.bfloat16) @ params["w0"].astype(jnp.bfloat16))
+        # Reads how wide the layer is: no cut of it can be exact.
+        return (h @ params["w1"].astype(jnp.bfloat16)).astype(jnp.float32) * h.shape[1]
+
+    params = {"w0": jnp.array([[1.0, -1.0, 2.0]]), "w1": jnp.ones((3, 1))}
+    result = demp_jax.cut(network, params, [jnp.array([[1.0], [2.0]])])
+    assert "more than the tolerance 0.0625" in result.record.refused

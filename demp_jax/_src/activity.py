@@ -14,6 +14,7 @@ from typing import Any, cast
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from demp_jax._src import program as program_lib
 from demp_jax._src import tracing
@@ -219,7 +220,7 @@ def observe(
     examples = 0
     for x in batches:
         result = _observe(fn, variables, x, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
-        out, now, now_read = jax.device_get(result)
+        out, now, now_read = _on_host(result)
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
         outputs.append(out)
@@ -265,7 +266,18 @@ def masked_outputs(
       values: per site and branch of the graph, `[width]`: the value of each unit, NaN where it keeps its own.
     """
     options: dict[str, Any] = {"batch_axis": batch_axis, "exclude": tuple(exclude)}
-    return [jax.device_get(_masked(fn, variables, x, list(values), **options)) for x in batches]
+    return [_on_host(_masked(fn, variables, x, list(values), **options)) for x in batches]
+
+
+def _on_host(tree: Any) -> Any:
+    """Returns a tree of arrays as NumPy arrays, whole, also where a part of them lies on other hosts."""
+
+    def whole(leaf: Any) -> Any:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))
 
 
 def clear_caches() -> None:

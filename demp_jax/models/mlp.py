@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from demp_jax.models.activations import ACTIVATIONS
@@ -23,6 +25,7 @@ class MLP(nnx.Module):
         widths: Sequence[int] = (128, 128),
         activation: str = "relu",
         norm: bool = True,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Makes the network.
@@ -33,14 +36,15 @@ class MLP(nnx.Module):
           widths: of the hidden layers.
           activation: a key of `ACTIVATIONS`.
           norm: whether BatchNorm stands before each activation.
+          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
           rngs: random keys of the initialisation.
         """
         sizes = (features, *widths)
         pairs = list(itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
-        self.dense = nnx.List([nnx.Linear(i, o, use_bias=not norm, rngs=rngs) for i, o in pairs])
-        norms = [nnx.BatchNorm(o, momentum=0.9, epsilon=1e-5, rngs=rngs) for _, o in pairs] if norm else []
-        self.norm = nnx.List(norms)
+        self.dense = nnx.List([nnx.Linear(i, o, use_bias=not norm, dtype=dtype, rngs=rngs) for i, o in pairs])
+        widths = sizes[1:] if norm else ()
+        self.norm = nnx.List([nnx.BatchNorm(o, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for o in widths])
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -51,4 +55,4 @@ class MLP(nnx.Module):
             if self.norm:
                 x = self.norm[i](x)
             x = self.activation(x)
-        return self.head(x)
+        return self.head(x.astype(jnp.float32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,24 +18,28 @@ from demp_jax.nnx import ChannelSum
 _HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
-def _conv(inputs: int, outputs: int, size: int, stride: int, rngs: nnx.Rngs) -> nnx.Conv:
-    return nnx.Conv(inputs, outputs, (size, size), strides=stride, use_bias=False, kernel_init=_HE, rngs=rngs)
+def _conv(inputs: int, outputs: int, size: int, stride: int, dtype: Any, rngs: nnx.Rngs) -> nnx.Conv:
+    return nnx.Conv(
+        inputs, outputs, (size, size), strides=stride, use_bias=False, kernel_init=_HE, dtype=dtype, rngs=rngs
+    )
 
 
-def _norm(channels: int, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.BatchNorm:
+def _norm(channels: int, dtype: Any, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.BatchNorm:
     initial = nnx.initializers.constant(scale)
-    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, scale_init=initial, rngs=rngs)
+    return nnx.BatchNorm(channels, momentum=0.9, epsilon=1e-5, scale_init=initial, dtype=dtype, rngs=rngs)
 
 
 class _Residual(nnx.Module):
     """What the blocks share: the shortcut, projected where shapes differ, the sum and the activation after it."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int, activation: str, coupled: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, outputs: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
+    ):
         self.activation = ACTIVATIONS[activation]
         self.projected = stride != 1 or inputs != outputs
         if self.projected:
-            self.shortcut_conv = _conv(inputs, outputs, 1, stride, rngs)
-            self.shortcut_bn = _norm(outputs, rngs)
+            self.shortcut_conv = _conv(inputs, outputs, 1, stride, dtype, rngs)
+            self.shortcut_bn = _norm(outputs, dtype, rngs)
         self.coupled = coupled
         if not coupled:
             self.sum = ChannelSum(outputs)
@@ -49,13 +54,15 @@ class BasicBlock(_Residual):
 
     expansion = 1
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: str, coupled: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
+    ):
         """Makes a block from `inputs` to `width` channels; see `ResNet` for the other arguments."""
-        self.conv1 = _conv(inputs, width, 3, stride, rngs)
-        self.bn1 = _norm(width, rngs)
-        self.conv2 = _conv(width, width, 3, 1, rngs)
-        self.bn2 = _norm(width, rngs)
-        super().__init__(inputs, width, stride, activation, coupled, rngs)
+        self.conv1 = _conv(inputs, width, 3, stride, dtype, rngs)
+        self.bn1 = _norm(width, dtype, rngs)
+        self.conv2 = _conv(width, width, 3, 1, dtype, rngs)
+        self.bn2 = _norm(width, dtype, rngs)
+        super().__init__(inputs, width, stride, activation, coupled, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[batch, height, width, outputs]`."""
@@ -72,16 +79,18 @@ class Bottleneck(_Residual):
 
     expansion = 4
 
-    def __init__(self, inputs: int, width: int, stride: int, activation: str, coupled: bool, rngs: nnx.Rngs):
+    def __init__(
+        self, inputs: int, width: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
+    ):
         """Makes a block from `inputs` to `4 * width` channels; see `ResNet` for the other arguments."""
         outputs = self.expansion * width
-        self.conv1 = _conv(inputs, width, 1, 1, rngs)
-        self.bn1 = _norm(width, rngs)
-        self.conv2 = _conv(width, width, 3, stride, rngs)
-        self.bn2 = _norm(width, rngs)
-        self.conv3 = _conv(width, outputs, 1, 1, rngs)
-        self.bn3 = _norm(outputs, rngs, scale=0.0)
-        super().__init__(inputs, outputs, stride, activation, coupled, rngs)
+        self.conv1 = _conv(inputs, width, 1, 1, dtype, rngs)
+        self.bn1 = _norm(width, dtype, rngs)
+        self.conv2 = _conv(width, width, 3, stride, dtype, rngs)
+        self.bn2 = _norm(width, dtype, rngs)
+        self.conv3 = _conv(width, outputs, 1, 1, dtype, rngs)
+        self.bn3 = _norm(outputs, dtype, rngs, scale=0.0)
+        super().__init__(inputs, outputs, stride, activation, coupled, dtype, rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[batch, height, width, outputs]`."""
@@ -109,6 +118,7 @@ class ResNet(nnx.Module):
         stem_stride: int = 1,
         activation: str = "relu",
         coupled: bool = False,
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Makes the network.
@@ -124,14 +134,15 @@ class ResNet(nnx.Module):
           activation: a key of `ACTIVATIONS`.
           coupled: whether a channel can leave only where it is dead in its whole stage; by default it leaves block by
             block, as the paper counts.
+          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
           rngs: random keys of the initialisation.
         """
         if stem not in ("small", "imagenet"):
             raise ValueError(f"stem must be 'small' or 'imagenet'; got {stem!r}.")
         self.activation = ACTIVATIONS[activation]
         size, stride = (3, stem_stride) if stem == "small" else (7, 2)
-        self.stem_conv = _conv(channels, base_width, size, stride, rngs)
-        self.stem_bn = _norm(base_width, rngs)
+        self.stem_conv = _conv(channels, base_width, size, stride, dtype, rngs)
+        self.stem_bn = _norm(base_width, dtype, rngs)
         self.pooled = stem == "imagenet"
         layers: list[BasicBlock | Bottleneck] = []
         inputs = base_width
@@ -139,7 +150,7 @@ class ResNet(nnx.Module):
             width = base_width * 2**stage
             for i in range(depth):
                 stride = 2 if stage > 0 and i == 0 else 1
-                layers.append(block(inputs, width, stride, activation, coupled, rngs))
+                layers.append(block(inputs, width, stride, activation, coupled, dtype, rngs))
                 inputs = width * block.expansion
         self.blocks = nnx.List(layers)
         self.head = nnx.Linear(inputs, classes, rngs=rngs)
@@ -151,7 +162,7 @@ class ResNet(nnx.Module):
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding="SAME")
         for block in self.blocks:
             x = block(x)
-        return self.head(jnp.mean(x, axis=(1, 2)))
+        return self.head(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
 
 
 # 25,557,032 parameters for 3 channels and 1,000 classes; 22,720 neurons, all three activations of a block counted.

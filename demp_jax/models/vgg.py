@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 
 from demp_jax.models.activations import ACTIVATIONS
@@ -30,6 +32,7 @@ class VGG(nnx.Module):
         base_width: int = 64,
         hidden: int = 4096,
         activation: str = "relu",
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Makes the network.
@@ -40,6 +43,7 @@ class VGG(nnx.Module):
           base_width: channels of the first stage; the last convolution has 16 times as many.
           hidden: width of the two dense layers.
           activation: a key of `ACTIVATIONS`.
+          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
           rngs: random keys of the initialisation.
         """
         height, width, channels = input_shape
@@ -48,13 +52,13 @@ class VGG(nnx.Module):
         self.activation = ACTIVATIONS[activation]
         widths = [base_width * part for stage in _STAGES for part in stage]
         pairs = itertools.pairwise((channels, *widths))
-        self.conv = nnx.List([nnx.Conv(i, o, (3, 3), rngs=rngs) for i, o in pairs])
-        self.conv_bn = nnx.List([_norm(w, rngs) for w in widths])
+        self.conv = nnx.List([nnx.Conv(i, o, (3, 3), dtype=dtype, rngs=rngs) for i, o in pairs])
+        self.conv_bn = nnx.List([_norm(w, dtype, rngs) for w in widths])
         # The convolutions after which an image is halved.
         self.last = tuple(itertools.accumulate(len(stage) for stage in _STAGES))
         flat = (height // 32) * (width // 32) * widths[-1]
-        self.dense = nnx.List([nnx.Linear(i, hidden, rngs=rngs) for i in (flat, hidden)])
-        self.dense_bn = nnx.List([_norm(hidden, rngs) for _ in range(2)])
+        self.dense = nnx.List([nnx.Linear(i, hidden, dtype=dtype, rngs=rngs) for i in (flat, hidden)])
+        self.dense_bn = nnx.List([_norm(hidden, dtype, rngs) for _ in range(2)])
         self.head = nnx.Linear(hidden, classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -68,8 +72,8 @@ class VGG(nnx.Module):
         x = x.reshape(x.shape[0], -1)
         for dense, norm in zip(self.dense, self.dense_bn, strict=True):
             x = self.activation(norm(dense(x)))
-        return self.head(x)
+        return self.head(x.astype(jnp.float32))
 
 
-def _norm(features: int, rngs: nnx.Rngs) -> nnx.BatchNorm:
-    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, rngs=rngs)
+def _norm(features: int, dtype: Any, rngs: nnx.Rngs) -> nnx.BatchNorm:
+    return nnx.BatchNorm(features, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
@@ -16,14 +18,16 @@ _SMALL = nnx.initializers.truncated_normal(0.02)
 class EncoderBlock(nnx.Module):
     """`x + attention(norm1(x))`, then `x + dense2(act(dense1(norm2(x))))`; the hidden units are neurons."""
 
-    def __init__(self, features: int, heads: int, hidden: int, activation: str, rngs: nnx.Rngs):
+    def __init__(self, features: int, heads: int, hidden: int, activation: str, dtype: Any, rngs: nnx.Rngs):
         """Makes a block; see `ViT` for the arguments."""
-        self.norm1 = nnx.LayerNorm(features, epsilon=1e-6, rngs=rngs)
-        self.attention = nnx.MultiHeadAttention(heads, features, kernel_init=_XAVIER, decode=False, rngs=rngs)
-        self.norm2 = nnx.LayerNorm(features, epsilon=1e-6, rngs=rngs)
-        self.dense1 = nnx.Linear(features, hidden, kernel_init=_XAVIER, rngs=rngs)
+        self.norm1 = nnx.LayerNorm(features, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.attention = nnx.MultiHeadAttention(
+            heads, features, kernel_init=_XAVIER, decode=False, dtype=dtype, rngs=rngs
+        )
+        self.norm2 = nnx.LayerNorm(features, epsilon=1e-6, dtype=dtype, rngs=rngs)
+        self.dense1 = nnx.Linear(features, hidden, kernel_init=_XAVIER, dtype=dtype, rngs=rngs)
         self.activation = ACTIVATIONS[activation]
-        self.dense2 = nnx.Linear(hidden, features, kernel_init=_XAVIER, rngs=rngs)
+        self.dense2 = nnx.Linear(hidden, features, kernel_init=_XAVIER, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Returns `[batch, tokens, features]`."""
@@ -49,6 +53,7 @@ class ViT(nnx.Module):
         heads: int = 12,
         hidden: int = 3072,
         activation: str = "gelu",
+        dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
         """Makes the network.
@@ -62,16 +67,20 @@ class ViT(nnx.Module):
           heads: of the attention.
           hidden: units of an MLP.
           activation: a key of `ACTIVATIONS`.
+          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
           rngs: random keys of the initialisation.
         """
         height, width, channels = input_shape
         if height % patch or width % patch:
             raise ValueError(f"ViT needs a height and width that are multiples of {patch}; got {height} x {width}.")
         tokens = (height // patch) * (width // patch) + 1
-        self.patches = nnx.Conv(channels, features, (patch, patch), strides=patch, padding="VALID", rngs=rngs)
+        self.patches = nnx.Conv(
+            channels, features, (patch, patch), strides=patch, padding="VALID", dtype=dtype, rngs=rngs
+        )
         self.token = nnx.Param(jnp.zeros((1, 1, features)))
         self.positions = nnx.Param(_SMALL(rngs.params(), (1, tokens, features), jnp.float32))
-        self.blocks = nnx.List([EncoderBlock(features, heads, hidden, activation, rngs) for _ in range(depth)])
+        self.blocks = nnx.List([EncoderBlock(features, heads, hidden, activation, dtype, rngs) for _ in range(depth)])
+        # What is added up over the blocks is added in float32.
         self.norm = nnx.LayerNorm(features, epsilon=1e-6, rngs=rngs)
         self.head = nnx.Linear(features, classes, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
@@ -81,7 +90,7 @@ class ViT(nnx.Module):
         batch, _, _, features = x.shape
         x = x.reshape(batch, -1, features)
         token = jnp.broadcast_to(self.token[...], (batch, 1, features))
-        x = jnp.concatenate([token, x], axis=1) + self.positions[...]
+        x = jnp.concatenate([token, x.astype(jnp.float32)], axis=1) + self.positions[...]
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, 0]))
