@@ -24,6 +24,7 @@ import demp_jax
 from configs.base import variants
 from experiments import network, records
 from experiments.data import Preparation
+from experiments.devices import Devices
 from experiments.step import Data, Task, TrainState, train_step
 
 PARTS: dict[str, dict[str, Any]] = {
@@ -49,9 +50,12 @@ def _task(part: dict[str, Any], net: network.Network) -> Task:
         preparation=Preparation((0.0,) * 3, (255.0,) * 3, crop=4, flip=True),
         criterion="auto",
         epsilon=0.01,
+        classes=10,
         label_smoothing=0.0,
+        accumulate=1,
         watch=part.get("watch", False),
         needs_live=bool(noise),
+        replicated=Devices(1).replicated,
     )
 
 

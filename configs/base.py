@@ -12,40 +12,89 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
+# What the released code does where it differs from the paper's text, in every recipe; the README's table has the list.
+RELEASED: dict[str, Any] = {
+    "method.strength_schedule": "one_cycle_cosine",
+    "method.noise_schedule": "one_cycle_cosine",
+    "method.noise_amplitude": "std",
+    "method.noise_asymmetric": False,
+    "pruning.criterion": "sum",
+    "pruning.examples": 1536,
+}
+# A run of seconds: everything happens once or twice.
+SMOKE: dict[str, Any] = {
+    "steps": "4",
+    "method.strength_span": "4",
+    "method.noise_span": "4",
+    "pruning.every": "2",
+    "pruning.start": "0",
+    "log_every": "1",
+    "eval_every": "2",
+    "checkpoint_every": "2",
+}
+
 
 def base() -> ml_collections.ConfigDict:
     """Returns the base config: DemP on scikit-learn's digits."""
     c = ml_collections.ConfigDict()
     c.seed = 0  # Of initialisation, batch order, augmentation and noise.
     c.steps = "2000"  # Length of the run.
-    c.batch_size = 64
+    c.batch_size = 64  # Of one update, over all devices.
+    c.accumulate = 1  # In how many parts a batch is worked on, to save memory; their gradients are averaged.
+    c.devices = 0  # How many devices batches are split over; 0 for all.
     c.label_smoothing = 0.0  # In [0, 1).
 
     c.data = ml_collections.ConfigDict()
-    c.data.name = "digits"  # digits, mnist, cifar10.
-    c.data.dir = ""  # Folder of tensorflow-datasets; TFDS_DATA_DIR by default.
+    c.data.name = "digits"  # digits, mnist, cifar10, cifar100, imagenet, image_folder.
+    # Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder: one with train/CLASS/* and val/CLASS/*.
+    c.data.dir = ""
     c.data.normalize = "unit"  # unit: pixels in [0, 1]. standardize: zero mean, unit variance per channel.
-    c.data.crop = 0  # Pixels of reflecting padding before a random crop; 0 for none.
+    c.data.crop = 0  # Pixels of padding on each side before a random crop; 0 for none.
+    c.data.padding = "reflect"  # reflect, zero.
     c.data.flip = False  # Random flips left to right.
+    c.data.upsample = 0  # Side of the square that images are resized to; 0 for none.
+    c.data.crop_first = False  # Crop before resizing instead of after it.
+    c.data.mixup = 0.0  # Concentration of the mixing weight's Beta distribution; 0 for none. With both, one is drawn
+    c.data.cutmix = 0.0  # for each batch.
     c.data.train_examples = 0  # Only the first so many training examples; 0 for all.
+    c.data.test_examples = 0  # Only the first so many test examples; 0 for all.
+    # imagenet, image_folder:
+    c.data.side = 224  # Of an image, in pixels.
+    c.data.framing = "resize_crop"  # resize_crop; random_resized_crop: a box of 8% to 100% of the area.
+    c.data.resize = (256,)  # resize_crop: length of the shorter side before the crop; one is drawn for each image.
+    c.data.eval_resize = 256  # Length of the shorter side before the central crop of an evaluation.
+    c.data.randaugment_operations = 0  # How many operations of RandAugment.
+    c.data.randaugment_magnitude = 9.0  # Between 0 and 30.
+    c.data.workers = 0  # Processes that read and decode; 0: threads of the training process.
 
     c.model = ml_collections.ConfigDict()
-    c.model.name = "mlp"  # mlp, resnet18.
+    c.model.name = "mlp"  # mlp, resnet18, resnet50, vgg16, vit.
     c.model.activation = "relu"  # relu, leaky_relu (slope 0.05), swish, gelu.
+    c.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and statistics are float32.
     c.model.widths = (128, 128)  # mlp: widths of the hidden layers.
     c.model.norm = True  # mlp: BatchNorm before each activation.
-    c.model.base_width = 64  # resnet18: channels of the first stage.
+    c.model.base_width = 64  # resnet18, resnet50, vgg16: channels of the first stage.
+    c.model.blocks = (3, 4, 6, 3)  # resnet50: blocks of each stage.
     c.model.stem_stride = 1  # resnet18: 2 quarters the cost.
-    c.model.coupled = False  # resnet18: a channel leaves only where it is dead in its whole stage.
+    c.model.coupled = False  # resnet18, resnet50: a channel leaves only where it is dead in its whole stage.
+    c.model.hidden = 4096  # vgg16: width of the dense layers. vit: of the MLPs.
+    c.model.patch = 16  # vit: side of a patch in pixels.
+    c.model.features = 768  # vit: width of a token.
+    c.model.depth = 12  # vit: number of blocks.
+    c.model.heads = 12  # vit: of the attention.
 
     c.optimizer = ml_collections.ConfigDict()
-    c.optimizer.name = "adam"  # adam, sgdm.
+    c.optimizer.name = "adam"  # adam, adamw, sgdm.
     c.optimizer.learning_rate = 0.005  # At its peak.
-    c.optimizer.schedule = "constant"  # step, cosine, constant.
+    c.optimizer.schedule = "constant"  # step, piecewise, one_cycle, cosine, constant.
     c.optimizer.step_every = "77ep"  # step: how often the rate is multiplied by step_factor.
+    c.optimizer.boundaries = ("30ep", "70ep", "90ep")  # piecewise: when the rate is multiplied by step_factor.
     c.optimizer.step_factor = 0.2
+    c.optimizer.warmup = "0"  # The rate first grows linearly for so long, from warmup_from. Not with one_cycle.
+    c.optimizer.warmup_from = 0.0
+    c.optimizer.clip_norm = 0.0  # Largest L2 norm of the whole gradient, the regulariser's included; 0 for any.
     c.optimizer.weight_decay = 0.0  # Constant, on all parameters.
-    c.optimizer.decoupled_decay = True  # Added after the moments (AdamW) instead of to the gradient.
+    c.optimizer.decoupled_decay = True  # adam, sgdm: added after the moments (AdamW) instead of to the gradient.
     c.optimizer.b1 = 0.9  # adam.
     c.optimizer.b2 = 0.999
     c.optimizer.eps = 1e-8

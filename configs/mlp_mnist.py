@@ -6,14 +6,15 @@
 No time and no result of a whole run is on record yet. DIR holds `mnist/`, prepared by
 tensorflow-datasets.
 
-Variants: `sgdm`; `smoke`, 4 steps on 512 images in seconds.
+Variants: `sgdm`; `subset`, the first 10,000 training images, as in the paper's appendix D.1; `smoke`, 4 steps on 512
+images in seconds.
 """
 
 from typing import Any
 
 import ml_collections
 
-from configs.base import variants
+from configs.base import SMOKE, variants
 
 _VARIANTS: dict[str, dict[str, Any]] = {
     "": {
@@ -27,16 +28,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "method.noise": 5e-5,
     },
     "sgdm": {"optimizer.name": "sgdm", "optimizer.learning_rate": 0.1},
-    "smoke": {
-        "steps": "4",
-        "batch_size": 32,
-        "data.train_examples": 512,
-        "pruning.every": "2",
-        "pruning.examples": 64,
-        "log_every": "1",
-        "eval_every": "2",
-        "checkpoint_every": "2",
-    },
+    "subset": {"data.train_examples": 10_000},
+    "smoke": SMOKE | {"batch_size": 32, "data.train_examples": 512, "data.test_examples": 512, "pruning.examples": 64},
 }
 
 

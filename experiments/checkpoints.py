@@ -30,10 +30,16 @@ FORMAT = 1
 class Checkpoints:
     """The checkpoints of one run, in a folder."""
 
-    def __init__(self, folder: Path, keep: int | None):
-        """Opens `folder`, of which the newest `keep` checkpoints are kept (`None`: all, and it must exist)."""
+    def __init__(self, folder: Path, keep: int | None, place: jax.sharding.Sharding | None = None):
+        """Opens a folder.
+
+        Args:
+          folder: of the checkpoints.
+          keep: how many are kept, the newest ones; `None` for all, and then the folder must exist.
+          place: where `restore` puts arrays; on the first device by default.
+        """
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
-        self._folder = folder.resolve()
+        self._folder, self._place = folder.resolve(), place
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self._folder, item_names=("arrays", "meta"), options=self._options)
 
@@ -86,7 +92,7 @@ class Checkpoints:
                 f"{meta['shapes'].get(name)} there and {wanted.get(name)} here. Choose another --workdir."
             )
         # Where the arrays were when they were saved, such as on a GPU, is of no account here.
-        here = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        here = self._place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
         item = ocp.args.Composite(arrays=ocp.args.StandardRestore(placed))
         return self._read(step, meta, lambda: self._manager.restore(step, args=item)["arrays"])

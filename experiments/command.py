@@ -20,9 +20,13 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
+from experiments.devices import join_processes
 from experiments.errors import NonFiniteLossError, UsageError
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Config file: configs/NAME.py or configs/NAME.py:variant.")
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "", "Processes of one run: auto on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS."
+)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that the run leaves; continued if it holds this run.")
 
 
@@ -31,7 +35,12 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int]) -> None:
 
     def main(argv: Sequence[str]) -> int:
         del argv
-        return guarded(lambda: program(_CONFIG.value, str(_WORKDIR.value)))
+
+        def joined() -> int:
+            join_processes(_DISTRIBUTED.value)
+            return program(_CONFIG.value, str(_WORKDIR.value))
+
+        return guarded(joined)
 
     app.run(main, flags_parser=_parse)
 

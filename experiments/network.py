@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -15,7 +17,7 @@ from demp_jax import models
 from demp_jax import nnx as demp_nnx
 from experiments.errors import UsageError, require, require_choice
 
-MODELS = ("mlp", "resnet18")
+DTYPES = ("float32", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,26 +78,76 @@ def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module
     section = config.model
     require_choice("config.model.name", section.name, MODELS)
     require_choice("config.model.activation", section.activation, models.ACTIVATIONS)
-    rngs = nnx.Rngs(params=config.seed)
-    if section.name == "mlp":
-        widths = tuple(section.widths)
-        good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
-        require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
-        features = int(np.prod(input_shape))
-        return models.MLP(features, classes, widths=widths, activation=section.activation, norm=section.norm, rngs=rngs)
-    require(section.base_width >= 1, "config.model.base_width", section.base_width, "at least 1")
+    require_choice("config.model.dtype", section.dtype, DTYPES)
+    common: dict[str, Any] = {
+        "activation": section.activation,
+        "dtype": jnp.dtype(section.dtype),
+        "rngs": nnx.Rngs(params=config.seed),
+    }
+    try:
+        return _BUILDERS[section.name](section, input_shape, classes, common)
+    except ValueError as error:
+        raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
+
+
+def _mlp(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+    widths = tuple(section.widths)
+    good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
+    require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
+    return models.MLP(int(np.prod(input_shape)), classes, widths=widths, norm=section.norm, **common)
+
+
+def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
     require_choice("config.model.stem_stride", str(section.stem_stride), ("1", "2"))
-    if len(input_shape) != 3 or min(input_shape[:2]) < 8:
-        raise UsageError(f"config.model.name='resnet18' needs images of at least 8 x 8; the data has {input_shape}.")
-    return models.ResNet(
-        input_shape[-1],
-        classes,
-        base_width=section.base_width,
-        stem_stride=section.stem_stride,
-        activation=section.activation,
-        coupled=section.coupled,
-        rngs=rngs,
-    )
+    if min(input_shape[:2]) < 8:
+        raise ValueError("a ResNet-18 needs images of at least 8 x 8.")
+    stem = {"stem_stride": section.stem_stride, "coupled": section.coupled}
+    return models.ResNet(input_shape[-1], classes, base_width=_base_width(section), **stem, **common)
+
+
+def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+    if min(input_shape[:2]) < 32:
+        raise ValueError("a ResNet-50 needs images of at least 32 x 32.")
+    blocks = tuple(section.blocks)
+    good = bool(blocks) and all(isinstance(n, int) and n >= 1 for n in blocks)
+    require(good, "config.model.blocks", blocks, "one or more whole numbers of at least 1, as in (3,4,6,3)")
+    shape = {"base_width": _base_width(section), "blocks": blocks, "coupled": section.coupled}
+    return models.resnet50(input_shape[-1], classes, **shape, **common)
+
+
+def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+    hidden = section.hidden
+    require(hidden >= 1, "config.model.hidden", hidden, "at least 1")
+    return models.VGG(_image(input_shape), classes, base_width=_base_width(section), hidden=hidden, **common)
+
+
+def _vit(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+    sizes = {name: section[name] for name in ("patch", "features", "depth", "heads", "hidden")}
+    for name, size in sizes.items():
+        require(size >= 1, f"config.model.{name}", size, "at least 1")
+    divides = section.features % section.heads == 0
+    require(divides, "config.model.heads", section.heads, f"a divisor of config.model.features={section.features}")
+    return models.ViT(_image(input_shape), classes, **sizes, **common)
+
+
+def _base_width(section: Any) -> int:
+    require(section.base_width >= 1, "config.model.base_width", section.base_width, "at least 1")
+    return section.base_width
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    height, width, channels = shape
+    return height, width, channels
+
+
+_BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]] = {
+    "mlp": _mlp,
+    "resnet18": _resnet18,
+    "resnet50": _resnet50,
+    "vgg16": _vgg16,
+    "vit": _vit,
+}
+MODELS = tuple(_BUILDERS)
 
 
 def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:

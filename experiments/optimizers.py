@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Any
 
@@ -11,8 +12,8 @@ import optax
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
 
-OPTIMIZERS = ("adam", "sgdm")
-LR_SCHEDULES = ("step", "cosine", "constant")
+OPTIMIZERS = ("adam", "adamw", "sgdm")
+LR_SCHEDULES = ("step", "piecewise", "one_cycle", "cosine", "constant")
 
 
 def learning_rate(config: Any, *, epoch: float, run: int) -> optax.Schedule:
@@ -30,16 +31,41 @@ def learning_rate(config: Any, *, epoch: float, run: int) -> optax.Schedule:
     require_positive("config.optimizer.learning_rate", section.learning_rate)
     require_choice("config.optimizer.schedule", section.schedule, LR_SCHEDULES)
     peak = section.learning_rate
-    if section.schedule == "step":
+    field = "config.optimizer.warmup"
+    warmup = to_steps(field, section.warmup, epoch=epoch, run=run)
+    require(warmup < run, field, section.warmup, f"shorter than the run of {run} steps")
+    require_nonnegative("config.optimizer.warmup_from", section.warmup_from)
+    if section.schedule == "one_cycle":
+        require(warmup == 0, field, section.warmup, "0 with config.optimizer.schedule='one_cycle', which has its own")
+        return optax.cosine_onecycle_schedule(run, peak)
+    if section.schedule == "cosine":
+        # After the warm-up the cosine takes the rest of the run.
+        after = optax.cosine_decay_schedule(peak, run - warmup)
+    elif section.schedule == "constant":
+        after = optax.constant_schedule(peak)
+    else:
         require_positive("config.optimizer.step_factor", section.step_factor)
+        # At their steps of the run, whatever the warm-up.
+        steps = [step - warmup for step in _boundaries(section, epoch, run) if step > warmup]
+        after = optax.piecewise_constant_schedule(peak, dict.fromkeys(steps, section.step_factor))
+    if not warmup:
+        return after
+    return optax.join_schedules([optax.linear_schedule(section.warmup_from, peak, warmup), after], [warmup])
+
+
+def _boundaries(section: Any, epoch: float, run: int) -> list[int]:
+    """Returns the steps at which the rate is multiplied."""
+    if section.schedule == "step":
         field = "config.optimizer.step_every"
         every = to_steps(field, section.step_every, epoch=epoch, run=run)
         require(every >= 1, field, section.step_every, "at least one step")
         # As the released code: 77, 154 and 231 epochs of 390 steps for the paper's "every 77 epochs".
-        return optax.piecewise_constant_schedule(peak, dict.fromkeys(range(every, run + 1, every), section.step_factor))
-    if section.schedule == "cosine":
-        return optax.cosine_decay_schedule(peak, run)
-    return optax.constant_schedule(peak)
+        return list(range(every, run + 1, every))
+    field = "config.optimizer.boundaries"
+    steps = [to_steps(field, boundary, epoch=epoch, run=run) for boundary in section.boundaries]
+    rising = all(a < b for a, b in itertools.pairwise([0, *steps]))
+    require(rising, field, tuple(section.boundaries), "durations that grow, each at least one step")
+    return steps
 
 
 def base_optimizer(config: Any, rate: optax.Schedule) -> optax.GradientTransformation:
@@ -54,7 +80,8 @@ def base_optimizer(config: Any, rate: optax.Schedule) -> optax.GradientTransform
     section = config.optimizer
     require_choice("config.optimizer.name", section.name, OPTIMIZERS)
     require_nonnegative("config.optimizer.weight_decay", section.weight_decay)
-    if section.name == "adam":
+    require_nonnegative("config.optimizer.clip_norm", section.clip_norm)
+    if section.name in ("adam", "adamw"):
         require(0 <= section.b1 < 1, "config.optimizer.b1", section.b1, "in [0, 1)")
         require(0 <= section.b2 < 1, "config.optimizer.b2", section.b2, "in [0, 1)")
         require_positive("config.optimizer.eps", section.eps)
@@ -63,8 +90,11 @@ def base_optimizer(config: Any, rate: optax.Schedule) -> optax.GradientTransform
         require(0 <= section.momentum < 1, "config.optimizer.momentum", section.momentum, "in [0, 1)")
         scale = optax.trace(decay=section.momentum)
     decay = optax.add_decayed_weights(section.weight_decay)
-    parts = (scale, decay) if section.decoupled_decay else (decay, scale)
-    return optax.chain(*parts, optax.scale_by_learning_rate(rate))
+    decoupled = section.decoupled_decay
+    require(decoupled or section.name != "adamw", "config.optimizer.decoupled_decay", decoupled, "true with adamw")
+    parts = (scale, decay) if decoupled else (decay, scale)
+    clip = (optax.clip_by_global_norm(section.clip_norm),) if section.clip_norm else ()
+    return optax.chain(*clip, *parts, optax.scale_by_learning_rate(rate))
 
 
 def require_positive(field: str, value: float) -> None:

@@ -14,6 +14,7 @@ import optax
 
 import demp_jax
 from experiments import data, methods, network, optimizers, progress
+from experiments import devices as devices_lib
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
 
@@ -37,6 +38,7 @@ class Problem:
       config: the config.
       dataset: its data.
       preparation: of the images.
+      devices: of the run.
       lengths: durations in steps.
       rate: the learning rate by step.
       base: the base optimizer, without what the method adds.
@@ -48,6 +50,7 @@ class Problem:
     config: ml_collections.ConfigDict
     dataset: data.Dataset
     preparation: data.Preparation
+    devices: devices_lib.Devices
     lengths: Lengths
     rate: optax.Schedule
     base: optax.GradientTransformation
@@ -57,8 +60,8 @@ class Problem:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one image, `[H, W, C]`."""
-        return tuple(self.dataset.train_images.shape[1:])
+        """Shape of one input, `[H, W, C]`."""
+        return self.preparation.shape(self.dataset.image_shape)
 
     def example(self) -> jax.ShapeDtypeStruct:
         """Returns the shape of a small batch, to trace with."""
@@ -91,7 +94,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     require(0 <= config.seed < 2**31, "config.seed", config.seed, "between 0 and 2147483647")
     require_choice("config.progress", config.progress, progress.MODES)
     dataset = data.load(config)
-    examples = len(dataset.train_labels)
+    examples = dataset.train_examples
     lengths = _lengths(config, examples)
     rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
     base = optimizers.base_optimizer(config, rate)
@@ -101,8 +104,14 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     require(config.eval_batch_size >= 1, "config.eval_batch_size", config.eval_batch_size, "at least 1")
     smoothing = config.label_smoothing
     require(0 <= smoothing < 1, "config.label_smoothing", smoothing, "in [0, 1)")
-    net, variables = network.abstract(config, tuple(dataset.train_images.shape[1:]), dataset.classes)
-    example = jax.ShapeDtypeStruct((2, *dataset.train_images.shape[1:]), jnp.float32)
+    devices = devices_lib.Devices(config.devices)
+    require(config.accumulate >= 1, "config.accumulate", config.accumulate, "at least 1")
+    devices.require_divides("config.batch_size", config.batch_size, config.accumulate)
+    devices.require_divides("config.eval_batch_size", config.eval_batch_size)
+    preparation = data.preparation(config, dataset)
+    shape = preparation.shape(dataset.image_shape)
+    net, variables = network.abstract(config, shape, dataset.classes)
+    example = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
     try:
         dense = demp_jax.trace(net, variables, example, exclude=method.options.get("exclude", ()))
         if method.name != "dense":
@@ -117,7 +126,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     return Problem(
         config=config,
         dataset=dataset,
-        preparation=data.preparation(config, dataset),
+        preparation=preparation,
+        devices=devices,
         lengths=lengths,
         rate=rate,
         base=base,

@@ -17,6 +17,8 @@ from typing import Any
 import jax
 from tensorboardX import SummaryWriter
 
+from experiments.devices import processors
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -49,6 +51,22 @@ class Records:
     def close(self) -> None:
         """Closes the TensorBoard events."""
         self._events.close()
+
+
+class NoRecords(Records):
+    """Those of a process that keeps none."""
+
+    def __init__(self) -> None:
+        """Opens nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, Any]) -> None:
+        """Drops them."""
+
+    def cut(self, step: int, values: Mapping[str, Any]) -> None:
+        """Drops it."""
+
+    def close(self) -> None:
+        """Closes nothing."""
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -95,7 +113,7 @@ def _command() -> str:
     """Returns how this process was started, without the folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else "python"
-    places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out")
+    places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out", "--dir")
     words = []
     given = iter(sys.argv[1:])
     for word in given:
@@ -114,8 +132,7 @@ def _processor() -> str:
         name = models[0].split(":")[1].strip()
     except (OSError, IndexError):
         pass
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"cpu ({name}, {cores} cores)"
+    return f"cpu ({name}, {processors()} cores)"
 
 
 def _commit() -> str:

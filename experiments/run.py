@@ -7,6 +7,7 @@ from the newest checkpoint. For the exit status see `experiments.command`.
 
 from __future__ import annotations
 
+import jax
 import ml_collections
 
 from experiments import command
@@ -19,7 +20,8 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> int:
 
     result = train_and_evaluate(config, workdir)
     what = "finished" if result.stopped_by is None else f"stopped by {result.stopped_by.name} and saved"
-    command.say(f"{what}: {one_line(result.summary)}; see {workdir}")
+    if jax.process_index() == 0:
+        command.say(f"{what}: {one_line(result.summary)}; see {workdir}")
     return command.status_of(result.stopped_by)
 
 

@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training step: one pure compiled function of a state and the numbers of a batch's examples."""
+"""The training step: one pure compiled function of a state and a batch.
+
+Dimension letters: N examples, B batch, A parts of a batch, H W C image, K classes.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import NamedSharding
 
 import demp_jax
 from experiments.data import Preparation
@@ -34,7 +38,7 @@ class TrainState(NamedTuple):
 
 
 class Data(NamedTuple):
-    """The training set on the device: `images` `[N, H, W, C]` uint8 and `labels` `[N]` int32."""
+    """Images `[N, H, W, C]` uint8 and labels `[N]` int32 on the devices: a training set, or one batch of it."""
 
     images: jax.Array
     labels: jax.Array
@@ -56,66 +60,99 @@ class Task:
       network: the network at its present widths.
       tx: the optimizer chain.
       preparation: of the images.
+      classes: number of classes.
       criterion, epsilon: who counts as alive on a batch.
       label_smoothing: in [0, 1).
+      accumulate: in how many parts a batch is worked on, one after the other; their gradients are averaged, and a
+        unit is alive on the batch that is alive in a part of it.
       watch: whether a step reports who was alive on its batch.
       needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
+      replicated: the sharding of what is on every device.
     """
 
     network: Network
     tx: optax.GradientTransformation
     preparation: Preparation
+    classes: int
     criterion: str
     epsilon: float
     label_smoothing: float
+    accumulate: int
     watch: bool
     needs_live: bool
+    replicated: NamedSharding
 
 
 @functools.partial(jax.jit, static_argnames=("task",), donate_argnames=("state",))
 def train_step(
-    state: TrainState, data: Data, examples: jax.Array, members: demp_jax.Membership, *, task: Task
+    state: TrainState, data: Data, examples: jax.Array | None, members: demp_jax.Membership, *, task: Task
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one step.
 
     Args:
       state: the state; its memory is reused.
-      data: the training set.
-      examples: `[B]` int32, which examples the batch holds.
+      data: the training set, or the batch itself.
+      examples: `[B]` int32, which examples of the training set the batch holds; `None` where `data` is the batch.
       members: which weights belong to which neurons.
       task: what to do.
 
     Returns:
       The next state and the metrics of the step.
     """
-    images, labels = data.images[examples], data.labels[examples]
-    images = task.preparation.augment(jax.random.fold_in(state.key, state.step), images)
-    x = task.preparation(images)
-    run = demp_jax.with_activity(task.network.train) if task.watch else _unwatched(task.network)
-
-    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
-        (logits, new_state), activity = run({**state.variables, "params": params}, x)
-        loss = cross_entropy(logits, labels, task.label_smoothing)
-        return loss, (logits, new_state, activity)
-
+    batch = data if examples is None else Data(data.images[examples], data.labels[examples])
+    key = jax.random.fold_in(state.key, state.step)
     params = state.variables["params"]
-    (loss, (logits, new_state, activity)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
-    alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
+    part = functools.partial(_part, task)
+    if task.accumulate == 1:
+        loss, correct, new_state, alive, grads = part(params, state.variables["state"], key, batch)
+    else:
+        # Every so-many-th example, so that each part stays split over all devices.
+        split = jax.tree.map(lambda leaf: jnp.moveaxis(_apart(leaf, task.accumulate), 1, 0), batch)
+
+        def add(carry: tuple[Any, Any], xs: tuple[jax.Array, Data]) -> tuple[tuple[Any, Any], Any]:
+            new_state, total = carry
+            number, piece = xs
+            loss, correct, new_state, alive, grads = part(params, new_state, jax.random.fold_in(key, number), piece)
+            return (new_state, jax.tree.map(jnp.add, total, grads)), (loss, correct, alive)
+
+        first = (state.variables["state"], jax.tree.map(jnp.zeros_like, params))
+        (new_state, total), (losses, corrects, alives) = jax.lax.scan(add, first, (jnp.arange(task.accumulate), split))
+        loss, correct = jnp.mean(losses), jnp.sum(corrects)
+        alive = jax.tree.map(lambda bits: jnp.any(bits, 0), alives)
+        grads = jax.tree.map(lambda leaf: leaf / task.accumulate, total)
     extra = {"live": demp_jax.weight_mask(members, alive, params)} if task.needs_live else {}
     tx = optax.with_extra_args_support(task.tx)
     updates, opt_state = tx.update(grads, state.opt_state, params, **extra)
     variables = {"params": optax.apply_updates(params, updates), "state": new_state}
-    correct = jnp.sum(jnp.argmax(logits, -1) == labels)
-    return TrainState(state.step + 1, variables, opt_state, state.key), StepMetrics(loss, correct, alive)
+    result = TrainState(state.step + 1, variables, opt_state, state.key), StepMetrics(loss, correct, alive)
+    return jax.lax.with_sharding_constraint(result, task.replicated)
+
+
+def _apart(leaf: jax.Array, parts: int) -> jax.Array:
+    return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:])
+
+
+def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> tuple[Any, ...]:
+    """Returns loss, number of right answers, the network's next state, who was alive, and gradients, on a batch."""
+    targets = jax.nn.one_hot(batch.labels, task.classes, dtype=jnp.float32)
+    x, targets = task.preparation.train(key, batch.images, targets)
+    run = demp_jax.with_activity(task.network.train) if task.watch else _unwatched(task.network)
+
+    def loss_fn(params: Any) -> tuple[jax.Array, Any]:
+        (logits, new_state), activity = run({"params": params, "state": state}, x)
+        return cross_entropy(logits, targets, task.label_smoothing), (logits, new_state, activity)
+
+    (loss, (logits, new_state, activity)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
+    return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
 
 
 def _unwatched(network: Network) -> Callable[[Any, jax.Array], Any]:
     return lambda variables, x: (network.train(variables, x), {})
 
 
-def cross_entropy(logits: jax.Array, labels: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Returns the mean cross-entropy of `logits` `[B, classes]` against `labels` `[B]`, in nats."""
-    targets = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
+    """Returns the mean cross-entropy of `logits` `[B, K]` against probabilities `targets` `[B, K]`, in nats."""
     return jnp.mean(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)))
 
 

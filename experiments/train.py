@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -10,7 +11,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,13 @@ import numpy as np
 
 import demp_jax
 from experiments import checkpoints as checkpoints_lib
-from experiments import data as data_lib
 from experiments import network as network_lib
 from experiments import plots, records, runtime, workdir
 from experiments.errors import NonFiniteLossError
+from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
-from experiments.step import Data, StepMetrics, Task, TrainState, all_finite, free_compiled, prepare, train_step
+from experiments.step import StepMetrics, Task, TrainState, all_finite, free_compiled, train_step
 
 _LOG = logging.getLogger(__name__)
 
@@ -65,8 +66,11 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
     """
     runtime.use_compile_cache(config.compile_cache)
     problem = pose(config)
-    with workdir.claim(Path(folder), config):
-        checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept)
+    # One process keeps the records of all.
+    with workdir.claim(Path(folder), config) if problem.devices.first else contextlib.nullcontext():
+        problem.devices.wait("the workdir is claimed")
+        place = problem.devices.replicated
+        checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept, place)
         try:
             with runtime.CompileClock() as compiling:
                 return _Run(problem, Path(folder), checkpoints, compiling).go()
@@ -99,6 +103,7 @@ class _Run:
         self.problem = problem
         self.config = problem.config
         self.method = problem.method
+        self.devices = problem.devices
         self.folder = folder
         self.checkpoints = checkpoints
         self.compiling = compiling
@@ -116,7 +121,8 @@ class _Run:
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
         network, variables = self.problem.initial()
         opt_state = jax.jit(self.method.tx.init)(variables["params"])
-        return network, TrainState(jnp.zeros([], jnp.int32), variables, opt_state, jax.random.key(self.config.seed + 1))
+        key = jax.random.key(self.config.seed + 1)
+        return network, self.devices.everywhere(TrainState(jnp.zeros([], jnp.int32), variables, opt_state, key))
 
     def _restored(self, step: int) -> tuple[network_lib.Network, TrainState]:
         meta = self.checkpoints.meta(step)
@@ -134,16 +140,19 @@ class _Run:
     def _retrace(self) -> None:
         """Reads off the network what follows from its present widths."""
         self.graph = self.problem.trace(self.network, self.state.variables)
-        self.members = demp_jax.membership(self.graph, self.state.variables["params"])
+        self.members = self.devices.everywhere(demp_jax.membership(self.graph, self.state.variables["params"]))
         self.task = Task(
             network=self.network,
             tx=self.method.tx,
             preparation=self.problem.preparation,
+            classes=self.problem.dataset.classes,
             criterion=self.method.options.get("criterion", "auto"),
             epsilon=self.method.options.get("epsilon", 0.01),
             label_smoothing=self.config.label_smoothing,
+            accumulate=self.config.accumulate,
             watch=True,
             needs_live=self.method.needs_live,
+            replicated=self.devices.replicated,
         )
 
     def go(self) -> Result:
@@ -153,25 +162,31 @@ class _Run:
         if first == last and summary_path.exists():
             _LOG.info("%s holds the finished run; nothing to do", self.folder)
             return Result(json.loads(summary_path.read_text()), self.network, self.state.variables, None)
-        dataset = self.problem.dataset
-        self.data = Data(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-        self.records = records.Records(self.folder, first)
+        self.feed = Feed(self.problem)
+        self.records = records.Records(self.folder, first) if self.devices.first else records.NoRecords()
         self._start_timing()
-        progress = Progress(last, first, self.problem.dense.neurons, self.config.progress)
+        mode = self.config.progress if self.devices.first else "off"
+        progress = Progress(last, first, self.problem.dense.neurons, mode)
         with runtime.stop_on_signal() as stop:
-            with progress:
-                stopped_by = self._loop(first, last, stop, progress)
+            with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
+                stopped_by = self._loop(first, last, batches, stop, progress)
             self._tick()
             self.records.close()
-            metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
-            plots.curves(metrics, cuts, self.folder / "curves.png")
             summary = self._summary(None if stopped_by else self._step_time_ratio())
-            if not stopped_by:
-                records.write_json(summary_path, summary)
+            if self.devices.first:
+                metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
+                plots.curves(metrics, cuts, self.folder / "curves.png")
+                if not stopped_by:
+                    records.write_json(summary_path, summary)
         return Result(summary, self.network, self.state.variables, stopped_by)
 
     def _loop(
-        self, first: int, last: int, stop: Callable[[], signal.Signals | None], progress: Progress
+        self,
+        first: int,
+        last: int,
+        batches: Iterator[Batch],
+        stop: Callable[[], signal.Signals | None],
+        progress: Progress,
     ) -> signal.Signals | None:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
 
@@ -179,9 +194,8 @@ class _Run:
         a run that continues from it does not cut again.
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
-        order = data_lib.BatchOrder(self.config.seed, len(self.problem.dataset.train_labels), batch)
         for step in range(first, last + 1):
-            stopped_by = stop()
+            stopped_by = self._stopped(step, stop)
             if self.method.cuts(step) and self.counters.last_cut != step:
                 self._cut(step)
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
@@ -192,8 +206,7 @@ class _Run:
                 return None if step == last else stopped_by
             if not self.pending:
                 self._start_timing()
-            examples = jnp.asarray(order(step))
-            self.state, metrics = train_step(self.state, self.data, examples, self.members, task=self.task)
+            self.state, metrics = train_step(self.state, *next(batches), self.members, task=self.task)
             self._close_cut()
             self.pending.append((step + 1, metrics))
             self.counters.train_flops += 3.0 * self.graph.flops() * batch
@@ -202,6 +215,14 @@ class _Run:
                 progress.update(step + 1, line["loss"], self.graph.neurons, self.counters.test_accuracy)
         raise AssertionError("the loop returns at its last step")
 
+    def _stopped(self, step: int, stop: Callable[[], signal.Signals | None]) -> signal.Signals | None:
+        """Returns the signal that stops the run at this step; several processes agree on it when they log."""
+        if self.devices.processes == 1:
+            return stop()
+        if step % self.problem.lengths.log or not self.devices.any(stop() is not None):
+            return None
+        return stop() or signal.SIGTERM
+
     # Cutting and measuring.
 
     def _cut(self, step: int) -> None:
@@ -209,13 +230,14 @@ class _Run:
         result = demp_jax.cut(
             self.network,
             self.state.variables,
-            self._death_set(step),
+            self.feed.death_set(step),
             opt_state=self.state.opt_state,
             tx=self.method.tx,
             params=lambda variables: variables["params"],
             **self.method.options,
         )
         record = result.record
+        self.devices.agree(f"the cut of step {step}", record.removed)
         self.counters.last_cut = step
         self.counters.cuts += bool(record.removed)
         if record.refused:
@@ -223,7 +245,8 @@ class _Run:
         if result.plan is not None:
             assert isinstance(result.fn, network_lib.Network)
             self.network = result.fn
-            self.state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
+            state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
+            self.state = self.devices.everywhere(state)
             self._retrace()
             free_compiled()
         self.open_cut = {"step": step, **dataclasses.asdict(record)}
@@ -238,36 +261,20 @@ class _Run:
             self.records.cut(self.open_cut.pop("step"), self.open_cut)
             self.open_cut = None
 
-    def _death_set(self, step: int) -> list[jax.Array]:
-        """Returns training examples, not augmented, in batches no larger than those of the evaluation."""
-        images = self.problem.dataset.train_images
-        key = jax.random.fold_in(jax.random.key(self.config.seed + 2), step)
-        chosen = np.asarray(jax.random.permutation(key, len(images)))[: self.config.pruning.examples]
-        batches = math.ceil(len(chosen) / self.config.eval_batch_size)
-        return [self._inputs(images[part]) for part in np.array_split(chosen, batches)]
-
-    def _inputs(self, images: np.ndarray) -> jax.Array:
-        return prepare(jnp.asarray(images), preparation=self.problem.preparation)
-
     def _evaluate(self, step: int) -> None:
         """Measures accuracy and loss on every test example, once."""
         flushed = self._flush(step)
-        images, labels = self.problem.dataset.test_images, self.problem.dataset.test_labels
-        batch = self.config.eval_batch_size
-        parts = []
-        for start in range(0, len(labels), batch):
-            part = images[start : start + batch]
-            padded = np.concatenate([part, np.repeat(part[:1], batch - len(part), axis=0)])
+        right, loss = 0, 0.0
+        for inputs, labels in self.feed.test_batches():
             # The program that looks at a death set gives the outputs, too: one compilation serves both.
-            seen = demp_jax.observe(
-                self.network, self.state.variables, [self._inputs(padded)], exclude=self.problem.exclude
-            )
-            parts.append(seen.outputs[0][: len(part)])
-        logits = np.concatenate(parts).astype(np.float64)
-        shifted = logits - logits.max(1, keepdims=True)
-        losses = np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]
-        self.counters.test_accuracy = float((logits.argmax(1) == labels).mean())
-        line = {"test_accuracy": self.counters.test_accuracy, "test_loss": float(losses.mean())}
+            seen = demp_jax.observe(self.network, self.state.variables, [inputs], exclude=self.problem.exclude)
+            logits = seen.outputs[0][: len(labels)].astype(np.float64)
+            shifted = logits - logits.max(1, keepdims=True)
+            right += int((logits.argmax(1) == labels).sum())
+            loss += float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).sum())
+        examples = self.problem.dataset.test_examples
+        self.counters.test_accuracy = right / examples
+        line = {"test_accuracy": self.counters.test_accuracy, "test_loss": loss / examples}
         if not math.isfinite(line["test_loss"]):
             raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
         self.records.metrics(step, line if flushed else {**line, **self._standing(step)})
@@ -351,18 +358,25 @@ class _Run:
         network, variables = self.problem.initial()
         opt_state = jax.jit(self.problem.base.init)(variables["params"])
         states = {
-            "dense": TrainState(self.state.step, variables, opt_state, self.state.key),
+            "dense": self.devices.everywhere(TrainState(self.state.step, variables, opt_state, self.state.key)),
             "final": self.state,
         }
         states = {name: jax.tree.map(jnp.copy, state) for name, state in states.items()}
         plain = dataclasses.replace(self.task, network=network, tx=self.problem.base, watch=False, needs_live=False)
         tasks = {"dense": plain, "final": self.task}
-        examples = jnp.arange(self.config.batch_size, dtype=jnp.int32)
         times: dict[str, list[float]] = {"dense": [], "final": []}
-        while len(times["final"]) < 10 or (sum(times["final"][1:]) < seconds and len(times["final"]) < 500):
+        with contextlib.closing(self.feed.batches(0, 1)) as batches:
+            batch = next(batches)
+
+        def enough() -> bool:
+            taken = times["final"]
+            return len(taken) >= 10 and (sum(taken[1:]) >= seconds or len(taken) >= 500)
+
+        # Several processes go on together.
+        while self.devices.any(not enough()):
             for name, taken in times.items():
                 started = time.perf_counter()
-                states[name], metrics = train_step(states[name], self.data, examples, self.members, task=tasks[name])
+                states[name], metrics = train_step(states[name], *batch, self.members, task=tasks[name])
                 jax.block_until_ready(metrics)
                 taken.append(time.perf_counter() - started)
         # The first repeat compiles.

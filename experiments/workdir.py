@@ -17,7 +17,16 @@ from experiments import records
 from experiments.errors import UsageError
 
 # Fields that change where a run reads and what it shows, not what it computes.
-FREE_FIELDS = ("data.dir", "progress", "compile_cache", "checkpoint_every", "checkpoints_kept", "log_every")
+FREE_FIELDS = (
+    "devices",
+    "data.dir",
+    "data.workers",
+    "progress",
+    "compile_cache",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "log_every",
+)
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:

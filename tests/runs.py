@@ -18,6 +18,7 @@ needs_tfds = pytest.mark.skipif(
 
 # A run of seconds in which neurons die and are cut: 30 steps, cuts at 10, 20 and 30.
 SHORT = {
+    "devices": 1,
     "steps": "30",
     "model.widths": (24, 16),
     "optimizer.learning_rate": 0.05,

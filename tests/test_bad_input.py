@@ -29,14 +29,27 @@ BAD = {
     "data.crop": (-1, "config.data.crop must be between 0 and 7, the side of an image less one; got -1"),
     "progress": ("lots", "config.progress must be one of auto, bar, lines, off; got 'lots'"),
     "checkpoints_kept": (0, "config.checkpoints_kept must be at least 1; got 0"),
-    "data.name": ("svhn", "config.data.name must be one of cifar10, digits, mnist; got 'svhn'"),
+    "data.name": ("svhn", "config.data.name must be one of cifar10, .*, mnist; got 'svhn'"),
     "data.normalize": ("zca", "config.data.normalize must be one of standardize, unit; got 'zca'"),
-    "model.name": ("vgg99", "config.model.name must be one of mlp, resnet18; got 'vgg99'"),
+    "model.name": ("vgg99", "config.model.name must be one of mlp, resnet18, resnet50, vgg16, vit; got 'vgg99'"),
     "model.activation": ("tanh", "config.model.activation must be one of gelu, leaky_relu, relu, swish; got 'tanh'"),
     "model.widths": ((0,), r"config.model.widths must be one or more whole numbers of at least 1.*; got \(0,\)"),
-    "optimizer.name": ("lamb", "config.optimizer.name must be one of adam, sgdm; got 'lamb'"),
+    "optimizer.name": ("lamb", "config.optimizer.name must be one of adam, adamw, sgdm; got 'lamb'"),
     "optimizer.learning_rate": (-0.1, "config.optimizer.learning_rate must be a finite number > 0; got -0.1"),
-    "optimizer.schedule": ("linear", "config.optimizer.schedule must be one of constant, cosine, step; got 'linear'"),
+    "optimizer.schedule": (
+        "linear",
+        "config.optimizer.schedule must be one of constant, cosine, one_cycle, piecewise, step; got 'linear'",
+    ),
+    "optimizer.warmup": ("30", "config.optimizer.warmup must be shorter than the run of 30 steps; got '30'"),
+    "optimizer.warmup_from": (-1.0, "config.optimizer.warmup_from must be a finite number >= 0; got -1.0"),
+    "optimizer.clip_norm": (-1.0, "config.optimizer.clip_norm must be a finite number >= 0; got -1.0"),
+    "accumulate": (0, "config.accumulate must be at least 1; got 0"),
+    "devices": (9, "config.devices must be between 1 and 8, or 0 for all; got 9"),
+    "data.padding": ("wrap", "config.data.padding must be one of reflect, zero; got 'wrap'"),
+    "data.upsample": (-1, "config.data.upsample must be at least 0; got -1"),
+    "data.mixup": (-0.1, "config.data.mixup must be a finite number >= 0; got -0.1"),
+    "data.cutmix": (float("nan"), "config.data.cutmix must be a finite number >= 0; got nan"),
+    "model.dtype": ("float8", "config.model.dtype must be one of bfloat16, float32; got 'float8'"),
     "optimizer.weight_decay": (-1.0, "config.optimizer.weight_decay must be a finite number >= 0; got -1.0"),
     "optimizer.b1": (1.0, r"config.optimizer.b1 must be in \[0, 1\); got 1.0"),
     "method.name": ("snap", "config.method.name must be one of demp, dense; got 'snap'"),
@@ -170,7 +183,7 @@ def test_a_foreign_checkpoint_is_named_and_refused(tmp_path):
 
 @pytest.mark.parametrize("module", [quickstart, mlp_mnist, resnet18_cifar])
 def test_an_unknown_variant(module):
-    with pytest.raises(ValueError, match=r"the variant must be one of .*smoke; got 'smoek'"):
+    with pytest.raises(ValueError, match=r"the variant must be one of .*smoke.*; got 'smoek'"):
         module.get_config("smoek")
 
 

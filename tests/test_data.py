@@ -36,6 +36,9 @@ def test_order_depends_on_seed_and_step_alone():
     assert any((data.BatchOrder(4, 10, 4)(s) != walked[s]).any() for s in range(8))
 
 
+_TARGETS = jnp.eye(6)
+
+
 def _images(shape=(6, 5, 7, 2)):
     return jnp.asarray(np.random.default_rng(0).integers(0, 255, shape), jnp.uint8)
 
@@ -46,7 +49,7 @@ def test_crops_and_flips_are_crops_and_flips():
     seen = collections.Counter()
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
     for seed in range(60):
-        out = np.asarray(prepare.augment(jax.random.key(seed), images))
+        out = np.asarray(prepare.train(jax.random.key(seed), images, _TARGETS)[0])
         for i in range(6):
             places = [
                 (top, left, turned)
@@ -63,14 +66,14 @@ def test_crops_and_flips_are_crops_and_flips():
 def test_no_augmentation_is_the_identity():
     images = _images()
     plain = data.Preparation((0.0,) * 2, (1.0,) * 2)
-    np.testing.assert_array_equal(plain.augment(jax.random.key(0), images), images)
+    np.testing.assert_array_equal(plain.train(jax.random.key(0), images, _TARGETS)[0], images)
 
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
 def test_normalisation(normalize):
     dataset = data.load(quickstart.get_config())
     prepare = data.preparation(config_of({"data.normalize": normalize}), dataset)
-    x = np.asarray(prepare(jnp.asarray(dataset.train_images)))
+    x = np.asarray(prepare(jnp.asarray(dataset.splits["train"][0])))
     assert x.dtype == np.float32
     if normalize == "unit":
         assert (x.min(), x.max()) == (0, 1)
@@ -80,10 +83,12 @@ def test_normalisation(normalize):
 
 def test_digits():
     dataset = data.load(quickstart.get_config())
-    assert dataset.train_images.shape == (1437, 8, 8, 1)
-    assert dataset.test_images.shape == (360, 8, 8, 1)
-    assert sorted(np.bincount(dataset.test_labels)) == [35, 35, 36, 36, 36, 36, 36, 36, 37, 37]
-    both = {image.tobytes() for image in dataset.train_images} & {image.tobytes() for image in dataset.test_images}
+    assert dataset.splits["train"][0].shape == (1437, 8, 8, 1)
+    assert dataset.splits["test"][0].shape == (360, 8, 8, 1)
+    assert sorted(np.bincount(dataset.splits["test"][1])) == [35, 35, 36, 36, 36, 36, 36, 36, 37, 37]
+    both = {image.tobytes() for image in dataset.splits["train"][0]} & {
+        image.tobytes() for image in dataset.splits["test"][0]
+    }
     assert not both
 
 
@@ -91,21 +96,24 @@ def test_digits():
 @pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
 def test_prepared_datasets(name, shape, mean):
     dataset = data.load(config_of({"data.name": name}))
-    assert dataset.train_images.shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)
-    assert dataset.test_images.shape == (10_000, *shape)
-    assert dataset.train_images.dtype == np.uint8
-    assert dataset.train_images.mean(dtype=np.float64) / 255 == pytest.approx(mean, abs=1e-3)
-    assert np.bincount(dataset.test_labels).min() >= 892
+    assert dataset.splits["train"][0].shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)
+    assert dataset.splits["test"][0].shape == (10_000, *shape)
+    assert dataset.splits["train"][0].dtype == np.uint8
+    assert dataset.splits["train"][0].mean(dtype=np.float64) / 255 == pytest.approx(mean, abs=1e-3)
+    assert np.bincount(dataset.splits["test"][1]).min() >= 892
 
 
 def test_a_limited_training_set():
-    assert len(data.load(config_of({"data.train_examples": 100})).train_labels) == 100
+    assert data.load(config_of({"data.train_examples": 100})).train_examples == 100
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.name": "cifar11"}, "config.data.name must be one of cifar10, digits, mnist; got 'cifar11'"),
+        (
+            {"data.name": "cifar11"},
+            "config.data.name must be one of cifar10, cifar100, digits, image_folder, imagenet, mnist; got",
+        ),
         (
             {"data.name": "cifar10", "data.dir": "/no/such/folder"},
             "config.data.dir must be a folder that holds cifar10/ .*; got '/no/such/folder', which does not exist",

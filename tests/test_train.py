@@ -105,9 +105,9 @@ def test_evaluation_covers_every_test_example_once(finished):
     from experiments.problem import pose
 
     problem = pose(short_config())
-    images = problem.preparation(jnp.asarray(problem.dataset.test_images))
+    images, labels = problem.dataset.splits["test"]
+    images = problem.preparation(jnp.asarray(images))
     logits = result.network(result.variables, images)
-    labels = problem.dataset.test_labels
     assert result.summary["test_accuracy"] == (np.asarray(logits).argmax(1) == labels).mean()
     last = [line for line in lines(workdir / "metrics.jsonl") if "test_loss" in line][-1]
     losses = -jax.nn.log_softmax(logits)[np.arange(len(labels)), labels]

@@ -1,0 +1,111 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""From an image file to an array of the size a network wants, on the host. No JAX: reading processes import this.
+
+Dimension letters: S side of the result.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+
+import numpy as np
+from PIL import Image
+
+from experiments.data.randaugment import randaugment
+
+FRAMINGS = ("resize_crop", "random_resized_crop")
+_BILINEAR = Image.Resampling.BILINEAR
+
+
+@dataclasses.dataclass(frozen=True)
+class Framing:
+    """How images of any size become squares.
+
+    Attributes:
+      side: of the square, in pixels.
+      train: in training, a key of `FRAMINGS`: `resize_crop` resizes the shorter side to one of `resize` (one is drawn)
+        and crops anywhere; `random_resized_crop` resizes a box of 8% to 100% of the area and an aspect of 3/4 to 4/3
+        (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842).
+      resize: lengths of the shorter side before the crop.
+      evaluation: length of the shorter side before the central crop of an evaluation.
+      randaugment: how many operations of RandAugment, and their magnitude in [0, 30].
+    """
+
+    side: int = 224
+    train: str = "resize_crop"
+    resize: tuple[int, ...] = (256,)
+    evaluation: int = 256
+    randaugment: tuple[int, float] = (0, 9.0)
+
+    def for_training(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
+        """Returns `[S, S, 3]` uint8 of an image file, with what is random drawn from `rng`."""
+        if self.train == "random_resized_crop":
+            image = self._random_resized_crop(data, rng)
+        else:
+            short = int(rng.choice(self.resize))
+            image = _shorter_side(decode(data, short), short)
+            left, top = (int(rng.integers(0, size - self.side + 1)) for size in image.size)
+            image = image.crop((left, top, left + self.side, top + self.side))
+        operations, magnitude = self.randaugment
+        return np.asarray(randaugment(image, rng, operations, magnitude) if operations else image)
+
+    def for_evaluation(self, data: bytes) -> np.ndarray:
+        """Returns `[S, S, 3]` uint8 of an image file: resized by its shorter side, and its centre."""
+        image = _shorter_side(decode(data), self.evaluation)
+        left, top = (round((size - self.side) / 2) for size in image.size)
+        return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
+
+    def _random_resized_crop(self, data: bytes, rng: np.random.Generator) -> Image.Image:
+        # The box is drawn before anything is decoded: the smaller it is wanted, the less of a JPEG is computed.
+        opened = Image.open(io.BytesIO(data))
+        box = _random_box(opened.size, rng)
+        scale = min(box[2] / self.side, box[3] / self.side)
+        width, height = opened.size
+        image = _rgb(opened, (width / scale, height / scale))
+        ratio = image.width / width, image.height / height
+        left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
+        region = (left * ratio[0], top * ratio[1], right * ratio[0], bottom * ratio[1])
+        return image.resize((self.side, self.side), _BILINEAR, box=region)
+
+
+def decode(data: bytes, shortest: int = 0) -> Image.Image:
+    """Returns the RGB image of a file.
+
+    Args:
+      data: the file, a JPEG or anything else Pillow reads.
+      shortest: of a JPEG, how long the shorter side has to be at least: it is decoded at 1/2, 1/4 or 1/8 of its size
+        where that is enough, which is faster; 0 for its full size.
+    """
+    image = Image.open(io.BytesIO(data))
+    if not shortest:
+        return _rgb(image)
+    scale = shortest / min(image.size)
+    return _rgb(image, (image.width * scale, image.height * scale))
+
+
+def _rgb(image: Image.Image, enough: tuple[float, float] | None = None) -> Image.Image:
+    if enough is not None:
+        image.draft("RGB", (math.ceil(enough[0]), math.ceil(enough[1])))
+    return image.convert("RGB")
+
+
+def _shorter_side(image: Image.Image, length: int) -> Image.Image:
+    scale = length / min(image.size)
+    size = (max(round(image.width * scale), length), max(round(image.height * scale), length))
+    return image if size == image.size else image.resize(size, _BILINEAR)
+
+
+def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Returns left, top, width and height of a box of 8% to 100% of an image, of an aspect of 3/4 to 4/3."""
+    width, height = size
+    for _ in range(10):
+        area = width * height * rng.uniform(0.08, 1.0)
+        aspect = math.exp(rng.uniform(math.log(3 / 4), math.log(4 / 3)))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
+    # An image so long that no box fits: its centre, at the nearest aspect.
+    w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h

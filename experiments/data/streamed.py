@@ -1,0 +1,281 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Datasets of image files that are read while training goes on: ImageNet, or a folder of images.
+
+Grain's threads and processes read. A batch is a pure function of seed and step, whoever reads it, so a resumed run
+needs no iterator state, and its batches do not depend on how many processes read or train.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import grain
+import numpy as np
+from absl import flags
+
+from experiments.data import prepared
+from experiments.data.dataset import Batch, Dataset, require_limit
+from experiments.data.images import FRAMINGS, Framing
+from experiments.data.order import BatchOrder
+from experiments.devices import processors
+from experiments.errors import UsageError, require, require_choice
+
+# Of the ImageNet training set, as everyone uses them.
+_MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
+_STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
+# How many images a thread or process reads at a time: small pieces keep all of them busy.
+_PIECE = 32
+_SUFFIXES = (".jpeg", ".jpg", ".png")
+
+
+class Files(Protocol):
+    """Image files with labels, by number; what reads them can be sent to another process."""
+
+    def __len__(self) -> int:
+        """Returns how many there are."""
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        """Returns a file and its label."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Folder:
+    """A folder with one folder of images per class.
+
+    Attributes:
+      root: the folder.
+      paths: of the images in it.
+      labels: the rank of an image's class.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        return Path(self.root, self.paths[i]).read_bytes(), self.labels[i]
+
+
+class Prepared:
+    """A split of a dataset prepared by tensorflow-datasets; the images are left encoded."""
+
+    def __init__(self, folder: str, split: str):
+        """Opens a split of the prepared dataset in `folder`, the one with `dataset_info.json`."""
+        self._folder, self._split = folder, split
+        self._source: Any = None
+
+    def _open(self) -> Any:
+        if self._source is None:  # Once per process.
+            import tensorflow_datasets as tfds
+
+            builder = tfds.builder_from_directory(self._folder)
+            decoders = {"image": tfds.decode.SkipDecoding()}
+            self._source = builder.as_data_source(self._split, decoders=decoders)
+        return self._source
+
+    def __len__(self) -> int:
+        return len(self._open())
+
+    def __getitem__(self, i: int) -> tuple[bytes, int]:
+        example = self._open()[i]
+        image = example["image"]
+        return image if isinstance(image, bytes) else bytes(image), int(example["label"])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_folder": self._folder, "_split": self._split, "_source": None}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pieces:
+    """A Grain source: pieces of the batches of some steps, for one process of the run, in order."""
+
+    files: Files
+    framing: Framing
+    order: BatchOrder
+    seed: int
+    steps: range
+    part: tuple[int, int]
+    pieces: int
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.pieces
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        step = self.steps[i // self.pieces]
+        rows = self.order(step)
+        process, processes = self.part
+        places = np.array_split(np.arange(len(rows)), processes)[process]
+        places = np.array_split(places, self.pieces)[i % self.pieces]
+        examples = []
+        for place in places:
+            data, label = self.files[int(rows[place])]
+            rng = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 1, int(place)]))
+            examples.append((self.framing.for_training(data, rng), label))
+        return _stack(examples)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plain:
+    """A Grain source: batches of given examples, as an evaluation sees them."""
+
+    files: Files
+    framing: Framing
+    rows: Sequence[np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, i: int) -> dict[str, np.ndarray]:
+        files = (self.files[int(row)] for row in self.rows[i])
+        return _stack([(self.framing.for_evaluation(data), label) for data, label in files])
+
+
+def _stack(examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, np.ndarray]:
+    return {
+        "images": np.stack([image for image, _ in examples]),
+        "labels": np.array([label for _, label in examples], np.int32),
+    }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Streamed(Dataset):
+    """A dataset of image files.
+
+    Attributes:
+      files: of `train` and of `test`.
+      framing: how images become squares.
+      seed: of what is random about them.
+      workers: how many processes read; 0 for threads alone.
+      threads: how many threads read, where no process does.
+    """
+
+    files: dict[str, Files]
+    framing: Framing
+    seed: int
+    workers: int
+    threads: int
+
+    def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
+        """Returns the centres of the images of each batch."""
+        sizes, pieces = [], []
+        for chosen in rows:
+            parts = np.array_split(chosen, math.ceil(len(chosen) / _PIECE))
+            sizes.append(len(parts))
+            pieces += parts
+        dataset = grain.MapDataset.source(_Plain(self.files[split], self.framing, pieces))
+        read = iter(dataset.to_iter_dataset(grain.ReadOptions(self.threads, 2 * self.threads)))
+        for size in sizes:
+            yield _joined([next(read) for _ in range(size)])
+
+    def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Iterator[Batch]:
+        """Returns the batches of training; closing the iterator ends the processes that read."""
+        share = len(np.array_split(order(steps.start), part[1])[part[0]])
+        pieces = math.ceil(share / _PIECE)
+        source = _Pieces(self.files["train"], self.framing, order, self.seed, steps, part, pieces)
+        threads = 0 if self.workers else self.threads
+        dataset = grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(threads, 2 * max(threads, 1)))
+        if self.workers:
+            if not flags.FLAGS.is_parsed():  # As in a notebook: Grain's processes want to know its flags.
+                flags.FLAGS.mark_as_parsed()
+            dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
+        with contextlib.closing(iter(dataset)) as read:
+            for _ in steps:
+                yield _joined([next(read) for _ in range(pieces)])
+
+
+def _joined(pieces: Sequence[dict[str, np.ndarray]]) -> Batch:
+    if len(pieces) == 1:
+        return pieces[0]["images"], pieces[0]["labels"]
+    return np.concatenate([p["images"] for p in pieces]), np.concatenate([p["labels"] for p in pieces])
+
+
+def load(config: Any) -> Streamed:
+    """Returns the dataset of a config.
+
+    Raises:
+      UsageError: for a bad field, or when the data is not there.
+    """
+    section = config.data
+    framing = _framing(section)
+    require(section.workers >= 0, "config.data.workers", section.workers, "at least 0")
+    files, classes = _imagenet(section.dir) if section.name == "imagenet" else _image_folder(section.dir)
+    limits = {"train": section.train_examples, "test": section.test_examples}
+    for split, limit in limits.items():
+        require_limit(split, limit, len(files[split]))
+    return Streamed(
+        name=section.name,
+        classes=classes,
+        image_shape=(framing.side, framing.side, 3),
+        train_examples=limits["train"] or len(files["train"]),
+        test_examples=limits["test"] or len(files["test"]),
+        mean=_MEAN,
+        std=_STD,
+        files=files,
+        framing=framing,
+        seed=config.seed,
+        workers=section.workers,
+        threads=max(2, processors()),
+    )
+
+
+def _framing(section: Any) -> Framing:
+    require_choice("config.data.framing", section.framing, FRAMINGS)
+    require(section.side >= 1, "config.data.side", section.side, "at least 1")
+    resize = tuple(section.resize)
+    allowed = f"one or more lengths of at least config.data.side={section.side}"
+    require(bool(resize) and min(resize) >= section.side, "config.data.resize", resize, allowed)
+    field, length = "config.data.eval_resize", section.eval_resize
+    require(length >= section.side, field, length, f"at least config.data.side={section.side}")
+    operations, magnitude = section.randaugment_operations, section.randaugment_magnitude
+    require(operations >= 0, "config.data.randaugment_operations", operations, "at least 0")
+    require(0 <= magnitude <= 30, "config.data.randaugment_magnitude", magnitude, "in [0, 30]")
+    return Framing(section.side, section.framing, resize, length, (operations, magnitude))
+
+
+def _imagenet(folder: str) -> tuple[dict[str, Files], int]:
+    with prepared.open_builder("imagenet2012", folder, download=False) as builder:
+        classes = builder.info.features["label"].num_classes
+        where = str(builder.data_dir)
+        files: dict[str, Files] = {
+            "train": Prepared(where, "train"),
+            "test": Prepared(where, "validation"),
+        }
+        for split in files.values():
+            split[0]  # Opened, so that what is wrong with it is said now.
+        return files, classes
+
+
+def _image_folder(folder: str) -> tuple[dict[str, Files], int]:
+    where = Path(os.path.expanduser(folder))
+    wanted = "a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG"
+    require(bool(folder) and (where / "train").is_dir() and (where / "val").is_dir(), "config.data.dir", folder, wanted)
+    classes = sorted(entry.name for entry in os.scandir(where / "train") if entry.is_dir())
+    files: dict[str, Files] = {"train": _listed(where / "train", classes), "test": _listed(where / "val", classes)}
+    for split, found in (("train", files["train"]), ("val", files["test"])):
+        if not len(found):
+            raise UsageError(f"config.data.dir must be {wanted}; {where / split} holds no {', '.join(_SUFFIXES)} file.")
+    return files, len(classes)
+
+
+def _listed(root: Path, classes: Sequence[str]) -> Folder:
+    """Lists the images of one folder per class, in the order of class and name, so that every process agrees."""
+    strange = sorted({entry.name for entry in os.scandir(root) if entry.is_dir()} - set(classes))
+    if strange:
+        raise UsageError(f"config.data.dir: {root} has the class {strange[0]!r}, which train/ lacks.")
+    paths, labels = [], []
+    for label, name in enumerate(classes):
+        folder = root / name
+        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
+        chosen = [f"{name}/{each}" for each in names if each.lower().endswith(_SUFFIXES)]
+        paths += chosen
+        labels += [label] * len(chosen)
+    return Folder(str(root), tuple(paths), tuple(labels))

@@ -1,0 +1,140 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The devices of a run: batches are split over all of them, everything else is on each.
+
+The step is written for the whole batch; `jax.jit` over a mesh splits it, so that the loss, the statistics of BatchNorm,
+the gradients and who was alive are those of the whole batch, on any number of devices and processes.
+"""
+
+from __future__ import annotations
+
+import os
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.errors import UsageError
+
+
+class Devices:
+    """All devices of all processes of a run.
+
+    Attributes:
+      mesh: of one axis, `batch`.
+      replicated: the same on every device.
+      split: the leading axis split over the devices.
+      process, processes: this process, and how many there are.
+    """
+
+    def __init__(self, count: int = 0):
+        """Takes the first `count` devices, or every device there is.
+
+        Raises:
+          UsageError: when there are not so many, or for a part of the devices of several processes.
+        """
+        here = jax.device_count()
+        if count and count != here and (jax.process_count() > 1 or not 0 < count < here):
+            allowed = f"between 1 and {here}" if jax.process_count() == 1 else f"{here} for several processes"
+            raise UsageError(f"config.devices must be {allowed}, or 0 for all; got {count}.")
+        devices = jax.devices()[: count or here]
+        self.mesh: Mesh = jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.split = NamedSharding(self.mesh, PartitionSpec("batch"))
+        self.process, self.processes = jax.process_index(), jax.process_count()
+
+    @property
+    def count(self) -> int:
+        """How many devices there are."""
+        return self.mesh.size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes records."""
+        return self.process == 0
+
+    def everywhere(self, tree: Any) -> Any:
+        """Returns a tree of arrays, the same in every process, on every device."""
+        if self.processes == 1:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(self._from_host, tree)
+
+    def _from_host(self, leaf: Any) -> Any:
+        # Only what is on the host can be put where other processes' devices are, too.
+        if isinstance(leaf, jax.Array) and leaf.sharding == self.replicated:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = self._from_host(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(np.asarray(leaf), self.replicated)
+
+    def share(self, rows: np.ndarray) -> np.ndarray:
+        """Returns this process's share of the rows of a batch."""
+        return np.array_split(rows, self.processes)[self.process]
+
+    def spread(self, tree: Any) -> Any:
+        """Returns a tree of batches, split over all devices, of what each process has of it."""
+        if self.processes == 1:
+            return jax.device_put(tree, self.split)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.split, leaf), tree)
+
+    def gather(self, share: np.ndarray) -> np.ndarray:
+        """Returns the rows of a batch, of what each process has of it."""
+        return share if self.processes == 1 else np.asarray(multihost_utils.process_allgather(share, tiled=True))
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether a flag is set in any process; all of them have to ask at the same point."""
+        return flag if self.processes == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+    def agree(self, what: str, value: Any) -> None:
+        """Raises `AssertionError` unless what a value is written as is the same in every process."""
+        if self.processes > 1:
+            digest = np.int32(zlib.crc32(repr(value).encode()) & 0x7FFFFFFF)
+            multihost_utils.assert_equal(digest, f"the processes of this run differ in {what}")
+
+    def wait(self, name: str) -> None:
+        """Waits for all processes to come to this point."""
+        if self.processes > 1:
+            multihost_utils.sync_global_devices(name)
+
+    def require_divides(self, field: str, batch: int, parts: int = 1) -> None:
+        """Raises `UsageError` unless a batch can be split over all devices, `parts` times."""
+        unit = self.count * parts
+        if batch % unit:
+            what = f"{self.count} device{'s' if self.count > 1 else ''}"
+            what += f" x {parts} parts (config.accumulate)" if parts > 1 else ""
+            raise UsageError(f"{field} must be a multiple of {unit}, for {what}; got {batch}.")
+
+
+def join_processes(asked: str) -> None:
+    """Makes this process one of those of a run on JAX's distributed runtime.
+
+    Args:
+      asked: "" for a run of one process; `auto` where the cluster tells (SLURM, Open MPI, Kubernetes, Cloud TPU);
+        `HOST:PORT,PROCESSES,PROCESS` else, with the address of the first process.
+
+    Raises:
+      UsageError: for anything else, or where the cluster tells nothing.
+    """
+    if not asked:
+        return
+    try:
+        if asked == "auto":
+            jax.distributed.initialize()
+        else:
+            address, processes, process = asked.split(",")
+            jax.distributed.initialize(address, int(processes), int(process))
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            "--distributed must be auto, on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS as in "
+            f"--distributed=10.0.0.1:1234,2,0; got {asked!r} ({reason})."
+        ) from error
+
+
+def processors() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,89 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a run is fed: its dataset, on its devices.
+
+Every process reads its own share of each batch; what comes out are arrays over all devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import BatchOrder
+from experiments.data.arrays import Arrays
+from experiments.problem import Problem
+from experiments.step import Data, prepare
+
+
+class Batch(NamedTuple):
+    """A batch as `train_step` takes it: the whole training set and the examples chosen, or the batch and `None`."""
+
+    data: Data
+    examples: jax.Array | None
+
+
+class TestBatch(NamedTuple):
+    """Inputs `[B, H, W, C]` of an evaluation and the labels `[n]` of the first n; the others only fill the batch."""
+
+    inputs: jax.Array
+    labels: np.ndarray
+
+
+class Feed:
+    """Feeds one run."""
+
+    def __init__(self, problem: Problem):
+        """Feeds the run of `problem`."""
+        self._problem, self._config = problem, problem.config
+        self._devices, self._dataset = problem.devices, problem.dataset
+        order = BatchOrder(self._config.seed, self._dataset.train_examples, self._config.batch_size)
+        self._order = order
+        self._resident: Data | None = None
+        if isinstance(self._dataset, Arrays):
+            images, labels = self._dataset.splits["train"]
+            self._resident = self._devices.everywhere(Data(jnp.asarray(images), jnp.asarray(labels)))
+
+    def batches(self, first: int, last: int) -> Generator[Batch]:
+        """Returns the batches of the steps from `first` up to, not including, `last`; close it to stop reading."""
+        if self._resident is not None:
+            for step in range(first, last):
+                yield Batch(self._resident, self._devices.spread(self._devices.share(self._order(step))))
+            return
+        part = (self._devices.process, self._devices.processes)
+        for batch in self._dataset.feed(self._order, range(first, last), part=part):
+            yield Batch(Data(*self._devices.spread(batch)), None)
+
+    def death_set(self, step: int) -> list[jax.Array]:
+        """Returns inputs of training examples, not augmented, in batches of one size.
+
+        There are as many as the config asks for, and so many more as fill the last batch.
+        """
+        every, asked, most = (
+            self._dataset.train_examples,
+            self._config.pruning.examples,
+            self._config.eval_batch_size,
+        )
+        batches = math.ceil(asked / most)
+        size = math.ceil(asked / batches / self._devices.count) * self._devices.count
+        key = jax.random.fold_in(jax.random.key(self._config.seed + 2), step)
+        chosen = np.asarray(jax.random.permutation(key, every))
+        # A training set can be smaller than what fills the batches.
+        chosen = np.resize(chosen, batches * size).reshape(batches, size)
+        read = self._dataset.read("train", [self._devices.share(rows) for rows in chosen])
+        return [self._inputs(images) for images, _ in read]
+
+    def test_batches(self) -> Iterator[TestBatch]:
+        """Returns every test example once."""
+        examples, size = self._dataset.test_examples, self._config.eval_batch_size
+        rows = [np.resize(np.arange(start, min(start + size, examples)), size) for start in range(0, examples, size)]
+        read = self._dataset.read("test", [self._devices.share(chosen) for chosen in rows])
+        for start, (images, labels) in zip(range(0, examples, size), read, strict=True):
+            yield TestBatch(self._inputs(images), self._devices.gather(labels)[: examples - start])
+
+    def _inputs(self, images: np.ndarray) -> jax.Array:
+        return prepare(self._devices.spread(images), preparation=self._problem.preparation)

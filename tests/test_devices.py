@@ -1,0 +1,191 @@
+"""Many devices, many processes, a batch in parts: the same run as on one device."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from experiments.checkpoints import Checkpoints
+from experiments.errors import UsageError
+from experiments.problem import pose
+from experiments.train import train_and_evaluate
+from tests.image_files import drawn_folder
+from tests.runs import lines, short_config
+
+ROOT = Path(__file__).resolve().parent.parent
+
+CHANGES = {"eval_batch_size": 64}
+
+
+def _arrays(workdir):
+    checkpoints = Checkpoints(workdir / "checkpoints", keep=None)
+    try:
+        return checkpoints.restore_all(checkpoints.latest())
+    finally:
+        checkpoints.close()
+
+
+def _assert_same_run(one, other, tolerance=2e-4):
+    cuts = [lines(workdir / "cuts.jsonl") for workdir in (one, other)]
+    assert [c["removed"] for c in cuts[0]] == [c["removed"] for c in cuts[1]]
+    assert any(c["removed"] for c in cuts[0])
+    expected, seen = _arrays(one), _arrays(other)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(expected["variables"]):
+        there = seen["variables"]
+        for key in path:
+            there = there[key.key]
+        np.testing.assert_allclose(there, leaf, rtol=tolerance, atol=tolerance, err_msg=jax.tree_util.keystr(path))
+    accuracies = [lines(workdir / "metrics.jsonl")[-1]["test_accuracy"] for workdir in (one, other)]
+    assert accuracies[0] == pytest.approx(accuracies[1], abs=0.006)
+
+
+@pytest.fixture(scope="module")
+def on_one(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("one") / "run"
+    train_and_evaluate(short_config(**CHANGES), workdir)
+    return workdir
+
+
+def test_four_devices(on_one, tmp_path):
+    result = train_and_evaluate(short_config(**CHANGES, devices=4), tmp_path)
+    _assert_same_run(on_one, tmp_path)
+    leaves = jax.tree.leaves(result.variables)
+    assert all(len(leaf.sharding.device_set) == 4 and leaf.is_fully_replicated for leaf in leaves)
+
+
+def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
+    config = short_config(**CHANGES)
+
+    def stop_at(step, *_):
+        if step == 13:
+            os.kill(os.getpid(), 15)
+        return step
+
+    with pytest.MonkeyPatch.context() as patch:
+        from experiments import train
+
+        real, steps = train.train_step, iter(range(1, 100))
+        patch.setattr(train, "train_step", lambda *args, **kwargs: (stop_at(next(steps)), real(*args, **kwargs))[1])
+        assert train_and_evaluate(config, tmp_path).stopped_by is not None
+    train_and_evaluate(short_config(**CHANGES, devices=4), tmp_path)
+    _assert_same_run(on_one, tmp_path)
+
+
+PROGRAM = """
+import sys
+from experiments.devices import join_processes
+from experiments.train import train_and_evaluate
+from tests.runs import short_config
+
+address, process, workdir, *changes = sys.argv[1:]
+join_processes(f"{address},2,{process}")
+train_and_evaluate(short_config(devices=0, **eval(changes[0])), workdir)
+"""
+
+
+def _two_processes(workdir, changes):
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"localhost:{probe.getsockname()[1]}"
+    # One process has two devices, so that shares are not what devices have.
+    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROGRAM, address, str(process), str(workdir), repr(changes)],
+            cwd=ROOT,
+            env=env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for process in range(2)
+    ]
+    outputs = [process.communicate(timeout=300)[0].decode() for process in started]
+    assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+
+
+def test_two_processes(on_one, tmp_path):
+    _two_processes(tmp_path, CHANGES)
+    _assert_same_run(on_one, tmp_path)
+    steps = [line["step"] for line in lines(tmp_path / "cuts.jsonl")]
+    assert steps == sorted(set(steps))  # One process writes.
+
+
+def test_two_processes_read_their_shares_of_image_files(tmp_path):
+    folder = drawn_folder(tmp_path / "images", classes=4, images=8)
+    changes = {
+        **CHANGES,
+        "data.name": "image_folder",
+        "data.dir": str(folder),
+        "data.side": 16,
+        "data.resize": (20,),
+        "data.eval_resize": 20,
+        "data.flip": True,
+        "batch_size": 8,
+        "eval_batch_size": 8,
+        "pruning.examples": 16,
+        "steps": "10",
+        "method.strength_span": "10",
+        "method.noise_span": "10",
+        "pruning.every": "5",
+        # Adam divides small gradients by their own size, and with it their rounding.
+        "optimizer.name": "sgdm",
+    }
+    train_and_evaluate(short_config(**changes), tmp_path / "one")
+    _two_processes(tmp_path / "two", changes)
+    _assert_same_run(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_batch_in_parts(tmp_path):
+    """Without BatchNorm, whose statistics are those of a part, it is the same run."""
+    changes = {
+        **CHANGES,
+        "model.norm": False,
+        "method.penalised": "all",
+        "method.strength": 0.003,
+        "optimizer.name": "sgdm",
+    }
+    train_and_evaluate(short_config(**changes), tmp_path / "whole")
+    train_and_evaluate(short_config(**changes, accumulate=4), tmp_path / "parts")
+    _assert_same_run(tmp_path / "whole", tmp_path / "parts")
+    train_and_evaluate(short_config(**changes, accumulate=4, devices=4), tmp_path / "both")
+    _assert_same_run(tmp_path / "whole", tmp_path / "both")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"devices": 4, "batch_size": 62},
+            r"config.batch_size must be a multiple of 4, for 4 devices; got 62",
+        ),
+        (
+            {"devices": 4, "accumulate": 3, "batch_size": 64},
+            r"config.batch_size must be a multiple of 12, for 4 devices x 3 parts \(config.accumulate\); got 64",
+        ),
+        ({"devices": 4, "eval_batch_size": 254}, "config.eval_batch_size must be a multiple of 4, for 4 devices; got"),
+    ],
+)
+def test_batches_that_cannot_be_split(changes, message):
+    with pytest.raises(UsageError, match=message):
+        pose(short_config(**changes))
+
+
+@pytest.mark.parametrize("asked", ["localhost", "localhost:1,2", "auto", "localhost:1,two,0"])
+def test_processes_that_cannot_join(asked):
+    done = subprocess.run(
+        [sys.executable, "-m", "experiments.run", "--config=configs/quickstart.py", "--workdir=/tmp/never"]
+        + [f"--distributed={asked}"],
+        cwd=ROOT,
+        env=os.environ,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    message = done.stderr.decode().strip()
+    assert message.startswith("error: --distributed must be auto, on a cluster that JAX knows, or HOST:PORT"), message
+    assert "\n" not in message

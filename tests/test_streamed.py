@@ -1,0 +1,175 @@
+"""Datasets of image files: the same batches whoever reads them, every example once, folders and prepared data."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from experiments import data
+from experiments.data import streamed
+from experiments.data.images import Framing
+from experiments.errors import UsageError
+from tests.image_files import drawn_folder, needs_sample, sample_folder
+from tests.runs import config_of
+
+SMALL = {"data.name": "image_folder", "data.side": 16, "data.resize": (20, 24), "data.eval_resize": 20}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return drawn_folder(tmp_path_factory.mktemp("images"))
+
+
+def _load(folder, **changes):
+    return data.load(config_of({**SMALL, "data.dir": str(folder), **changes}))
+
+
+def _batches(dataset, steps=range(5), part=(0, 1), batch=6):
+    order = data.BatchOrder(0, dataset.train_examples, batch)
+    return list(dataset.feed(order, steps, part=part))
+
+
+def _digest(batches):
+    return [hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest() for images, labels in batches]
+
+
+def test_a_folder_is_what_lies_in_it(folder):
+    dataset = _load(folder)
+    assert (dataset.classes, dataset.image_shape) == (3, (16, 16, 3))
+    assert (dataset.train_examples, dataset.test_examples) == (21, 21)
+    (images, labels), *_ = dataset.read("test", [np.array([0, 8, 20])])
+    assert labels.tolist() == [0, 1, 2]
+    frame = Framing(16, evaluation=20)
+    for i, name in enumerate(("n00/0", "n01/1", "n02/6")):
+        np.testing.assert_array_equal(images[i], frame.for_evaluation((folder / "val" / f"{name}.JPEG").read_bytes()))
+
+
+def test_an_epoch_is_every_image_once_and_evaluation_keeps_its_order(folder):
+    dataset = _load(folder)
+    batches = _batches(dataset, range(7), batch=3)
+    assert sorted(np.concatenate([labels for _, labels in batches]).tolist()) == [0] * 7 + [1] * 7 + [2] * 7
+    rows = [np.arange(i, min(i + 4, 21)) for i in range(0, 21, 4)]
+    read = list(dataset.read("test", rows))
+    assert [len(labels) for _, labels in read] == [4, 4, 4, 4, 4, 1]
+    assert np.concatenate([labels for _, labels in read]).tolist() == [0] * 7 + [1] * 7 + [2] * 7
+
+
+@pytest.mark.parametrize("framing", ["resize_crop", "random_resized_crop"])
+def test_batches_are_a_function_of_seed_and_step(folder, framing, monkeypatch):
+    changes = {"data.framing": framing, "data.randaugment_operations": 2}
+    dataset = _load(folder, **changes)
+    whole = _digest(_batches(dataset))
+    assert len(set(whole)) == 5
+    assert _digest(_batches(dataset, range(3, 5))) == whole[3:]  # Resumed.
+    assert _digest(_batches(_load(folder, **changes, **{"data.workers": 2}))) == whole  # Read by other processes.
+    assert _digest(_batches(_load(folder, **changes, seed=1))) != whole
+    monkeypatch.setattr(streamed, "_PIECE", 4)
+    assert _digest(_batches(dataset)) == whole  # Read in other pieces.
+
+
+def test_several_processes_share_a_batch(folder):
+    dataset = _load(folder)
+    whole = _batches(dataset)
+    parts = [_batches(dataset, part=(i, 3)) for i in range(3)]
+    for step, (images, labels) in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([part[step][0] for part in parts]), images)
+        np.testing.assert_array_equal(np.concatenate([part[step][1] for part in parts]), labels)
+
+
+def test_the_next_epoch_is_drawn_anew(folder):
+    dataset = _load(folder)
+    first, again = _batches(dataset, range(1), batch=21)[0], _batches(dataset, range(1, 2), batch=21)[0]
+    assert (first[1] != again[1]).any()
+    assert not {image.tobytes() for image in first[0]} & {image.tobytes() for image in again[0]}
+
+
+def test_a_limited_training_set(folder):
+    dataset = _load(folder, **{"data.train_examples": 8})
+    assert dataset.train_examples == 8
+    assert sorted(_batches(dataset, range(1), batch=8)[0][1].tolist()) == [0] * 7 + [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data.dir": "/no/such"}, "config.data.dir must be a folder with train/CLASS/.*; got '/no/such'"),
+        ({"data.framing": "pad"}, "config.data.framing must be one of random_resized_crop, resize_crop; got 'pad'"),
+        (
+            {"data.resize": (10,)},
+            r"config.data.resize must be one or more lengths of at least config.data.side=16.*\(10,",
+        ),
+        ({"data.resize": ()}, r"config.data.resize must be one or more lengths"),
+        ({"data.eval_resize": 15}, "config.data.eval_resize must be at least config.data.side=16; got 15"),
+        ({"data.side": 0}, "config.data.side must be at least 1; got 0"),
+        ({"data.workers": -1}, "config.data.workers must be at least 0; got -1"),
+        ({"data.randaugment_operations": -1}, "config.data.randaugment_operations must be at least 0; got -1"),
+        ({"data.randaugment_magnitude": 31.0}, r"config.data.randaugment_magnitude must be in \[0, 30\]; got 31.0"),
+        ({"data.train_examples": 22}, "config.data.train_examples must be between 1 and 21, or 0 for all; got 22"),
+        ({"data.name": "imagenet"}, "config.data.name='imagenet2012' is not in .*no prepared imagenet2012"),
+    ],
+)
+def test_bad_fields(folder, changes, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        _load(changes.pop("data.dir", folder), **changes)
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_are_not_what_they_should_be(tmp_path):
+    (tmp_path / "train" / "n00").mkdir(parents=True)
+    (tmp_path / "val" / "n01").mkdir(parents=True)
+    with pytest.raises(UsageError, match=r"val has the class 'n01', which train/ lacks"):
+        _load(tmp_path)
+    (tmp_path / "val" / "n01").rmdir()
+    with pytest.raises(UsageError, match=r"train holds no .jpeg, .jpg, .png file"):
+        _load(tmp_path)
+
+
+@needs_sample
+def test_a_prepared_imagenet_gives_what_the_folder_gives(tmp_path, monkeypatch):
+    """The dataset is prepared here by tensorflow-datasets' own builder, from real photographs."""
+    import tensorflow_datasets as tfds
+
+    images = sample_folder(tmp_path / "images", 6)
+    names = sorted(p.name for p in (images / "train").iterdir())
+
+    class Imagenet2012(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        VERSION = tfds.core.Version("5.1.0")
+        MANUAL_DOWNLOAD_INSTRUCTIONS = None
+
+        def _info(self):
+            features = {
+                "image": tfds.features.Image(encoding_format="jpeg"),
+                "label": tfds.features.ClassLabel(names=names),
+                "file_name": tfds.features.Text(),
+            }
+            return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, dl_manager):
+            return {"train": self._generate_examples("train"), "validation": self._generate_examples("val")}
+
+        def _generate_examples(self, split="train"):
+            for path in sorted((images / split).glob("*/*.JPEG")):
+                yield path.name, {"image": str(path), "label": path.parent.name, "file_name": path.name}
+
+    Imagenet2012(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
+    changes = {"data.side": 64, "data.resize": (72,), "data.eval_resize": 72}
+    prepared = data.load(config_of({**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds")}))
+    folder = _load(images, **changes)
+    assert (prepared.classes, prepared.train_examples, prepared.test_examples) == (1000, 6, 6)
+    by_label = {}
+    for dataset in (prepared, folder):
+        (seen, labels), *_ = dataset.read("test", [np.arange(6)])
+        by_label[dataset.name] = {int(label): image.tobytes() for image, label in zip(seen, labels, strict=True)}
+    assert by_label["imagenet"] == by_label["image_folder"]
+    assert len(by_label["imagenet"]) == 6
+    limited = data.load(
+        config_of(
+            {**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "data.train_examples": 4}
+        )
+    )
+    assert limited.train_examples == 4
+    once = _batches(prepared, range(2))
+    workers = data.load(
+        config_of({**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "data.workers": 1})
+    )
+    assert _digest(_batches(workers, range(2))) == _digest(once)
