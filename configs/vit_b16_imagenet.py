@@ -13,7 +13,7 @@ Variants, joined by commas (`relu,bf16`):
 
 * `relu`: ReLU in the place of GELU;
 * `bf16`: computes in bfloat16;
-* `tiny`: 4 blocks, 64 features, images of 64 x 64;
+* `tiny`: 2 blocks, 64 features, images of 64 x 64;
 * `smoke`: 4 updates of 4 images, in 2 parts.
 """
 
@@ -62,7 +62,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "bf16": {"model.dtype": "bfloat16"},
     "tiny": {
         "model.features": 64,
-        "model.depth": 4,
+        "model.depth": 2,
         "model.heads": 4,
         "model.hidden": 256,
         "data.side": 64,

@@ -144,7 +144,10 @@ def test_training_goes_on_as_if_nothing_had_been_cut(name):
     _check_training("mlp", ENTRYWISE[name], rtol=1e-3, atol=3e-4)
 
 
-@pytest.mark.parametrize("network", NETWORKS[1:])
+LONG = ("resnet50", "vit_relu", "blocks_coupled")
+
+
+@pytest.mark.parametrize("network", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NETWORKS[1:]])
 def test_training_goes_on_for_every_architecture(network):
     # Rounding errors grow a hundredfold on their way through fifteen layers of BatchNorm, at every step.
     rate = 1e-2 * RATE if network == "vgg" else RATE

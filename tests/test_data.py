@@ -94,6 +94,18 @@ def test_digits():
 
 @needs_tfds
 @pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
+def test_a_part_of_prepared_datasets(name, shape, mean):
+    dataset = data.load(config_of({"data.name": name, "data.train_examples": 2000, "data.test_examples": 500}))
+    (images, labels), (test, _) = dataset.splits["train"], dataset.splits["test"]
+    assert (images.shape, test.shape) == ((2000, *shape), (500, *shape))
+    assert (dataset.train_examples, dataset.test_examples, dataset.classes) == (2000, 500, 10)
+    assert images.mean(dtype=np.float64) / 255 == pytest.approx(mean, abs=0.01)
+    assert np.bincount(labels).min() >= 150
+
+
+@pytest.mark.slow
+@needs_tfds
+@pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
 def test_prepared_datasets(name, shape, mean):
     dataset = data.load(config_of({"data.name": name}))
     assert dataset.splits["train"][0].shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)

@@ -112,6 +112,7 @@ def _resumes(config, tmp_path):
 VGG = {"data.train_examples": 64, "pruning.examples": 16}
 
 
+@pytest.mark.slow
 @needs_tfds
 def test_a_small_vgg_on_cifar(tmp_path, monkeypatch):
     config = _config(vgg16_cifar, "smoke,tiny", **VGG)
@@ -124,6 +125,7 @@ def _on_drawn_images(module, variant, tmp_path):
     return _config(module, variant, **changes)
 
 
+@pytest.mark.slow
 def test_a_small_resnet50_on_image_files(tmp_path, monkeypatch):
     config = _on_drawn_images(resnet50_imagenet, "smoke,tiny", tmp_path)
     _trains_and_cuts(config, tmp_path, monkeypatch, at_least=100)
@@ -131,7 +133,14 @@ def test_a_small_resnet50_on_image_files(tmp_path, monkeypatch):
 
 def test_a_small_vit_on_image_files(tmp_path, monkeypatch):
     config = _on_drawn_images(vit_b16_imagenet, "smoke,tiny", tmp_path)
-    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=300)
+    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=150)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("module", [resnet50_imagenet, vit_b16_imagenet])
+def test_small_networks_resume(tmp_path, monkeypatch, module):
+    config = _on_drawn_images(module, "smoke,tiny", tmp_path)
+    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=100)
     _resumes(config, tmp_path)
 
 
@@ -142,10 +151,11 @@ def test_variants_of_a_small_vgg(tmp_path, monkeypatch, variant):
     _trains_and_cuts(_config(vgg16_cifar, variant, **VGG), tmp_path, monkeypatch, at_least=500)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "variant"),
     [
-        pytest.param(resnet50_imagenet, "smoke,tiny,sgdm,l2,bf16", marks=pytest.mark.slow),
+        (resnet50_imagenet, "smoke,tiny,sgdm,l2,bf16"),
         (vit_b16_imagenet, "smoke,tiny,relu,bf16"),
     ],
 )

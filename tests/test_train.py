@@ -174,7 +174,10 @@ class _Interrupted(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", ["step 3", "step 9", "step 23", "after the cut at 20", "evaluation at 30"])
+@pytest.mark.parametrize(
+    "moment",
+    [pytest.param("step 3", marks=pytest.mark.slow), "step 9", "step 23", "after the cut at 20", "evaluation at 30"],
+)
 def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, monkeypatch, moment):
     """Also when it stops between a cut and its checkpoint; the interruption leaves as little as a kill does."""
     workdir, _ = finished
@@ -352,13 +355,19 @@ def test_pruning_at_the_end_only(tmp_path):
     "changes",
     [
         {"optimizer.name": "sgdm"},
-        {"optimizer.name": "sgdm", "optimizer.decoupled_decay": False, "optimizer.weight_decay": 1e-3},
+        pytest.param(
+            {"optimizer.name": "sgdm", "optimizer.decoupled_decay": False, "optimizer.weight_decay": 1e-3},
+            marks=pytest.mark.slow,
+        ),
         {"model.activation": "leaky_relu", "optimizer.schedule": "cosine"},
-        {"model.activation": "swish", "optimizer.schedule": "step", "optimizer.step_every": "10"},
+        pytest.param(
+            {"model.activation": "swish", "optimizer.schedule": "step", "optimizer.step_every": "10"},
+            marks=pytest.mark.slow,
+        ),
         {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True},
         {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
         {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4},
-        {"model.norm": False, "method.penalised": "all", "method.strength": 0.01},
+        pytest.param({"model.norm": False, "method.penalised": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
         {"pruning.exclude": ("norm/1",), "pruning.start": "15"},
     ],
 )
