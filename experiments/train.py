@@ -226,6 +226,9 @@ class _Run:
     # Cutting and measuring.
 
     def _cut(self, step: int) -> None:
+        if not self.graph.prunable:
+            # It was when the run began: what is left, such as the last group of every GroupNorm, has to stay.
+            return
         self._flush(step)
         result = demp_jax.cut(
             self.network,

@@ -29,8 +29,10 @@ def test_cutting_a_random_network(drawn):
     hypothesis.event(f"{len(record.removed)} sites cut")
 
     # Nothing is left to cut: dead units that stay are protected or needed.
-    again = demp_jax.cut(apply, result.variables, [x])
-    assert again.record.removed == {}, (record, again.record)
+    # The last group of a GroupNorm is normalised as a whole: where only such are left, nothing is prunable any more.
+    if demp_jax.trace(apply, result.variables, x).prunable:
+        again = demp_jax.cut(apply, result.variables, [x])
+        assert again.record.removed == {}, (record, again.record)
 
     if result.plan is not None:
         # Other inputs, and gradients. A unit that was silent on the death set may speak up on others.

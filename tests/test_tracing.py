@@ -331,3 +331,25 @@ def test_batch_axis_may_be_elsewhere():
     )
     assert _removable(graph) == {"w0": 6}
     assert graph.flops() == 2 * (6 * 4 + 2 * 6)
+
+
+def test_the_last_group_of_a_group_norm_has_to_stay():
+    """Two groups of two: one can leave whole, and then nothing can, which is no error of who asks."""
+
+    def network(params, x):
+        h = x @ params["hidden"]
+        grouped = h.reshape(h.shape[0], -1, 2)
+        h = ((grouped - grouped.mean(-1, keepdims=True)) / (grouped.std(-1, keepdims=True) + 1.0)).reshape(h.shape)
+        return jax.nn.relu(h * params["scale"][None] + params["offset"][None]) @ params["out"]
+
+    params = {
+        "hidden": jnp.array([[1.0, -1.0, 2.0, 1.0]]),
+        "scale": jnp.array([0.0, 0.0, 1.0, 1.0]),
+        "offset": jnp.array([-1.0, -1.0, 0.5, 0.5]),
+        "out": jnp.ones((4, 2)),
+    }
+    x = jnp.array([[1.0], [2.0], [-1.0]])
+    assert demp_jax.trace(network, params, x).prunable
+    result = demp_jax.cut(network, params, [x])
+    assert sum(result.record.removed.values()) == 2
+    assert not demp_jax.trace(network, result.variables, x).prunable

@@ -224,10 +224,14 @@ class Graph:
         mine = site.classes[site.classes >= 0]
         return [s.name for s in (*self.sites, *self.branches) if s is not site and np.isin(mine, s.classes).any()]
 
+    @property
+    def prunable(self) -> bool:
+        """Whether any unit can be removed, or a layer has been cut down to its last one."""
+        return any((site.classes >= 0).any() or site.width == 1 for site in self.sites)
+
     def require_prunable(self) -> None:
         """Raises `ValueError` when no unit can be removed, with what to do."""
-        # A layer that has been cut down to one unit keeps it; it was prunable.
-        if any((site.classes >= 0).any() or site.width == 1 for site in self.sites):
+        if self.prunable:
             return
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"
         raise ValueError(
