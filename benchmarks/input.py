@@ -10,6 +10,7 @@ processes. Ratios are to Pillow at full size. With `--out=FILE` a record is appe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import importlib.util
 import json
@@ -24,7 +25,8 @@ from PIL import Image
 
 from experiments import records
 from experiments.data import BatchOrder, images
-from experiments.data.streamed import Folder, Streamed
+from experiments.data.files import Folder
+from experiments.data.streamed import Streamed
 
 SIDE, SHORT = 224, 256
 
@@ -118,14 +120,13 @@ def pipelines(files: Folder, batches: int, batch: int, workers: int) -> dict[str
     }
     speeds = {}
     for name, each in kinds.items():
-        feed = each.feed(BatchOrder(0, len(files), batch), range(batches + 2), part=(0, 1))
-        for _ in range(2):
-            next(feed)
-        started = time.perf_counter()
-        for _ in range(batches):
-            next(feed)
-        speeds[name] = batches * batch / (time.perf_counter() - started)
-        del feed
+        with contextlib.closing(each.feed(BatchOrder(0, len(files), batch), range(batches + 2), part=(0, 1))) as feed:
+            for _ in range(2):
+                next(feed)
+            started = time.perf_counter()
+            for _ in range(batches):
+                next(feed)
+            speeds[name] = batches * batch / (time.perf_counter() - started)
     return speeds
 
 

@@ -65,7 +65,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "data.resize": (72,),
         "data.eval_resize": 72,
     },
-    "smoke": SMOKE | {"batch_size": 4, "pruning.examples": 8, "eval_batch_size": 8},
+    "smoke": SMOKE | {"batch_size": 4, "pruning.examples": 8, "data.test_examples": 8, "eval_batch_size": 8},
 }
 
 

@@ -70,7 +70,14 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "data.resize": (72,),
     },
     "smoke": SMOKE
-    | {"batch_size": 4, "accumulate": 2, "pruning.examples": 8, "eval_batch_size": 8, "optimizer.warmup": "2"},
+    | {
+        "batch_size": 4,
+        "accumulate": 2,
+        "data.test_examples": 8,
+        "pruning.examples": 8,
+        "eval_batch_size": 8,
+        "optimizer.warmup": "2",
+    },
 }
 
 

@@ -106,7 +106,10 @@ class Devices:
         if batch % unit:
             what = f"{self.count} device{'s' if self.count > 1 else ''}"
             what += f" x {parts} parts (config.accumulate)" if parts > 1 else ""
-            raise UsageError(f"{field} must be a multiple of {unit}, for {what}; got {batch}.")
+            raise UsageError(
+                f"{field} must be a multiple of {unit}, for {what}; got {batch}. Change it, or use fewer devices by "
+                "config.devices."
+            )
 
 
 def join_processes(asked: str) -> None:

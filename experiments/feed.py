@@ -54,6 +54,9 @@ class Feed:
             for step in range(first, last):
                 yield Batch(self._resident, self._devices.spread(self._devices.share(self._order(step))))
             return
+        from experiments.data.streamed import Streamed  # Grain takes a while to import.
+
+        assert isinstance(self._dataset, Streamed)
         part = (self._devices.process, self._devices.processes)
         for batch in self._dataset.feed(self._order, range(first, last), part=part):
             yield Batch(Data(*self._devices.spread(batch)), None)

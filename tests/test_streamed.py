@@ -124,6 +124,16 @@ def test_folders_that_are_not_what_they_should_be(tmp_path):
         _load(tmp_path)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_file_is_named(tmp_path, workers):
+    folder = drawn_folder(tmp_path, classes=1, images=3)
+    damaged = folder / "train" / "n00" / "1.JPEG"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    with pytest.raises(UsageError, match=rf"config.data.dir: {damaged} must be an image that Pillow reads") as caught:
+        _batches(_load(folder, **{"data.workers": workers}), range(1), batch=3)
+    assert "\n" not in str(caught.value)
+
+
 @needs_sample
 def test_a_prepared_imagenet_gives_what_the_folder_gives(tmp_path, monkeypatch):
     """The dataset is prepared here by tensorflow-datasets' own builder, from real photographs."""

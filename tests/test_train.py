@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import demp_jax
-from experiments import train
+from experiments import network, train
 from experiments.checkpoints import load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.train import train_and_evaluate
@@ -382,3 +383,24 @@ def test_options(tmp_path, changes):
     if "pruning.exclude" in changes:
         assert result.summary["widths"]["norm/1"] == 16
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
+
+
+class _GroupNormNet(nnx.Module):
+    """Two groups of two units, the first of them dead."""
+
+    def __init__(self, rngs):
+        self.hidden, self.head = nnx.Linear(64, 4, rngs=rngs), nnx.Linear(4, 10, rngs=rngs)
+        self.norm = nnx.GroupNorm(4, num_groups=2, rngs=rngs)
+        alive = jnp.array([0.0, 0.0, 1.0, 1.0])
+        self.norm.scale.set_value(alive)
+        self.norm.bias.set_value(alive - 0.5)
+
+    def __call__(self, x):
+        return self.head(nnx.relu(self.norm(self.hidden(x.reshape(x.shape[0], -1)))))
+
+
+def test_a_network_with_nothing_left_to_cut_trains_on(tmp_path, monkeypatch):
+    monkeypatch.setitem(network._BUILDERS, "mlp", lambda section, shape, classes, common: _GroupNormNet(common["rngs"]))
+    result = train_and_evaluate(short_config(**{"method.strength": 0.0, "method.noise": 0.0}), tmp_path)
+    assert [sum(cut["removed"].values()) for cut in lines(tmp_path / "cuts.jsonl")] == [2]
+    assert result.summary["neurons"] == 2

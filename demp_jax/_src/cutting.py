@@ -148,7 +148,9 @@ def cut(
     leaves with that constant folded into what reads it; whatever could still be trained of the constant goes with it.
 
     Raises:
-      ValueError: when the network has no prunable neuron, cannot run at smaller widths, or for a bad option.
+      ValueError: when the network has no prunable neuron, cannot run at smaller widths, or for a bad option. A network
+        that is cut again and again can come to have none, where only the last group of every GroupNorm is left:
+        `trace(...).prunable` tells.
     """
     activity_lib.check_criterion(criterion, epsilon)
     if min_units < 1:

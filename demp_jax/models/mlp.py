@@ -43,8 +43,8 @@ class MLP(nnx.Module):
         pairs = list(itertools.pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
         self.dense = nnx.List([nnx.Linear(i, o, use_bias=not norm, dtype=dtype, rngs=rngs) for i, o in pairs])
-        widths = sizes[1:] if norm else ()
-        self.norm = nnx.List([nnx.BatchNorm(o, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for o in widths])
+        normed = sizes[1:] if norm else ()
+        self.norm = nnx.List([nnx.BatchNorm(o, momentum=0.9, epsilon=1e-5, dtype=dtype, rngs=rngs) for o in normed])
         self.head = nnx.Linear(sizes[-1], classes, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:

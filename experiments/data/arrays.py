@@ -11,7 +11,6 @@ import numpy as np
 
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
-from experiments.data.order import BatchOrder
 
 ARRAYS = ("digits", "mnist", "cifar10", "cifar100")
 
@@ -30,11 +29,6 @@ class Arrays(Dataset):
         """Returns the examples of each batch."""
         images, labels = self.splits[split]
         return ((images[chosen], labels[chosen]) for chosen in rows)
-
-    def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Iterator[Batch]:
-        """Returns the examples of each step; the training program takes them from the device's memory instead."""
-        process, processes = part
-        return self.read("train", (np.array_split(order(step), processes)[process] for step in steps))
 
 
 def load(config: Any) -> Arrays:

@@ -9,11 +9,9 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import ClassVar
 
 import numpy as np
 
-from experiments.data.order import BatchOrder
 from experiments.errors import require
 
 # Uint8 images `[B, H, W, C]` and int32 labels `[B]`.
@@ -31,10 +29,7 @@ class Dataset(abc.ABC):
       train_examples, test_examples: how many there are.
       mean, std: of the training images, per channel, in units of a pixel.
       largest: the largest value a pixel can have.
-      in_memory: whether it is `Arrays`, and else read batch by batch.
     """
-
-    in_memory: ClassVar[bool] = False
 
     name: str
     classes: int
@@ -52,16 +47,6 @@ class Dataset(abc.ABC):
         Args:
           split: `train` or `test`.
           rows: of each batch, the numbers of its examples, `[B]`.
-        """
-
-    @abc.abstractmethod
-    def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Iterator[Batch]:
-        """Returns what training sees: a batch for each of `steps`, the same one for a step whenever it is asked for.
-
-        Args:
-          order: which examples each step takes.
-          steps: which steps.
-          part: this process, and how many there are: each gets its own consecutive share of every batch.
         """
 
 

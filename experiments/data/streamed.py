@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import grain
 import numpy as np
@@ -21,6 +22,7 @@ from absl import flags
 
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
+from experiments.data.files import SUFFIXES, Files, Prepared, listed
 from experiments.data.images import FRAMINGS, Framing
 from experiments.data.order import BatchOrder
 from experiments.devices import processors
@@ -31,67 +33,6 @@ _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
 # How many images a thread or process reads at a time: small pieces keep all of them busy.
 _PIECE = 32
-_SUFFIXES = (".jpeg", ".jpg", ".png")
-
-
-class Files(Protocol):
-    """Image files with labels, by number; what reads them can be sent to another process."""
-
-    def __len__(self) -> int:
-        """Returns how many there are."""
-
-    def __getitem__(self, i: int) -> tuple[bytes, int]:
-        """Returns a file and its label."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Folder:
-    """A folder with one folder of images per class.
-
-    Attributes:
-      root: the folder.
-      paths: of the images in it.
-      labels: the rank of an image's class.
-    """
-
-    root: str
-    paths: tuple[str, ...]
-    labels: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, i: int) -> tuple[bytes, int]:
-        return Path(self.root, self.paths[i]).read_bytes(), self.labels[i]
-
-
-class Prepared:
-    """A split of a dataset prepared by tensorflow-datasets; the images are left encoded."""
-
-    def __init__(self, folder: str, split: str):
-        """Opens a split of the prepared dataset in `folder`, the one with `dataset_info.json`."""
-        self._folder, self._split = folder, split
-        self._source: Any = None
-
-    def _open(self) -> Any:
-        if self._source is None:  # Once per process.
-            import tensorflow_datasets as tfds
-
-            builder = tfds.builder_from_directory(self._folder)
-            decoders = {"image": tfds.decode.SkipDecoding()}
-            self._source = builder.as_data_source(self._split, decoders=decoders)
-        return self._source
-
-    def __len__(self) -> int:
-        return len(self._open())
-
-    def __getitem__(self, i: int) -> tuple[bytes, int]:
-        example = self._open()[i]
-        image = example["image"]
-        return image if isinstance(image, bytes) else bytes(image), int(example["label"])
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_folder": self._folder, "_split": self._split, "_source": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,9 +58,9 @@ class _Pieces:
         places = np.array_split(places, self.pieces)[i % self.pieces]
         examples = []
         for place in places:
-            data, label = self.files[int(rows[place])]
             rng = np.random.Generator(np.random.Philox(key=[self.seed, step], counter=[0, 0, 1, int(place)]))
-            examples.append((self.framing.for_training(data, rng), label))
+            frame = functools.partial(self.framing.for_training, rng=rng)
+            examples.append(_framed(self.files, int(rows[place]), frame))
         return _stack(examples)
 
 
@@ -135,8 +76,18 @@ class _Plain:
         return len(self.rows)
 
     def __getitem__(self, i: int) -> dict[str, np.ndarray]:
-        files = (self.files[int(row)] for row in self.rows[i])
-        return _stack([(self.framing.for_evaluation(data), label) for data, label in files])
+        return _stack([_framed(self.files, int(row), self.framing.for_evaluation) for row in self.rows[i]])
+
+
+def _framed(files: Files, i: int, frame: Callable[[bytes], np.ndarray]) -> tuple[np.ndarray, int]:
+    data, label = files[i]
+    try:
+        return frame(data), label
+    except (OSError, ValueError, SyntaxError) as error:  # What Pillow raises for files that are damaged.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            f"config.data.dir: {files.name(i)} must be an image that Pillow reads ({reason}). Mend or delete it."
+        ) from error
 
 
 def _stack(examples: Sequence[tuple[np.ndarray, int]]) -> dict[str, np.ndarray]:
@@ -176,7 +127,7 @@ class Streamed(Dataset):
         for size in sizes:
             yield _joined([next(read) for _ in range(size)])
 
-    def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Iterator[Batch]:
+    def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Generator[Batch, None, None]:
         """Returns the batches of training; closing the iterator ends the processes that read."""
         share = len(np.array_split(order(steps.start), part[1])[part[0]])
         pieces = math.ceil(share / _PIECE)
@@ -259,23 +210,8 @@ def _image_folder(folder: str) -> tuple[dict[str, Files], int]:
     wanted = "a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG"
     require(bool(folder) and (where / "train").is_dir() and (where / "val").is_dir(), "config.data.dir", folder, wanted)
     classes = sorted(entry.name for entry in os.scandir(where / "train") if entry.is_dir())
-    files: dict[str, Files] = {"train": _listed(where / "train", classes), "test": _listed(where / "val", classes)}
+    files: dict[str, Files] = {"train": listed(where / "train", classes), "test": listed(where / "val", classes)}
     for split, found in (("train", files["train"]), ("val", files["test"])):
         if not len(found):
-            raise UsageError(f"config.data.dir must be {wanted}; {where / split} holds no {', '.join(_SUFFIXES)} file.")
+            raise UsageError(f"config.data.dir must be {wanted}; {where / split} holds no {', '.join(SUFFIXES)} file.")
     return files, len(classes)
-
-
-def _listed(root: Path, classes: Sequence[str]) -> Folder:
-    """Lists the images of one folder per class, in the order of class and name, so that every process agrees."""
-    strange = sorted({entry.name for entry in os.scandir(root) if entry.is_dir()} - set(classes))
-    if strange:
-        raise UsageError(f"config.data.dir: {root} has the class {strange[0]!r}, which train/ lacks.")
-    paths, labels = [], []
-    for label, name in enumerate(classes):
-        folder = root / name
-        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-        chosen = [f"{name}/{each}" for each in names if each.lower().endswith(_SUFFIXES)]
-        paths += chosen
-        labels += [label] * len(chosen)
-    return Folder(str(root), tuple(paths), tuple(labels))
