@@ -13,6 +13,7 @@ from demp_jax._src.cutting import Cut as Cut
 from demp_jax._src.cutting import CutRecord as CutRecord
 from demp_jax._src.cutting import cut as cut
 from demp_jax._src.demp import demp as demp
+from demp_jax._src.gates import with_gates as with_gates
 from demp_jax._src.graph import Graph as Graph
 from demp_jax._src.masks import Membership as Membership
 from demp_jax._src.masks import membership as membership

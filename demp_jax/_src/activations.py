@@ -37,6 +37,8 @@ class Activation(NamedTuple):
 
     Attributes:
       value: its number.
+      root: the number of the value it is a function of; its own where it was marked and is no such function.
+      alone: whether nothing but the activation reads its root.
       axis: the axis of the units; `None` when there is none.
       kind: one of `KINDS`.
       name: the path of the module whose variables made it, as in `"blocks/0/bn1"`.
@@ -45,6 +47,8 @@ class Activation(NamedTuple):
     """
 
     value: int
+    root: int
+    alone: bool
     axis: int | None
     kind: str
     name: str
@@ -104,7 +108,9 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
         name = (mark[1] if mark else "") or flow.owner.get(value, (0, ""))[1]
         activation = _locate(program, labels, value, kind, name, op.source)
         if activation is not None:
-            found.append(activation)
+            root = flow.root[value] if tail is not None else value
+            alone = root not in flow.leaving or root == value
+            found.append(activation._replace(root=root, alone=alone))
     return _unique_names(found), {value: module for value, (_, module) in flow.owner.items()}
 
 
@@ -155,7 +161,7 @@ def _locate(
             problem += f" ({fixed.reason})"
     elif value in program.unreadable:
         problem = "it is inside a function with its own derivative rule (custom_jvp or custom_vjp)"
-    return Activation(value, axis, kind, name, source, problem)
+    return Activation(value, value, True, axis, kind, name, source, problem)
 
 
 def _is_free(axis: axes_lib.Axis, component: np.ndarray, frozen: np.ndarray) -> bool:

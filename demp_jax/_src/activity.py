@@ -159,13 +159,23 @@ def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -
 
 @functools.partial(jax.jit, static_argnames=("fn", "uses", "batch_axis", "exclude"))
 def _observe(
-    fn: Callable[..., Any], variables: Any, x: Any, *, uses: tuple[int, ...], batch_axis: int, exclude: tuple[str, ...]
+    fn: Callable[..., Any],
+    variables: Any,
+    x: Any,
+    held: list[Any] | None,
+    *,
+    uses: tuple[int, ...],
+    batch_axis: int,
+    exclude: tuple[str, ...],
 ) -> tuple[Any, list[Activity], list[Activity]]:
     graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
     sites = [*graph.sites, *graph.branches]
     ends = [graph.uses[i] for i in uses]
     wanted = [site.value for site in sites] + [use.value for use in ends]
-    results, values = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted)
+    replace: dict[int, Callable[[Any], Any]] = {}
+    for site, value in zip(sites, held or (), strict=held is not None):
+        replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
+    results, values = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted, replace)
     out = jax.tree.unflatten(graph.program.out_tree, results)
     summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
     read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]
@@ -195,6 +205,7 @@ def observe(
     batches: Iterable[Any],
     *,
     uses: tuple[int, ...] = (),
+    held: Sequence[np.ndarray] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
 ) -> Observation:
@@ -205,6 +216,7 @@ def observe(
       variables: its variables.
       batches: batches of inputs.
       uses: indices of the uses of the graph whose values are wanted, too.
+      held: per site and branch of the graph, `[width]`: the value each unit is held at, NaN where it keeps its own.
       batch_axis: the axis of each batch along which examples lie.
       exclude: as given to `trace`.
 
@@ -218,8 +230,9 @@ def observe(
     read: list[Activity] = []
     outputs = []
     examples = 0
+    fixed = None if held is None else list(held)
     for x in batches:
-        result = _observe(fn, variables, x, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
+        result = _observe(fn, variables, x, fixed, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
         out, now, now_read = _on_host(result)
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -230,43 +243,12 @@ def observe(
     return Observation(sites, dict(zip(uses, read, strict=True)), outputs, examples)
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "batch_axis", "exclude"))
-def _masked(
-    fn: Callable[..., Any], variables: Any, x: Any, values: list[Any], *, batch_axis: int, exclude: tuple[str, ...]
-) -> Any:
-    graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
-    replace: dict[int, Callable[[Any], Any]] = {}
-    for site, value in zip((*graph.sites, *graph.branches), values, strict=True):
-        replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
-    results, _ = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), [], replace)
-    return jax.tree.unflatten(graph.program.out_tree, results)
-
-
 def _put(value: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:
     """Returns `x` with `value` at the units where that is a number."""
     x = x if first is None else first(x)
     shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
     value = jnp.reshape(value, shape)
     return jnp.where(jnp.isnan(value), x, value.astype(x.dtype))
-
-
-def masked_outputs(
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Any],
-    values: Sequence[np.ndarray],
-    *,
-    batch_axis: int = 0,
-    exclude: Sequence[str] = (),
-) -> list[Any]:
-    """Returns the outputs of a network whose units have given values, on every batch.
-
-    Args:
-      fn, variables, batches, batch_axis, exclude: as for `observe`.
-      values: per site and branch of the graph, `[width]`: the value of each unit, NaN where it keeps its own.
-    """
-    options: dict[str, Any] = {"batch_axis": batch_axis, "exclude": tuple(exclude)}
-    return [_on_host(_masked(fn, variables, x, list(values), **options)) for x in batches]
 
 
 def _on_host(tree: Any) -> Any:
@@ -283,4 +265,3 @@ def _on_host(tree: Any) -> Any:
 def clear_caches() -> None:
     """Drops the compiled passes over death sets, so that their memory is freed."""
     cast("Any", _observe).clear_cache()
-    cast("Any", _masked).clear_cache()

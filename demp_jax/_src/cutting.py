@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -35,7 +35,8 @@ class CutRecord:
       folded: how many units left with a constant that was folded into what reads it.
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
       examples: size of the death set.
-      difference: largest absolute difference of the outputs before and after, on the death set.
+      difference: largest absolute difference of the outputs before and after, on the death set; before means with
+        the units held at zero, where they were chosen by `leave`.
       deviation: largest absolute difference of the outputs after the cut from those of the network in which the units
         that leave are held at zero, or at their constant: the cut's own error, whatever the criterion. Measured where
         the criterion removes units that are not zero; elsewhere it is `difference`.
@@ -102,6 +103,7 @@ def cut(
     params: Callable[[Any], Any] | None = None,
     criterion: str = "auto",
     epsilon: float = 0.01,
+    leave: Mapping[str, np.ndarray] | None = None,
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
@@ -129,6 +131,9 @@ def cut(
       tx: that optimizer; state that mirrors no parameter is then initialised anew where it has to be.
       params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default.
       criterion, epsilon: who is alive, see `alive`.
+      leave: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
+        calls dead. What is left computes what the network computes with those units held at zero. Units that can only
+        leave together leave where all of them are named; a unit that must stay, stays.
       constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
         leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
       tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
@@ -170,8 +175,15 @@ def cut(
     graph.require_prunable()
     uses = planning.needed_uses(graph, constant)
     watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude}
-    observation = activity_lib.observe(fn, variables, batches, uses=uses, **watched)
-    options: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon, "min_units": min_units}
+    chosen = None if leave is None else _chosen(graph, leave)
+    held = None if chosen is None else [_held(site.classes, chosen) for site in (*graph.sites, *graph.branches)]
+    observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, **watched)
+    options: dict[str, Any] = {
+        "criterion": criterion,
+        "epsilon": epsilon,
+        "min_units": min_units,
+        "chosen": chosen,
+    }
     decision = planning.decide(graph, observation, constant=constant, **options)
     measured = time.perf_counter()
 
@@ -182,8 +194,9 @@ def cut(
 
     # Programs for widths that are about to go hold memory.
     activity_lib.clear_caches()
-    limit = tolerance if tolerance is not None else _default_tolerance(graph, criterion, constant)
-    trial = _Trial(graph, fn, variables, batches, observation, watched, limit, _exact(graph, criterion), constant)
+    exact = chosen is not None or _exact(graph, criterion)
+    limit = tolerance if tolerance is not None else _rounding(graph, constant) if exact else math.inf
+    trial = _Trial(graph, fn, variables, batches, observation, watched, limit, exact, constant)
     attempt = trial(decision)
     spared: list[str] = []
     if not attempt.passed and decision.folds and not attempt.plan.folds_exactly:
@@ -216,6 +229,22 @@ def cut(
         opt_state, reset = surgery.slice_state(attempt.plan, opt_state, trained, tx)
     record = _record(graph, attempt.plan.decision, count, observation, seconds, reset=reset, **numbers)
     return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
+
+
+def _chosen(graph: Graph, leave: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns `[classes]`: which classes have units that are all named in `leave`."""
+    widths = graph.widths
+    for name, bits in leave.items():
+        if name not in widths:
+            raise ValueError(f"leave: no site is named {name!r}. The sites are: {', '.join(widths)}.")
+        if np.shape(bits) != (widths[name],):
+            raise ValueError(f"leave[{name!r}] must be {widths[name]} bools; got the shape {np.shape(bits)}.")
+    stay = [~np.asarray(leave.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
+    return planning.dead_classes(graph, stay)
+
+
+def _held(classes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.where(np.append(chosen, False)[classes], 0.0, np.nan).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,8 +292,8 @@ class _Trial:
         passed = difference <= self._limit * self._scale
         if not self._exact and plan.folds_exactly:
             values = planning.masked_values(self._graph, self._observation, decision)
-            masked = activity_lib.masked_outputs(self._fn, self._variables, self._batches, values, **self._watched)
-            deviation = _difference(masked, after)
+            masked = activity_lib.observe(self._fn, self._variables, self._batches, held=values, **self._watched)
+            deviation = _difference(masked.outputs, after)
             passed = passed and deviation <= self._rounding * self._scale
         self.seconds["slice"] += sliced - started
         self.seconds["prove"] += time.perf_counter() - sliced
@@ -332,12 +361,6 @@ def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -
 def _exact(graph: Graph, criterion: str) -> bool:
     """Returns whether all that a criterion calls dead is exactly zero."""
     return criterion == "zero" or (criterion == "auto" and all(site.kind == "zero" for site in graph.sites))
-
-
-def _default_tolerance(graph: Graph, criterion: str, constant: float | None) -> float:
-    if not _exact(graph, criterion):
-        return float("inf")
-    return _rounding(graph, constant)
 
 
 def _rounding(graph: Graph, constant: float | None) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,6 +41,8 @@ class Site:
       width: how many units it has.
       classes: `[width]`, the class each unit belongs to, or -1 for a unit that cannot be removed.
       value: the number of its value in the program.
+      root: the number of the value that the activation is a function of.
+      alone: whether nothing but the activation reads its root.
       axis: the axis of the units.
       source: the line of user code.
     """
@@ -50,6 +52,8 @@ class Site:
     width: int
     classes: np.ndarray
     value: int
+    root: int
+    alone: bool
     axis: int
     source: str
 
@@ -64,6 +68,8 @@ class Use:
       negligible: `[size of the axis]`, whether what is read there is zero whenever the unit's activations are zero.
       sink: the contraction or the route that reads it.
       absorber: the variable that can take up a constant contribution, if there is one.
+      variable: the index of the variable that holds the weights of the contraction; `None` where there is none alone.
+      weight_axis: the axis of that variable along which the units lie.
     """
 
     value: int
@@ -72,6 +78,8 @@ class Use:
     negligible: np.ndarray
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
+    variable: int | None
+    weight_axis: int
 
     @property
     def padded(self) -> bool:
@@ -87,11 +95,36 @@ class Absorber(NamedTuple):
     sign: int
 
 
+class Maker(NamedTuple):
+    """A matrix product or convolution that computes units from others.
+
+    Attributes:
+      value: the number of its result, a bias included.
+      axis: the axis of the units in it.
+      classes: `[size]`, the class of each unit or -1.
+      variable: the index of the variable that holds its weights; `None` where they are computed from several.
+      weight_axis: the axis of that variable along which the units lie.
+    """
+
+    value: int
+    axis: int
+    classes: np.ndarray
+    variable: int | None
+    weight_axis: int
+
+
 class Product(NamedTuple):
-    """FLOPs of one operation: 2 times the product of `sizes`; `classes` beside each size count what remains."""
+    """FLOPs of one operation: 2 times the product of `sizes`.
+
+    Attributes:
+      sizes: of the axes of the result and of those summed over.
+      classes: beside each size the classes along that axis, to count what remains.
+      variable: the index of the variable that holds its weights; `None` where there is none alone.
+    """
 
     sizes: tuple[int, ...]
     classes: tuple[np.ndarray | None, ...]
+    variable: int | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -106,6 +139,7 @@ class Graph:
       sites: the activations, in the order they are computed; their units are the network's neurons.
       branches: channels that only a `select` reads; they are removable, and not counted as neurons.
       uses: where the values of classes are read.
+      makers: the products that compute them.
       routes: the selections of channels.
       indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
       refusals: what cannot be pruned and why.
@@ -120,6 +154,7 @@ class Graph:
     sites: tuple[Site, ...]
     branches: tuple[Site, ...]
     uses: tuple[Use, ...]
+    makers: tuple[Maker, ...]
     routes: tuple[axes_lib.Route, ...]
     indices: dict[int, np.ndarray]
     refusals: tuple[Refusal, ...]
@@ -136,6 +171,35 @@ class Graph:
     def widths(self) -> dict[str, int]:
         """The width of every activation, by name."""
         return {site.name: site.width for site in self.sites}
+
+    @functools.cached_property
+    def fed(self) -> np.ndarray:
+        """`[classes]`: the class of activations that a class computes for: its own, or that a branch is routed to.
+
+        -1 for branches that nothing reads.
+
+        Raises:
+          ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
+        """
+        held = np.zeros(self.classes, bool)
+        for site in self.sites:
+            held[site.classes[site.classes >= 0]] = True
+        fed = np.where(held, np.arange(self.classes), -1)
+        # The last first: what a branch feeds may be a branch itself.
+        for use in reversed(self.uses):
+            if not isinstance(use.sink, axes_lib.Route):
+                continue
+            variable = self.variable(use.sink.index)
+            if variable not in self.indices:
+                raise ValueError("the graph was traced from shapes; trace with arrays to know the routing.")
+            readers, index = self.axes[variable][0], self.indices[variable]
+            if readers is None:
+                continue
+            valid = (index >= 0) & (index < len(use.classes)) & (readers >= 0)
+            read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
+            ours = (read >= 0) & ~np.append(held, False)[read]
+            fed[read[ours]] = fed[readers[ours]]
+        return fed
 
     def variable(self, number: int) -> int:
         """Returns the index of a variable, given the number of its value in the program."""
@@ -176,7 +240,7 @@ class Graph:
             found.setdefault((path.split("/")[-1], tuple(shape)), []).append(i)
         return found
 
-    def flops(self, removed: np.ndarray | None = None) -> int:
+    def flops(self, removed: np.ndarray | None = None, densities: Mapping[str, float] | None = None) -> int:
         """Returns the FLOPs of a forward pass for one example.
 
         A multiplication with its addition counts as two, taps on zero padding are counted, and only convolutions
@@ -184,6 +248,8 @@ class Graph:
 
         Args:
           removed: `[classes]`, which classes to leave out; none by default.
+          densities: by path of a variable, which part of its weights is not zero: multiplications by zero are then not
+            counted, as if the hardware could leave them out.
         """
         total = 0
         for product in self.products:
@@ -191,6 +257,8 @@ class Graph:
             for size, classes in zip(product.sizes, product.classes, strict=True):
                 gone = 0 if removed is None or classes is None else int(np.append(removed, False)[classes].sum())
                 count *= size - gone
+            if densities is not None and product.variable is not None:
+                count = round(count * densities.get(self.paths[product.variable], 1.0))
             total += count
         return total // self.examples
 

@@ -66,6 +66,7 @@ def decide(
     epsilon: float = 0.01,
     constant: float | None = None,
     min_units: int = 1,
+    chosen: np.ndarray | None = None,
     only: np.ndarray | None = None,
 ) -> Decision:
     """Returns which classes leave.
@@ -77,10 +78,11 @@ def decide(
       constant: past the paper: units whose value varies by at most this much wherever it is read leave, too, and
         their constant is folded into what reads it. `None` (off) by default.
       min_units: every site keeps at least this many units, the most active ones.
+      chosen: `[classes]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
       only: `[classes]` bool, which may leave; all by default.
     """
     verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
-    condemned = dead_classes(graph, verdicts)
+    condemned = dead_classes(graph, verdicts) if chosen is None else chosen
     idle = np.zeros_like(condemned) if constant is None else _idle(graph, observation.uses, constant)
     wanted = condemned | idle
     if only is not None:

@@ -16,7 +16,7 @@ from demp_jax._src import axes as axes_lib
 from demp_jax._src import program as program_lib
 from demp_jax._src import rules
 from demp_jax._src import zeros as zeros_lib
-from demp_jax._src.graph import Absorber, Graph, Product, Refusal, Site, Use
+from demp_jax._src.graph import Absorber, Graph, Maker, Product, Refusal, Site, Use
 from demp_jax._src.paths import leaf_paths
 from demp_jax._src.program import Op, Program
 
@@ -103,6 +103,7 @@ class _Assembly:
         units = {a.value: a.axis for a in self._activations if a.axis is not None}
         self._zero = zeros_lib.zeros(self._program, labels, component, units)
         self._consumers = _consumers(self._program)
+        self._made_by = {op.outputs[0]: op for op in self._program.leaves}
 
     def _exclude(self, patterns: Sequence[str]) -> None:
         for pattern in patterns:
@@ -151,7 +152,17 @@ class _Assembly:
         assert axis is not None
         width = int(self._program.avals[activation.value].shape[axis])
         classes = self._classes_of(self._axis(activation), width)
-        return Site(activation.name, activation.kind, width, classes, activation.value, axis, activation.source)
+        return Site(
+            name=activation.name,
+            kind=activation.kind,
+            width=width,
+            classes=classes,
+            value=activation.value,
+            root=activation.root,
+            alone=activation.alone,
+            axis=axis,
+            source=activation.source,
+        )
 
     def _branches(self, sites: Sequence[Site]) -> list[Site]:
         """Returns the operands of routes, as far as their classes hold no activation."""
@@ -168,7 +179,8 @@ class _Assembly:
                 while name in taken:
                     name += "+"
                 taken.add(name)
-                branches.append(Site(name, "branch", width, classes, route.value, len(axes) - 1, route.op.source))
+                value, axis = route.value, len(axes) - 1
+                branches.append(Site(name, "branch", width, classes, value, value, True, axis, route.op.source))
         return branches
 
     def _uses(self) -> list[Use]:
@@ -182,8 +194,22 @@ class _Assembly:
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
                 zero = self._zero[value][axis] if value in self._zero else None
                 negligible = np.zeros(len(classes), bool) if zero is None else zero
-                uses.append(Use(value, axis, classes, negligible, sink, absorber))
+                variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
+                uses.append(Use(value, axis, classes, negligible, sink, absorber, variable, weight_axis))
         return uses
+
+    def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
+        """Returns the variable that holds the weights of a contraction, and their axis that is summed over."""
+        op = sink.op
+        weights = op.inputs[1 - sink.operand]
+        variable = self._copied(weights) if isinstance(weights, int) else None
+        if op.name != "dot_general":
+            return variable, int(op.params["dimension_numbers"].rhs_spec[1])
+        contracted, _ = op.params["dimension_numbers"]
+        along = list(contracted[sink.operand])
+        if sink.axis not in along:
+            return None, 0  # A product of data with data, batched over the axis.
+        return variable, int(contracted[1 - sink.operand][along.index(sink.axis)])
 
     def _absorber(self, sink: axes_lib.Contraction) -> Absorber | None:
         """Finds the bias that is added to a contraction's result, or the running mean subtracted from it.
@@ -231,9 +257,8 @@ class _Assembly:
 
     def _variable_behind(self, operand: int) -> int | None:
         """Returns the index of the one variable that `operand` is a reshaped copy of, if it is read nowhere else."""
-        makers = {op.outputs[0]: op for op in self._program.leaves}
-        while operand in makers:
-            op = makers[operand]
+        while operand in self._made_by:
+            op = self._made_by[operand]
             copies = ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze")
             if op.name not in copies or len(self._consumers[operand]) > 1 or not isinstance(op.inputs[0], int):
                 return None
@@ -241,6 +266,48 @@ class _Assembly:
         inputs = self._program.inputs[: len(self._paths)]
         alone = len(self._consumers[operand]) == 1 and operand not in self._program.outputs
         return inputs.index(operand) if operand in inputs and alone else None
+
+    def _makers(self) -> tuple[Maker, ...]:
+        makers = []
+        for op in self._program.leaves:
+            result = op.outputs[0]
+            if op.name not in ("dot_general", "conv_general_dilated") or result not in self._labels.data:
+                continue
+            ranks = [len(self._labels.shape(operand)) for operand in op.inputs[:2]]
+            for operand, weights in enumerate(op.inputs[:2]):
+                free = _free_axes(op, operand)
+                if weights in self._labels.data or not isinstance(weights, int) or not free:
+                    continue
+                kept = _kept_axes(op, 1 - operand, ranks) or ()
+                for axis, weight_axis in zip(kept, free, strict=True):
+                    labels = self._labels.axes[weights][weight_axis]
+                    classes = self._classes_of(labels, self._labels.shape(weights)[weight_axis])
+                    if (classes >= 0).any():
+                        variable = self._copied(weights)
+                        makers.append(Maker(self._with_bias(result), axis, classes, variable, weight_axis))
+        return tuple(makers)
+
+    def _copied(self, number: int) -> int | None:
+        """Returns the index of the variable that a value is a copy of, of the same shape, in any precision."""
+        while number in self._made_by and self._made_by[number].name in ("convert_element_type", "copy", "name"):
+            source = self._made_by[number].inputs[0]
+            if not isinstance(source, int):
+                return None
+            number = source
+        inputs = self._program.inputs[: len(self._paths)]
+        return inputs.index(number) if number in inputs else None
+
+    def _with_bias(self, result: int) -> int:
+        """Returns the sum of a product and its bias, where a bias is all that reads it; else the product."""
+        if len(self._consumers.get(result, ())) != 1:
+            return result
+        [op] = self._consumers[result]
+        others = [i for i in op.inputs if i != result]
+        if op.name not in ("add", "add_any") or len(others) != 1 or others[0] in self._labels.data:
+            return result
+        [bias], [total] = others, op.outputs
+        assert isinstance(total, int)
+        return total if isinstance(bias, int) and self._variable_behind(bias) is not None else result
 
     def _products(self) -> tuple[Product, ...]:
         products = []
@@ -250,7 +317,7 @@ class _Assembly:
                 continue
             if op.name in rules.LOOPS:
                 # Their widths do not change.
-                products.append(Product((_inner_products(op.eqn),), (None,)))
+                products.append(Product((_inner_products(op.eqn),), (None,), None))
                 continue
             if op.name not in ("dot_general", "conv_general_dilated"):
                 continue
@@ -267,7 +334,9 @@ class _Assembly:
                 self._classes_of(axis, size) if axes_lib.has_labels(axis) else None
                 for axis, size in zip(axes, sizes, strict=True)
             )
-            products.append(Product(sizes, classes))
+            weights = [i for i in op.inputs[:2] if isinstance(i, int) and i not in self._labels.data]
+            variable = self._copied(weights[0]) if len(weights) == 1 else None
+            products.append(Product(sizes, classes, variable))
         return tuple(products)
 
     def graph(self) -> Graph:
@@ -286,6 +355,7 @@ class _Assembly:
             sites=sites,
             branches=tuple(self._branches(sites)),
             uses=tuple(self._uses()),
+            makers=self._makers(),
             routes=tuple(self._labels.routes),
             indices={},
             refusals=tuple(dict.fromkeys(self._refusals)),
@@ -304,6 +374,17 @@ def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
         return None
     kept = [rank - len(gone) for rank, gone in zip(ranks, contracted, strict=True)]
     return list(range(kept[0], kept[0] + kept[1])) if operand == 0 else list(range(kept[0]))
+
+
+def _free_axes(op: Op, operand: int) -> list[int]:
+    """Returns the axes of the weights `operand` that a contraction hands on to its result, in that order."""
+    if op.name != "dot_general":
+        return [op.params["dimension_numbers"].rhs_spec[0]] if operand == 1 else []
+    contracted, batched = op.params["dimension_numbers"]
+    if batched[operand]:
+        return []
+    rank = len(op.eqn.invars[operand].aval.shape)
+    return [i for i in range(rank) if i not in contracted[operand]]
 
 
 def _consumers(program: Program) -> dict[int, list[Op]]:

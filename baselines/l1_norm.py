@@ -1,0 +1,40 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Filter pruning by L1 norm (Li et al., 2017, https://arxiv.org/abs/1608.08710)."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+from baselines.subject import Subject
+
+
+def score(subject: Subject) -> np.ndarray:
+    """Returns the sum of absolute weights of every class, `[K]`: of all kernels that compute its units.
+
+    Weights that read classes which have left are not counted.
+
+    Raises:
+      ValueError: when no kernel can be told to compute a unit.
+    """
+    graph, live = subject.graph, subject.live
+    leaves = jax.device_get(jax.tree.leaves(subject.variables))
+    fed = np.append(graph.fed, -1)
+    # The last entry is for units that always stay.
+    there = np.append(np.where(fed[:-1] >= 0, live[fed[:-1]], True), True)
+    total, held = np.zeros(graph.classes), np.zeros(graph.classes, bool)
+    for maker in graph.makers:
+        if maker.variable is None:
+            continue
+        weights = np.abs(np.asarray(leaves[maker.variable], np.float64))
+        for axis, classes in enumerate(graph.axes[maker.variable]):
+            if axis != maker.weight_axis and classes is not None:
+                weights = weights * there[classes].reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
+        norms = weights.sum(tuple(i for i in range(weights.ndim) if i != maker.weight_axis))
+        units = fed[maker.classes]
+        np.add.at(total, units[units >= 0], norms[units >= 0])
+        held[units[units >= 0]] = True
+    missing = [s.name for s in graph.sites if not np.append(held, True)[s.classes].all()]
+    if missing:
+        raise ValueError(f"l1_norm: no kernel can be told to compute the units of {', '.join(missing)}; exclude them.")
+    return total

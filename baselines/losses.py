@@ -1,0 +1,38 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Losses of a network with gates, which the scores differentiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import demp_jax
+
+# The loss of a batch, from logits `[B, classes]` and labels `[B]`.
+Loss = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy of a batch, in nats."""
+    return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
+
+
+def negative_logit(logits: jax.Array, labels: jax.Array) -> jax.Array:
+    """Returns the mean of minus the right class's logit: the negative log-likelihood of logits, by mistake."""
+    return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))
+
+
+def gated(
+    fn: Callable[[Any, Any], Any], graph: demp_jax.Graph, exclude: tuple[str, ...], position: str, loss: Loss
+) -> Callable[..., jax.Array]:
+    """Returns the loss of a batch as a function `(gates [K], thresholds [K], variables, x, y, live [K])`."""
+    run = demp_jax.with_gates(fn, graph, position=position, exclude=exclude)
+
+    def of(gates: jax.Array, thresholds: jax.Array, variables: Any, x: Any, y: Any, live: Any) -> jax.Array:
+        return loss(run(variables, x, gates, thresholds, live), y)
+
+    return of

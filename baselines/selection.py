@@ -1,0 +1,78 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Which units leave, by their scores; and how much leaves at each stage of iterative pruning."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+RULES = ("percentile", "topk")
+
+
+def select(
+    scores: Mapping[str, np.ndarray], fraction: float, *, rule: str = "percentile", min_units: int = 1
+) -> dict[str, np.ndarray]:
+    """Returns which units leave: a fraction of all, those that score least, ranked over all sites together.
+
+    * `"percentile"`: those below the percentile of the scores, interpolated (the DemP paper's code);
+    * `"topk"`: all but the `k = int(n (1 - fraction))` that score most, at least one (the released SNAP and CroP).
+
+    Units with equal scores at the border stay.
+
+    Args:
+      scores: by site, `[width]`; NaN for units that are not ranked and stay, minus infinity for those that have left.
+      fraction: how much of the ranked units leaves, in [0, 1).
+      rule: one of `RULES`.
+      min_units: how many units every site keeps at least, those that score most; 0 to let a site be emptied.
+
+    Returns:
+      By site, `[width]` bool: True for what leaves or has left.
+
+    Raises:
+      ValueError: for an unknown rule or a fraction out of its range.
+    """
+    if rule not in RULES:
+        raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule=}.")
+    if not 0 <= fraction < 1:
+        raise ValueError(f"fraction must be in [0, 1); got {fraction=}.")
+    ranked = np.concatenate([np.empty(0), *(s[np.isfinite(s)] for s in scores.values())])
+    if not len(ranked):
+        border = -np.inf
+    elif rule == "percentile":
+        border = np.percentile(ranked, 100 * fraction)
+    else:
+        keep = min(max(int(len(ranked) * (1 - fraction)), 1), len(ranked))
+        border = np.sort(ranked)[-keep]
+    leave = {}
+    for name, s in scores.items():
+        with np.errstate(invalid="ignore"):
+            gone = (s < border) | (s == -np.inf)
+        short = min(min_units, len(s)) - int((~gone).sum())
+        if short > 0:
+            best = np.argsort(-np.where(gone, s, -np.inf), kind="stable")[:short]
+            gone[best] = False
+        leave[name] = gone
+    return leave
+
+
+def stages(sparsity: float, steps: int = 5) -> list[float]:
+    """Returns the neuron sparsity after each stage of iterative pruning: half at once, then ever smaller steps.
+
+        k_i = rho - (rho - 1/2) / 2^i, i = 0 ... steps, and then rho
+
+    With one step, or where half is too much already, all leaves at once (as in the DemP paper's code; the released
+    CroP would first remove half).
+
+    Args:
+      sparsity: rho, the fraction of neurons that leaves in the end, in [0, 1).
+      steps: how many.
+    """
+    if steps == 1 or sparsity <= 0.5:
+        return [sparsity]
+    return [sparsity - (sparsity - 0.5) * 0.5**i for i in range(steps + 1)] + [sparsity]
+
+
+def fraction_of_rest(target: float, reached: float) -> float:
+    """Returns which part of the units that are left has to leave to get from one sparsity to a higher one."""
+    return max((target - reached) / (1 - reached + 1e-8), 0.0)

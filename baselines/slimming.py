@@ -1,0 +1,36 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Network slimming (Liu et al., 2017, https://arxiv.org/abs/1708.06519), which DemP grew from.
+
+Train with an L1 penalty on the scales of the normalisations, cut the units with the smallest scales, train on.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+
+import demp_jax
+from baselines.subject import Subject
+
+
+def score(subject: Subject) -> np.ndarray:
+    """Returns the sum of `|gamma|` of every class, `[K]`: of all normalisations whose channels compute its units.
+
+    Raises:
+      ValueError: when a unit has no scale.
+    """
+    graph = subject.graph
+    scales = jax.tree.leaves(demp_jax.norm_scales(subject.variables))
+    leaves = jax.device_get(jax.tree.leaves(subject.variables))
+    fed = np.append(graph.fed, -1)
+    total, held = np.zeros(graph.classes), np.zeros(graph.classes, bool)
+    for leaf, is_scale, axes in zip(leaves, scales, graph.axes, strict=True):
+        if not is_scale or axes[-1] is None:
+            continue
+        units = fed[axes[-1]]
+        np.add.at(total, units[units >= 0], np.abs(np.asarray(leaf, np.float64))[units >= 0])
+        held[units[units >= 0]] = True
+    missing = [s.name for s in graph.sites if not np.append(held, True)[s.classes].all()]
+    if missing:
+        raise ValueError(f"slimming: the units of {', '.join(missing)} have no scale; exclude them.")
+    return total

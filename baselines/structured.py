@@ -1,0 +1,126 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Structured pruning by scores: score, rank, hold at zero, score again, and cut once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import demp_jax
+from baselines import selection
+from baselines.subject import Score, Subject, by_site
+
+FEEDBACK = ("planned", "measured")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """What pruning by scores came to.
+
+    Attributes:
+      cut: the smaller network, see `demp_jax.Cut`.
+      stages: of each stage the planned neuron sparsity and the one reached, relative to the network before it.
+    """
+
+    cut: demp_jax.Cut
+    stages: tuple[tuple[float, float], ...]
+
+
+def prune(
+    fn: Callable[[Any, Any], Any],
+    variables: Any,
+    batches: Sequence[tuple[Any, Any]],
+    score: Score,
+    sparsity: float,
+    *,
+    scored: Any = None,
+    steps: int = 1,
+    feedback: str = "planned",
+    rule: str = "percentile",
+    min_units: int = 1,
+    key: jax.Array | int = 0,
+    opt_state: Any = None,
+    tx: optax.GradientTransformation | None = None,
+    params: Callable[[Any], Any] | None = None,
+    exclude: Sequence[str] = (),
+) -> Pruned:
+    """Cuts the units that score least.
+
+    In several stages each is scored anew with those before it held at zero, which gives what scoring the cut network
+    would, without compiling for its shapes.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from baselines import l1_norm
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+      >>> params = {"hidden": jnp.array([[1.0, 3.0, 2.0, 4.0]]), "out": jnp.ones((4, 2))}
+      >>> batch = (jnp.ones((2, 1)), jnp.array([0, 1]))
+      >>> prune(network, params, [batch], l1_norm.score, 0.5).cut.variables["hidden"].tolist()
+      [[3.0, 4.0]]
+
+    Args:
+      fn: the network in evaluation mode, `fn(variables, x) -> logits`.
+      variables: its variables.
+      batches: inputs and labels, all batches of one size; what the units are scored on, and the cut is proved on.
+      score: of the classes of units, such as `snap.score`.
+      sparsity: the fraction of the removable units that leaves, in [0, 1).
+      scored: the variables to score with, if not `variables`: such as with calibrated statistics.
+      steps: of iterative pruning, see `selection.stages`; 1 for all at once.
+      feedback: whether a stage goes by the sparsity that was `"planned"` for the one before it, or `"measured"`.
+      rule, min_units: see `selection.select`; at least one unit stays.
+      key: random key or seed, for scores that draw.
+      opt_state, tx, params, exclude: as for `demp_jax.cut`.
+
+    Raises:
+      ValueError: for a bad option, or when the network has no prunable neuron.
+    """
+    if feedback not in FEEDBACK:
+        raise ValueError(f"feedback must be one of {', '.join(FEEDBACK)}; got {feedback=}.")
+    if min_units < 1:
+        raise ValueError(f"min_units must be at least 1; got {min_units=}.")
+    exclude = tuple(exclude)
+    graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude)
+    graph.require_prunable()
+    key = jax.random.key(key) if isinstance(key, int) else key
+    subject = Subject(
+        fn, variables if scored is None else scored, graph, batches, np.ones(graph.classes, bool), key, exclude
+    )
+    ranked = _units(graph, subject.live)
+    reached, done = 0.0, []
+    for number, target in enumerate(selection.stages(sparsity, steps)):
+        subject = subject._replace(key=jax.random.fold_in(key, number))
+        values = np.where(subject.live, score(subject), -np.inf)
+        fraction = selection.fraction_of_rest(target, reached)
+        leave = selection.select(by_site(graph, values), fraction, rule=rule, min_units=min_units)
+        # A class leaves where all its units do.
+        live = np.zeros(graph.classes, bool)
+        for site in graph.sites:
+            live[site.classes[~leave[site.name] & (site.classes >= 0)]] = True
+        subject = subject._replace(live=live)
+        measured = 1 - _units(graph, live) / max(ranked, 1)
+        done.append((target, measured))
+        reached = target if feedback == "planned" else measured
+    gone = {s.name: ~np.append(subject.live, True)[s.classes] for s in graph.sites}
+    result = demp_jax.cut(
+        fn,
+        variables,
+        [x for x, _ in batches],
+        leave=gone,
+        opt_state=opt_state,
+        tx=tx,
+        params=params,
+        exclude=exclude,
+        min_units=min_units,
+    )
+    return Pruned(result, tuple(done))
+
+
+def _units(graph: demp_jax.Graph, live: np.ndarray) -> int:
+    """Returns how many removable units are in live classes."""
+    return sum(int(np.append(live, False)[site.classes].sum()) for site in graph.sites)
