@@ -7,24 +7,30 @@ from collections.abc import Mapping
 
 import numpy as np
 
-RULES = ("percentile", "topk")
+RULES = ("percentile", "topk", "exact")
 
 
 def select(
-    scores: Mapping[str, np.ndarray], fraction: float, *, rule: str = "percentile", min_units: int = 1
+    scores: Mapping[str, np.ndarray],
+    fraction: float,
+    *,
+    rule: str = "percentile",
+    min_units: int | Mapping[str, int] = 1,
 ) -> dict[str, np.ndarray]:
     """Returns which units leave: a fraction of all, those that score least, ranked over all sites together.
 
     * `"percentile"`: those below the percentile of the scores, interpolated (the DemP paper's code);
-    * `"topk"`: all but the `k = int(n (1 - fraction))` that score most, at least one (the released SNAP and CroP).
+    * `"topk"`: all but the `k = int(n (1 - fraction))` that score most, at least one (the released SNAP and CroP);
+    * `"exact"`: `round(n * fraction)`, and where a site is at its floor those that score least elsewhere (Chase).
 
-    Units with equal scores at the border stay.
+    By the first two, units with equal scores at the border stay.
 
     Args:
       scores: by site, `[width]`; NaN for units that are not ranked and stay, minus infinity for those that have left.
       fraction: how much of the ranked units leaves, in [0, 1).
       rule: one of `RULES`.
-      min_units: how many units every site keeps at least, those that score most; 0 to let a site be emptied.
+      min_units: how many units every site keeps at least, those that score most, or how many by site; 0 to let a
+        site be emptied.
 
     Returns:
       By site, `[width]` bool: True for what leaves or has left.
@@ -36,6 +42,9 @@ def select(
         raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule=}.")
     if not 0 <= fraction < 1:
         raise ValueError(f"fraction must be in [0, 1); got {fraction=}.")
+    floors = {name: min_units if isinstance(min_units, int) else min_units[name] for name in scores}
+    if rule == "exact":
+        return _exact(scores, fraction, floors)
     ranked = np.concatenate([np.empty(0), *(s[np.isfinite(s)] for s in scores.values())])
     if not len(ranked):
         border = -np.inf
@@ -48,11 +57,24 @@ def select(
     for name, s in scores.items():
         with np.errstate(invalid="ignore"):
             gone = (s < border) | (s == -np.inf)
-        short = min(min_units, len(s)) - int((~gone).sum())
+        short = min(floors[name], len(s)) - int((~gone).sum())
         if short > 0:
             best = np.argsort(-np.where(gone, s, -np.inf), kind="stable")[:short]
             gone[best] = False
         leave[name] = gone
+    return leave
+
+
+def _exact(scores: Mapping[str, np.ndarray], fraction: float, floors: Mapping[str, int]) -> dict[str, np.ndarray]:
+    leave = {name: s == -np.inf for name, s in scores.items()}
+    units = [(s[i], name, i) for name, s in scores.items() for i in np.flatnonzero(np.isfinite(s))]
+    missing = round(len(units) * fraction)
+    spare = {name: len(s) - int(leave[name].sum()) - floors[name] for name, s in scores.items()}
+    for _, name, i in sorted(units, key=lambda unit: unit[0]):
+        if missing and spare[name] > 0:
+            leave[name][i] = True
+            spare[name] -= 1
+            missing -= 1
     return leave
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import fnmatch
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -42,7 +43,8 @@ def prune(
     steps: int = 1,
     feedback: str = "planned",
     rule: str = "percentile",
-    min_units: int = 1,
+    min_units: int | Mapping[str, int] = 1,
+    unranked: Sequence[str] = (),
     key: jax.Array | int = 0,
     opt_state: Any = None,
     tx: optax.GradientTransformation | None = None,
@@ -73,7 +75,8 @@ def prune(
       scored: the variables to score with, if not `variables`: such as with calibrated statistics.
       steps: of iterative pruning, see `selection.stages`; 1 for all at once.
       feedback: whether a stage goes by the sparsity that was `"planned"` for the one before it, or `"measured"`.
-      rule, min_units: see `selection.select`; at least one unit stays.
+      rule, min_units: see `selection.select`; at least one unit of every site stays.
+      unranked: patterns of names of sites whose units are not ranked and stay.
       key: random key or seed, for scores that draw.
       opt_state, tx, params, exclude: as for `demp_jax.cut`.
 
@@ -82,20 +85,21 @@ def prune(
     """
     if feedback not in FEEDBACK:
         raise ValueError(f"feedback must be one of {', '.join(FEEDBACK)}; got {feedback=}.")
-    if min_units < 1:
+    if min(min_units.values() if isinstance(min_units, Mapping) else [min_units]) < 1:
         raise ValueError(f"min_units must be at least 1; got {min_units=}.")
     exclude = tuple(exclude)
     graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude)
     graph.require_prunable()
+    ranks = _ranked_classes(graph, unranked)
     key = jax.random.key(key) if isinstance(key, int) else key
     subject = Subject(
         fn, variables if scored is None else scored, graph, batches, np.ones(graph.classes, bool), key, exclude
     )
-    ranked = _units(graph, subject.live)
+    ranked = _units(graph, ranks)
     reached, done = 0.0, []
     for number, target in enumerate(selection.stages(sparsity, steps)):
         subject = subject._replace(key=jax.random.fold_in(key, number))
-        values = np.where(subject.live, score(subject), -np.inf)
+        values = np.where(subject.live, np.where(ranks, score(subject), np.nan), -np.inf)
         fraction = selection.fraction_of_rest(target, reached)
         leave = selection.select(by_site(graph, values), fraction, rule=rule, min_units=min_units)
         # A class leaves where all its units do.
@@ -103,7 +107,7 @@ def prune(
         for site in graph.sites:
             live[site.classes[~leave[site.name] & (site.classes >= 0)]] = True
         subject = subject._replace(live=live)
-        measured = 1 - _units(graph, live) / max(ranked, 1)
+        measured = 1 - _units(graph, live & ranks) / max(ranked, 1)
         done.append((target, measured))
         reached = target if feedback == "planned" else measured
     gone = {s.name: ~np.append(subject.live, True)[s.classes] for s in graph.sites}
@@ -116,9 +120,36 @@ def prune(
         tx=tx,
         params=params,
         exclude=exclude,
-        min_units=min_units,
     )
     return Pruned(result, tuple(done))
+
+
+def ranked_units(graph: demp_jax.Graph, unranked: Sequence[str] = ()) -> dict[str, int]:
+    """Returns how many units of each site are ranked: those that can leave, but for sites named by `unranked`."""
+    ranks = np.append(_ranked_classes(graph, unranked), False)
+    counts = {site.name: int(ranks[site.classes].sum()) for site in graph.sites}
+    return {name: count for name, count in counts.items() if count}
+
+
+def unranked_classes(graph: demp_jax.Graph, patterns: Sequence[str]) -> np.ndarray:
+    """Returns `[K]` bool: which classes have units in sites whose names match a pattern.
+
+    Raises:
+      ValueError: when a pattern matches none.
+    """
+    found = np.zeros(graph.classes, bool)
+    for pattern in patterns:
+        matched = [site for site in graph.sites if fnmatch.fnmatch(site.name, pattern)]
+        if not matched:
+            names = ", ".join(site.name for site in graph.sites)
+            raise ValueError(f"unranked: no site is named {pattern!r}. The sites are: {names}.")
+        for site in matched:
+            found[site.classes[site.classes >= 0]] = True
+    return found
+
+
+def _ranked_classes(graph: demp_jax.Graph, unranked: Sequence[str]) -> np.ndarray:
+    return (graph.fed == np.arange(graph.classes)) & ~unranked_classes(graph, unranked)
 
 
 def _units(graph: demp_jax.Graph, live: np.ndarray) -> int:

@@ -55,6 +55,7 @@ def _task(part: dict[str, Any], net: network.Network) -> Task:
         accumulate=1,
         watch=part.get("watch", False),
         needs_live=bool(noise),
+        updater=None,
         replicated=Devices(1).replicated,
     )
 

@@ -101,7 +101,9 @@ def base() -> ml_collections.ConfigDict:
     c.optimizer.momentum = 0.9  # sgdm.
 
     c.method = ml_collections.ConfigDict()
-    c.method.name = "demp"  # demp, dense.
+    # dense, demp; that cut: snap, crop, earlysnap, earlycrop, random, l1, slimming; that mask: magnitude, saliency,
+    # static, set, rigl, srigl, jaxpruner (where it is installed); both: chase, demp_rigl.
+    c.method.name = "demp"
     c.method.strength = 0.0  # Peak lambda of the regulariser.
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
     c.method.strength_span = "87%"
@@ -113,6 +115,40 @@ def base() -> ml_collections.ConfigDict:
     c.method.noise_asymmetric = True  # On weights of live neurons only.
     c.method.noise_schedule = "one_cycle"
     c.method.noise_span = "87%"
+
+    # Methods that cut units by scores: snap, crop, earlysnap, earlycrop, random, l1, slimming, chase.
+    c.ranking = ml_collections.ConfigDict()
+    c.ranking.sparsity = 0.5  # Of the units that can leave, in [0, 1).
+    c.ranking.when = "0"  # snap, crop, random, l1, slimming: the step.
+    c.ranking.early_rule = "paper"  # early*: paper, released: when the weights' distance from the start grows slowly,
+    c.ranking.latest = ""  # and at this step at the latest; "" for none.
+    c.ranking.every = "2ep"  # chase: steps between cuts,
+    c.ranking.until = "80%"  # the last one,
+    c.ranking.floor = 0.2  # and which part of its share every site keeps.
+    c.ranking.definition = "demp"  # demp (as the DemP paper ran them), released (snap, crop: as their own code does).
+    c.ranking.rule = (
+        "exact"  # exact; percentile, topk: as released, short of the sparsity where a site would be emptied.
+    )
+    c.ranking.stages = 5  # Of iterative pruning, which scores anew after each; 1: all at once.
+    c.ranking.feedback = "planned"  # A stage goes by the sparsity planned for the one before it, or measured.
+    c.ranking.batches = 10  # Of training examples, not augmented, that are scored.
+    c.ranking.batch_size = 512
+    c.ranking.exclude = ()  # Patterns of names of sites that are not ranked.
+
+    # Methods that hold weights at zero: magnitude, saliency, static, set, rigl, srigl, chase, demp_rigl.
+    c.masking = ml_collections.ConfigDict()
+    c.masking.sparsity = 0.8  # Of the masked parameters together, in [0, 1).
+    c.masking.distribution = "erk"  # erk, uniform.
+    c.masking.exclude = ()  # Patterns of paths of parameters that stay dense, besides those of one axis.
+    c.masking.algorithm = "magnitude"  # jaxpruner: one of its algorithms.
+    c.masking.schedule = "polynomial"  # magnitude, saliency: polynomial, one_shot.
+    c.masking.start = "0"  # First step that changes masks,
+    c.masking.end = "75%"  # and the last; chase: the last with more connections than asked for.
+    c.masking.every = "100"
+    c.masking.drop = 0.3  # set, rigl, srigl, demp_rigl: which part of the connections moves, in [0, 1].
+    c.masking.drop_schedule = "cosine"  # cosine (to 0 at end), constant.
+    c.masking.ablation = 0.3  # srigl: neurons with fewer salient connections than this part are ablated.
+    c.masking.never_ablated = ("head/*",)  # srigl: patterns of paths of parameters.
 
     c.pruning = ml_collections.ConfigDict()
     c.pruning.dynamic = True  # Cut during training; if not, at the end only.

@@ -19,6 +19,7 @@ from demp_jax._src.masks import Membership as Membership
 from demp_jax._src.masks import membership as membership
 from demp_jax._src.masks import weight_mask as weight_mask
 from demp_jax._src.noise import add_weight_noise as add_weight_noise
+from demp_jax._src.paths import leaf_paths as leaf_paths
 from demp_jax._src.regularization import add_regularizer as add_regularizer
 from demp_jax._src.regularization import decay_toward_zero as decay_toward_zero
 from demp_jax._src.regularization import everything as everything

@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.data import BatchOrder
 from experiments.data.arrays import Arrays
+from experiments.data.dataset import Batch as DatasetBatch
 from experiments.problem import Problem
 from experiments.step import Data, prepare
 
@@ -66,19 +67,23 @@ class Feed:
 
         There are as many as the config asks for, and so many more as fill the last batch.
         """
-        every, asked, most = (
-            self._dataset.train_examples,
-            self._config.pruning.examples,
-            self._config.eval_batch_size,
-        )
+        asked, most = self._config.pruning.examples, self._config.eval_batch_size
         batches = math.ceil(asked / most)
         size = math.ceil(asked / batches / self._devices.count) * self._devices.count
-        key = jax.random.fold_in(jax.random.key(self._config.seed + 2), step)
-        chosen = np.asarray(jax.random.permutation(key, every))
+        return [self._inputs(images) for images, _ in self._drawn(2, step, batches, size)]
+
+    def scored(self, step: int, batches: int, size: int) -> list[tuple[jax.Array, jax.Array]]:
+        """Returns inputs and labels of training examples, not augmented, in so many batches of one size."""
+        drawn = self._drawn(3, step, batches, size)
+        return [(self._inputs(images), self._devices.spread(labels)) for images, labels in drawn]
+
+    def _drawn(self, purpose: int, step: int, batches: int, size: int) -> Iterator[DatasetBatch]:
+        """Returns this process's share of batches of training examples, others at every step."""
+        key = jax.random.fold_in(jax.random.key(self._config.seed + purpose), step)
+        chosen = np.asarray(jax.random.permutation(key, self._dataset.train_examples))
         # A training set can be smaller than what fills the batches.
         chosen = np.resize(chosen, batches * size).reshape(batches, size)
-        read = self._dataset.read("train", [self._devices.share(rows) for rows in chosen])
-        return [self._inputs(images) for images, _ in read]
+        return self._dataset.read("train", [self._devices.share(rows) for rows in chosen])
 
     def test_batches(self) -> Iterator[TestBatch]:
         """Returns every test example once."""

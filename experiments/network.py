@@ -150,6 +150,31 @@ _BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.M
 MODELS = tuple(_BUILDERS)
 
 
+def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
+    """Returns variables whose running statistics are those of a batch, as if they had been averaged over it alone.
+
+    A statistic that training moves as `m old + (1 - m) batch` shows both m and the batch's when it starts from two
+    values; all else stays.
+    """
+
+    @jax.jit
+    def after(state: Any) -> Any:
+        return network.train({**variables, "state": state}, x)[1]
+
+    before = variables["state"]
+    once = after(before)
+    moves = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, once)
+    raised = jax.tree.map(lambda a, moved: a + 1 if moved else a, before, moves)
+
+    def batch(old: jax.Array, one: jax.Array, other: jax.Array, moved: bool) -> jax.Array:
+        if not moved:
+            return old
+        momentum = jnp.mean(other - one)
+        return (one - momentum * old) / (1 - momentum)
+
+    return {**variables, "state": jax.tree.map(batch, before, once, after(raised), moves)}
+
+
 def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
     """Returns a network and its initial variables."""
     graphdef, _ = _abstract(config, input_shape, classes)

@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 import demp_jax
+from baselines import structured
 from experiments import data, methods, network, optimizers, progress
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
@@ -116,6 +117,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         dense = demp_jax.trace(net, variables, example, exclude=method.options.get("exclude", ()))
         if method.name != "dense":
             dense.require_prunable()
+        if method.ranking is not None:
+            structured.unranked_classes(dense, method.ranking.options["unranked"])
         # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
         params = variables["params"]
         state = jax.eval_shape(method.tx.init, params)

@@ -17,6 +17,7 @@ import optax
 from jax.sharding import NamedSharding
 
 import demp_jax
+from baselines.masking import Updater
 from experiments.data import Preparation
 from experiments.network import Network
 
@@ -67,6 +68,7 @@ class Task:
         unit is alive on the batch that is alive in a part of it.
       watch: whether a step reports who was alive on its batch.
       needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
+      updater: what holds weights at zero, with its masks in the optimizer's state; `None` for nothing.
       replicated: the sharding of what is on every device.
     """
 
@@ -80,6 +82,7 @@ class Task:
     accumulate: int
     watch: bool
     needs_live: bool
+    updater: Updater | None
     replicated: NamedSharding
 
 
@@ -102,9 +105,10 @@ def train_step(
     batch = data if examples is None else Data(data.images[examples], data.labels[examples])
     key = jax.random.fold_in(state.key, state.step)
     params = state.variables["params"]
+    used = params if task.updater is None else task.updater.pre_forward_update(params, state.opt_state)
     part = functools.partial(_part, task)
     if task.accumulate == 1:
-        loss, correct, new_state, alive, grads = part(params, state.variables["state"], key, batch)
+        loss, correct, new_state, alive, grads = part(used, state.variables["state"], key, batch)
     else:
         # Every so-many-th example, so that each part stays split over all devices.
         split = jax.tree.map(lambda leaf: jnp.moveaxis(_apart(leaf, task.accumulate), 1, 0), batch)
@@ -112,7 +116,7 @@ def train_step(
         def add(carry: tuple[Any, Any], xs: tuple[jax.Array, Data]) -> tuple[tuple[Any, Any], Any]:
             new_state, total = carry
             number, piece = xs
-            loss, correct, new_state, alive, grads = part(params, new_state, jax.random.fold_in(key, number), piece)
+            loss, correct, new_state, alive, grads = part(used, new_state, jax.random.fold_in(key, number), piece)
             return (new_state, jax.tree.map(jnp.add, total, grads)), (loss, correct, alive)
 
         first = (state.variables["state"], jax.tree.map(jnp.zeros_like, params))
@@ -123,7 +127,10 @@ def train_step(
     extra = {"live": demp_jax.weight_mask(members, alive, params)} if task.needs_live else {}
     tx = optax.with_extra_args_support(task.tx)
     updates, opt_state = tx.update(grads, state.opt_state, params, **extra)
-    variables = {"params": optax.apply_updates(params, updates), "state": new_state}
+    params = optax.apply_updates(params, updates)
+    if task.updater is not None:
+        params = task.updater.post_gradient_update(params, opt_state)
+    variables = {"params": params, "state": new_state}
     result = TrainState(state.step + 1, variables, opt_state, state.key), StepMetrics(loss, correct, alive)
     return jax.lax.with_sharding_constraint(result, task.replicated)
 

@@ -21,11 +21,13 @@ import ml_collections
 import numpy as np
 
 import demp_jax
+from baselines import masking, sparsity, structured
 from experiments import checkpoints as checkpoints_lib
 from experiments import network as network_lib
 from experiments import plots, records, runtime, workdir
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
+from experiments.methods import Ranking
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
 from experiments.step import StepMetrics, Task, TrainState, all_finite, free_compiled, train_step
@@ -121,6 +123,14 @@ class _Run:
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
         network, variables = self.problem.initial()
         opt_state = jax.jit(self.method.tx.init)(variables["params"])
+        if self.method.updater is not None:
+            params = jax.jit(self.method.updater.post_gradient_update)(variables["params"], opt_state)
+            variables = {**variables, "params": params}
+            _LOG.info(
+                "%s holds weights at zero and does not make the network smaller or faster; sparsities count weights "
+                "that are not zero, and FLOPs are those of hardware that could leave out zeros",
+                self.method.name,
+            )
         key = jax.random.key(self.config.seed + 1)
         return network, self.devices.everywhere(TrainState(jnp.zeros([], jnp.int32), variables, opt_state, key))
 
@@ -140,6 +150,7 @@ class _Run:
     def _retrace(self) -> None:
         """Reads off the network what follows from its present widths."""
         self.graph = self.problem.trace(self.network, self.state.variables)
+        self._count()
         self.members = self.devices.everywhere(demp_jax.membership(self.graph, self.state.variables["params"]))
         self.task = Task(
             network=self.network,
@@ -152,8 +163,29 @@ class _Run:
             accumulate=self.config.accumulate,
             watch=True,
             needs_live=self.method.needs_live,
+            updater=self.method.updater,
             replicated=self.devices.replicated,
         )
+
+    def _count(self) -> None:
+        """Counts the weights that are left and the FLOPs they take; those at zero do not count, where some are held."""
+        params = self.state.variables["params"]
+        self.parameters, self.flops = size(params), self.graph.flops()
+        if self.method.updater is not None:
+            dense = masking.densities(params, self.state.opt_state)
+            sizes = dict(zip(demp_jax.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True))
+            self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
+            self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
+
+    def _remasked(self, step: int) -> bool:
+        """Returns whether the masks may have changed at a step."""
+        if self.method.updater is None:
+            return False
+        schedule = getattr(self.method.updater, "schedule", None)
+        if isinstance(schedule, sparsity.Schedule):
+            return bool(schedule.changes(step))
+        # Of an updater of another library the schedule is not known.
+        return (step + 1) % self.problem.lengths.log == 0
 
     def go(self) -> Result:
         """Runs to the end, or until a signal."""
@@ -196,7 +228,7 @@ class _Run:
         lengths, batch = self.problem.lengths, self.config.batch_size
         for step in range(first, last + 1):
             stopped_by = self._stopped(step, stop)
-            if self.method.cuts(step) and self.counters.last_cut != step:
+            if self.counters.last_cut != step:
                 self._cut(step)
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 self._evaluate(step)
@@ -209,7 +241,9 @@ class _Run:
             self.state, metrics = train_step(self.state, *next(batches), self.members, task=self.task)
             self._close_cut()
             self.pending.append((step + 1, metrics))
-            self.counters.train_flops += 3.0 * self.graph.flops() * batch
+            self.counters.train_flops += 3.0 * self.flops * batch
+            if self._remasked(step):
+                self._count()
             if (step + 1) % lengths.log == 0:
                 line = self._flush(step + 1)
                 progress.update(step + 1, line["loss"], self.graph.neurons, self.counters.test_accuracy)
@@ -226,21 +260,75 @@ class _Run:
     # Cutting and measuring.
 
     def _cut(self, step: int) -> None:
+        """Cuts what the method wants cut at a step, if anything."""
+        # What is left, such as the last group of every GroupNorm, may have to stay.
         if not self.graph.prunable:
-            # It was when the run began: what is left, such as the last group of every GroupNorm, has to stay.
             return
-        self._flush(step)
-        result = demp_jax.cut(
+        ranking = self.method.ranking
+        target = None if ranking is None else ranking.due(step, self.state.opt_state)
+        if ranking is not None and target is not None:
+            self._flush(step)
+            self._cut_ranked(step, ranking, target)
+        if self.method.cuts(step) and self.graph.prunable:
+            self._flush(step)
+            self._cut_dead(step)
+
+    def _cut_ranked(self, step: int, ranking: Ranking, target: float) -> None:
+        options = dict(ranking.options)
+        most = self.problem.dataset.train_examples
+        size = min(ranking.batch_size, most) // self.devices.count * self.devices.count
+        batches = self.feed.scored(step, min(ranking.batches, max(most // size, 1)), size)
+        if ranking.floors is not None:
+            options["min_units"] = ranking.floors(self.problem.dense)
+        # The target is one of the dense network's units; some may have left.
+        dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (self.problem.dense, self.graph))
+        gone = sum(self.problem.dense.widths[name] - self.graph.widths[name] for name in dense)
+        missing = target * sum(dense.values()) - gone
+        variables = self.state.variables
+        pruned = structured.prune(
             self.network,
-            self.state.variables,
-            self.feed.death_set(step),
-            opt_state=self.state.opt_state,
-            tx=self.method.tx,
-            params=lambda variables: variables["params"],
-            **self.method.options,
+            variables,
+            batches,
+            ranking.score,
+            min(max(missing / max(sum(now.values()), 1), 0.0), 0.999) if gone else target,
+            # Before the first step the running statistics say nothing yet.
+            scored=None if step else network_lib.calibrated(self.network, variables, batches[0][0]),
+            key=jax.random.fold_in(jax.random.key(self.config.seed + 4), step),
+            exclude=self.problem.exclude,
+            **self._trained(),
+            **options,
         )
+        stages = [{"planned": planned, "measured": measured} for planned, measured in pruned.stages]
+        self._take(step, pruned.cut, {"target": target, "stages": stages})
+
+    def _cut_dead(self, step: int) -> None:
+        options = dict(self.method.options)
+        if self.method.updater is not None:
+            idle = masking.idle_units(self.graph, self.state.variables)
+            if any(bits.any() for bits in idle.values()):
+                inputs, exclude = self.feed.death_set(step), options["exclude"]
+                result = demp_jax.cut(
+                    self.network, self.state.variables, inputs, leave=idle, exclude=exclude, **self._trained()
+                )
+                self._take(step, result, {"why": "read with weights of zero alone"})
+        result = demp_jax.cut(
+            self.network, self.state.variables, self.feed.death_set(step), **self._trained(), **options
+        )
+        self._take(step, result, {})
+
+    def _trained(self) -> dict[str, Any]:
+        """Returns what a cut slices besides the variables."""
+        return {
+            "opt_state": self.state.opt_state,
+            "tx": self.method.tx,
+            "params": lambda variables: variables["params"],
+        }
+
+    def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any]) -> None:
+        """Goes on with what a cut left."""
         record = result.record
         self.devices.agree(f"the cut of step {step}", record.removed)
+        self._close_cut()
         self.counters.last_cut = step
         self.counters.cuts += bool(record.removed)
         if record.refused:
@@ -252,7 +340,7 @@ class _Run:
             self.state = self.devices.everywhere(state)
             self._retrace()
             free_compiled()
-        self.open_cut = {"step": step, **dataclasses.asdict(record)}
+        self.open_cut = {"step": step, **dataclasses.asdict(record), **more}
         self.cut_ended = self.compiling.seconds
         if step == self.problem.lengths.run:
             self._close_cut()
@@ -315,7 +403,7 @@ class _Run:
             "strength": float(self.method.strength(step)),
             "noise": float(self.method.noise(step)),
             "neurons": self.graph.neurons,
-            "parameters": size(self.state.variables["params"]),
+            "parameters": self.parameters,
             "width": self.graph.widths,
         }
 
@@ -365,7 +453,9 @@ class _Run:
             "final": self.state,
         }
         states = {name: jax.tree.map(jnp.copy, state) for name, state in states.items()}
-        plain = dataclasses.replace(self.task, network=network, tx=self.problem.base, watch=False, needs_live=False)
+        plain = dataclasses.replace(
+            self.task, network=network, tx=self.problem.base, watch=False, needs_live=False, updater=None
+        )
         tasks = {"dense": plain, "final": self.task}
         times: dict[str, list[float]] = {"dense": [], "final": []}
         with contextlib.closing(self.feed.batches(0, 1)) as batches:
@@ -387,7 +477,7 @@ class _Run:
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         config, counters, dense = self.config, self.counters, self.problem.dense
-        parameters = size(self.state.variables["params"])
+        self._count()
         dense_train_flops = 3.0 * dense.flops() * config.batch_size * int(self.state.step)
         return {
             "method": self.method.name,
@@ -397,13 +487,13 @@ class _Run:
             "steps": int(self.state.step),
             "test_accuracy": counters.test_accuracy,
             "dense_parameters": self.problem.dense_parameters,
-            "parameters": parameters,
+            "parameters": self.parameters,
             "dense_neurons": dense.neurons,
             "neurons": self.graph.neurons,
             "neuron_sparsity": 1 - self.graph.neurons / max(dense.neurons, 1),
-            "weight_sparsity": 1 - parameters / self.problem.dense_parameters,
+            "weight_sparsity": 1 - self.parameters / self.problem.dense_parameters,
             "dense_inference_flops": dense.flops(),
-            "inference_flops_ratio": self.graph.flops() / dense.flops(),
+            "inference_flops_ratio": self.flops / dense.flops(),
             "train_flops": counters.train_flops,
             "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
             "step_time_ratio": step_time_ratio,

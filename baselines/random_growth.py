@@ -1,0 +1,21 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""SET: sparse evolutionary training (Mocanu et al., 2018, https://arxiv.org/abs/1707.04780)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from baselines.masking import DynamicSparse, random_like
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SET(DynamicSparse):
+    """Drops the connections with the smallest `|w|` and grows others at random."""
+
+    def growth(self, params: Any, grads: Any, count: Any) -> Any:
+        """Returns uniform random numbers, others at every step."""
+        del grads
+        return random_like(params, jax.random.fold_in(jax.random.key(self.seed), count))

@@ -1,0 +1,28 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Saliency pruning: weights that change the loss least, to first order (https://arxiv.org/abs/1611.06440)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from baselines.masking import Masking
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Saliency(Masking):
+    """Holds the weights with the smallest `|w dL/dw|` of every parameter at zero, on the batch of the step."""
+
+    def scores(self, params: Any, grads: Any, count: Any) -> Any:
+        """Returns `|w dL/dw|`.
+
+        Raises:
+          ValueError: without gradients.
+        """
+        del count
+        if grads is None:
+            raise ValueError("saliency needs gradients: call instant_sparsify(params, grads).")
+        return jax.tree.map(lambda p, g: jnp.abs(p * g), params, grads)

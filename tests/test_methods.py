@@ -1,0 +1,166 @@
+"""Every method of the training program, by its row: it trains, prunes as asked, and goes on where it stopped."""
+
+import jax
+import numpy as np
+import pytest
+
+from baselines import masking, random_units
+from experiments import methods, train
+from experiments.errors import UsageError
+from experiments.train import train_and_evaluate
+from tests.runs import last_digests, lines, short_config
+
+METHODS = {
+    "snap": {},
+    "crop": {"ranking.definition": "released"},
+    "earlysnap": {"ranking.early_rule": "released", "ranking.latest": "15"},
+    "earlycrop": {"ranking.stages": 1},
+    "random": {},
+    "l1": {"ranking.when": "20"},
+    "slimming": {"ranking.when": "50%", "method.strength": 0.1},
+    "magnitude": {},
+    "saliency": {"masking.schedule": "one_shot", "masking.start": "10"},
+    "static": {"masking.distribution": "uniform"},
+    "set": {"masking.drop_schedule": "constant"},
+    "rigl": {},
+    "srigl": {},
+    "chase": {"ranking.every": "10", "ranking.until": "20", "masking.end": "20"},
+    "demp_rigl": {"masking.sparsity": 0.5, "method.strength": 0.3, "method.noise": 1e-3},
+}
+LONG = ("crop", "earlysnap", "random", "l1", "saliency", "static", "set", "srigl")
+CUTS = {"snap": 0, "crop": 0, "earlysnap": 15, "random": 0, "l1": 20, "slimming": 15}
+
+
+def _config(name, **changes):
+    plain = {"method.strength": 0.0, "method.noise": 0.0, "ranking.batch_size": 128, "ranking.batches": 2}
+    return short_config(**{"method.name": name, "masking.every": "5", **plain, **METHODS[name], **changes})
+
+
+def test_every_method_is_tested():
+    assert set(METHODS) | {"dense", "demp", "jaxpruner"} == set(methods.METHODS)
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])
+def test_a_method_prunes_as_asked(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
+    summary = train_and_evaluate(_config(name), tmp_path).summary
+    cuts = lines(tmp_path / "cuts.jsonl")
+    assert all(cut["refused"] is None for cut in cuts)
+    assert summary["method"] == name
+    if name in CUTS:
+        [ranked] = [cut for cut in cuts if "target" in cut]
+        assert (ranked["step"], ranked["target"]) == (CUTS[name], 0.5)
+        assert summary["neuron_sparsity"] >= 0.5 - 0.5 / 40
+        assert summary["inference_flops_ratio"] < 0.7
+    if name == "earlycrop":
+        # The rule fires at the end of the first epoch of 22.5 steps; nothing before it.
+        assert [cut["step"] for cut in cuts if "target" in cut] in ([23], [])
+    if name in ("magnitude", "saliency", "static", "set", "rigl", "srigl"):
+        dense = summary["dense_parameters"]
+        kernels = 64 * 24 + 24 * 16 + 16 * 10
+        # Of what is not masked, a little leaves with units that have no weights.
+        assert 0.78 * kernels / dense < summary["weight_sparsity"] < 0.88 * kernels / dense
+        assert summary["inference_flops_ratio"] < 0.23
+    if name == "chase":
+        assert [cut["step"] for cut in cuts if "target" in cut] == [10, 20]
+        assert summary["neuron_sparsity"] >= 0.49
+        assert summary["weight_sparsity"] > 0.85
+    if name == "demp_rigl":
+        assert summary["neuron_sparsity"] > 0
+        assert summary["weight_sparsity"] > 0.5
+
+
+@pytest.mark.parametrize(
+    "name", ["chase", *(pytest.param(name, marks=pytest.mark.slow) for name in ("earlysnap", "srigl", "demp_rigl"))]
+)
+def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkeypatch):
+    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
+    whole = train_and_evaluate(_config(name), tmp_path / "whole").summary
+    calls = iter(range(100))
+
+    def stop(self, step, stop):
+        del self, stop
+        return train.signal.SIGTERM if step in (13, 23) and next(calls) in (0, 1) else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "_stopped", stop)
+        for _ in range(2):
+            train_and_evaluate(_config(name), tmp_path / "parts")
+    parts = train_and_evaluate(_config(name), tmp_path / "parts").summary
+    assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
+    for key in ("test_accuracy", "parameters", "neurons", "widths", "train_flops", "cuts"):
+        assert parts[key] == whole[key], key
+    steps = [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "parts" / "cuts.jsonl")]
+    assert steps == [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "whole" / "cuts.jsonl")]
+
+
+class _Shuffled:
+    """A foreign updater: it knows nothing of this project but the protocol, and hides half of the first kernel."""
+
+    def wrap_optax(self, inner):
+        def init(params):
+            masks = jax.tree.map(lambda p: None, params)
+            masks["dense"][0]["kernel"] = jax.numpy.arange(64 * 24).reshape(64, 24) % 2
+            return masking.SparseState(masks, inner.init(params), None, jax.numpy.zeros([], int))
+
+        def update(grads, state, params):
+            updates, inner_state = inner.update(grads, state.inner_state, params)
+            return updates, state._replace(inner_state=inner_state)
+
+        return masking.optax.GradientTransformation(init, update)
+
+    def pre_forward_update(self, params, opt_state):
+        del opt_state
+        return params
+
+    def post_gradient_update(self, params, opt_state):
+        return masking.apply_masks(params, opt_state.masks)
+
+
+def test_a_new_method_is_a_row(tmp_path, monkeypatch):
+    """As the README shows: a score, or an updater of another library."""
+    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
+    monkeypatch.setitem(methods.METHODS, "mine", methods.ranked(lambda subject: -random_units.score(subject)))
+    monkeypatch.setitem(methods.METHODS, "theirs", methods.masked(lambda *_: _Shuffled()))
+    config = {"method.name": "mine", "ranking.batch_size": 64, "ranking.batches": 1}
+    assert train_and_evaluate(short_config(**config), tmp_path / "mine").summary["neuron_sparsity"] >= 0.5
+    summary = train_and_evaluate(short_config(**{"method.name": "theirs"}), tmp_path / "theirs").summary
+    first = lines(tmp_path / "theirs" / "metrics.jsonl")[0]
+    assert first["parameters"] == summary["dense_parameters"] - 64 * 24 // 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method.name": "snap", "ranking.sparsity": 1.0}, r"config.ranking.sparsity must be in \[0, 1\); got 1.0"),
+        ({"method.name": "l1", "ranking.definition": "released"}, "config.ranking.definition must be 'demp'"),
+        ({"method.name": "snap", "ranking.when": "200%"}, "config.ranking.when must be at most the run's 30 steps"),
+        ({"method.name": "crop", "ranking.rule": "best"}, "config.ranking.rule must be one of"),
+        ({"method.name": "crop", "ranking.batches": 0}, "config.ranking.batches must be at least 1"),
+        ({"method.name": "crop", "ranking.exclude": ("nowhere",)}, "no site is named 'nowhere'"),
+        ({"method.name": "slimming"}, "config.ranking.when must be at least one step with slimming"),
+        ({"method.name": "rigl", "masking.sparsity": -0.1}, r"config.masking.sparsity must be in \[0, 1\)"),
+        ({"method.name": "rigl", "masking.exclude": ("nowhere",)}, "no parameter's path matches 'nowhere'"),
+        ({"method.name": "rigl", "masking.start": "20", "masking.end": "10"}, "config.masking.end must be between"),
+        ({"method.name": "rigl", "masking.drop": 2.0}, r"config.masking.drop must be in \[0, 1\]"),
+        ({"method.name": "magnitude", "masking.schedule": "often"}, "config.masking.schedule must be one of"),
+        ({"method.name": "chase", "ranking.until": "0"}, "config.ranking.until must be between 1 step"),
+    ],
+)
+def test_bad_input(changes, message, tmp_path):
+    with pytest.raises(UsageError, match=message):
+        train_and_evaluate(short_config(**changes), tmp_path)
+
+
+def test_statistics_are_those_of_the_batch(tmp_path):
+    """Before the first step the running statistics are those of a batch, whatever the momentum."""
+    from experiments.network import calibrated
+    from experiments.problem import pose
+
+    problem = pose(_config("snap"))
+    network, variables = problem.initial()
+    x = jax.random.normal(jax.random.key(0), (32, 8, 8, 1)) + 1
+    state = calibrated(network, variables, x)["state"]
+    first = x.reshape(32, -1) @ variables["params"]["dense"][0]["kernel"]
+    np.testing.assert_allclose(state["norm"][0]["mean"], first.mean(0), atol=1e-4)
+    np.testing.assert_allclose(state["norm"][0]["var"], first.var(0), atol=1e-3)
