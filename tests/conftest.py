@@ -14,7 +14,7 @@ import pytest
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-hypothesis.settings.register_profile("sample", max_examples=10, deadline=None, derandomize=True)
+hypothesis.settings.register_profile("sample", max_examples=6, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=600, deadline=None)
 hypothesis.settings.load_profile("sample")
 

@@ -52,7 +52,7 @@ BAD = {
     "model.dtype": ("float8", "config.model.dtype must be one of bfloat16, float32; got 'float8'"),
     "optimizer.weight_decay": (-1.0, "config.optimizer.weight_decay must be a finite number >= 0; got -1.0"),
     "optimizer.b1": (1.0, r"config.optimizer.b1 must be in \[0, 1\); got 1.0"),
-    "method.name": ("snap", "config.method.name must be one of demp, dense; got 'snap'"),
+    "method.name": ("snip", "config.method.name must be one of chase, .*; got 'snip'"),
     "method.strength": (float("nan"), "config.method.strength must be a finite number >= 0; got nan"),
     "method.noise": (-1e-5, "config.method.noise must be a finite number >= 0; got -1e-05"),
     "method.strength_schedule": ("triangle", "config.method.strength_schedule must be one of .*; got 'triangle'"),

@@ -144,7 +144,7 @@ def test_training_goes_on_as_if_nothing_had_been_cut(name):
     _check_training("mlp", ENTRYWISE[name], rtol=1e-3, atol=3e-4)
 
 
-LONG = ("resnet50", "vit_relu", "blocks_coupled")
+LONG = ("resnet50", "vit_relu", "vit_gelu", "blocks_coupled")
 
 
 @pytest.mark.parametrize("network", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in NETWORKS[1:]])

@@ -142,6 +142,7 @@ def test_two_processes_read_their_shares_of_image_files(tmp_path):
     _assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_a_batch_in_parts(tmp_path):
     """Without BatchNorm, whose statistics are those of a part, it is the same run."""
     changes = {

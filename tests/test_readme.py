@@ -17,7 +17,7 @@ def _blocks(language):
 
 
 def test_the_example_runs_and_shrinks_a_network_of_its_own(capsys):
-    [code] = _blocks("python")
+    code = _blocks("python")[0]
     names = {}
     exec(compile(code, "README.md", "exec"), names)
     printed = capsys.readouterr().out.splitlines()
@@ -52,6 +52,31 @@ def test_every_config_and_variant_it_names_exists():
         assert named == set(module._VARIANTS) - {""}
         for variant in named:
             module.get_config(variant)
+
+
+def test_every_method_is_in_its_table():
+    from experiments.methods import METHODS
+
+    table = README.split("| method | what it does |")[1].split("\n\n")[0]
+    named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}
+    assert named | {"dense", "demp"} == set(METHODS)
+
+
+def test_its_method_of_your_own_prunes_every_other_unit(tmp_path, monkeypatch):
+    from experiments import methods
+    from experiments.train import train_and_evaluate
+    from tests.runs import lines, short_config
+
+    module, row = _blocks("python")[1].split("# experiments/methods/__init__.py, in METHODS:")
+    names = {}
+    exec(compile(module, "README.md", "exec"), names)
+    name, builder = re.fullmatch(r'\s*"(\w+)": ranked\((\w+)\.score\),\s*', row).groups()
+    assert name == builder
+    monkeypatch.setitem(methods.METHODS, name, methods.ranked(names["score"]))
+    changes = {"method.name": name, "steps": "1", "pruning.every": "1", "eval_every": "1", "checkpoint_every": "1"}
+    changes |= {"ranking.batches": 1, "ranking.stages": 1, "method.strength_span": "1", "method.noise_span": "1"}
+    train_and_evaluate(short_config(**changes, log_every="1"), tmp_path)
+    assert lines(tmp_path / "cuts.jsonl")[0]["removed"] == {"norm/0": 12, "norm/1": 8}
 
 
 def test_every_file_of_the_layout_exists():

@@ -1,0 +1,75 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Pruning methods: what each adds to the optimizer, and when and by what rule it cuts.
+
+A new method is a module in `baselines` and a row in `METHODS`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import optax
+
+from baselines import (
+    crop,
+    l1_norm,
+    magnitude,
+    masking,
+    random_growth,
+    random_units,
+    rigl,
+    saliency,
+    snap,
+    srigl,
+)
+from experiments.errors import UsageError, require_choice
+from experiments.methods.both import chased, demp_rigl
+from experiments.methods.demp import demp, dense
+from experiments.methods.masked import dynamic, jaxpruner, masked, plain
+from experiments.methods.method import Builder, Method, Ranking
+from experiments.methods.ranked import ranked, slimmed
+
+__all__ = ["METHODS", "Method", "Ranking", "build", "masked", "ranked"]
+
+_srigl = dynamic(srigl.SRigL, ablation="ablation", never_ablated="never_ablated")
+METHODS: dict[str, Builder] = {
+    "dense": dense,
+    "demp": demp,
+    "snap": ranked(snap.score, snap.released),
+    "crop": ranked(crop.score, crop.released),
+    "earlysnap": ranked(snap.score, snap.released, watches=True),
+    "earlycrop": ranked(crop.score, crop.released, watches=True),
+    "random": ranked(random_units.score),
+    "l1": ranked(l1_norm.score),
+    "slimming": slimmed,
+    "magnitude": masked(plain(magnitude.Magnitude), moves=False),
+    "saliency": masked(plain(saliency.Saliency), moves=False),
+    "static": masked(plain(masking.StaticSparse)),
+    "set": masked(dynamic(random_growth.SET)),
+    "rigl": masked(dynamic(rigl.RigL)),
+    "srigl": masked(_srigl),
+    "chase": chased,
+    "demp_rigl": demp_rigl,
+    "jaxpruner": masked(jaxpruner),
+}
+
+
+def build(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
+    """Returns the method of a config.
+
+    Args:
+      config: the whole config.
+      base: the base optimizer.
+      epoch: steps per epoch.
+      run: steps of the run.
+
+    Raises:
+      UsageError: for a bad field.
+    """
+    require_choice("config.method.name", config.method.name, METHODS)
+    try:
+        return METHODS[config.method.name](config, base, epoch=epoch, run=run)
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"config.method: {error}") from error

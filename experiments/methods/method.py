@@ -1,0 +1,96 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a method is to a run, and the cuts of dead units that most have in common."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import demp_jax
+from baselines import masking
+from baselines.subject import Score
+from experiments.durations import to_steps
+from experiments.errors import require, require_choice
+from experiments.optimizers import require_nonnegative, require_positive
+
+
+@dataclasses.dataclass(frozen=True)
+class Ranking:
+    """Cuts of units that score least.
+
+    Attributes:
+      score: of the units.
+      due: the neuron sparsity to cut to at a step, given the state of the optimizer; `None` for no cut.
+      options: of `baselines.structured.prune`, but for the sparsity.
+      batches, batch_size: how many examples are scored.
+      floors: from the dense network how many units every site keeps; `None` where the options say so.
+    """
+
+    score: Score
+    due: Callable[[int, Any], float | None]
+    options: dict[str, Any]
+    batches: int
+    batch_size: int
+    floors: Callable[[demp_jax.Graph], Mapping[str, int]] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A method, ready for a run.
+
+    Attributes:
+      name: its name in configs.
+      tx: the optimizer chain.
+      strength, noise: what the schedules give at a step, for the records; 0 for methods without.
+      cuts: whether the network is cut at a step (before the update of that step), the end of the run included.
+      options: of `demp_jax.cut`.
+      needs_live: whether the optimizer takes the mask of live weights.
+      ranking: cuts by scores; `None` for none.
+      updater: what holds weights at zero; `None` for nothing.
+    """
+
+    name: str
+    tx: optax.GradientTransformation
+    strength: optax.Schedule
+    noise: optax.Schedule
+    cuts: Callable[[int], bool]
+    options: dict[str, Any]
+    needs_live: bool
+    ranking: Ranking | None = None
+    updater: masking.Updater | None = None
+
+
+# From a config, the base optimizer, steps per epoch and steps of the run.
+Builder = Callable[..., Method]
+
+
+def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], bool], dict[str, Any]]:
+    """Returns when to cut and the options of a cut."""
+    section = config.pruning
+    every = to_steps("config.pruning.every", section.every, epoch=epoch, run=run)
+    require(every >= 1, "config.pruning.every", section.every, "at least one step (tau >= 1)")
+    start = to_steps("config.pruning.start", section.start, epoch=epoch, run=run)
+    require(start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
+    require_choice("config.pruning.criterion", section.criterion, demp_jax.CRITERIA)
+    require_positive("config.pruning.epsilon", section.epsilon)
+    require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
+    for name in ("constant", "tolerance"):
+        if section[name] is not None:
+            require_nonnegative(f"config.pruning.{name}", section[name])
+    options = {
+        "criterion": section.criterion,
+        "epsilon": section.epsilon,
+        "constant": section.constant,
+        "tolerance": section.tolerance,
+        "min_units": section.min_units,
+        "exclude": tuple(section.exclude),
+    }
+    dynamic = section.dynamic
+
+    def cuts(step: int) -> bool:
+        return step == run or (dynamic and 0 < step < run and step >= start and step % every == 0)
+
+    return cuts, options

@@ -1,0 +1,102 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Methods that cut the units that score least."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import optax
+
+import demp_jax
+from baselines import early, selection, slimming, structured
+from baselines.subject import Score
+from experiments.durations import to_steps
+from experiments.errors import UsageError, require, require_choice
+from experiments.methods.method import Builder, Method, Ranking, pruning
+from experiments.optimizers import require_nonnegative
+
+
+def ranked(score: Score, released: Score | None = None, *, watches: bool = False) -> Builder:
+    """Returns the builder of a method that cuts by scores once; `watches`: when EarlyCroP's rule says so."""
+
+    def make(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
+        section = config.ranking
+        require_choice("config.ranking.definition", section.definition, ("demp", "released"))
+        chosen = score if section.definition == "demp" else released
+        if chosen is None:
+            raise UsageError(
+                f"config.ranking.definition must be 'demp' with config.method.name={config.method.name!r}; got "
+                f"{section.definition!r}."
+            )
+        require_choice("config.ranking.early_rule", section.early_rule, early.RULES)
+        target = section.sparsity
+        require(0 <= target < 1, "config.ranking.sparsity", target, "in [0, 1)")
+        tx, latest = base, run + 1
+        if watches:
+            tx = early.watch_distance(base, epoch=epoch, sparsity=target, rule=section.early_rule)
+        field = "latest" if watches else "when"
+        if not watches or section.latest:
+            latest = to_steps(f"config.ranking.{field}", section[field], epoch=epoch, run=run)
+            require(latest <= run, f"config.ranking.{field}", section[field], f"at most the run's {run} steps")
+
+        def due(step: int, opt_state: Any) -> float | None:
+            if not watches:
+                return target if step == latest else None
+            # The state is asked at the ends of epochs alone: it would make every step wait.
+            near = any(math.floor((step + d) / epoch) > math.floor((step + d - 1) / epoch) for d in (-1, 0, 1))
+            if step == 0 or step > latest or not (near or step == latest):
+                return None
+            fired = early.fired_at(opt_state)
+            return target if fired == step or (step == latest and fired < 0) else None
+
+        return structured_method(config, base, tx, chosen, due, epoch=epoch, run=run)
+
+    return make
+
+
+def structured_method(
+    config: Any,
+    base: optax.GradientTransformation,
+    tx: optax.GradientTransformation,
+    score: Score,
+    due: Callable[[int, Any], float | None],
+    *,
+    epoch: float,
+    run: int,
+) -> Method:
+    """Returns a method that cuts by a score when it is due, and dead units at the end."""
+    section = config.ranking
+    require_choice("config.ranking.rule", section.rule, selection.RULES)
+    require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
+    for name in ("stages", "batches", "batch_size"):
+        require(section[name] >= 1, f"config.ranking.{name}", section[name], "at least 1")
+    _, options = pruning(config, epoch=epoch, run=run)
+    ranking = Ranking(
+        score=score,
+        due=due,
+        options={
+            "steps": section.stages,
+            "feedback": section.feedback,
+            "rule": section.rule,
+            "min_units": config.pruning.min_units,
+            "unranked": tuple(section.exclude),
+        },
+        batches=section.batches,
+        batch_size=section.batch_size,
+    )
+    zero = demp_jax.constant(0.0)
+    # Dead units are cut at the end alone.
+    return Method(config.method.name, tx, zero, zero, lambda step: step == run, options, False, ranking)
+
+
+def slimmed(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
+    """L1 on the scales until the cut, nothing after it."""
+    plain = ranked(slimming.score)(config, base, epoch=epoch, run=run)
+    until = to_steps("config.ranking.when", config.ranking.when, epoch=epoch, run=run)
+    require_nonnegative("config.method.strength", config.method.strength)
+    require(until >= 1, "config.ranking.when", config.ranking.when, "at least one step with slimming, as in '50%'")
+    strength = optax.piecewise_constant_schedule(config.method.strength, {until: 0.0})
+    return dataclasses.replace(plain, tx=demp_jax.demp(base, strength=strength), strength=strength)
