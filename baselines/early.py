@@ -119,5 +119,12 @@ def fired_at(opt_state: Any) -> int:
     return int(found[0].fired_at)
 
 
+def restarted(opt_state: Any, fresh: Any) -> Any:
+    """Returns a fresh state of an optimizer that still knows that its rule has fired, if it has one."""
+    if not _is_early(opt_state):
+        return fresh
+    return opt_state._replace(inner=fresh.inner)
+
+
 def _is_early(state: Any) -> bool:
     return isinstance(state, EarlyState)

@@ -131,6 +131,7 @@ def base() -> ml_collections.ConfigDict:
     )
     c.ranking.stages = 5  # Of iterative pruning, which scores anew after each; 1: all at once.
     c.ranking.feedback = "planned"  # A stage goes by the sparsity planned for the one before it, or measured.
+    c.ranking.optimizer = "sliced"  # Its state after the cut: sliced, restarted (schedules included).
     c.ranking.batches = 10  # Of training examples, not augmented, that are scored.
     c.ranking.batch_size = 512
     c.ranking.exclude = ()  # Patterns of names of sites that are not ranked.
@@ -167,6 +168,7 @@ def base() -> ml_collections.ConfigDict:
     c.eval_every = "10%"
     c.checkpoint_every = "10%"
     c.checkpoints_kept = 2
+    c.step_time_seconds = 2.0  # How long the final step is timed beside the dense one, ten steps at least.
     c.progress = "auto"  # auto, bar, lines, off.
     c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none.
     return c

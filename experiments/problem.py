@@ -103,6 +103,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     field = "config.pruning.examples"
     require(1 <= config.pruning.examples <= examples, field, config.pruning.examples, f"between 1 and {examples}")
     require(config.eval_batch_size >= 1, "config.eval_batch_size", config.eval_batch_size, "at least 1")
+    optimizers.require_positive("config.step_time_seconds", config.step_time_seconds)
     smoothing = config.label_smoothing
     require(0 <= smoothing < 1, "config.label_smoothing", smoothing, "in [0, 1)")
     devices = devices_lib.Devices(config.devices)

@@ -21,13 +21,13 @@ import ml_collections
 import numpy as np
 
 import demp_jax
-from baselines import masking, sparsity, structured
+from baselines import masking, sparsity
 from experiments import checkpoints as checkpoints_lib
+from experiments import cuts as cuts_lib
 from experiments import network as network_lib
 from experiments import plots, records, runtime, workdir
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
-from experiments.methods import Ranking
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
 from experiments.step import StepMetrics, Task, TrainState, all_finite, free_compiled, train_step
@@ -261,68 +261,12 @@ class _Run:
 
     def _cut(self, step: int) -> None:
         """Cuts what the method wants cut at a step, if anything."""
-        # What is left, such as the last group of every GroupNorm, may have to stay.
-        if not self.graph.prunable:
-            return
-        ranking = self.method.ranking
-        target = None if ranking is None else ranking.due(step, self.state.opt_state)
-        if ranking is not None and target is not None:
-            self._flush(step)
-            self._cut_ranked(step, ranking, target)
-        if self.method.cuts(step) and self.graph.prunable:
-            self._flush(step)
-            self._cut_dead(step)
-
-    def _cut_ranked(self, step: int, ranking: Ranking, target: float) -> None:
-        options = dict(ranking.options)
-        most = self.problem.dataset.train_examples
-        size = min(ranking.batch_size, most) // self.devices.count * self.devices.count
-        batches = self.feed.scored(step, min(ranking.batches, max(most // size, 1)), size)
-        if ranking.floors is not None:
-            options["min_units"] = ranking.floors(self.problem.dense)
-        # The target is one of the dense network's units; some may have left.
-        dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (self.problem.dense, self.graph))
-        gone = sum(self.problem.dense.widths[name] - self.graph.widths[name] for name in dense)
-        missing = target * sum(dense.values()) - gone
-        variables = self.state.variables
-        pruned = structured.prune(
-            self.network,
-            variables,
-            batches,
-            ranking.score,
-            min(max(missing / max(sum(now.values()), 1), 0.0), 0.999) if gone else target,
-            # Before the first step the running statistics say nothing yet.
-            scored=None if step else network_lib.calibrated(self.network, variables, batches[0][0]),
-            key=jax.random.fold_in(jax.random.key(self.config.seed + 4), step),
-            exclude=self.problem.exclude,
-            **self._trained(),
-            **options,
-        )
-        stages = [{"planned": planned, "measured": measured} for planned, measured in pruned.stages]
-        self._take(step, pruned.cut, {"target": target, "stages": stages})
-
-    def _cut_dead(self, step: int) -> None:
-        options = dict(self.method.options)
-        if self.method.updater is not None:
-            idle = masking.idle_units(self.graph, self.state.variables)
-            if any(bits.any() for bits in idle.values()):
-                inputs, exclude = self.feed.death_set(step), options["exclude"]
-                result = demp_jax.cut(
-                    self.network, self.state.variables, inputs, leave=idle, exclude=exclude, **self._trained()
-                )
-                self._take(step, result, {"why": "read with weights of zero alone"})
-        result = demp_jax.cut(
-            self.network, self.state.variables, self.feed.death_set(step), **self._trained(), **options
-        )
-        self._take(step, result, {})
-
-    def _trained(self) -> dict[str, Any]:
-        """Returns what a cut slices besides the variables."""
-        return {
-            "opt_state": self.state.opt_state,
-            "tx": self.method.tx,
-            "params": lambda variables: variables["params"],
-        }
+        for cutter in cuts_lib.due(self.method, step, self.state.opt_state):
+            # What is left, such as the last group of every GroupNorm, may have to stay.
+            if self.graph.prunable:
+                self._flush(step)
+                at = cuts_lib.Standing(self.problem, self.feed, step, self.network, self.state, self.graph)
+                self._take(step, *cutter(at))
 
     def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any]) -> None:
         """Goes on with what a cut left."""
@@ -439,13 +383,14 @@ class _Run:
         self.clock = now
         self.counters.seconds_compiling += self.compiling.take()
 
-    def _step_time_ratio(self, seconds: float = 2.0) -> float:
+    def _step_time_ratio(self) -> float:
         """Returns time per step of the run's end over that of plain dense training, medians of interleaved repeats.
 
         Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added.
         """
         if self.method.name == "dense":
             return 1.0
+        seconds = self.config.step_time_seconds
         network, variables = self.problem.initial()
         opt_state = jax.jit(self.problem.base.init)(variables["params"])
         states = {

@@ -32,6 +32,7 @@ SHORT = {
     "checkpoint_every": "8",
     "eval_batch_size": 256,
     "pruning.examples": 256,
+    "step_time_seconds": 0.01,
     "progress": "off",
     "compile_cache": "",
 }

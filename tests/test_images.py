@@ -182,3 +182,12 @@ def test_every_operation_is_drawn_and_the_strength_grows():
     results = {randaugment.randaugment(image, np.random.default_rng(s), 1, 9.0).tobytes() for s in range(400)}
     # Nine operations have a direction.
     assert len(results) == 14 + 9
+
+
+def test_a_shear_moves_rows_by_their_height():
+    x = np.zeros((8, 32, 3), np.uint8)
+    x[:, 16] = 255
+    sheared = np.asarray(randaugment.apply(Image.fromarray(x), "shear_x", 30.0))[..., 0].astype(float)
+    middle = (sheared * np.arange(32)).sum(1) / sheared.sum(1)
+    # A point of the result is taken from x + 0.3 y of the image.
+    np.testing.assert_allclose(middle, 16 - 0.3 * (np.arange(8) + 0.5), atol=0.2)

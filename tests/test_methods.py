@@ -27,7 +27,7 @@ METHODS = {
     "chase": {"ranking.every": "10", "ranking.until": "20", "masking.end": "20"},
     "demp_rigl": {"masking.sparsity": 0.5, "method.strength": 0.3, "method.noise": 1e-3},
 }
-LONG = ("crop", "earlysnap", "random", "l1", "saliency", "static", "set", "srigl")
+LONG = ("snap", "magnitude", "crop", "earlysnap", "random", "l1", "saliency", "static", "set", "srigl")
 CUTS = {"snap": 0, "crop": 0, "earlysnap": 15, "random": 0, "l1": 20, "slimming": 15}
 
 
@@ -41,8 +41,7 @@ def test_every_method_is_tested():
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])
-def test_a_method_prunes_as_asked(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
+def test_a_method_prunes_as_asked(name, tmp_path):
     summary = train_and_evaluate(_config(name), tmp_path).summary
     cuts = lines(tmp_path / "cuts.jsonl")
     assert all(cut["refused"] is None for cut in cuts)
@@ -70,11 +69,23 @@ def test_a_method_prunes_as_asked(name, tmp_path, monkeypatch):
         assert summary["weight_sparsity"] > 0.5
 
 
+def test_the_optimizer_can_start_anew_after_the_cut(tmp_path):
+    """Its schedules begin again, and the rule that said when does not fire again."""
+    changes = {"ranking.optimizer": "restarted", "ranking.stages": 1, "checkpoint_every": "30"}
+    result = train_and_evaluate(_config("earlysnap", **changes), tmp_path)
+    assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [15, 30]
+    assert result.summary["neuron_sparsity"] >= 0.5
+    train_and_evaluate(_config("earlysnap", **{**changes, "ranking.optimizer": "sliced"}), tmp_path / "sliced")
+    anew, sliced = last_digests(tmp_path), last_digests(tmp_path / "sliced")
+    differ = {path for path in anew if anew[path] != sliced[path]}
+    assert any(path.startswith("opt_state/inner") and path.endswith("count") for path in differ), sorted(anew)
+    assert not any(path.endswith(("fired_at", "opt_state/step")) for path in differ)
+
+
 @pytest.mark.parametrize(
     "name", ["chase", *(pytest.param(name, marks=pytest.mark.slow) for name in ("earlysnap", "srigl", "demp_rigl"))]
 )
 def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
     whole = train_and_evaluate(_config(name), tmp_path / "whole").summary
     calls = iter(range(100))
 
@@ -100,7 +111,8 @@ class _Shuffled:
     def wrap_optax(self, inner):
         def init(params):
             masks = jax.tree.map(lambda p: None, params)
-            masks["dense"][0]["kernel"] = jax.numpy.arange(64 * 24).reshape(64, 24) % 2
+            shape = params["dense"][0]["kernel"].shape
+            masks["dense"][0]["kernel"] = jax.numpy.arange(shape[0] * shape[1]).reshape(shape) % 2
             return masking.SparseState(masks, inner.init(params), None, jax.numpy.zeros([], int))
 
         def update(grads, state, params):
@@ -118,7 +130,6 @@ class _Shuffled:
 
 
 def test_an_updater_of_another_library(tmp_path, monkeypatch):
-    monkeypatch.setattr(train._Run, "_step_time_ratio", lambda self: 1.0)
     monkeypatch.setitem(methods.METHODS, "theirs", methods.masked(lambda *_: _Shuffled()))
     summary = train_and_evaluate(short_config(**{"method.name": "theirs"}), tmp_path / "theirs").summary
     first = lines(tmp_path / "theirs" / "metrics.jsonl")[0]

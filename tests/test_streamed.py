@@ -67,6 +67,12 @@ def test_batches_are_a_function_of_seed_and_step(folder, framing, monkeypatch):
     assert _digest(_batches(dataset)) == whole  # Read in other pieces.
 
 
+def test_one_image_is_framed_anew_at_every_place_of_every_step(tmp_path):
+    dataset = _load(drawn_folder(tmp_path, classes=1, images=1))
+    batches = _batches(dataset, range(4), batch=3)
+    assert len({image.tobytes() for images, _ in batches for image in images}) > 6
+
+
 def test_several_processes_share_a_batch(folder):
     dataset = _load(folder)
     whole = _batches(dataset)

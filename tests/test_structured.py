@@ -122,6 +122,44 @@ def test_norms_of_kernels_and_scales():
         np.testing.assert_allclose(scales[sites[f"blocks/{i}/sum"].classes], expected, rtol=1e-6)
 
 
+def test_a_gate_on_products_scales_all_kernels_of_its_unit():
+    fn, variables, x = _resnet()
+    graph = demp_jax.trace(fn, variables, x)
+    gates = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, graph.classes), jnp.float32)
+    found = jax.jit(demp_jax.with_gates(fn, graph, position="product"))(variables, x, gates)
+    params = jax.tree.map(lambda leaf: leaf, variables["params"])
+    gate = {site.name: gates[site.classes][None, None, None] for site in graph.sites}
+    params["stem_conv"]["kernel"] *= gate["stem_bn"]
+    for i, block in params["blocks"].items():
+        block["conv1"]["kernel"] *= gate[f"blocks/{i}/bn1"]
+        for name in ("conv2", "shortcut_conv"):
+            if name in block:
+                block[name]["kernel"] *= gate[f"blocks/{i}/sum"]
+    np.testing.assert_allclose(found, fn({**variables, "params": params}, x), rtol=1e-4, atol=1e-4)
+
+
+def test_a_gate_on_a_marked_value():
+    def network(params, x):
+        hidden = demp_jax.neurons(x @ params["first"], kind="zero")
+        return hidden @ params["head"]
+
+    params = {"first": jnp.eye(3), "head": jnp.ones((3, 1))}
+    graph = demp_jax.trace(network, params, jnp.ones((2, 3)))
+    gated = demp_jax.with_gates(network, graph)
+    out = gated(params, jnp.ones((2, 3)), jnp.array([2.0, 3.0, 4.0]), jnp.ones(3), jnp.array([True, False, True]))
+    assert out[0].tolist() == [1.0 + 3.0]
+    with pytest.raises(ValueError, match="position must be one of"):
+        demp_jax.with_gates(network, graph, position="anywhere")
+
+    def shared(params, x):
+        hidden = x @ params["first"]
+        return jnp.concatenate([jax.nn.relu(hidden), hidden], -1) @ params["head"]
+
+    params = {"first": jnp.eye(3), "head": jnp.ones((6, 1))}
+    with pytest.raises(ValueError, match="Use position='activation'"):
+        demp_jax.with_gates(shared, demp_jax.trace(shared, params, x := jnp.ones((2, 3))))(params, x, jnp.ones(3))
+
+
 def test_pruning_in_stages():
     fn, variables, x = _resnet()
     tx = optax.adam(1e-3)
@@ -199,6 +237,9 @@ def test_when_to_prune_is_what_the_rule_says(rule, seed, sparsity, decay, epoch)
 
 
 def test_watching_changes_no_update():
+    still = early.watch_distance(optax.sgd(0.0), epoch=1.0, sparsity=0.5)
+    _, state = still.update({"w": jnp.ones(4)}, still.init({"w": jnp.ones(4)}), {"w": jnp.ones(4)})
+    assert early.fired_at(state) == -1  # The paper's rule wants some way travelled.
     params = {"w": jnp.arange(4.0)}
     base = optax.adam(0.1)
     tx = early.watch_distance(base, epoch=1.0, sparsity=0.5)

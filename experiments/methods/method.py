@@ -26,6 +26,7 @@ class Ranking:
       due: the neuron sparsity to cut to at a step, given the state of the optimizer; `None` for no cut.
       options: of `baselines.structured.prune`, but for the sparsity.
       batches, batch_size: how many examples are scored.
+      restarts: whether the optimizer, its schedules included, starts anew after a cut.
       floors: from the dense network how many units every site keeps; `None` where the options say so.
     """
 
@@ -34,6 +35,7 @@ class Ranking:
     options: dict[str, Any]
     batches: int
     batch_size: int
+    restarts: bool = False
     floors: Callable[[demp_jax.Graph], Mapping[str, int]] | None = None
 
 

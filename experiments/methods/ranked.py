@@ -71,6 +71,7 @@ def structured_method(
     section = config.ranking
     require_choice("config.ranking.rule", section.rule, selection.RULES)
     require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
+    require_choice("config.ranking.optimizer", section.optimizer, ("sliced", "restarted"))
     for name in ("stages", "batches", "batch_size"):
         require(section[name] >= 1, f"config.ranking.{name}", section[name], "at least 1")
     _, options = pruning(config, epoch=epoch, run=run)
@@ -86,6 +87,7 @@ def structured_method(
         },
         batches=section.batches,
         batch_size=section.batch_size,
+        restarts=section.optimizer == "restarted",
     )
     zero = demp_jax.constant(0.0)
     # Dead units are cut at the end alone.

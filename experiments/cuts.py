@@ -1,0 +1,101 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The cuts of a run: by scores, of units without weights, of dead units."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+import demp_jax
+from baselines import early, masking, structured
+from experiments.feed import Feed
+from experiments.methods import Method, Ranking
+from experiments.network import Network, calibrated
+from experiments.problem import Problem
+from experiments.step import TrainState
+
+
+class Standing(NamedTuple):
+    """Where a run stands when it is cut: the step, the network, its state and its removable units."""
+
+    problem: Problem
+    feed: Feed
+    step: int
+    network: Network
+    state: TrainState
+    graph: demp_jax.Graph
+
+    @property
+    def trained(self) -> dict[str, Any]:
+        """What a cut slices besides the variables, as `demp_jax.cut` takes it."""
+        return {
+            "opt_state": self.state.opt_state,
+            "tx": self.problem.method.tx,
+            "params": lambda variables: variables["params"],
+        }
+
+
+# From where a run stands to a cut and what else its record says.
+Cutter = Callable[[Standing], tuple[demp_jax.Cut, dict[str, Any]]]
+
+
+def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
+    """Returns the cuts of a step, in order."""
+    found: list[Cutter] = []
+    if method.ranking is not None:
+        target = method.ranking.due(step, opt_state)
+        if target is not None:
+            found.append(functools.partial(_ranked, ranking=method.ranking, target=target))
+    if method.cuts(step):
+        found += [_dead] if method.updater is None else [_unread, _dead]
+    return found
+
+
+def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.Cut, dict[str, Any]]:
+    problem, variables, options = at.problem, at.state.variables, dict(ranking.options)
+    most, devices = problem.dataset.train_examples, problem.devices.count
+    size = max(min(ranking.batch_size, most) // devices, 1) * devices
+    batches = at.feed.scored(at.step, min(ranking.batches, max(most // size, 1)), size)
+    if ranking.floors is not None:
+        options["min_units"] = ranking.floors(problem.dense)
+    # The target is one of the dense network's units; some may have left.
+    dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (problem.dense, at.graph))
+    gone = sum(problem.dense.widths[name] - at.graph.widths[name] for name in dense)
+    missing = (target * sum(dense.values()) - gone) / max(sum(now.values()), 1)
+    pruned = structured.prune(
+        at.network,
+        variables,
+        batches,
+        ranking.score,
+        min(max(missing, 0.0), 0.999) if gone else target,
+        # Before the first step the running statistics say nothing yet.
+        scored=None if at.step else calibrated(at.network, variables, batches[0][0]),
+        key=jax.random.fold_in(jax.random.key(problem.config.seed + 4), at.step),
+        exclude=problem.exclude,
+        **at.trained,
+        **options,
+    )
+    cut = pruned.cut
+    if ranking.restarts and cut.plan is not None:
+        fresh = problem.method.tx.init(cut.variables["params"])
+        cut = dataclasses.replace(cut, opt_state=early.restarted(cut.opt_state, fresh))
+    stages = [{"planned": planned, "measured": measured} for planned, measured in pruned.stages]
+    return cut, {"why": "lowest scores", "target": target, "stages": stages}
+
+
+def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
+    idle = masking.idle_units(at.graph, at.state.variables)
+    death_set, exclude = at.feed.death_set(at.step), at.problem.exclude
+    cut = demp_jax.cut(at.network, at.state.variables, death_set, leave=idle, exclude=exclude, **at.trained)
+    return cut, {"why": "read with weights of zero alone"}
+
+
+def _dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
+    options = at.problem.method.options
+    return demp_jax.cut(at.network, at.state.variables, at.feed.death_set(at.step), **at.trained, **options), {
+        "why": "dead"
+    }
