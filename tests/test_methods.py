@@ -42,7 +42,8 @@ def test_every_method_is_tested():
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in LONG else n for n in METHODS])
 def test_a_method_prunes_as_asked(name, tmp_path):
-    summary = train_and_evaluate(_config(name), tmp_path).summary
+    result = train_and_evaluate(_config(name), tmp_path)
+    summary = result.summary
     cuts = lines(tmp_path / "cuts.jsonl")
     assert all(cut["refused"] is None for cut in cuts)
     assert summary["method"] == name
@@ -60,6 +61,11 @@ def test_a_method_prunes_as_asked(name, tmp_path):
         # Of what is not masked, a little leaves with units that have no weights.
         assert 0.78 * kernels / dense < summary["weight_sparsity"] < 0.88 * kernels / dense
         assert summary["inference_flops_ratio"] < 0.23
+        nonzero = [int((leaf != 0).sum()) for leaf in jax.tree.leaves(result.variables["params"]) if leaf.ndim > 1]
+        assert sum(nonzero) <= 0.2 * kernels + 1
+    if name == "slimming":
+        strengths = {line["step"]: line["strength"] for line in lines(tmp_path / "metrics.jsonl") if "strength" in line}
+        assert (strengths[10], strengths[20]) == (pytest.approx(0.1), 0.0)
     if name == "chase":
         assert [cut["step"] for cut in cuts if "target" in cut] == [10, 20]
         assert summary["neuron_sparsity"] >= 0.49
