@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(RUN) -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest -n 2 $(TESTS)
+	$(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-all: $(VENV)/.installed
 	XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough

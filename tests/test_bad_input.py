@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -140,17 +141,27 @@ def test_a_workdir_with_foreign_files(tmp_path):
         train_and_evaluate(short_config(), tmp_path)
 
 
-def _stopped(tmp_path):
-    """Returns the config and the newest checkpoint of a run that was cut short."""
+@pytest.fixture(scope="module")
+def short_run(tmp_path_factory):
+    """A config and the workdir of its run."""
+    workdir = tmp_path_factory.mktemp("short") / "run"
     config = short_config(steps="16", **_spans(16))
-    train_and_evaluate(config, tmp_path)
-    (tmp_path / "summary.json").unlink()
-    return config, tmp_path / "checkpoints" / "16"
+    train_and_evaluate(config, workdir)
+    return config, workdir
+
+
+@pytest.fixture
+def stopped(short_run, tmp_path):
+    """The config, the workdir and the newest checkpoint of a run that was cut short."""
+    config, workdir = short_run
+    shutil.copytree(workdir, tmp_path / "run")
+    (tmp_path / "run" / "summary.json").unlink()
+    return config, tmp_path / "run", tmp_path / "run" / "checkpoints" / "16"
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "meta"])
-def test_a_damaged_checkpoint_is_named_and_refused(tmp_path, damage):
-    config, folder = _stopped(tmp_path)
+def test_a_damaged_checkpoint_is_named_and_refused(stopped, damage):
+    config, workdir, folder = stopped
     largest = max((p for p in (folder / "arrays").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(largest.read_bytes())
     if damage == "flipped":
@@ -165,22 +176,22 @@ def test_a_damaged_checkpoint_is_named_and_refused(tmp_path, damage):
         (folder / "meta" / "metadata").write_text("{")
     message = rf"checkpoint {re.escape(str(folder))} is damaged \(.+\). Delete it to continue from step 8"
     with pytest.raises(UsageError, match=message):
-        train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, workdir)
 
 
-def test_a_foreign_checkpoint_is_named_and_refused(tmp_path):
-    config, folder = _stopped(tmp_path)
+def test_a_foreign_checkpoint_is_named_and_refused(stopped):
+    config, workdir, folder = stopped
     meta = folder / "meta" / "metadata"
     content = json.loads(meta.read_text())
     meta.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(
         UsageError, match=r"checkpoint .* must be of format 1; got 99. It was not written by this program"
     ):
-        train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, workdir)
     shapes = {**content["shapes"], "variables/params/head/bias": "float32[11]"}
     meta.write_text(json.dumps({**content, "shapes": shapes}))
     with pytest.raises(UsageError, match="checkpoint .*(holds other arrays than this run|is damaged)"):
-        train_and_evaluate(config, tmp_path)
+        train_and_evaluate(config, workdir)
 
 
 @pytest.mark.parametrize("module", [quickstart, mlp_mnist, resnet18_cifar])

@@ -51,6 +51,7 @@ def on_one(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_four_devices(on_one, tmp_path):
     result = train_and_evaluate(short_config(**CHANGES, devices=4), tmp_path)
     _assert_same_run(on_one, tmp_path)
