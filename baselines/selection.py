@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-RULES = ("percentile", "topk", "exact")
+RULES = ("exact", "percentile", "topk", "layerwise")
 
 
 def select(
@@ -17,11 +17,14 @@ def select(
     rule: str = "percentile",
     min_units: int | Mapping[str, int] = 1,
 ) -> dict[str, np.ndarray]:
-    """Returns which units leave: a fraction of all, those that score least, ranked over all sites together.
+    """Returns which units leave: a fraction of all, those that score least.
+
+    Over all sites together, but for the last:
 
     * `"percentile"`: those below the percentile of the scores, interpolated (the DemP paper's code);
     * `"topk"`: all but the `k = int(n (1 - fraction))` that score most, at least one (the released SNAP and CroP);
-    * `"exact"`: `round(n * fraction)`, and where a site is at its floor those that score least elsewhere (Chase).
+    * `"exact"`: `round(n * fraction)`, and where a site is at its floor those that score least elsewhere (Chase);
+    * `"layerwise"`: the same within each site, for scores that cannot be compared between layers.
 
     By the first two, units with equal scores at the border stay.
 
@@ -45,6 +48,8 @@ def select(
     floors = {name: min_units if isinstance(min_units, int) else min_units[name] for name in scores}
     if rule == "exact":
         return _exact(scores, fraction, floors)
+    if rule == "layerwise":
+        return {name: _exact({name: s}, fraction, floors)[name] for name, s in scores.items()}
     ranked = np.concatenate([np.empty(0), *(s[np.isfinite(s)] for s in scores.values())])
     if not len(ranked):
         border = -np.inf

@@ -126,9 +126,8 @@ def base() -> ml_collections.ConfigDict:
     c.ranking.until = "80%"  # the last one,
     c.ranking.floor = 0.2  # and which part of its share every site keeps.
     c.ranking.definition = "demp"  # demp (as the DemP paper ran them), released (snap, crop: as their own code does).
-    c.ranking.rule = (
-        "exact"  # exact; percentile, topk: as released, short of the sparsity where a site would be emptied.
-    )
+    # exact; layerwise; percentile, topk: as released, short of the sparsity where a site would be emptied.
+    c.ranking.rule = "auto"  # auto: layerwise for l1, whose norms cannot be compared between layers; exact for others.
     c.ranking.stages = 5  # Of iterative pruning, which scores anew after each; 1: all at once.
     c.ranking.feedback = "planned"  # A stage goes by the sparsity planned for the one before it, or measured.
     c.ranking.optimizer = "sliced"  # Its state after the cut: sliced, restarted (schedules included).

@@ -49,6 +49,15 @@ def test_exactly_so_many_units_leave(seed, fraction, floor):
         assert not len(stays) or not len(goes) or stays.min() >= goes.max()
 
 
+def test_layerwise_every_site_gives_its_share():
+    scores = {"a": np.arange(10.0), "b": 100 - np.arange(20.0)}
+    leave = selection.select(scores, 0.3, rule="layerwise")
+    assert {name: bits.nonzero()[0].tolist() for name, bits in leave.items()} == {
+        "a": [0, 1, 2],
+        "b": [14, 15, 16, 17, 18, 19],
+    }
+
+
 def _resnet():
     network = helpers.build(lambda: models.ResNet(3, 3, base_width=4, blocks=(1, 2), rngs=nnx.Rngs(0)))
     x = helpers.batch((6, 8, 8, 3))

@@ -40,7 +40,7 @@ METHODS: dict[str, Builder] = {
     "earlysnap": ranked(snap.score, snap.released, watches=True),
     "earlycrop": ranked(crop.score, crop.released, watches=True),
     "random": ranked(random_units.score),
-    "l1": ranked(l1_norm.score),
+    "l1": ranked(l1_norm.score, rule="layerwise"),
     "slimming": slimmed,
     "magnitude": masked(plain(magnitude.Magnitude), moves=False),
     "saliency": masked(plain(saliency.Saliency), moves=False),

@@ -19,8 +19,15 @@ from experiments.methods.method import Builder, Method, Ranking, pruning
 from experiments.optimizers import require_nonnegative
 
 
-def ranked(score: Score, released: Score | None = None, *, watches: bool = False) -> Builder:
-    """Returns the builder of a method that cuts by scores once; `watches`: when EarlyCroP's rule says so."""
+def ranked(score: Score, released: Score | None = None, *, watches: bool = False, rule: str = "exact") -> Builder:
+    """Returns the builder of a method that cuts by scores once.
+
+    Args:
+      score: as the DemP paper computes it.
+      released: as the method's own code does, where it is another.
+      watches: whether it cuts when EarlyCroP's rule says so.
+      rule: of the selection, unless the config asks for another.
+    """
 
     def make(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
         section = config.ranking
@@ -52,7 +59,7 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
             fired = early.fired_at(opt_state)
             return target if fired == step or (step == latest and fired < 0) else None
 
-        return structured_method(config, base, tx, chosen, due, epoch=epoch, run=run)
+        return structured_method(config, base, tx, chosen, due, rule=rule, epoch=epoch, run=run)
 
     return make
 
@@ -64,12 +71,13 @@ def structured_method(
     score: Score,
     due: Callable[[int, Any], float | None],
     *,
+    rule: str = "exact",
     epoch: float,
     run: int,
 ) -> Method:
     """Returns a method that cuts by a score when it is due, and dead units at the end."""
     section = config.ranking
-    require_choice("config.ranking.rule", section.rule, selection.RULES)
+    require_choice("config.ranking.rule", section.rule, ("auto", *selection.RULES))
     require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
     require_choice("config.ranking.optimizer", section.optimizer, ("sliced", "restarted"))
     for name in ("stages", "batches", "batch_size"):
@@ -81,7 +89,7 @@ def structured_method(
         options={
             "steps": section.stages,
             "feedback": section.feedback,
-            "rule": section.rule,
+            "rule": rule if section.rule == "auto" else section.rule,
             "min_units": config.pruning.min_units,
             "unranked": tuple(section.exclude),
         },
