@@ -27,7 +27,7 @@ METHODS = {
     "chase": {"ranking.every": "10", "ranking.until": "20", "masking.end": "20"},
     "demp_rigl": {"masking.sparsity": 0.5, "method.strength": 0.3, "method.noise": 1e-3},
 }
-LONG = ("snap", "magnitude", "crop", "earlysnap", "random", "l1", "saliency", "static", "set", "srigl")
+LONG = ("snap", "magnitude", "rigl", "chase", "crop", "earlysnap", "random", "l1", "saliency", "static", "set", "srigl")
 CUTS = {"snap": 0, "crop": 0, "earlysnap": 15, "random": 0, "l1": 20, "slimming": 15}
 
 
@@ -75,6 +75,7 @@ def test_a_method_prunes_as_asked(name, tmp_path):
         assert summary["weight_sparsity"] > 0.5
 
 
+@pytest.mark.slow
 def test_the_optimizer_can_start_anew_after_the_cut(tmp_path):
     """Its schedules begin again, and the rule that said when does not fire again."""
     changes = {"ranking.optimizer": "restarted", "ranking.stages": 1, "checkpoint_every": "30"}

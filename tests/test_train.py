@@ -365,7 +365,9 @@ def test_pruning_at_the_end_only(tmp_path):
             {"model.activation": "swish", "optimizer.schedule": "step", "optimizer.step_every": "10"},
             marks=pytest.mark.slow,
         ),
-        {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True},
+        pytest.param(
+            {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True}, marks=pytest.mark.slow
+        ),
         {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
         {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4},
         pytest.param({"model.norm": False, "method.penalised": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
