@@ -93,7 +93,7 @@ class Masking:
     def new_masks(self, state: SparseState, params: Any, grads: Any) -> Any:
         """Returns the masks for a step that changes them."""
         sparsities = self.schedule.sparsities(state.target_sparsities, state.count)
-        return where(lambda s, sparsity: top_mask(s, sparsity), self.scores(params, grads, state.count), sparsities)
+        return where(top_mask, self.scores(params, grads, state.count), sparsities)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:
         """Returns the state with new masks."""

@@ -14,7 +14,7 @@ def select(
     scores: Mapping[str, np.ndarray],
     fraction: float,
     *,
-    rule: str = "percentile",
+    rule: str = "exact",
     min_units: int | Mapping[str, int] = 1,
 ) -> dict[str, np.ndarray]:
     """Returns which units leave: a fraction of all, those that score least.

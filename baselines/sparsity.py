@@ -47,7 +47,7 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
         leaves = jax.tree.leaves(params)
         for pattern in exclude:
             if not fnmatch.filter(paths, pattern):
-                raise ValueError(f"exclude: no parameter's path matches {pattern!r}. Paths are such as {paths[0]!r}.")
+                raise ValueError(f"no parameter's path matches {pattern!r}. Paths are such as {paths[0]!r}.")
         shapes = {
             path: leaf.shape
             for path, leaf in zip(paths, leaves, strict=True)

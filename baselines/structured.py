@@ -42,7 +42,7 @@ def prune(
     scored: Any = None,
     steps: int = 1,
     feedback: str = "planned",
-    rule: str = "percentile",
+    rule: str = "exact",
     min_units: int | Mapping[str, int] = 1,
     unranked: Sequence[str] = (),
     key: jax.Array | int = 0,
@@ -142,7 +142,7 @@ def unranked_classes(graph: demp_jax.Graph, patterns: Sequence[str]) -> np.ndarr
         matched = [site for site in graph.sites if fnmatch.fnmatch(site.name, pattern)]
         if not matched:
             names = ", ".join(site.name for site in graph.sites)
-            raise ValueError(f"unranked: no site is named {pattern!r}. The sites are: {names}.")
+            raise ValueError(f"no site is named {pattern!r}. The sites are: {names}.")
         for site in matched:
             found[site.classes[site.classes >= 0]] = True
     return found

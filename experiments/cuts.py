@@ -96,6 +96,5 @@ def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
 
 def _dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
     options = at.problem.method.options
-    return demp_jax.cut(at.network, at.state.variables, at.feed.death_set(at.step), **at.trained, **options), {
-        "why": "dead"
-    }
+    cut = demp_jax.cut(at.network, at.state.variables, at.feed.death_set(at.step), **at.trained, **options)
+    return cut, {"why": "dead"}

@@ -118,15 +118,21 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         dense = demp_jax.trace(net, variables, example, exclude=method.options.get("exclude", ()))
         if method.name != "dense":
             dense.require_prunable()
-        if method.ranking is not None:
-            structured.unranked_classes(dense, method.ranking.options["unranked"])
         # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
         params = variables["params"]
         state = jax.eval_shape(method.tx.init, params)
         live = {"live": params} if method.needs_live else {}
         jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
+    except UsageError:
+        raise
     except ValueError as error:
         raise UsageError(f"this config's network and method do not fit together: {error}") from error
+    if method.ranking is not None:
+        patterns = method.ranking.options["unranked"]
+        try:
+            structured.unranked_classes(dense, patterns)
+        except ValueError as error:
+            raise UsageError(f"config.ranking.exclude={patterns!r}: {error}") from error
     return Problem(
         config=config,
         dataset=dataset,

@@ -127,8 +127,8 @@ class _Run:
             params = jax.jit(self.method.updater.post_gradient_update)(variables["params"], opt_state)
             variables = {**variables, "params": params}
             _LOG.info(
-                "%s holds weights at zero and does not make the network smaller or faster; sparsities count weights "
-                "that are not zero, and FLOPs are those of hardware that could leave out zeros",
+                "%s holds weights at zero, which makes nothing smaller or faster; weight sparsity counts what is "
+                "held at zero, and FLOPs are those of hardware that could leave it out",
                 self.method.name,
             )
         key = jax.random.key(self.config.seed + 1)

@@ -14,6 +14,18 @@ SAMPLE = Path(os.environ.get("TFDS_DATA_DIR", "nowhere")) / "imagenet_sample"
 needs_sample = pytest.mark.skipif(not SAMPLE.is_dir(), reason="needs TFDS_DATA_DIR/imagenet_sample/CLASS/*.JPEG")
 
 
+# What a config needs to train on such a folder of small images.
+SMALL = {
+    "data.name": "image_folder",
+    "data.side": 16,
+    "data.resize": (20,),
+    "data.eval_resize": 20,
+    "data.flip": True,
+    "batch_size": 8,
+    "eval_batch_size": 8,
+}
+
+
 def drawn_folder(root: Path, classes: int = 3, images: int = 7) -> Path:
     """Makes a folder of small JPEGs of several sizes and modes, `train/CLASS/*` and `val/CLASS/*`."""
     rng = np.random.default_rng(0)

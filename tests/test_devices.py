@@ -14,7 +14,7 @@ from experiments.checkpoints import Checkpoints
 from experiments.errors import UsageError
 from experiments.problem import pose
 from experiments.train import train_and_evaluate
-from tests.image_files import drawn_folder
+from tests.image_files import SMALL, drawn_folder
 from tests.runs import lines, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -122,14 +122,8 @@ def test_two_processes_read_their_shares_of_image_files(tmp_path):
     folder = drawn_folder(tmp_path / "images", classes=4, images=8)
     changes = {
         **CHANGES,
-        "data.name": "image_folder",
+        **SMALL,
         "data.dir": str(folder),
-        "data.side": 16,
-        "data.resize": (20,),
-        "data.eval_resize": 20,
-        "data.flip": True,
-        "batch_size": 8,
-        "eval_batch_size": 8,
         "pruning.examples": 16,
         "steps": "10",
         "method.strength_span": "10",

@@ -1,5 +1,7 @@
 """Every method of the training program, by its row: it trains, prunes as asked, and goes on where it stopped."""
 
+import logging
+
 import jax
 import numpy as np
 import pytest
@@ -112,6 +114,15 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkey
     assert steps == [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "whole" / "cuts.jsonl")]
 
 
+def test_a_rule_that_never_fires_says_so(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("experiments"), "propagate", True)
+    changes = {"ranking.early_rule": "released", "ranking.sparsity": 0.9, "ranking.latest": ""}
+    summary = train_and_evaluate(_config("earlysnap", **changes), tmp_path).summary
+    assert "config.ranking.early_rule='released' has not fired" in caplog.text
+    assert not any("target" in cut for cut in lines(tmp_path / "cuts.jsonl"))
+    assert summary["steps"] == 30
+
+
 class _Shuffled:
     """A foreign updater: it knows nothing of this project but the protocol, and hides half of the first kernel."""
 
@@ -148,16 +159,21 @@ def test_an_updater_of_another_library(tmp_path, monkeypatch):
     [
         ({"method.name": "snap", "ranking.sparsity": 1.0}, r"config.ranking.sparsity must be in \[0, 1\); got 1.0"),
         ({"method.name": "l1", "ranking.definition": "released"}, "config.ranking.definition must be 'demp'"),
-        ({"method.name": "snap", "ranking.when": "200%"}, "config.ranking.when must be at most the run's 30 steps"),
+        ({"method.name": "snap", "ranking.when": "200%"}, "config.ranking.when must be in 0 to 30 steps"),
         ({"method.name": "crop", "ranking.rule": "best"}, "config.ranking.rule must be one of"),
         ({"method.name": "crop", "ranking.batches": 0}, "config.ranking.batches must be at least 1"),
-        ({"method.name": "crop", "ranking.exclude": ("nowhere",)}, "no site is named 'nowhere'"),
+        (
+            {"method.name": "crop", "ranking.exclude": ("nowhere",)},
+            r"^config.ranking.exclude=.*no site is named 'nowhere'",
+        ),
         ({"method.name": "slimming"}, "config.ranking.when must be at least one step with slimming"),
         ({"method.name": "rigl", "masking.sparsity": -0.1}, r"config.masking.sparsity must be in \[0, 1\)"),
-        ({"method.name": "rigl", "masking.exclude": ("nowhere",)}, "no parameter's path matches 'nowhere'"),
+        ({"method.name": "rigl", "masking.exclude": ("nowhere",)}, "^config.masking.exclude=.*path matches 'nowhere'"),
         ({"method.name": "rigl", "masking.start": "20", "masking.end": "10"}, "config.masking.end must be between"),
         ({"method.name": "rigl", "masking.drop": 2.0}, r"config.masking.drop must be in \[0, 1\]"),
         ({"method.name": "magnitude", "masking.schedule": "often"}, "config.masking.schedule must be one of"),
+        ({"method.name": "earlysnap", "ranking.latest": "0"}, "config.ranking.latest must be in 1 to 30 steps"),
+        ({"method.name": "chase", "ranking.optimizer": "restarted"}, "config.ranking.optimizer must be one of sliced"),
         ({"method.name": "chase", "ranking.until": "0"}, "config.ranking.until must be between 1 step"),
     ],
 )

@@ -11,7 +11,7 @@ from experiments import network
 from experiments.checkpoints import load_pruned
 from experiments.problem import pose
 from experiments.train import train_and_evaluate
-from tests.image_files import drawn_folder, needs_sample, sample_folder
+from tests.image_files import SMALL, drawn_folder, needs_sample, sample_folder
 from tests.runs import config_of, last_digests, lines, needs_tfds, short_config
 
 # By recipe: its module, the shape of an input, classes, parameters, neurons.
@@ -135,19 +135,13 @@ def test_training_on_image_files(tmp_path):
     """With all that a recipe does to a batch on its way, and a network of which nothing takes long."""
     folder = drawn_folder(tmp_path / "images", classes=2, images=8)
     changes = {
-        "data.name": "image_folder",
+        **SMALL,
         "data.dir": str(folder),
-        "data.side": 16,
-        "data.resize": (20,),
-        "data.eval_resize": 20,
         "data.framing": "random_resized_crop",
-        "data.flip": True,
         "data.randaugment_operations": 2,
         "data.mixup": 0.2,
         "data.cutmix": 1.0,
-        "batch_size": 8,
         "accumulate": 2,
-        "eval_batch_size": 8,
         "pruning.examples": 8,
     }
     summary = train_and_evaluate(short_config(**changes), tmp_path / "run").summary

@@ -11,7 +11,7 @@ import optax
 
 from baselines import chase, masking, rigl
 from experiments.durations import to_steps
-from experiments.errors import require
+from experiments.errors import require, require_choice
 from experiments.methods.demp import demp
 from experiments.methods.masked import dynamic, updater
 from experiments.methods.method import Method
@@ -28,6 +28,8 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
     until = to_steps("config.ranking.until", section.until, epoch=epoch, run=run)
     require(every >= 1, "config.ranking.every", section.every, "at least one step")
     require(1 <= until <= run, "config.ranking.until", section.until, f"between 1 step and the run's {run} steps")
+    # An optimizer that starts anew would draw other masks.
+    require_choice("config.ranking.optimizer", section.optimizer, ("sliced",))
     wanted = chase.channels(target, end=until)
 
     def due(step: int, opt_state: Any) -> float | None:
@@ -42,7 +44,7 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
         return chase.Chase(distribution, whole, seed, drop=lambda t: last(t - end), extra=extra, switch=end)
 
     masks = updater(config, make, moves=True, epoch=epoch, run=run)
-    plain = structured_method(config, base, masks.wrap_optax(base), chase.score, due, epoch=epoch, run=run)
+    plain = structured_method(config, masks.wrap_optax(base), chase.score, due, epoch=epoch, run=run)
     assert plain.ranking is not None
     options = {**plain.ranking.options, "steps": 1, "rule": "exact"}
     floors = functools.partial(chase.floors, sparsity=target, beta=beta)

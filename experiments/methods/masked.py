@@ -41,7 +41,7 @@ def updater(config: Any, make: Maker, *, moves: bool, epoch: float, run: int) ->
     target = section.sparsity
     require(0 <= target < 1, "config.masking.sparsity", target, "in [0, 1)")
     require_choice("config.masking.distribution", section.distribution, sparsity.DISTRIBUTIONS)
-    distribution = sparsity.distribution(section.distribution, target, exclude=tuple(section.exclude))
+    distribution = _distribution(section, target)
     start = to_steps("config.masking.start", section.start, epoch=epoch, run=run)
     end = to_steps("config.masking.end", section.end, epoch=epoch, run=run)
     every = to_steps("config.masking.every", section.every, epoch=epoch, run=run)
@@ -52,6 +52,18 @@ def updater(config: Any, make: Maker, *, moves: bool, epoch: float, run: int) ->
         kind = section.schedule
         require_choice("config.masking.schedule", kind, ("polynomial", "one_shot"))
     return make(section, distribution, sparsity.Schedule(kind, start, end, every), config.seed, end)
+
+
+def _distribution(section: Any, target: float) -> sparsity.Distribution:
+    distribute = sparsity.distribution(section.distribution, target, exclude=tuple(section.exclude))
+
+    def named(params: Any) -> Any:
+        try:
+            return distribute(params)
+        except ValueError as error:
+            raise UsageError(f"config.masking.exclude={tuple(section.exclude)!r}: {error}") from error
+
+    return named
 
 
 def plain(kind: Callable[..., masking.Masking]) -> Maker:

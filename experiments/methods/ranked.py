@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +18,8 @@ from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
 from experiments.methods.method import Builder, Method, Ranking, pruning
 from experiments.optimizers import require_nonnegative
+
+_LOG = logging.getLogger(__name__)
 
 
 def ranked(score: Score, released: Score | None = None, *, watches: bool = False, rule: str = "exact") -> Builder:
@@ -47,26 +50,31 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
         field = "latest" if watches else "when"
         if not watches or section.latest:
             latest = to_steps(f"config.ranking.{field}", section[field], epoch=epoch, run=run)
-            require(latest <= run, f"config.ranking.{field}", section[field], f"at most the run's {run} steps")
+            first = 1 if watches else 0
+            require(first <= latest <= run, f"config.ranking.{field}", section[field], f"in {first} to {run} steps")
 
         def due(step: int, opt_state: Any) -> float | None:
             if not watches:
                 return target if step == latest else None
             # The state is asked at the ends of epochs alone: it would make every step wait.
             near = any(math.floor((step + d) / epoch) > math.floor((step + d - 1) / epoch) for d in (-1, 0, 1))
-            if step == 0 or step > latest or not (near or step == latest):
+            if step == 0 or step > latest or not (near or step in (latest, run)):
                 return None
             fired = early.fired_at(opt_state)
+            if step == run and fired < 0 and step < latest:
+                _LOG.warning(
+                    "config.ranking.early_rule=%r has not fired, so nothing was pruned: give config.ranking.latest",
+                    section.early_rule,
+                )
             return target if fired == step or (step == latest and fired < 0) else None
 
-        return structured_method(config, base, tx, chosen, due, rule=rule, epoch=epoch, run=run)
+        return structured_method(config, tx, chosen, due, rule=rule, epoch=epoch, run=run)
 
     return make
 
 
 def structured_method(
     config: Any,
-    base: optax.GradientTransformation,
     tx: optax.GradientTransformation,
     score: Score,
     due: Callable[[int, Any], float | None],
