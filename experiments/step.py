@@ -149,7 +149,9 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
         (logits, new_state), activity = run({"params": params, "state": state}, x)
         return cross_entropy(logits, targets, task.label_smoothing), (logits, new_state, activity)
 
-    (loss, (logits, new_state, activity)), grads = jax.value_and_grad(loss_fn, has_aux=True)(params)
+    gradient = jax.value_and_grad(loss_fn, has_aux=True)
+    gradient = demp_jax.with_fast_convolutions(gradient, devices=task.replicated.mesh.size)
+    (loss, (logits, new_state, activity)), grads = gradient(params)
     alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
     return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
 

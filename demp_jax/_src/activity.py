@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
+from demp_jax._src import convolutions, tracing
 from demp_jax._src import program as program_lib
-from demp_jax._src import tracing
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 
@@ -175,7 +175,11 @@ def _observe(
     replace: dict[int, Callable[[Any], Any]] = {}
     for site, value in zip(sites, held or (), strict=held is not None):
         replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
-    results, values = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted, replace)
+
+    def run(*args: Any) -> tuple[list[Any], list[Any]]:
+        return program_lib.evaluate(graph.program, args, wanted, replace)
+
+    results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
     out = jax.tree.unflatten(graph.program.out_tree, results)
     summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
     read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]

@@ -9,6 +9,7 @@ while `evaluate` walks the tree, runs each call as JAX would, and can hand out a
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,11 +253,54 @@ def _run(
                     env[output] = replace[output](env[output])
 
 
-def bind(op: Op, operands: Sequence[Any]) -> list[Any]:
-    """Applies the primitive of `op` to `operands` and returns its results as a list."""
+def rewrite(
+    program: Program, args: Sequence[Any], rules: Mapping[str, Callable[[Op, Sequence[Any]], Any | None]]
+) -> list[Any]:
+    """Runs a program with operations of one result replaced, also under `jax.jit`.
+
+    Args:
+      program: the traced function.
+      args: the flattened arguments.
+      rules: by the name of a primitive, a function of an operation and its operands; it returns the result, or `None`
+        to leave the operation as it is. Bodies of rematerialised and custom-derivative calls are not looked into.
+
+    Returns:
+      The flattened results.
+    """
+    env: dict[int, Any] = dict(program.constants)
+    env.update(zip(program.inputs, args, strict=True))
+
+    def run(ops: Sequence[Op]) -> None:
+        for op in ops:
+            if op.body is not None and op.name in _OPEN_CALLS:
+                run(op.body)
+                continue
+            rule = rules.get(op.name)
+            if rule is not None and op.body is None and isinstance(op.outputs[0], int):
+                with _at(op):
+                    result = rule(op, [_read(env, operand) for operand in op.inputs])
+                if result is not None:
+                    env[op.outputs[0]] = result
+                    continue
+            _bind(op, env)
+
+    run(program.ops)
+    return [_read(env, out) for out in program.outputs]
+
+
+@contextlib.contextmanager
+def _at(op: Op) -> Iterator[None]:
+    """Gives what is traced meanwhile the name and the line of `op`."""
     eqn = op.eqn
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
+        yield
+
+
+def bind(op: Op, operands: Sequence[Any]) -> list[Any]:
+    """Applies the primitive of `op` to `operands` and returns its results as a list."""
+    eqn = op.eqn
+    with _at(op):
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(results) if eqn.primitive.multiple_results else [results]
 

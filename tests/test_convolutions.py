@@ -1,0 +1,132 @@
+"""Convolutions by other means: the same numbers, and only where they are asked for."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+from jax import lax
+
+import demp_jax
+from demp_jax import models
+from demp_jax._src import convolutions
+
+FLAX = ("NHWC", "HWIO", "NHWC")
+
+
+def _reference(x, kernel, strides, padding, apart):
+    """y[n, p, q, o] = sum over i, j, c of x[n, p s + i a - low, q s + j a - low, c] k[i, j, c, o], in float64."""
+    x = np.pad(x, ((0, 0), *padding, (0, 0))).astype(np.float64)
+    span = [(k - 1) * a + 1 for k, a in zip(kernel.shape[:2], apart, strict=True)]
+    size = [(x.shape[1 + d] - span[d]) // strides[d] + 1 for d in range(2)]
+    y = np.zeros((x.shape[0], *size, kernel.shape[3]))
+    for p in range(size[0]):
+        for q in range(size[1]):
+            top, left = p * strides[0], q * strides[1]
+            patch = x[:, top : top + span[0] : apart[0], left : left + span[1] : apart[1]]
+            y[:, p, q] = np.einsum("nijc,ijco->no", patch, kernel)
+    return y
+
+
+@st.composite
+def _cases(draw):
+    pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
+    # Images of 1 x 1 up to ones whose kernels' gradients are summed in chunks.
+    image = draw(st.one_of(pair(1, 3), pair(8, 12)))
+    kernel, strides, apart = draw(pair(1, 4)), draw(pair(1, 3)), draw(pair(1, 2))
+    span = [(k - 1) * a + 1 for k, a in zip(kernel, apart, strict=True)]
+    low, high = draw(pair(0, 3)), draw(pair(0, 3))
+    short = [max(0, s - i - lo - hi) for s, i, lo, hi in zip(span, image, low, high, strict=True)]
+    padding = tuple((lo, hi + more) for lo, hi, more in zip(low, high, short, strict=True))
+    examples, inputs, outputs = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    x = rng.normal(size=(examples, *image, inputs)).astype(np.float32)
+    return x, rng.normal(size=(*kernel, inputs, outputs)).astype(np.float32), strides, padding, apart
+
+
+def _replaced(fn, *args):
+    """Returns how many convolutions of `fn` are computed by other means."""
+    count = lambda f: str(jax.make_jaxpr(f)(*args)).count("conv_general_dilated[")  # noqa: E731
+    return count(fn) - count(demp_jax.with_fast_convolutions(fn, platform="cpu"))
+
+
+@given(_cases())
+def test_any_convolution_and_its_gradients(case):
+    x, kernel, strides, padding, apart = case
+
+    def forward(x, kernel):
+        return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=apart, dimension_numbers=FLAX)
+
+    wanted = _reference(*case)
+    g = np.random.default_rng(0).normal(size=wanted.shape).astype(np.float32)
+
+    def all_three(x, kernel):
+        y, back = jax.vjp(forward, x, kernel)
+        return y, *back(g)
+
+    with pytest.MonkeyPatch.context() as patch:
+        # So that what is small here counts as large, and is taken two examples at a time.
+        patch.setattr(convolutions, "_LEAST_POSITIONS", 1)
+        patch.setattr(convolutions, "_CHUNK_BYTES", 2 * (x[0].nbytes + g[0].nbytes))
+        found = jax.jit(demp_jax.with_fast_convolutions(all_three, platform="cpu"))(x, kernel)
+    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
+    for ours, theirs in zip(found, jax.jit(all_three)(x, kernel), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("image", "devices", "replaced"),
+    [(2, 1, 2), (2, 2, 2), (3, 1, 0), (8, 1, 1), (8, 2, 0)],
+)
+def test_what_is_replaced(image, devices, replaced):
+    """Over small images the result and the image's gradient; over large ones the kernel's gradient, on one device."""
+
+    def loss(kernel, x):
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX)
+        return jnp.sum(y**2)
+
+    args = jnp.ones((3, 3, 4, 5)), jnp.ones((6, image, image, 4))
+    fast = demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)), platform="cpu", devices=devices)
+    text = str(jax.make_jaxpr(fast)(*args))
+    assert text.count("conv_general_dilated[") == 3 - replaced
+
+
+def test_elsewhere_nothing_changes():
+    fn = lambda x: x  # noqa: E731
+    assert demp_jax.with_fast_convolutions(fn, platform="gpu") is fn
+
+
+def test_what_is_left_alone():
+    """Groups, half precision and other layouts."""
+    x, kernel = jnp.ones((4, 1, 1, 4)), jnp.ones((3, 3, 4, 4))
+
+    def conv(x, kernel, layout=FLAX, groups=1):
+        return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=layout, feature_group_count=groups)
+
+    assert _replaced(conv, x, kernel) == 1
+    assert _replaced(lambda x, k: conv(x, k, groups=2), x, kernel[:, :, :2]) == 0
+    assert _replaced(conv, x.astype(jnp.bfloat16), kernel.astype(jnp.bfloat16)) == 0
+    assert _replaced(lambda x, k: conv(x, k, ("NCHW", "OIHW", "NCHW")), x.transpose(0, 3, 1, 2), kernel.T) == 0
+    assert _replaced(jax.checkpoint(conv), x, kernel) == 0
+
+
+def test_the_gradient_of_a_residual_network():
+    """All of a network: nested calls, strides, BatchNorm, what is returned beside the gradient."""
+    net = models.ResNet(3, 10, base_width=4, rngs=nnx.Rngs(0))
+    graphdef, params, rest = nnx.split(net, nnx.Param, ...)
+
+    def loss(params, x):
+        model = nnx.merge(graphdef, params, rest, copy=True)
+        logits = model(x)
+        return jnp.sum(jax.nn.log_softmax(logits)[:, 0]), nnx.state(model, nnx.BatchStat)
+
+    x = jax.random.normal(jax.random.key(0), (6, 16, 16, 3))
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    assert _replaced(gradient, params, x) > 10
+    plain = jax.jit(gradient)(params, x)
+    fast = jax.jit(demp_jax.with_fast_convolutions(gradient, platform="cpu"))(params, x)
+    assert jax.tree.structure(plain) == jax.tree.structure(fast)
+    for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(fast), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(a))) + 1e-7)
