@@ -48,6 +48,7 @@ def base() -> ml_collections.ConfigDict:
     c.data.name = "digits"  # digits, mnist, cifar10, cifar100, imagenet, image_folder.
     # Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder: one with train/CLASS/* and val/CLASS/*.
     c.data.dir = ""
+    c.data.cache = "~/.cache/demp_jax/data"  # Folder of decoded datasets that fit into memory; "" for none.
     c.data.normalize = "unit"  # unit: pixels in [0, 1]. standardize: zero mean, unit variance per channel.
     c.data.crop = 0  # Pixels of padding on each side before a random crop; 0 for none.
     c.data.padding = "reflect"  # reflect, zero.

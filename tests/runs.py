@@ -41,6 +41,7 @@ SHORT = {
 def config_of(changes=None, base=quickstart.get_config) -> ml_collections.ConfigDict:
     """Returns a config with changes."""
     config = base().copy_and_resolve_references().unlock()
+    config.data.cache = ""
     config.update_from_flattened_dict(dict(changes or {}))
     return config.lock()
 

@@ -1,6 +1,9 @@
 """Datasets, batch order, augmentation."""
 
 import collections
+import contextlib
+import logging
+import types
 
 import hypothesis
 import jax
@@ -113,6 +116,64 @@ def test_prepared_datasets(name, shape, mean):
     assert dataset.splits["train"][0].dtype == np.uint8
     assert dataset.splits["train"][0].mean(dtype=np.float64) / 255 == pytest.approx(mean, abs=1e-3)
     assert np.bincount(dataset.splits["test"][1]).min() >= 892
+
+
+class _Prepared:
+    """A prepared dataset of six examples, that counts how often one is decoded."""
+
+    def __init__(self, folder):
+        folder.mkdir()
+        (folder / "examples.array_record").write_bytes(b"first")
+        self.data_path, self.decoded = folder, 0
+        split = types.SimpleNamespace(num_examples=6)
+        label = types.SimpleNamespace(num_classes=3)
+        self.info = types.SimpleNamespace(splits={"train": split, "test": split}, features={"label": label})
+
+    def as_data_source(self, split):
+        for i in range(int(split.split("[:")[1][:-1]) if "[" in split else 6):
+            self.decoded += 1
+            yield {"image": np.full((2, 2, 3), i, np.uint8), "label": i % 3}
+
+
+def test_decoded_images_are_kept(tmp_path, monkeypatch, caplog):
+    prepared = _Prepared(tmp_path / "data")
+    monkeypatch.setattr(logging.getLogger("experiments"), "propagate", True)
+    monkeypatch.setattr(data.prepared, "open_builder", lambda *_: contextlib.nullcontext(prepared))
+
+    def load(train=0, cache=str(tmp_path / "cache")):
+        prepared.decoded = 0
+        changes = {"data.name": "cifar10", "data.train_examples": train, "data.cache": cache}
+        dataset = data.load(config_of(changes))
+        wanted = np.arange(train or 6)
+        np.testing.assert_array_equal(dataset.splits["train"][0][:, 0, 0, 0], wanted)
+        np.testing.assert_array_equal(dataset.splits["train"][1], wanted % 3)
+        assert dataset.splits["test"][0].dtype == np.uint8
+        return prepared.decoded
+
+    assert load(train=2) == 8  # A part of a split is not kept; the whole test split is.
+    assert load(train=2) == 2
+    assert load() == 6
+    assert load() == 0
+    assert load(train=2) == 0
+    assert load(cache="") == 12
+    for path in (tmp_path / "cache").iterdir():
+        path.write_bytes(path.read_bytes()[:-30])  # As a full disk leaves it.
+    assert load() == 12
+    assert "cannot be read and is made anew" in caplog.text
+    assert load() == 0
+    (prepared.data_path / "examples.array_record").write_bytes(b"another version")
+    assert load() == 12
+    assert sorted(path.suffix for path in (tmp_path / "cache").iterdir()) == [".npz"] * 4
+    (tmp_path / "file").write_text("")
+    assert load(cache=str(tmp_path / "file" / "below")) == 12
+    assert "are not kept for the next run: config.data.cache=" in caplog.text
+
+
+def test_mean_and_deviation_of_the_channels():
+    images = np.random.default_rng(0).integers(0, 256, (9, 4, 5, 3)).astype(np.uint8)
+    dataset = data.arrays.of("some", (images, np.zeros(9, np.int32)), (images, np.zeros(9, np.int32)), 1)
+    np.testing.assert_allclose(dataset.mean, images.mean((0, 1, 2), dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(dataset.std, images.std((0, 1, 2), dtype=np.float64), rtol=1e-12)
 
 
 def test_a_limited_training_set():

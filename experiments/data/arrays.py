@@ -3,14 +3,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import logging
+import os
+import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
+
+_LOG = logging.getLogger(__name__)
 
 ARRAYS = ("digits", "mnist", "cifar10", "cifar100")
 
@@ -42,7 +51,7 @@ def load(config: Any) -> Arrays:
     if name == "digits":
         splits, classes, largest = _digits(), 10, 16.0
     else:
-        (splits, classes), largest = _from_tfds(name, config.data.dir, limits), 255.0
+        (splits, classes), largest = _from_tfds(name, config.data.dir, config.data.cache, limits), 255.0
     for split, limit in limits.items():
         images, labels = splits[split]
         require_limit(split, limit, len(labels))
@@ -53,17 +62,31 @@ def load(config: Any) -> Arrays:
 def of(name: str, train: Batch, test: Batch, classes: int, largest: float = 255.0) -> Arrays:
     """Returns a dataset of given images and labels."""
     images = train[0]
+    mean, std = _moments(images)
     return Arrays(
         name=name,
         classes=classes,
         image_shape=tuple(images.shape[1:]),
         train_examples=len(train[1]),
         test_examples=len(test[1]),
-        mean=tuple(images.mean((0, 1, 2), dtype=np.float64).tolist()),
-        std=tuple(images.std((0, 1, 2), dtype=np.float64).tolist()),
+        mean=mean,
+        std=std,
         largest=largest,
         splits={"train": train, "test": test},
     )
+
+
+def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns mean and standard deviation of each channel of `[N, H, W, C]` uint8, from counts of the 256 values."""
+    pixels = images.reshape(-1, images.shape[-1])
+    counts = np.zeros((images.shape[-1], 256), np.int64)
+    for start in range(0, len(pixels), 2**22):
+        for channel, values in enumerate(pixels[start : start + 2**22].T):
+            counts[channel] += np.bincount(values, minlength=256)
+    shares, values = counts / len(pixels), np.arange(256.0)
+    means = shares @ values
+    variances = (shares * (values - means[:, None]) ** 2).sum(1)
+    return tuple(means.tolist()), tuple(np.sqrt(variances).tolist())
 
 
 def _digits() -> dict[str, Batch]:
@@ -80,14 +103,63 @@ def _digits() -> dict[str, Batch]:
     return {"train": (train, train_labels), "test": (test, test_labels)}
 
 
-def _from_tfds(name: str, folder: str, limits: Mapping[str, int]) -> tuple[dict[str, Batch], int]:
-    """Reads a dataset prepared as array_record, of each split the first so many examples (0: all); and its classes."""
+def _from_tfds(name: str, folder: str, cache: str, limits: Mapping[str, int]) -> tuple[dict[str, Batch], int]:
+    """Reads a dataset prepared as array_record, of each split the first so many examples (0: all); and its classes.
+
+    Splits read whole are kept decoded in the folder `cache`, and read from there the next time.
+    """
     with prepared.open_builder(name, folder) as builder:
         splits = {}
         for split, limit in limits.items():
             every = builder.info.splits[split].num_examples
+            kept = _cached(cache, name, split, Path(builder.data_path))
+            known = _read(kept)
+            if known is not None:
+                splits[split] = (known[0][: limit or None], known[1][: limit or None])
+                continue
             source = builder.as_data_source(f"{split}[:{limit}]" if 0 < limit < every else split)
             examples = [(example["image"], example["label"]) for example in source]
             images = np.stack([image for image, _ in examples])
             splits[split] = (images, np.array([label for _, label in examples], np.int32))
+            if len(images) == every:
+                _keep(kept, splits[split])
         return splits, builder.info.features["label"].num_classes
+
+
+def _cached(cache: str, name: str, split: str, source: Path) -> Path | None:
+    """Returns where a decoded split is kept, by the names, sizes and dates of the files it is made from."""
+    if not cache:
+        return None
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.iterdir())]
+    digest = hashlib.sha256(repr((str(source), stats)).encode()).hexdigest()[:16]
+    return Path(cache).expanduser() / f"{name}-{split}-{digest}.npz"
+
+
+def _read(path: Path | None) -> Batch | None:
+    """Returns a kept split, `None` where there is none or it cannot be read."""
+    if path is None or not path.exists():
+        return None
+    try:
+        with path.open("rb") as file, np.load(file) as arrays:
+            return arrays["images"], arrays["labels"]
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        _LOG.warning("%s cannot be read and is made anew (%s)", path, error)
+        return None
+
+
+def _keep(path: Path | None, split: Batch) -> None:
+    """Writes a split, whole or not at all; a folder that cannot be written to is no reason to stop."""
+    if path is None:
+        return
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
+            part = file.name
+            np.savez(file, images=split[0], labels=split[1])
+        os.replace(part, path)
+    except OSError as error:
+        _LOG.warning("decoded images are not kept for the next run: config.data.cache=%r: %s", str(path.parent), error)
+        if part is not None:
+            with contextlib.suppress(OSError):
+                os.unlink(part)
