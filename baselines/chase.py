@@ -53,6 +53,7 @@ class Chase(DynamicSparse):
     extra: optax.Schedule = lambda _: 0.05
     switch: int = 0
     skip_gradients: bool = dataclasses.field(default=False, init=False)
+    dense_gradients: bool = dataclasses.field(default=True, init=False)
     after_step: bool = dataclasses.field(default=True, init=False)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:

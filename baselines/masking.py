@@ -79,6 +79,8 @@ class Masking:
     skip_gradients: bool = dataclasses.field(default=False, init=False)
     # Whether the optimizer does not see the gradients of weights that are held at zero.
     sparse_gradients: bool = dataclasses.field(default=False, init=False)
+    # Whether a step that changes the masks reads the gradients of weights that are held at zero.
+    dense_gradients: bool = dataclasses.field(default=False, init=False)
     # Whether masks change after the optimizer's step, by its new weights, instead of before it.
     after_step: bool = dataclasses.field(default=False, init=False)
 

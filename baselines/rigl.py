@@ -16,6 +16,8 @@ from baselines.masking import DynamicSparse
 class RigL(DynamicSparse):
     """Drops the connections with the smallest `|w|` and grows those with the largest `|dL/dw|` of the step's batch."""
 
+    dense_gradients: bool = dataclasses.field(default=True, init=False)
+
     def growth(self, params: Any, grads: Any, count: Any) -> Any:
         """Returns `|dL/dw|`."""
         del params, count

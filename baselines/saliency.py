@@ -16,6 +16,8 @@ from baselines.masking import Masking
 class Saliency(Masking):
     """Holds the weights with the smallest `|w dL/dw|` of every parameter at zero, on the batch of the step."""
 
+    dense_gradients: bool = dataclasses.field(default=True, init=False)
+
     def scores(self, params: Any, grads: Any, count: Any) -> Any:
         """Returns `|w dL/dw|`.
 

@@ -39,6 +39,7 @@ class SRigL(StaticSparse):
     drop: optax.Schedule = lambda _: 0.3
     ablation: float = 0.3
     never_ablated: tuple[str, ...] = ()
+    dense_gradients: bool = dataclasses.field(default=True, init=False)
     after_step: bool = dataclasses.field(default=True, init=False)
 
     def initial_masks(self, params: Any, sparsities: Any) -> Any:

@@ -243,6 +243,9 @@ class _Run:
             self.pending.append((step + 1, metrics))
             self.counters.train_flops += 3.0 * self.flops * batch
             if self._remasked(step):
+                if getattr(self.method.updater, "dense_gradients", False):
+                    # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
+                    self.counters.train_flops += (self.graph.flops() - self.flops) * batch
                 self._count()
             if (step + 1) % lengths.log == 0:
                 line = self._flush(step + 1)

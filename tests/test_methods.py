@@ -114,6 +114,18 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkey
     assert steps == [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "whole" / "cuts.jsonl")]
 
 
+@pytest.mark.parametrize("name", ["rigl", "set"])
+def test_training_flops_of_moving_masks(name, tmp_path):
+    """3 f a step and example, and where growing goes by gradients those of all weights, D - f, when masks change."""
+    changes = {"masking.distribution": "uniform", "masking.sparsity": 0.5, "masking.end": "20"}
+    summary = train_and_evaluate(_config(name, **changes), tmp_path).summary
+    dense = summary["dense_inference_flops"]
+    flops = summary["inference_flops_ratio"] * dense
+    assert summary["neuron_sparsity"] == 0
+    moves = {"rigl": 5, "set": 0}[name]  # After steps 0, 5, 10, 15 and 20.
+    assert summary["train_flops"] == pytest.approx(64 * (30 * 3 * flops + moves * (dense - flops)), rel=1e-6)
+
+
 def test_a_rule_that_never_fires_says_so(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("experiments"), "propagate", True)
     changes = {"ranking.early_rule": "released", "ranking.sparsity": 0.9, "ranking.latest": ""}
