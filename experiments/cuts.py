@@ -89,12 +89,19 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
 
 def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
     idle = masking.idle_units(at.graph, at.state.variables)
-    death_set, exclude = at.feed.death_set(at.step), at.problem.exclude
-    cut = demp_jax.cut(at.network, at.state.variables, death_set, leave=idle, exclude=exclude, **at.trained)
+    options = {name: _options(at)[name] for name in ("multiple", "least_gain", "exclude")}
+    death_set = at.feed.death_set(at.step)
+    cut = demp_jax.cut(at.network, at.state.variables, death_set, leave=idle, **at.trained, **options)
     return cut, {"why": "read with weights of zero alone"}
 
 
 def _dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
-    options = at.problem.method.options
-    cut = demp_jax.cut(at.network, at.state.variables, at.feed.death_set(at.step), **at.trained, **options)
+    death_set = at.feed.death_set(at.step)
+    cut = demp_jax.cut(at.network, at.state.variables, death_set, **at.trained, **_options(at))
     return cut, {"why": "dead"}
+
+
+def _options(at: Standing) -> dict[str, Any]:
+    """Returns the options of a cut; the last one is not for the speed of steps to come, and cuts whatever is dead."""
+    options = at.problem.method.options
+    return options | {"multiple": 1, "least_gain": 0.0} if at.step == at.problem.lengths.run else options

@@ -276,6 +276,31 @@ def test_the_most_active_units_are_the_ones_that_stay():
     np.testing.assert_array_equal(result.variables["bias"], [2.0, 1.0])
 
 
+@pytest.mark.parametrize(
+    ("multiple", "dead", "width"),
+    [(1, 3, 4), (4, 3, 4), (4, 2, 7), (2, 2, 6), (2, 3, 4), (8, 3, 7), (3, 1, 6), (3, 2, 6)],
+)
+def test_widths_are_rounded_up(multiple, dead, width):
+    """To a multiple, or to all 7; the dead that are taken back in change nothing."""
+    params = _plain_params([-9.0] * dead + [1.0] * (7 - dead))
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], multiple=multiple)
+    assert result.variables["hidden"].shape == (3, width)
+    assert sum(result.record.removed.values()) == 7 - width
+    assert sum(result.record.protected.values()) == width - (7 - dead)
+    assert result.record.difference < 1e-6
+
+
+def test_a_cut_waits_until_it_saves_enough():
+    params = _plain_params([-9.0] + [1.0] * 9)  # A tenth of the FLOPs.
+    waits = demp_jax.cut(_plain, params, [batch((8, 3))], least_gain=0.11)
+    assert (waits.variables is params, waits.plan, waits.record.waiting) == (True, None, 1)
+    assert (waits.record.removed, waits.record.refused) == ({}, None)
+    assert waits.record.flops[0] == waits.record.flops[1]
+    assert "1 units wait for a cut that saves more" in str(waits.record)
+    goes = demp_jax.cut(_plain, params, [batch((8, 3))], least_gain=0.09)
+    assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
+
+
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
     result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)
@@ -303,6 +328,8 @@ def test_outputs_that_are_not_finite_refuse_the_cut():
         ),
         ({"epsilon": 0.0}, "epsilon must be a positive number; got epsilon=0.0"),
         ({"min_units": 0}, "min_units must be at least 1; got min_units=0"),
+        ({"multiple": 0}, "multiple must be at least 1; got multiple=0"),
+        ({"least_gain": 1.0}, r"least_gain must be in \[0, 1\); got least_gain=1.0"),
         ({"constant": -1.0}, "constant must be a finite number >= 0, or None; got constant=-1.0"),
     ],
 )

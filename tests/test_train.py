@@ -387,6 +387,21 @@ def test_options(tmp_path, changes):
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
 
 
+def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
+    """With widths rounded up, and with cuts that wait: until the last, and the run ends as small as any."""
+    rounded = train_and_evaluate(short_config(**{"pruning.multiple": 8}), tmp_path / "rounded")
+    cuts = lines(tmp_path / "rounded" / "cuts.jsonl")
+    assert sum(sum(cut["protected"].values()) for cut in cuts[:-1]) > 0
+    for cut in cuts[:-1]:
+        assert cut["neurons"][1] % 8 == 0
+    assert rounded.summary["neurons"] % 8
+    waited = train_and_evaluate(short_config(**{"pruning.least_gain": 0.99}), tmp_path / "waited")
+    cuts = lines(tmp_path / "waited" / "cuts.jsonl")
+    assert [cut["waiting"] > 0 for cut in cuts] == [False, True, False]  # Nobody is dead at the first.
+    assert [bool(cut["removed"]) for cut in cuts] == [False, False, True]
+    assert waited.summary["neurons"] < 40
+
+
 class _GroupNormNet(nnx.Module):
     """Two groups of two units, the first of them dead."""
 

@@ -30,7 +30,7 @@ class CutRecord:
 
     Attributes:
       removed: by site, how many units left.
-      protected: by site, how many units were dead but kept, so that the site is not emptied.
+      protected: by site, how many units were dead but kept, so that the site is not emptied or has a round width.
       needed: by site, how many units were dead but kept, because something else reads their value.
       folded: how many units left with a constant that was folded into what reads it.
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
@@ -43,6 +43,7 @@ class CutRecord:
       scale: largest finite absolute output before the cut.
       spared: sites that were left whole, because a cut of them would have changed the outputs.
       refused: why nothing was cut, else `None`.
+      waiting: how many units were dead but kept, because a cut of them would have saved too little.
       reset: leaves of the optimizer state that could not be sliced and were initialised anew, with all of the state of
         their transformation.
       seconds: by stage, `measure`, `slice` and `prove`; what compiles is in the stage that first runs it.
@@ -61,11 +62,14 @@ class CutRecord:
     scale: float
     spared: list[str]
     refused: str | None
+    waiting: int
     reset: list[str]
     seconds: dict[str, float]
 
     def __str__(self) -> str:
         gone = f"{sum(self.removed.values())} units cut" if not self.refused else f"refused: {self.refused}"
+        if self.waiting:
+            gone = f"{self.waiting} units wait for a cut that saves more"
         spared = f" ({', '.join(self.spared)} spared)" if self.spared and not self.refused else ""
         return (
             f"{gone}{spared}, neurons {self.neurons[0]} -> {self.neurons[1]}, parameters {self.parameters[0]} -> "
@@ -107,6 +111,8 @@ def cut(
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
+    multiple: int = 1,
+    least_gain: float = 0.0,
     exclude: Sequence[str] | str = (),
     batch_axis: int = 0,
 ) -> Cut:
@@ -142,6 +148,10 @@ def cut(
         `constant`, and without limit for criteria that remove units that are not zero; then the outputs are held to
         `ROUNDING` against those of the network with the units that leave held at zero.
       min_units: every site keeps at least this many units, the most active ones.
+      multiple: every site keeps a multiple of this many units, the most active ones, or all that it has: a width of 32
+        can be faster than one of 29. What stays can be cut later.
+      least_gain: nothing is cut unless it takes at least this part of the FLOPs away, in [0, 1): a smaller network has
+        to be compiled anew, which a unit or two do not repay. What stays can be cut later.
       exclude: a pattern or patterns of names of sites none of whose units may leave.
       batch_axis: the axis of a batch along which examples lie.
 
@@ -160,6 +170,10 @@ def cut(
     activity_lib.check_criterion(criterion, epsilon)
     if min_units < 1:
         raise ValueError(f"min_units must be at least 1; got {min_units=}.")
+    if multiple < 1:
+        raise ValueError(f"multiple must be at least 1; got {multiple=}.")
+    if not 0 <= least_gain < 1:
+        raise ValueError(f"least_gain must be in [0, 1); got {least_gain=}.")
     if constant is not None and not (constant >= 0 and math.isfinite(constant)):
         raise ValueError(f"constant must be a finite number >= 0, or None; got {constant=}.")
     if tolerance is not None and not tolerance >= 0:
@@ -182,14 +196,15 @@ def cut(
         "criterion": criterion,
         "epsilon": epsilon,
         "min_units": min_units,
+        "multiple": multiple,
         "chosen": chosen,
     }
     decision = planning.decide(graph, observation, constant=constant, **options)
     measured = time.perf_counter()
 
     count = _counter(graph, variables, params)
-    if not decision.removed.any():
-        record = _record(graph, decision, count, observation, {"measure": measured - started})
+    if not decision.removed.any() or graph.flops(decision.removed) > (1 - least_gain) * graph.flops():
+        record = _record(graph, decision, count, observation, {"measure": measured - started}, waits=True)
         return Cut(fn, variables, opt_state, None, record)
 
     # Programs for widths that are about to go hold memory.
@@ -407,9 +422,10 @@ def _record(
     deviation: float = 0.0,
     spared: Sequence[str] = (),
     refused: str | None = None,
+    waits: bool = False,
     reset: Sequence[str] = (),
 ) -> CutRecord:
-    removed = np.zeros_like(decision.removed) if refused else decision.removed
+    removed = np.zeros_like(decision.removed) if refused or waits else decision.removed
     gone = {s.name: int(np.append(removed, False)[s.classes].sum()) for s in (*graph.sites, *graph.branches)}
     neurons = sum(gone[site.name] for site in graph.sites)
     folded = {int(c) for fold in decision.folds for c in graph.uses[fold.use].classes[fold.constants != 0]}
@@ -417,7 +433,7 @@ def _record(
         removed={name: units for name, units in gone.items() if units},
         protected=decision.protected,
         needed=decision.needed,
-        folded=0 if refused else len(folded),
+        folded=0 if refused or waits else len(folded),
         neurons=(graph.neurons, graph.neurons - neurons),
         parameters=(count(None), count(removed)),
         flops=(graph.flops(), graph.flops(removed)),
@@ -427,6 +443,7 @@ def _record(
         scale=_scale(observation.outputs),
         spared=list(spared),
         refused=refused,
+        waiting=int(decision.removed.sum()) if waits else 0,
         reset=list(reset),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
     )

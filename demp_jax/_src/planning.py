@@ -66,6 +66,7 @@ def decide(
     epsilon: float = 0.01,
     constant: float | None = None,
     min_units: int = 1,
+    multiple: int = 1,
     chosen: np.ndarray | None = None,
     only: np.ndarray | None = None,
 ) -> Decision:
@@ -78,6 +79,7 @@ def decide(
       constant: past the paper: units whose value varies by at most this much wherever it is read leave, too, and
         their constant is folded into what reads it. `None` (off) by default.
       min_units: every site keeps at least this many units, the most active ones.
+      multiple: every site keeps a multiple of this many units, or all that it has.
       chosen: `[classes]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
       only: `[classes]` bool, which may leave; all by default.
     """
@@ -90,9 +92,9 @@ def decide(
     removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
     needed = _count(graph, wanted & ~removed)
     before = removed.copy()
-    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units)
+    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units, multiple)
     _drop_unread(graph, removed)
-    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units)
+    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units, multiple)
     protected = _count(graph, before & ~removed)
     return Decision(removed, protected, needed, _folds(graph, observation.uses, removed), condemned)
 
@@ -160,11 +162,14 @@ def _blocked(
     return blocked
 
 
-def _keep_floor(sites: Sequence, activities: Sequence[Activity], removed: np.ndarray, min_units: int) -> None:
-    """Takes the most active units of sites that would fall below the floor back in."""
+def _keep_floor(
+    sites: Sequence, activities: Sequence[Activity], removed: np.ndarray, min_units: int, multiple: int
+) -> None:
+    """Takes the most active units of sites that would fall below the floor, or between two multiples, back in."""
     for site, activity in zip(sites, activities, strict=True):
         leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
-        short = min(min_units, site.width) - int((~leaves).sum())
+        kept = int((~leaves).sum())
+        short = min(max(min_units, -(-kept // multiple) * multiple), site.width) - kept
         if short > 0:
             ranked = np.argsort(-np.where(leaves, np.asarray(activity.magnitude), -np.inf), kind="stable")
             removed[site.classes[ranked[:short]]] = False
