@@ -61,10 +61,10 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
     size = max(min(ranking.batch_size, most) // devices, 1) * devices
     batches = at.feed.scored(at.step, min(ranking.batches, max(most // size, 1)), size)
     if ranking.floors is not None:
-        options["min_units"] = ranking.floors(problem.dense)
+        options["min_units"] = ranking.floors(problem.routed)
     # The target is one of the dense network's units; some may have left.
-    dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (problem.dense, at.graph))
-    gone = sum(problem.dense.widths[name] - at.graph.widths[name] for name in dense)
+    dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (problem.routed, at.graph))
+    gone = sum(problem.routed.widths[name] - at.graph.widths[name] for name in dense)
     missing = (target * sum(dense.values()) - gone) / max(sum(now.values()), 1)
     pruned = structured.prune(
         at.network,

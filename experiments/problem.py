@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -79,6 +80,11 @@ class Problem:
     def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
         """Returns the removable units of a network."""
         return demp_jax.trace(net, variables, self.example(), exclude=self.exclude)
+
+    @functools.cached_property
+    def routed(self) -> demp_jax.Graph:
+        """The removable units of the initial network, with what feeds what: `dense` was traced from shapes alone."""
+        return self.trace(*self.initial())
 
     @property
     def exclude(self) -> tuple[str, ...]:

@@ -126,6 +126,26 @@ def test_training_flops_of_moving_masks(name, tmp_path):
     assert summary["train_flops"] == pytest.approx(64 * (30 * 3 * flops + moves * (dense - flops)), rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    "name", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "random")]
+)
+def test_a_method_on_a_residual_network(name, tmp_path):
+    """Where units of the blocks' sums are fed by branches."""
+    once = {"steps": "4", "pruning.every": "4", "eval_every": "4", "checkpoint_every": "4", "ranking.when": "0"}
+    short = {**once, "method.strength_span": "4", "method.noise_span": "4", "masking.every": "1", "masking.start": "0"}
+    when = {"ranking.latest": "2", "ranking.every": "2", "ranking.until": "2", "ranking.stages": 1, "masking.end": "3"}
+    network = {"model.name": "resnet18", "model.base_width": 4, "batch_size": 16, "ranking.batches": 1}
+    if name == "slimming":
+        when["ranking.when"] = "2"
+    config = _config(name, **{**short, **when, **network, "pruning.tolerance": 1.0})
+    summary = train_and_evaluate(config, tmp_path).summary
+    if name in CUTS:
+        assert summary["neuron_sparsity"] >= 0.4
+    elif name != "demp_rigl":
+        assert summary["weight_sparsity"] >= 0.4
+    assert all(cut["refused"] is None for cut in lines(tmp_path / "cuts.jsonl"))
+
+
 def test_a_rule_that_never_fires_says_so(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("experiments"), "propagate", True)
     changes = {"ranking.early_rule": "released", "ranking.sparsity": 0.9, "ranking.latest": ""}
