@@ -1,125 +1,64 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What DemP costs a training step before anything is pruned.
-
-`python -m benchmarks.overhead [--width=16] [--batch=128] [--repeats=15]` times the step of an unpruned ResNet-18 with
-the parts of DemP alone and all together, against the plain step of the same program: medians of interleaved repeats.
-With `--out=FILE` a record is appended.
-"""
+"""What DemP costs a training step before anything is pruned: its parts alone and all together, to the plain step."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
 import time
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 
-import demp_jax
-from configs.base import variants
-from experiments import network, records
-from experiments.data import Preparation
-from experiments.devices import Devices
-from experiments.step import Data, Task, TrainState, train_step
+from benchmarks import programs
+from benchmarks.timing import interleaved
 
 PARTS: dict[str, dict[str, Any]] = {
-    "plain": {},
-    "alive bits": {"watch": True},
-    "regulariser": {"strength": 5e-3},
-    "alive bits and noise": {"watch": True, "noise": 5e-5},
-    "everything": {"watch": True, "strength": 5e-3, "noise": 5e-5},
+    "plain": {"watch": False},
+    "alive bits": {},
+    "regulariser": {"watch": False, "strength": 5e-3},
+    "alive bits and noise": {"noise": 5e-5},
+    "everything": {"strength": 5e-3, "noise": 5e-5},
+}
+CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
+    "tiny": [({"base_width": 4, "stem_stride": 2}, 8, 2)],
+    "cpu": [({"base_width": 16}, 128, 15), ({"base_width": 16, "stem_stride": 2}, 128, 15)],
+    "gpu": [({"base_width": 64, "dtype": dtype}, 512, 50) for dtype in ("float32", "bfloat16")],
 }
 
 
-def _task(part: dict[str, Any], net: network.Network) -> Task:
-    base = optax.adamw(5e-3, weight_decay=5e-4)
-    strength, noise = part.get("strength", 0.0), part.get("noise", 0.0)
-    if strength or noise:
-        span = 10**6
-        # At its peak throughout: a schedule's end, where the noise costs nothing, is not what is measured.
-        schedules = [demp_jax.constant(amount, span) if amount else 0.0 for amount in (strength, noise)]
-        base = demp_jax.demp(base, strength=schedules[0], noise=schedules[1], key=0)
-    return Task(
-        network=net,
-        tx=base,
-        preparation=Preparation((0.0,) * 3, (255.0,) * 3, crop=4, flip=True),
-        criterion="auto",
-        epsilon=0.01,
-        classes=10,
-        label_smoothing=0.0,
-        accumulate=1,
-        watch=part.get("watch", False),
-        needs_live=bool(noise),
-        updater=None,
-        replicated=Devices(1).replicated,
-    )
-
-
-def measure(width: int, batch: int, repeats: int) -> dict[str, dict[str, float]]:
-    """Returns seconds per step, seconds to compile, and both as ratios to the plain step, by part."""
-    config = variants("overhead", "", {"": {"model.name": "resnet18", "model.base_width": width}})
-    net, variables = network.initial(config, (32, 32, 3), 10)
-    graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
-    members = demp_jax.membership(graph, variables["params"])
-    rng = np.random.default_rng(0)
-    images = jnp.asarray(rng.integers(0, 255, (2 * batch, 32, 32, 3)), jnp.uint8)
-    data = Data(images, jnp.asarray(rng.integers(0, 10, 2 * batch)))
-    examples = jnp.arange(batch, dtype=jnp.int32)
-    states, tasks, compiling = {}, {}, {}
-    for name, part in PARTS.items():
-        tasks[name] = _task(part, net)
-        opt_state = jax.jit(tasks[name].tx.init)(variables["params"])
-        states[name] = TrainState(
-            jnp.zeros([], jnp.int32), jax.tree.map(jnp.copy, variables), opt_state, jax.random.key(0)
-        )
-        started = time.perf_counter()
-        states[name], metrics = train_step(states[name], data, examples, members, task=tasks[name])
-        jax.block_until_ready(metrics)
-        compiling[name] = time.perf_counter() - started
-    times: dict[str, list[float]] = {name: [] for name in PARTS}
-    for repeat in range(repeats):
-        # In another order each time, so that no part always follows the same one.
-        for name in np.random.default_rng(repeat).permutation(list(PARTS)):
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per network: times and seconds to compile of every part."""
+    for model, batch, repeats in CASES[scale]:
+        model = {"name": "resnet18", **model}
+        net, variables = programs.initial(model, (32, 32, 3))
+        steps, compiling = {}, {}
+        for name, part in PARTS.items():
+            steps[name] = programs.built(net, variables, (32, 32, 3), batch, **part)
             started = time.perf_counter()
-            states[name], metrics = train_step(states[name], data, examples, members, task=tasks[name])
-            jax.block_until_ready((states[name], metrics))
-            times[name].append(time.perf_counter() - started)
-    medians = {name: statistics.median(taken) for name, taken in times.items()}
-    ratios = {n: statistics.median(a / b for a, b in zip(times[n], times["plain"], strict=True)) for n in PARTS}
-    return {
-        name: {
-            "seconds": medians[name],
-            "ratio": ratios[name],
-            "compile_seconds": compiling[name],
-            "compile_ratio": compiling[name] / compiling["plain"],
+            jax.block_until_ready(steps[name]())
+            compiling[name] = time.perf_counter() - started
+        timings = interleaved(steps, repeats)
+        parts = {
+            name: {
+                **timings[name].record(),
+                "compile_seconds": round(compiling[name], 3),
+                "compile_ratio": round(compiling[name] / compiling["plain"], 3),
+            }
+            for name in PARTS
         }
-        for name in PARTS
-    }
+        yield {"model": model, "batch": batch, "parts": parts}
+        jax.clear_caches()
 
 
-def main() -> None:
-    """Measures, prints a table, and appends a record if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--width", type=int, default=16)
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--out", type=Path)
-    options = parser.parse_args()
-    found = measure(options.width, options.batch, options.repeats)
-    print(f"{'':12} {'step':>8} {'compiling':>10}   (ratios to the plain step)")  # noqa: T201
-    for name, row in found.items():
-        print(f"{name:12} {row['ratio']:8.3f} {row['compile_ratio']:10.2f}")  # noqa: T201
-    if options.out:
-        asked = {"width": options.width, "batch": options.batch, "repeats": options.repeats}
-        record = {"benchmark": "overhead", **asked, "parts": found, **records.provenance()}
-        with options.out.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-
-if __name__ == "__main__":
-    main()
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    found: list[tuple[str, ...]] = [("model", "batch", "part", "step", "middle half", "compiling")]
+    for record in records:
+        model = record["model"]
+        name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}"
+        name += ", half-size maps" if model.get("stem_stride") == 2 else ""
+        for part, row in record["parts"].items():
+            low, high = row["spread"]
+            cells = (name, str(record["batch"]), part, f"x {row['ratio']:.3f}", f"{low:.3f} to {high:.3f}")
+            found.append((*cells, f"x {row['compile_ratio']:.2f}"))
+    return found

@@ -1,0 +1,93 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Convolutions as XLA computes them and as `demp_jax.with_fast_convolutions` does: result, gradients, GFLOP/s.
+
+FLOPs count every tap, also those on padding, so that a way that leaves them out looks faster for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import demp_jax
+from benchmarks.timing import interleaved
+
+# Side of the image, inputs, outputs, stride; kernels are 3 x 3.
+_SHAPES = (
+    (32, 16, 16, 1),
+    (32, 64, 64, 1),
+    (32, 29, 37, 1),
+    (32, 16, 32, 2),
+    (16, 16, 16, 1),
+    (16, 64, 64, 1),
+    (8, 64, 64, 1),
+    (4, 128, 128, 1),
+    (4, 64, 128, 2),
+    (2, 128, 128, 1),
+    (2, 29, 37, 1),
+)
+# Of them, and examples; by scale.
+CASES: dict[str, tuple[tuple[tuple[int, int, int, int], ...], int]] = {
+    "tiny": (((8, 2, 3, 1), (2, 3, 2, 1)), 4),
+    "cpu": (_SHAPES, 128),
+    "gpu": (_SHAPES[1:2], 512),
+}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per shape: times of the result and of both gradients, and the largest relative difference."""
+    shapes, examples = CASES[scale]
+    for side, inputs, outputs, stride in shapes:
+        x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
+        kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
+        g = jax.random.normal(jax.random.key(2), (examples, -(-side // stride), -(-side // stride), outputs))
+        record: dict[str, Any] = {"image": side, "inputs": inputs, "outputs": outputs, "stride": stride}
+        for name, (fn, args) in _parts(stride, x, kernel, g).items():
+            plain, fast = jax.jit(fn), jax.jit(demp_jax.with_fast_convolutions(fn))
+            wanted = plain(*args)
+            differs = float(jnp.max(jnp.abs(wanted - fast(*args))) / jnp.max(jnp.abs(wanted)))
+            calls = {"XLA": lambda plain=plain, args=args: plain(*args), "ours": lambda f=fast, args=args: f(*args)}
+            timings = interleaved(calls, 2 if scale == "tiny" else 15)
+            flops = 2.0 * 9 * inputs * outputs * g.shape[1] ** 2 * examples
+            rates = {way: round(flops / timing.seconds / 1e9, 2) for way, timing in timings.items()}
+            record[name] = {"gflops_per_second": rates, **timings["ours"].record(), "difference": differs}
+        yield {**record, "examples": examples}
+
+
+def _parts(
+    stride: int, x: jax.Array, kernel: jax.Array, g: jax.Array
+) -> dict[str, tuple[Callable[..., Any], tuple[jax.Array, ...]]]:
+    def forward(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        layout = ("NHWC", "HWIO", "NHWC")
+        return lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=layout)
+
+    def image_gradient(g: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.vjp(lambda x: forward(x, kernel), jnp.zeros_like(x))[1](g)[0]
+
+    def kernel_gradient(x: jax.Array, g: jax.Array) -> jax.Array:
+        return jax.vjp(lambda kernel: forward(x, kernel), jnp.zeros_like(kernel))[1](g)[0]
+
+    return {
+        "result": (forward, (x, kernel)),
+        "image's gradient": (image_gradient, (g, kernel)),
+        "kernel's gradient": (kernel_gradient, (x, g)),
+    }
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    parts = ("result", "image's gradient", "kernel's gradient")
+    found: list[tuple[str, ...]] = [("image", "channels", "stride", *parts)]
+    for record in records:
+        cells = []
+        for part in parts:
+            rates = record[part]["gflops_per_second"]
+            cells.append(f"{rates['XLA']:.1f} -> {rates['ours']:.1f}")
+        side = record["image"]
+        channels = f"{record['inputs']} -> {record['outputs']}"
+        found.append((f"{side} x {side}", channels, str(record["stride"]), *cells))
+    return found

@@ -1,0 +1,118 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Where the time of a cut goes: measuring, slicing, proving, and compiling the step anew, without and with a cache.
+
+A part of the first stage's units dies by a bias far below zero; the cut, and the first step after it, are timed in a
+process that compiles everything, and again with what that left in JAX's persistent cache.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import demp_jax
+from benchmarks import programs
+from experiments.network import Network
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
+    "tiny": [({"base_width": 4, "stem_stride": 2}, 8, 16)],
+    "cpu": [({"base_width": 16, "stem_stride": 2}, 128, 512), ({"base_width": 16}, 128, 512)],
+    "gpu": [({"base_width": 64, "dtype": "bfloat16"}, 512, 512)],
+}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per network and cache, cold and warm: seconds by stage."""
+    for case in range(len(CASES[scale])):
+        with tempfile.TemporaryDirectory() as cache:
+            for state in ("cold", "warm"):
+                command = [sys.executable, "-m", "benchmarks.cut", scale, str(case)]
+                done = subprocess.run(
+                    command,
+                    cwd=_ROOT,
+                    env={**os.environ, "JAX_COMPILATION_CACHE_DIR": cache},
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                )
+                if done.returncode:
+                    raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")
+                yield {"cache": state, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
+    """Returns the seconds of one cut by stage, and those of a step before and after it."""
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    model = {"name": "resnet18", **model}
+    net, variables = programs.initial(model, (32, 32, 3))
+    variables = _with_dead_units(variables)
+    before = programs.built(net, variables, (32, 32, 3), batch, strength=1e-3)
+    jax.block_until_ready(before())
+    death_set = [jax.random.uniform(jax.random.key(0), (examples, 32, 32, 3))]
+    started = time.perf_counter()
+    opt_state = jax.jit(before.task.tx.init)(variables["params"])
+    result = demp_jax.cut(
+        net, variables, death_set, params=lambda v: v["params"], opt_state=opt_state, tx=before.task.tx
+    )
+    cut = time.perf_counter() - started
+    assert isinstance(result.fn, Network)
+    started = time.perf_counter()
+    after = programs.built(result.fn, result.variables, (32, 32, 3), batch, strength=1e-3)
+    traced = time.perf_counter() - started
+    started = time.perf_counter()
+    jax.block_until_ready(after())
+    first = time.perf_counter() - started
+    started = time.perf_counter()
+    jax.block_until_ready(after())
+    step = time.perf_counter() - started
+    stages = {**result.record.seconds, "retrace": traced, "recompile": first - step}
+    return {
+        "model": model,
+        "batch": batch,
+        "examples": examples,
+        "neurons": list(result.record.neurons),
+        "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
+        "seconds": round(cut + traced + first - step, 3),
+        "step_seconds": round(step, 4),
+    }
+
+
+def _with_dead_units(variables: Any) -> Any:
+    """Returns variables with every third unit of every block's first normalisation far below zero."""
+
+    def kill(path: Any, leaf: jax.Array) -> jax.Array:
+        name = jax.tree_util.keystr(path)
+        return jnp.where(np.arange(leaf.size) % 3 == 0, -100.0, leaf) if "bn1" in name and "bias" in name else leaf
+
+    return jax.tree_util.tree_map_with_path(kill, variables)
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    stages = ("measure", "slice", "prove", "retrace", "recompile")
+    found: list[tuple[str, ...]] = [("model", "cache", *stages, "whole", "in steps")]
+    for record in records:
+        model = record["model"]
+        name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}"
+        name += ", half-size maps" if model.get("stem_stride") == 2 else ""
+        cells = tuple(f"{record['stages'][stage]:.1f} s" for stage in stages)
+        steps = record["seconds"] / record["step_seconds"]
+        found.append((name, record["cache"], *cells, f"{record['seconds']:.1f} s", f"{steps:.0f}"))
+    return found
+
+
+if __name__ == "__main__":
+    print(json.dumps(once(*CASES[sys.argv[1]][int(sys.argv[2])])))  # noqa: T201

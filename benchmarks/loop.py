@@ -1,0 +1,157 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What stands around the step: the training program, the bare step, the step through `nnx.jit`, and PyTorch's.
+
+The same ResNet-18 at the same batch, in ratios to the bare step. The program's figure is the median of its own records,
+from which compiling and evaluating are left out; PyTorch takes part where it is installed.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import statistics
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+from benchmarks import programs
+from benchmarks.timing import interleaved
+from configs.base import variants
+from demp_jax import models
+from experiments import records as records_lib
+from experiments.train import train_and_evaluate
+
+# Model, batch, steps of the program.
+CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
+    "tiny": [({"base_width": 4}, 8, 4)],
+    "cpu": [({"base_width": 16, "stem_stride": 2}, 128, 40), ({"base_width": 16}, 128, 20)],
+    "gpu": [({"base_width": 64, "dtype": dtype}, 512, 200) for dtype in ("float32", "bfloat16")],
+}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per network: seconds per step by way of running it, and ratios to the bare step."""
+    for model, batch, steps in CASES[scale]:
+        model = {"name": "resnet18", **model}
+        shape = (8, 8, 1) if scale == "tiny" else (32, 32, 3)
+        net, variables = programs.initial(model, shape)
+        bare = programs.built(net, variables, shape, batch)
+        ways: dict[str, Callable[[], Any]] = {"bare step": bare, "nnx.jit": _through_nnx(model, shape, batch)}
+        if importlib.util.find_spec("torch") and "dtype" not in model:
+            ways["PyTorch"] = _through_torch(model, shape, batch)
+        timings = interleaved(ways, 2 if scale == "tiny" else 9)
+        found = {name: timing.record() for name, timing in timings.items()}
+        program = _program(model, batch, steps, "digits" if scale == "tiny" else "cifar10")
+        found["program"] = {"seconds": program, "ratio": round(program / timings["bare step"].seconds, 4)}
+        yield {"model": model, "batch": batch, "image": list(shape), "ways": found}
+        jax.clear_caches()
+
+
+def _program(model: dict[str, Any], batch: int, steps: int, data: str) -> float:
+    """Returns the median seconds per step of a run of the training program, of DemP with nothing to cut."""
+    changes = {
+        "steps": str(steps),
+        "batch_size": batch,
+        "data.name": data,
+        "data.crop": 4 if data == "cifar10" else 0,
+        "data.flip": data == "cifar10",
+        "log_every": str(max(steps // 8, 1)),
+        "eval_every": "100%",
+        "checkpoint_every": "100%",
+        "pruning.every": "100%",
+        "step_time_seconds": 0.01,
+        "progress": "off",
+    }
+    config = variants("benchmarks", "", {"": {**changes, **{f"model.{name}": value for name, value in model.items()}}})
+    with tempfile.TemporaryDirectory() as folder:
+        train_and_evaluate(config, Path(folder) / "run")
+        lines = records_lib.read_lines(Path(folder) / "run" / "metrics.jsonl")
+    return statistics.median([line["seconds_per_step"] for line in lines if "seconds_per_step" in line][1:])
+
+
+def _made_up(shape: tuple[int, int, int], batch: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return rng.normal(size=(batch, *shape)).astype(np.float32), rng.integers(0, 10, batch).astype(np.int32)
+
+
+def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
+    """Returns the step as NNX's documentation writes it: a model and an optimizer that `nnx.jit` updates."""
+    dtype = jnp.dtype(model.get("dtype", "float32"))
+    options: dict[str, Any] = {"stem_stride": model.get("stem_stride", 1), "base_width": model["base_width"]}
+    net = models.ResNet(shape[-1], 10, dtype=dtype, rngs=nnx.Rngs(0), **options)
+    optimizer = nnx.Optimizer(net, optax.adamw(5e-3, weight_decay=5e-4), wrt=nnx.Param)
+    x, y = map(jnp.asarray, _made_up(shape, batch))
+
+    @nnx.jit
+    def step(net: Any, optimizer: Any, x: jax.Array, y: jax.Array) -> jax.Array:
+        def loss_fn(net: Any) -> jax.Array:
+            return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(net(x), y))
+
+        loss, grads = nnx.value_and_grad(loss_fn)(net)
+        optimizer.update(net, grads)
+        return loss
+
+    return lambda: step(net, optimizer, x, y)
+
+
+def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
+    """Returns the same network's step in PyTorch, with AdamW."""
+    import torch
+    from torch import nn
+
+    class Block(nn.Module):
+        def __init__(self, inputs: int, width: int, stride: int):
+            super().__init__()
+            self.body = nn.Sequential(
+                nn.Conv2d(inputs, width, 3, stride, 1, bias=False),
+                nn.BatchNorm2d(width),
+                nn.ReLU(),
+                nn.Conv2d(width, width, 3, 1, 1, bias=False),
+                nn.BatchNorm2d(width),
+            )
+            same = stride == 1 and inputs == width
+            projection = (nn.Conv2d(inputs, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+            self.shortcut = nn.Identity() if same else nn.Sequential(*projection)
+
+        def forward(self, x: Any) -> Any:
+            return torch.relu(self.body(x) + self.shortcut(x))
+
+    base = model["base_width"]
+    stem = (nn.Conv2d(shape[-1], base, 3, model.get("stem_stride", 1), 1, bias=False), nn.BatchNorm2d(base), nn.ReLU())
+    widths = [base, base, base, 2 * base, 2 * base, 4 * base, 4 * base, 8 * base, 8 * base]
+    blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
+    net = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * base, 10))
+    net = net.to(memory_format=torch.channels_last)
+    optimizer = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=5e-4)
+    images, labels = _made_up(shape, batch)
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=torch.channels_last)
+    y = torch.from_numpy(labels.astype(np.int64))
+
+    def step() -> float:
+        optimizer.zero_grad()
+        loss = nn.functional.cross_entropy(net(x), y)
+        loss.backward()
+        optimizer.step()
+        return float(loss)
+
+    return step
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    found: list[tuple[str, ...]] = [("model", "batch", "way", "images per second", "time")]
+    for record in records:
+        model = record["model"]
+        name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}"
+        name += ", half-size maps" if model.get("stem_stride") == 2 else ""
+        for way, row in record["ways"].items():
+            rate = record["batch"] / row["seconds"]
+            found.append((name, str(record["batch"]), way, f"{rate:.0f}", f"x {row['ratio']:.2f}"))
+    return found

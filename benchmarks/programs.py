@@ -1,0 +1,128 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Training steps to be timed: those of the training program, on made-up images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import demp_jax
+from configs.base import variants
+from experiments import network
+from experiments.data import Preparation
+from experiments.devices import Devices
+from experiments.step import Data, Task, TrainState, train_step
+
+
+@dataclasses.dataclass
+class Program:
+    """A training step with its state; called, it takes one step on the same batch.
+
+    Attributes:
+      net, variables, graph: the network, its variables at the start, and its trace.
+      batch: how many examples a step takes.
+      task: what a step does.
+    """
+
+    net: network.Network
+    variables: Any
+    graph: demp_jax.Graph
+    batch: int
+    task: Task
+
+    def __post_init__(self) -> None:
+        rng = np.random.default_rng(0)
+        shape = self.graph.program.avals[self.graph.program.inputs[-1]].shape[1:]
+        self._data = Data(
+            jnp.asarray(rng.integers(0, 255, (self.batch, *shape)), jnp.uint8),
+            jnp.asarray(rng.integers(0, 10, self.batch), jnp.int32),
+        )
+        opt_state = jax.jit(self.task.tx.init)(self.variables["params"])
+        copied = jax.tree.map(jnp.copy, self.variables)
+        self._state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
+        self._members = demp_jax.membership(self.graph, self.variables["params"])
+
+    def __call__(self) -> Any:
+        """Takes a step; returns what can be waited for."""
+        self._state, metrics = train_step(self._state, self._data, None, self._members, task=self.task)
+        return self._state, metrics
+
+    @property
+    def parameters(self) -> int:
+        """How many parameters are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
+
+    @property
+    def step_flops(self) -> float:
+        """FLOPs of a step: three times those of the forward pass."""
+        return 3.0 * self.graph.flops() * self.batch
+
+
+def built(
+    net: network.Network,
+    variables: Any,
+    shape: tuple[int, int, int],
+    batch: int,
+    *,
+    watch: bool = True,
+    strength: float = 0.0,
+    noise: float = 0.0,
+    updater: Any = None,
+) -> Program:
+    """Returns the step of a network for images of a shape, with parts of DemP."""
+    graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
+    if strength or noise:
+        # At its peak throughout: a schedule's end, where the noise costs nothing, is not what is measured.
+        schedules = [demp_jax.constant(amount, 10**6) if amount else 0.0 for amount in (strength, noise)]
+        base = demp_jax.demp(base, strength=schedules[0], noise=schedules[1], key=0)
+    task = Task(
+        network=net,
+        tx=base,
+        preparation=Preparation((0.0,) * 3, (255.0,) * 3, crop=4, flip=True),
+        classes=10,
+        criterion="auto",
+        epsilon=0.01,
+        label_smoothing=0.0,
+        accumulate=1,
+        watch=watch,
+        needs_live=bool(noise),
+        updater=updater,
+        replicated=Devices(1).replicated,
+    )
+    return Program(net, variables, graph, batch, task)
+
+
+def initial(model: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[network.Network, Any]:
+    """Returns a new network by the `model` section of a config, and its variables."""
+    config = variants("benchmarks", "", {"": {f"model.{name}": value for name, value in model.items()}})
+    return network.initial(config, shape, 10)
+
+
+def narrowed(
+    net: network.Network,
+    variables: Any,
+    shape: tuple[int, int, int],
+    kept: Callable[[str, int], int],
+    multiple: int = 1,
+) -> tuple[network.Network, Any]:
+    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real cut."""
+    graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    leave = {
+        site.name: np.arange(site.width) >= min(site.width, max(1, math.ceil(kept(site.name, site.width))))
+        for site in graph.sites
+    }
+    # Rounding is the cut's: it takes units back in.
+    x = jax.random.uniform(jax.random.key(0), (2, *shape))
+    result = demp_jax.cut(
+        net, variables, [x], params=lambda v: v["params"], leave=leave, multiple=multiple, tolerance=math.inf
+    )
+    assert isinstance(result.fn, network.Network)
+    return result.fn, result.variables

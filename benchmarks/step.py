@@ -1,0 +1,115 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The training step, dense and cut: does its time fall as its FLOPs do?
+
+Efficiency is the ratio of FLOPs over the ratio of times, cut to dense: 1 where time falls as FLOPs do. Widths are cut
+evenly, every site to the same part, or as a run with DemP left them; and both again rounded up to multiples of 8.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from benchmarks import programs
+from benchmarks.timing import interleaved
+
+_RUNS = Path(__file__).resolve().parent.parent / "results" / "resnet18_cifar_cpu.jsonl"
+SPARSITIES = (0.8, 0.9, 0.95)
+
+# Model, shape of an image, batch; by scale.
+_RESNET = {"name": "resnet18", "stem_stride": 1}
+CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int]]] = {
+    "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8)],
+    "cpu": [
+        ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128),
+        ({**_RESNET, "base_width": 16}, (32, 32, 3), 128),
+        ({**_RESNET, "base_width": 32}, (32, 32, 3), 64),
+        ({**_RESNET, "base_width": 64}, (32, 32, 3), 16),
+        ({"name": "vgg16", "base_width": 64, "hidden": 512}, (32, 32, 3), 16),
+    ],
+    "gpu": [
+        ({**_RESNET, "base_width": 64, "dtype": dtype}, (32, 32, 3), batch)
+        for batch in (128, 512)
+        for dtype in ("float32", "bfloat16")
+    ]
+    + [
+        ({"name": "vgg16", "base_width": 64, "hidden": 4096, "dtype": "bfloat16"}, (32, 32, 3), 512),
+        ({"name": "resnet50", "base_width": 64, "dtype": "bfloat16"}, (224, 224, 3), 128),
+        ({"name": "vit", "dtype": "bfloat16"}, (224, 224, 3), 64),
+    ],
+}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per model: times of the dense step and of each cut."""
+    for model, shape, batch in CASES[scale]:
+        net, variables = programs.initial(model, shape)
+        dense = programs.built(net, variables, shape, batch)
+        steps: dict[str, programs.Program] = {"dense": dense}
+        for sparsity in SPARSITIES[:1] if scale == "tiny" else SPARSITIES:
+            for widths, kept in _kinds(dense, sparsity).items():
+                for multiple in (1, 8):
+                    name = f"{sparsity:.0%}, {widths}{', rounded' if multiple > 1 else ''}"
+                    steps[name] = programs.built(
+                        *programs.narrowed(net, variables, shape, kept, multiple), shape, batch
+                    )
+        timings = interleaved(steps, 2 if scale == "tiny" else 9)
+        cuts = {}
+        for name, step in steps.items():
+            flops = step.step_flops / dense.step_flops
+            cuts[name] = {
+                "weight_sparsity": round(1 - step.parameters / dense.parameters, 4),
+                "flops_ratio": round(flops, 4),
+                "efficiency": round(flops / timings[name].ratio, 3),
+                "gflops_per_second": round(step.step_flops / timings[name].seconds / 1e9, 2),
+                **timings[name].record(),
+            }
+        yield {"model": model, "image": list(shape), "batch": batch, "steps": cuts}
+        jax.clear_caches()
+
+
+def _kinds(dense: programs.Program, sparsity: float) -> dict[str, Callable[[str, int], int]]:
+    """Returns, by name, how many units every site keeps at about this weight sparsity."""
+    part = math.sqrt(1 - sparsity)
+    kinds: dict[str, Callable[[str, int], int]] = {"even": lambda _, width: math.ceil(part * width)}
+    left = _left_by_demp(sparsity)
+    if set(left) == set(dense.graph.widths):
+        kinds["DemP"] = lambda name, width: math.ceil(left[name] * width)
+    return kinds
+
+
+def _left_by_demp(sparsity: float) -> dict[str, float]:
+    """Returns which part of every site the run with DemP nearest to a weight sparsity kept."""
+    runs = [json.loads(line) for line in _RUNS.read_text().splitlines()]
+    runs = [run for run in runs if run["method"] == "demp" and run["model"] == "resnet18"]
+    nearest = min(runs, key=lambda run: abs(run["weight_sparsity"] - sparsity))
+    dense = next(r["widths"] for r in map(json.loads, _RUNS.read_text().splitlines()) if r["method"] == "dense")
+    return {name: width / dense[name] for name, width in nearest["widths"].items()}
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    found: list[tuple[str, ...]] = [("model", "batch", "cut", "weight sparsity", "FLOPs", "time", "efficiency")]
+    for record in records:
+        model = record["model"]
+        name = f"{model['name']}, width {model.get('base_width', '768')}, {model.get('dtype', 'float32')}"
+        name += ", half-size maps" if model.get("stem_stride") == 2 else ""
+        for cut, row in record["steps"].items():
+            if cut != "dense":
+                found.append(
+                    (
+                        name,
+                        str(record["batch"]),
+                        cut,
+                        f"{row['weight_sparsity']:.1%}",
+                        f"x {row['flops_ratio']:.3f}",
+                        f"x {row['ratio']:.3f}",
+                        f"{row['efficiency']:.2f}",
+                    )
+                )
+    return found

@@ -1,0 +1,81 @@
+"""The benchmarks: what they compute from times, that every suite works, that their tables come from records."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from benchmarks import run, step, timing
+from experiments import tables
+from experiments.records import read_lines
+
+ROOT = Path(__file__).resolve().parent.parent
+RECORDS = sorted((ROOT / "results" / "benchmarks").glob("*.jsonl"))
+
+
+def test_ratios_are_taken_within_rounds(monkeypatch):
+    """A machine that gets slower round by round does not change them, and the first round does not count."""
+    clock, calls = itertools.count(), []
+    now = {"seconds": 0.0}
+
+    def program(name, seconds):
+        def call():
+            now["seconds"] += seconds * (100 if len(calls) < 2 else 1 + len(calls) // 2)
+            calls.append(name)
+            return next(clock)
+
+        return call
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: now["seconds"])
+    found = timing.interleaved({"dense": program("dense", 2.0), "cut": program("cut", 0.5)}, 4)
+    assert found["dense"].ratio == 1
+    assert found["cut"].ratio == pytest.approx(0.25)
+    assert found["cut"].spread == pytest.approx((0.25, 0.25))
+    assert found["cut"].seconds == pytest.approx(0.5 * 3.5)
+    assert calls.count("cut") == calls.count("dense") == 5
+
+
+def test_records_are_written_as_they_come(tmp_path, monkeypatch):
+    class Suite:
+        @staticmethod
+        def rows(scale):
+            yield {"case": 1, "asked": scale}
+            raise RuntimeError("out of memory")
+
+    monkeypatch.setitem(run.SUITES, "step", Suite)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run.measure("step", "tiny", tmp_path / "new" / "step.jsonl")
+    [record] = read_lines(tmp_path / "new" / "step.jsonl")
+    assert (record["benchmark"], record["asked"], record["case"]) == ("step", "tiny", 1)
+    assert {"command", "commit", "versions", "device"} <= set(record)
+
+
+def test_widths_that_demp_left():
+    """From a record of results/: every site keeps a part of its width, fewer where more weights are gone."""
+    parts = [step._left_by_demp(sparsity) for sparsity in (0.8, 0.95)]
+    assert all(0 < part <= 1 for left in parts for part in left.values())
+    assert sum(parts[1].values()) < sum(parts[0].values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suite", sorted(run.SUITES))
+def test_a_suite_works(suite, tmp_path, capsys):
+    run.main([suite, "--scale=tiny", f"--out={tmp_path}"])
+    printed = capsys.readouterr().out
+    records = read_lines(tmp_path / f"{suite}.jsonl")
+    assert records
+    assert all(json.dumps(record) for record in records)
+    assert run.markdown(suite, records) in printed
+    run.main([suite, "--table", f"--out={tmp_path}"])
+    assert run.markdown(suite, records) in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", RECORDS, ids=lambda p: p.name)
+def test_tables_come_from_records(path):
+    records = read_lines(path)
+    for record in records:
+        assert {"command", "commit", "versions", "device"} <= set(record)
+        assert record["scale"] != "tiny"
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    assert tables.fill(text, path.name, run.markdown(path.stem, records)) == text
