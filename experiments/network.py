@@ -157,12 +157,12 @@ def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
     values; all else stays.
     """
 
-    @jax.jit
-    def after(state: Any) -> Any:
+    @jax.jit  # With the batch as an argument: as a constant it could not lie on the devices of other processes.
+    def after(variables: Any, state: Any, x: jax.Array) -> Any:
         return network.train({**variables, "state": state}, x)[1]
 
     before = variables["state"]
-    once = after(before)
+    once = after(variables, before, x)
     moves = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, once)
     raised = jax.tree.map(lambda a, moved: a + 1 if moved else a, before, moves)
 
@@ -172,7 +172,7 @@ def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
         momentum = jnp.mean(other - one)
         return (one - momentum * old) / (1 - momentum)
 
-    return {**variables, "state": jax.tree.map(batch, before, once, after(raised), moves)}
+    return {**variables, "state": jax.tree.map(batch, before, once, after(variables, raised, x), moves)}
 
 
 def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:

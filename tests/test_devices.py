@@ -118,6 +118,17 @@ def test_two_processes(on_one, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["snap", "chase"])
+def test_two_processes_rank_units_alike(name, tmp_path):
+    ranking = {"ranking.batch_size": 128, "ranking.batches": 2, "ranking.every": "10", "ranking.until": "20"}
+    masking = {"masking.every": "5", "masking.end": "20", "method.strength": 0.0, "method.noise": 0.0}
+    changes = {**CHANGES, **ranking, **masking, "method.name": name}
+    _two_processes(tmp_path / "two", changes)
+    train_and_evaluate(short_config(**changes), tmp_path / "one")
+    _assert_same_run(tmp_path / "one", tmp_path / "two", tolerance=2e-3)
+
+
+@pytest.mark.slow
 def test_two_processes_read_their_shares_of_image_files(tmp_path):
     folder = drawn_folder(tmp_path / "images", classes=4, images=8)
     changes = {
