@@ -6,9 +6,10 @@ import jax
 import numpy as np
 import pytest
 
-from baselines import masking
+from baselines import masking, structured
 from experiments import methods, train
 from experiments.errors import UsageError
+from experiments.problem import pose
 from experiments.train import train_and_evaluate
 from tests.runs import last_digests, lines, short_config
 
@@ -114,7 +115,7 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkey
     assert steps == [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "whole" / "cuts.jsonl")]
 
 
-@pytest.mark.parametrize("name", ["rigl", "set"])
+@pytest.mark.parametrize("name", ["rigl", pytest.param("set", marks=pytest.mark.slow)])
 def test_training_flops_of_moving_masks(name, tmp_path):
     """3 f a step and example, and where growing goes by gradients those of all weights, D - f, when masks change."""
     changes = {"masking.distribution": "uniform", "masking.sparsity": 0.5, "masking.end": "20"}
@@ -126,9 +127,17 @@ def test_training_flops_of_moving_masks(name, tmp_path):
     assert summary["train_flops"] == pytest.approx(64 * (30 * 3 * flops + moves * (dense - flops)), rel=1e-6)
 
 
-@pytest.mark.parametrize(
-    "name", ["random", *(pytest.param(name, marks=pytest.mark.slow) for name in METHODS if name != "random")]
-)
+def test_what_feeds_the_sums_of_a_residual_network_is_known():
+    """To methods that rank units: they need the routing, which shapes alone do not tell."""
+    problem = pose(_config("random", **{"model.name": "resnet18", "model.base_width": 4}))
+    units = structured.ranked_units(problem.routed, ())
+    assert sum(units.values()) == problem.dense.neurons == 244
+    with pytest.raises(ValueError, match="traced from shapes"):
+        structured.ranked_units(problem.dense, ())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", METHODS)
 def test_a_method_on_a_residual_network(name, tmp_path):
     """Where units of the blocks' sums are fed by branches."""
     once = {"steps": "4", "pruning.every": "4", "eval_every": "4", "checkpoint_every": "4", "ranking.when": "0"}
