@@ -24,9 +24,12 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the mean absolute weight of every class, `[K]`, of weights held at zero, too."""
+    """Returns the mean absolute weight of every class, `[K]`, of weights held at zero, too.
+
+    It is 0 for classes that no kernel computes: units of sums, which leave with the units that feed them.
+    """
     total, count = l1_norm.norms(subject)
-    return total / count
+    return total / np.maximum(count, 1)
 
 
 def channels(sparsity: float, *, end: int) -> Callable[[int], float]:

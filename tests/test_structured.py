@@ -13,8 +13,8 @@ from flax import nnx
 from hypothesis import strategies as st
 
 import demp_jax
-from baselines import crop, early, l1_norm, random_units, selection, slimming, snap, structured
-from baselines.subject import Subject
+from baselines import chase, crop, early, l1_norm, random_units, selection, slimming, snap, structured
+from baselines.subject import Subject, by_site
 from demp_jax import models
 from tests import helpers
 
@@ -258,3 +258,16 @@ def test_watching_changes_no_update():
         np.testing.assert_array_equal(updates["w"], expected["w"])
     with pytest.raises(ValueError, match="it holds 0"):
         early.fired_at(plain)
+
+
+def test_chase_scores_every_unit_of_a_residual_network():
+    """Some classes, the channels of branches, have no kernel of their own under which they could be scored."""
+    network, variables = helpers.split(models.ResNet(3, 4, base_width=4, blocks=(1, 1), rngs=nnx.Rngs(0)))
+    graph = demp_jax.trace(network, variables, helpers.batch((2, 8, 8, 3)))
+    batches = [(helpers.batch((2, 8, 8, 3)), jnp.zeros(2, jnp.int32))]
+    live = np.ones(graph.classes, bool)
+    scores = chase.score(Subject(network, variables, graph, batches, live, jax.random.key(0)))
+    assert np.isfinite(scores).all()
+    of = by_site(graph, scores)
+    kernel = np.abs(np.asarray(variables["params"]["stem_conv"]["kernel"], np.float64))
+    np.testing.assert_allclose(of["stem_bn"], kernel.mean((0, 1, 2)), rtol=1e-6)
