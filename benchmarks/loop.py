@@ -139,7 +139,7 @@ def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: in
         loss = nn.functional.cross_entropy(net(x), y)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 

@@ -86,7 +86,7 @@ def built(
     task = Task(
         network=net,
         tx=base,
-        preparation=Preparation((0.0,) * 3, (255.0,) * 3, crop=4, flip=True),
+        preparation=Preparation((0.0,) * shape[-1], (255.0,) * shape[-1], crop=4, flip=True),
         classes=10,
         criterion="auto",
         epsilon=0.01,
