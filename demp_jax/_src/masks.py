@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,20 +17,32 @@ from demp_jax._src.graph import Graph
 from demp_jax._src.paths import leaf_paths
 
 
-class Membership(NamedTuple):
-    """Which class every unit and every position of every parameter belongs to; a tree of arrays, so a step takes it.
+@functools.partial(
+    jax.tree_util.register_dataclass,
+    data_fields=["units", "positions", "readers", "bare"],
+    meta_fields=["sites", "axes"],
+)
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """Which class every unit and every position of every parameter belongs to; a pytree, so a step takes it.
 
-    The number of classes K stands for "always alive".
+    All of a step's look-ups are one: few operations compile fast. The number of classes K stands for "always alive".
 
     Attributes:
-      units: by site, `[N]`, the class of each unit.
-      axes: per parameter in the order of the flattened tree, per axis, `[size]`, or `None` where all are always alive.
+      sites: the sites with removable units, in the order of `units`.
+      units: `[sum of their widths]`, the class of each unit.
+      positions: `[P]`, the class of each position of every axis that has removable ones, axes that are labelled alike
+        once.
+      axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
+        they are, or `None` where all are always alive.
       readers: per `select`, the last first: which classes of a branch are read by which classes after it.
       bare: `[K + 1]` bool, other classes without an activation (and the entry K): alive whatever the activations do.
     """
 
-    units: dict[str, Any]
-    axes: tuple[tuple[Any, ...], ...]
+    sites: tuple[str, ...]
+    units: Any
+    positions: Any
+    axes: tuple[tuple[tuple[int, int] | None, ...], ...]
     readers: tuple[tuple[Any, Any], ...]
     bare: Any
 
@@ -44,14 +58,35 @@ def membership(graph: Graph, params: Any) -> Membership:
     for site in graph.sites:
         bare[site.classes[site.classes >= 0]] = False
     readers = _readers(graph, bare)
+    places: dict[bytes, tuple[int, int]] = {}
+    vectors: list[np.ndarray] = []
+
+    def place(classes: np.ndarray) -> tuple[int, int]:
+        key = classes.tobytes()
+        if key not in places:
+            places[key] = (sum(v.size for v in vectors), classes.size)
+            vectors.append(classes)
+        return places[key]
+
     axes = []
     for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
         variable = graph.match(path, leaf.shape)
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
-        axes.append(tuple(None if a is None else jnp.asarray(np.where(a < 0, none, a), jnp.int32) for a in found))
+        axes.append(tuple(None if a is None else place(np.where(a < 0, none, a).astype(np.int32)) for a in found))
     removable = [site for site in graph.sites if (site.classes >= 0).any()]
-    units = {s.name: jnp.asarray(np.where(s.classes < 0, none, s.classes), jnp.int32) for s in removable}
-    return Membership(units, tuple(axes), readers, jnp.asarray(bare))
+    units = [np.where(site.classes < 0, none, site.classes) for site in removable]
+    return Membership(
+        tuple(site.name for site in removable),
+        _joined(units),
+        _joined(vectors),
+        tuple(axes),
+        readers,
+        jnp.asarray(bare),
+    )
+
+
+def _joined(vectors: list[np.ndarray]) -> jax.Array:
+    return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
 
 
 def _readers(graph: Graph, bare: np.ndarray) -> tuple[tuple[Any, Any], ...]:
@@ -96,16 +131,17 @@ def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any
       A tree like `params` of bool arrays that broadcast against the parameters.
     """
     lives = members.bare
-    for name, classes in members.units.items():
-        lives = lives.at[classes].max(alive[name])
+    if members.sites:
+        lives = lives.at[members.units].max(jnp.concatenate([alive[name] for name in members.sites]))
     for branch, reader in members.readers:
         lives = lives.at[branch].max(lives[reader])
+    bits = lives[members.positions]
     leaves = []
     for leaf, axes in zip(jax.tree.leaves(params), members.axes, strict=True):
         mask = jnp.ones((1,) * leaf.ndim, bool)
-        for i, classes in enumerate(axes):
-            if classes is not None:
-                shape = tuple(-1 if j == i else 1 for j in range(leaf.ndim))
-                mask = mask & lives[classes].reshape(shape)
+        for i, place in enumerate(axes):
+            if place is not None:
+                start, size = place
+                mask = mask & bits[start : start + size].reshape([size if j == i else 1 for j in range(leaf.ndim)])
         leaves.append(mask)
     return jax.tree.unflatten(jax.tree.structure(params), leaves)

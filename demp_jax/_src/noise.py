@@ -95,12 +95,12 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
     sizes = [leaf.size for leaf in leaves]
 
-    def draw() -> list[jax.Array]:
-        flat = std * jax.random.normal(key, (sum(sizes),), jnp.float32)
-        return jnp.split(flat, np.cumsum(sizes)[:-1])
+    def draw() -> jax.Array:
+        return std * jax.random.normal(key, (sum(sizes),), jnp.float32)
 
-    # Past its span the noise is 0 and costs nothing.
-    parts = jax.lax.cond(std > 0, draw, lambda: [jnp.zeros(size, jnp.float32) for size in sizes])
+    # Past its span the noise is 0 and costs nothing. It is split outside, where that is part of what adds it.
+    flat = jax.lax.cond(std > 0, draw, lambda: jnp.zeros(sum(sizes), jnp.float32))
+    parts = jnp.split(flat, np.cumsum(sizes)[:-1])
     noise = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
     if live is not None:
         # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
