@@ -40,7 +40,9 @@ def _cases(draw):
     low, high = draw(pair(0, 3)), draw(pair(0, 3))
     short = [max(0, s - i - lo - hi) for s, i, lo, hi in zip(span, image, low, high, strict=True)]
     padding = tuple((lo, hi + more) for lo, hi, more in zip(low, high, short, strict=True))
-    examples, inputs, outputs = draw(st.integers(1, 6)), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    # Few channels, and numbers of them that are computed with zeros beside them.
+    channels = st.one_of(st.integers(1, 4), st.sampled_from((17, 21, 25, 31)))
+    examples, inputs, outputs = draw(st.integers(1, 6)), draw(channels), draw(channels)
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     x = rng.normal(size=(examples, *image, inputs)).astype(np.float32)
     return x, rng.normal(size=(*kernel, inputs, outputs)).astype(np.float32), strides, padding, apart
@@ -91,6 +93,38 @@ def test_what_is_replaced(image, devices, replaced):
     fast = demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)), platform="cpu", devices=devices)
     text = str(jax.make_jaxpr(fast)(*args))
     assert text.count("conv_general_dilated[") == 3 - replaced
+
+
+@pytest.mark.parametrize(
+    ("channels", "computed"),
+    [
+        # Odd inputs, where few outputs are many enough; 25 to 31 outputs; and the same for the image's gradient.
+        ((3, 24), {(4, 24), (24, 3)}),
+        ((21, 37), {(24, 37), (40, 21)}),
+        ((22, 29), {(22, 32), (32, 22)}),
+        # As they are: even ones, few of both, odd inputs of a multiple of 64.
+        ((24, 48), {(24, 48), (48, 24)}),
+        ((3, 8), {(3, 8), (8, 3)}),
+        ((3, 64), {(3, 64), (64, 3)}),
+    ],
+)
+def test_what_is_computed_beside_zeros(channels, computed):
+    def both(x, kernel):
+        y, back = jax.vjp(lambda x: lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX), x)
+        return y, back(y)
+
+    args = jnp.ones((2, 8, 8, channels[0])), jnp.ones((3, 3, *channels))
+    jaxpr = jax.make_jaxpr(demp_jax.with_fast_convolutions(both, platform="cpu"))(*args)
+    found = set()
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            out_axis, in_axis = eqn.params["dimension_numbers"].rhs_spec[:2]
+            kernel = eqn.invars[1].aval.shape
+            found.add((kernel[in_axis], kernel[out_axis]))
+    assert found == computed
+    y, back = jax.jit(demp_jax.with_fast_convolutions(both, platform="cpu"))(*args)
+    assert y.shape == (2, 8, 8, channels[1])
+    assert back[0].shape == args[0].shape
 
 
 def test_elsewhere_nothing_changes():
