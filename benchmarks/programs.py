@@ -40,14 +40,14 @@ class Program:
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
         shape = self.graph.program.avals[self.graph.program.inputs[-1]].shape[1:]
-        self._data = Data(
-            jnp.asarray(rng.integers(0, 255, (self.batch, *shape)), jnp.uint8),
-            jnp.asarray(rng.integers(0, 10, self.batch), jnp.int32),
-        )
+        images = jnp.asarray(rng.integers(0, 255, (self.batch, *shape)), jnp.uint8)
+        data = Data(images, jnp.asarray(rng.integers(0, 10, self.batch), jnp.int32))
         opt_state = jax.jit(self.task.tx.init)(self.variables["params"])
         copied = jax.tree.map(jnp.copy, self.variables)
-        self._state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
-        self._members = demp_jax.membership(self.graph, self.variables["params"])
+        state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
+        members = demp_jax.membership(self.graph, self.variables["params"])
+        # Placed as the training program does, and as a step leaves its state: else the second step compiles again.
+        self._state, self._data, self._members = Devices(1).everywhere((state, data, members))
 
     def __call__(self) -> Any:
         """Takes a step; returns what can be waited for."""
