@@ -162,8 +162,10 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.tolerance = placeholder(float)  # Largest relative difference of the logits; by default by criterion.
     c.pruning.min_units = 1  # Units that every site keeps.
     # Until the last cut, which cuts all that is dead:
-    c.pruning.multiple = 1  # Every site keeps a multiple of this many units: on a CPU, 8 can be faster.
-    c.pruning.least_gain = 0.01  # A cut waits until it takes this part of the FLOPs away, in [0, 1).
+    c.pruning.multiple = 1  # Every site keeps a multiple of this many units: 8 can be faster on a GPU.
+    # A cut costs as much time as so many steps: it waits until it pays, and is prepared for so many steps while
+    # training goes on. 0: it is made at once, however little it saves.
+    c.pruning.cut_steps = "100"
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
 
     c.eval_batch_size = 512  # Of evaluation and death set.

@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 import demp_jax
 from baselines import early, masking, structured
@@ -16,24 +17,35 @@ from experiments.feed import Feed
 from experiments.methods import Method, Ranking
 from experiments.network import Network, calibrated
 from experiments.problem import Problem
-from experiments.step import TrainState
 
 
 class Standing(NamedTuple):
-    """Where a run stands when it is cut: the step, the network, its state and its removable units."""
+    """Where a run stands when it is cut.
+
+    Attributes:
+      problem, feed: the run.
+      step: how many updates were made.
+      network, variables, graph: the network, its variables and its removable units.
+      opt_state: of the optimizer; `None` in a trial, which cuts the variables alone.
+      least_gain: the part of the FLOPs that a cut of dead units has to save.
+      within: by site or branch, the units that may leave; `None` for all.
+    """
 
     problem: Problem
     feed: Feed
     step: int
     network: Network
-    state: TrainState
+    variables: Any
     graph: demp_jax.Graph
+    opt_state: Any
+    least_gain: float = 0.0
+    within: Mapping[str, np.ndarray] | None = None
 
     @property
     def trained(self) -> dict[str, Any]:
         """What a cut slices besides the variables, as `demp_jax.cut` takes it."""
         return {
-            "opt_state": self.state.opt_state,
+            "opt_state": self.opt_state,
             "tx": self.problem.method.tx,
             "params": lambda variables: variables["params"],
         }
@@ -51,12 +63,12 @@ def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
         if target is not None:
             found.append(functools.partial(_ranked, ranking=method.ranking, target=target))
     if method.cuts(step):
-        found += [_dead] if method.updater is None else [_unread, _dead]
+        found += [dead] if method.updater is None else [_unread, dead]
     return found
 
 
 def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.Cut, dict[str, Any]]:
-    problem, variables, options = at.problem, at.state.variables, dict(ranking.options)
+    problem, variables, options = at.problem, at.variables, dict(ranking.options)
     most, devices = problem.dataset.train_examples, problem.devices.count
     size = max(min(ranking.batch_size, most) // devices, 1) * devices
     batches = at.feed.scored(at.step, min(ranking.batches, max(most // size, 1)), size)
@@ -88,20 +100,22 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
 
 
 def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
-    idle = masking.idle_units(at.graph, at.state.variables)
-    options = {name: _options(at)[name] for name in ("multiple", "least_gain", "exclude")}
+    idle = masking.idle_units(at.graph, at.variables)
+    options = {name: _options(at)[name] for name in ("multiple", "exclude")}
+    options["least_gain"] = at.least_gain
     death_set = at.feed.death_set(at.step)
-    cut = demp_jax.cut(at.network, at.state.variables, death_set, leave=idle, **at.trained, **options)
+    cut = demp_jax.cut(at.network, at.variables, death_set, leave=idle, **at.trained, **options)
     return cut, {"why": "read with weights of zero alone"}
 
 
-def _dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
-    death_set = at.feed.death_set(at.step)
-    cut = demp_jax.cut(at.network, at.state.variables, death_set, **at.trained, **_options(at))
+def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
+    """Cuts dead units."""
+    options = {**_options(at), "least_gain": at.least_gain, "within": at.within}
+    cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
     return cut, {"why": "dead"}
 
 
 def _options(at: Standing) -> dict[str, Any]:
     """Returns the options of a cut; the last one is not for the speed of steps to come, and cuts whatever is dead."""
     options = at.problem.method.options
-    return options | {"multiple": 1, "least_gain": 0.0} if at.step == at.problem.lengths.run else options
+    return options | {"multiple": 1} if at.step == at.problem.lengths.run else options

@@ -23,13 +23,23 @@ from experiments.errors import UsageError, require, require_choice
 
 @dataclasses.dataclass(frozen=True)
 class Lengths:
-    """Durations of a run in steps: an epoch (not rounded), the run, and how often to log, evaluate and save."""
+    """Durations of a run in steps.
+
+    Attributes:
+      epoch: of the training set; not rounded.
+      run: the whole run.
+      log, evaluate, checkpoint: how often.
+      cut_every: steps between chances to cut.
+      cut_steps: what a cut costs.
+    """
 
     epoch: float
     run: int
     log: int
     evaluate: int
     checkpoint: int
+    cut_every: int
+    cut_steps: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -163,7 +173,9 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
         every[name] = to_steps(f"config.{name}", config[name], epoch=epoch, run=run)
         require(every[name] >= 1, f"config.{name}", config[name], "at least one step")
     require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
-    return Lengths(epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"])
+    tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
+    cut_steps = to_steps("config.pruning.cut_steps", config.pruning.cut_steps, epoch=epoch, run=run)
+    return Lengths(epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_steps)
 
 
 def size(params: Any) -> int:

@@ -22,7 +22,7 @@ def use_compile_cache(folder: str) -> None:
 
 
 class CompileClock:
-    """Adds up the seconds JAX spends tracing, lowering and compiling while the clock is entered.
+    """Adds up the seconds JAX spends tracing, lowering and compiling in the thread that entered the clock.
 
     Attributes:
       seconds: so far.
@@ -31,10 +31,11 @@ class CompileClock:
     def __init__(self) -> None:
         self.seconds = 0.0
         self._taken = 0.0
+        self._thread = 0
 
     def _listen(self, event: str, duration_secs: float, **kwargs: str | int) -> None:
         del kwargs
-        if event.startswith("/jax/core/compile/"):
+        if event.startswith("/jax/core/compile/") and threading.get_ident() == self._thread:
             self.seconds += duration_secs
 
     def take(self) -> float:
@@ -43,6 +44,7 @@ class CompileClock:
         return taken
 
     def __enter__(self) -> CompileClock:
+        self._thread = threading.get_ident()
         monitoring.register_event_duration_secs_listener(self._listen)
         return self
 

@@ -12,6 +12,7 @@ import signal
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,18 @@ import numpy as np
 
 import demp_jax
 from baselines import masking, sparsity
+from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
 from experiments import network as network_lib
 from experiments import plots, records, runtime, workdir
+from experiments import stepper as stepper_lib
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
-from experiments.step import StepMetrics, Task, TrainState, all_finite, free_compiled, train_step
+from experiments.step import StepMetrics, TrainState, all_finite, free_compiled, train_step
+from experiments.stepper import Stepper
 
 _LOG = logging.getLogger(__name__)
 
@@ -89,6 +93,7 @@ class _Counters:
     seconds_compiling: float = 0.0
     cuts: int = 0
     last_cut: int = -1
+    waited: float = 0.0
     test_accuracy: float = float("nan")
 
 
@@ -111,14 +116,22 @@ class _Run:
         self.compiling = compiling
         self.counters = _Counters()
         self.pending: list[tuple[int, StepMetrics]] = []
+        # The last one, of the shapes of all.
+        self.batch: Batch | None = None
         # The record of a cut that waits for the next step to compile.
         self.open_cut: dict[str, Any] | None = None
         self.cut_ended = 0.0
         self.clock = time.perf_counter()
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
+        self.ahead: ahead_lib.Ahead | None = None
+        # Tries cuts and compiles steps while training goes on; where several devices or processes work together, what
+        # they compute has to be in one order.
+        alone = self.devices.count == 1 and self.devices.processes == 1
+        self.pool = ThreadPoolExecutor(1, "cut") if alone else None
         self.network, self.state = self._initial() if self.continued is None else self._restored(self.continued)
-        self._retrace()
+        self.stepper = Stepper(problem, self.network, self.state.variables)
+        self._count()
 
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
         network, variables = self.problem.initial()
@@ -144,38 +157,20 @@ class _Run:
         state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
         self.counters = _Counters(**meta["counters"])
         self.open_cut = meta.get("open_cut")
+        if meta.get("ahead") is not None:
+            self.ahead = ahead_lib.Ahead.resumed(meta["ahead"])
         _LOG.info("continuing from step %d", step)
         return network.resized(state.variables), state
-
-    def _retrace(self) -> None:
-        """Reads off the network what follows from its present widths."""
-        self.graph = self.problem.trace(self.network, self.state.variables)
-        self._count()
-        self.members = self.devices.everywhere(demp_jax.membership(self.graph, self.state.variables["params"]))
-        self.task = Task(
-            network=self.network,
-            tx=self.method.tx,
-            preparation=self.problem.preparation,
-            classes=self.problem.dataset.classes,
-            criterion=self.method.options.get("criterion", "auto"),
-            epsilon=self.method.options.get("epsilon", 0.01),
-            label_smoothing=self.config.label_smoothing,
-            accumulate=self.config.accumulate,
-            watch=True,
-            needs_live=self.method.needs_live,
-            updater=self.method.updater,
-            replicated=self.devices.replicated,
-        )
 
     def _count(self) -> None:
         """Counts the weights that are left and the FLOPs they take; those at zero do not count, where some are held."""
         params = self.state.variables["params"]
-        self.parameters, self.flops = size(params), self.graph.flops()
+        self.parameters, self.flops = size(params), self.stepper.graph.flops()
         if self.method.updater is not None:
             dense = masking.densities(params, self.state.opt_state)
             sizes = dict(zip(demp_jax.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True))
             self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
-            self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
+            self.flops = self.stepper.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
 
     def _remasked(self, step: int) -> bool:
         """Returns whether the masks may have changed at a step."""
@@ -199,7 +194,7 @@ class _Run:
         self._start_timing()
         mode = self.config.progress if self.devices.first else "off"
         progress = Progress(last, first, self.problem.dense.neurons, mode)
-        with runtime.stop_on_signal() as stop:
+        with runtime.stop_on_signal() as stop, self.pool or contextlib.nullcontext():
             with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
                 stopped_by = self._loop(first, last, batches, stop, progress)
             self._tick()
@@ -238,18 +233,19 @@ class _Run:
                 return None if step == last else stopped_by
             if not self.pending:
                 self._start_timing()
-            self.state, metrics = train_step(self.state, *next(batches), self.members, task=self.task)
+            self.batch = next(batches)
+            self.state, metrics = self.stepper(self.state, self.batch)
             self._close_cut()
             self.pending.append((step + 1, metrics))
             self.counters.train_flops += 3.0 * self.flops * batch
             if self._remasked(step):
                 if getattr(self.method.updater, "dense_gradients", False):
                     # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
-                    self.counters.train_flops += (self.graph.flops() - self.flops) * batch
+                    self.counters.train_flops += (self.stepper.graph.flops() - self.flops) * batch
                 self._count()
             if (step + 1) % lengths.log == 0:
                 line = self._flush(step + 1)
-                progress.update(step + 1, line["loss"], self.graph.neurons, self.counters.test_accuracy)
+                progress.update(step + 1, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
         raise AssertionError("the loop returns at its last step")
 
     def _stopped(self, step: int, stop: Callable[[], signal.Signals | None]) -> signal.Signals | None:
@@ -263,39 +259,105 @@ class _Run:
     # Cutting and measuring.
 
     def _cut(self, step: int) -> None:
-        """Cuts what the method wants cut at a step, if anything."""
+        """Cuts what the method wants cut at a step, if anything, or begins to prepare it."""
+        last = step == self.problem.lengths.run
+        if self.ahead is not None and self.ahead.due == step:
+            self._carry_out(step, self.ahead)
+            self.ahead = None
         for cutter in cuts_lib.due(self.method, step, self.state.opt_state):
             # What is left, such as the last group of every GroupNorm, may have to stay.
-            if self.graph.prunable:
-                self._flush(step)
-                at = cuts_lib.Standing(self.problem, self.feed, step, self.network, self.state, self.graph)
-                self._take(step, *cutter(at))
+            if not self.stepper.graph.prunable:
+                continue
+            self._flush(step)
+            if cutter is not cuts_lib.dead or last or not self.problem.lengths.cut_steps:
+                self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
+            elif self.method.updater is not None:
+                self._take(step, *cutter(self._standing(step, least_gain=self._least_gain(step))))
+            elif self.ahead is None:
+                self._prepare(step)
 
-    def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any]) -> None:
-        """Goes on with what a cut left."""
-        record = result.record
-        self.devices.agree(f"the cut of step {step}", record.removed)
-        self._close_cut()
+    def _standing(self, step: int, **more: Any) -> cuts_lib.Standing:
+        state = self.state
+        return cuts_lib.Standing(
+            self.problem, self.feed, step, self.network, state.variables, self.stepper.graph, state.opt_state, **more
+        )
+
+    def _least_gain(self, step: int) -> float:
+        """Returns which part of the FLOPs a cut at a step has to save to pay."""
+        lengths = self.problem.lengths
+        return ahead_lib.least_gain(
+            lengths.cut_steps, self.counters.waited, lengths.cut_every, lengths.run - step - lengths.cut_steps
+        )
+
+    def _prepare(self, step: int) -> None:
+        """Begins to prepare a cut, unless the run ends before it could pay."""
+        due = step + self.problem.lengths.cut_steps
+        if due >= self.problem.lengths.run:
+            return
+        # The next step reuses the memory of the state.
+        variables = jax.tree.map(jnp.copy, self.state.variables)
+        at = self._standing(step, least_gain=self._least_gain(step))._replace(variables=variables, opt_state=None)
+        state, batch = self.state._replace(variables=None, opt_state=None), self.batch
+
+        def prepare(cut: demp_jax.Cut) -> Stepper:
+            assert isinstance(cut.fn, network_lib.Network)
+            stepper = Stepper(self.problem, cut.fn, cut.variables)
+            if batch is not None:
+                opt_state = jax.eval_shape(self.method.tx.init, cut.variables["params"])
+                stepper.compile(stepper_lib.abstract(state, cut.variables, opt_state), batch)
+            return stepper
+
         self.counters.last_cut = step
-        self.counters.cuts += bool(record.removed)
-        if record.refused:
-            _LOG.warning("step %d: the cut was refused: %s", step, record.refused)
+        self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool)
+
+    def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:
+        """Makes a cut that was prepared, of the units that are still dead."""
+        self._flush(step)
+        started = time.perf_counter()
+        planned, stepper = ahead.planned(), ahead.prepared()
+        waited = round(time.perf_counter() - started, 4)
+        if planned.leave is None:
+            self._note(step, {**planned.record, "why": "dead", "since": planned.since})
+            return
+        result, more = cuts_lib.dead(self._standing(step, within=planned.leave))
+        result.record.seconds["wait"] = waited
+        self._take(step, result, {**more, "since": planned.since}, stepper if _same(result, planned) else None)
+
+    def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any], stepper: Stepper | None = None) -> None:
+        """Goes on with what a cut left, and with its step if that was prepared."""
+        self.devices.agree(f"the cut of step {step}", result.record.removed)
+        self._note(step, {**dataclasses.asdict(result.record), **more})
         if result.plan is not None:
             assert isinstance(result.fn, network_lib.Network)
             self.network = result.fn
             state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
             self.state = self.devices.everywhere(state)
-            self._retrace()
+            self.stepper = stepper or Stepper(self.problem, self.network, self.state.variables)
+            self._count()
             free_compiled()
-        self.open_cut = {"step": step, **dataclasses.asdict(record), **more}
         self.cut_ended = self.compiling.seconds
         if step == self.problem.lengths.run:
             self._close_cut()
+
+    def _note(self, step: int, record: dict[str, Any]) -> None:
+        """Counts a cut, and begins its record."""
+        self._close_cut()
+        self.counters.last_cut = step
+        self.counters.cuts += bool(record["removed"])
+        if record["refused"]:
+            _LOG.warning("step %d: the cut was refused: %s", step, record["refused"])
+        if record["waiting"]:
+            self.counters.waited += ahead_lib.TIME_PER_FLOPS * record["saves"] * self.problem.lengths.cut_every
+        elif record["removed"]:
+            self.counters.waited = 0.0
+        self.open_cut = {"step": step, **record}
+        self.cut_ended = self.compiling.seconds
 
     def _close_cut(self) -> None:
         """Writes the record of the last cut, once the step after it has been compiled."""
         if self.open_cut is not None:
             self.open_cut["seconds"]["recompile"] = round(self.compiling.seconds - self.cut_ended, 4)
+            self.open_cut["step_bytes"] = self.stepper.bytes
             self.records.cut(self.open_cut.pop("step"), self.open_cut)
             self.open_cut = None
 
@@ -315,7 +377,7 @@ class _Run:
         line = {"test_accuracy": self.counters.test_accuracy, "test_loss": loss / examples}
         if not math.isfinite(line["test_loss"]):
             raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
-        self.records.metrics(step, line if flushed else {**line, **self._standing(step)})
+        self.records.metrics(step, line if flushed else {**line, **self._progress(step)})
 
     def _flush(self, step: int) -> dict[str, Any]:
         """Waits for the steps taken, checks their losses, and writes a line of metrics; returns it."""
@@ -332,7 +394,7 @@ class _Run:
             "train_accuracy": float(np.mean([m.correct for _, m in pending])) / self.config.batch_size,
             "seconds_per_step": max(seconds, 0.0) / len(pending),
             "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
-            **self._standing(step),
+            **self._progress(step),
         }
         self.records.metrics(step, line)
         self._start_timing()
@@ -342,16 +404,16 @@ class _Run:
         """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
         self.timed = (time.perf_counter(), self.compiling.seconds)
 
-    def _standing(self, step: int) -> dict[str, Any]:
+    def _progress(self, step: int) -> dict[str, Any]:
         """Returns where the schedules and the network stand before the update of a step."""
         return {
             "epoch": step / self.problem.lengths.epoch,
             "learning_rate": float(self.problem.rate(step)),
             "strength": float(self.method.strength(step)),
             "noise": float(self.method.noise(step)),
-            "neurons": self.graph.neurons,
+            "neurons": self.stepper.graph.neurons,
             "parameters": self.parameters,
-            "width": self.graph.widths,
+            "width": self.stepper.graph.widths,
         }
 
     def _non_finite(self, step: int, loss: float) -> str:
@@ -376,6 +438,7 @@ class _Run:
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),
             "open_cut": self.open_cut,
+            "ahead": None if self.ahead is None else self.ahead.planned().as_json(),
         }
         self.checkpoints.save(step, self.state._asdict(), meta)
 
@@ -402,9 +465,9 @@ class _Run:
         }
         states = {name: jax.tree.map(jnp.copy, state) for name, state in states.items()}
         plain = dataclasses.replace(
-            self.task, network=network, tx=self.problem.base, watch=False, needs_live=False, updater=None
+            self.stepper.task, network=network, tx=self.problem.base, watch=False, needs_live=False, updater=None
         )
-        tasks = {"dense": plain, "final": self.task}
+        tasks = {"dense": plain, "final": self.stepper.task}
         times: dict[str, list[float]] = {"dense": [], "final": []}
         with contextlib.closing(self.feed.batches(0, 1)) as batches:
             batch = next(batches)
@@ -417,7 +480,7 @@ class _Run:
         while self.devices.any(not enough()):
             for name, taken in times.items():
                 started = time.perf_counter()
-                states[name], metrics = train_step(states[name], *batch, self.members, task=tasks[name])
+                states[name], metrics = train_step(states[name], *batch, self.stepper.members, task=tasks[name])
                 jax.block_until_ready(metrics)
                 taken.append(time.perf_counter() - started)
         # The first repeat compiles.
@@ -437,8 +500,8 @@ class _Run:
             "dense_parameters": self.problem.dense_parameters,
             "parameters": self.parameters,
             "dense_neurons": dense.neurons,
-            "neurons": self.graph.neurons,
-            "neuron_sparsity": 1 - self.graph.neurons / max(dense.neurons, 1),
+            "neurons": self.stepper.graph.neurons,
+            "neuron_sparsity": 1 - self.stepper.graph.neurons / max(dense.neurons, 1),
             "weight_sparsity": 1 - self.parameters / self.problem.dense_parameters,
             "dense_inference_flops": dense.flops(),
             "inference_flops_ratio": self.flops / dense.flops(),
@@ -448,6 +511,12 @@ class _Run:
             "seconds_total": round(counters.seconds_total, 2),
             "seconds_compiling": round(counters.seconds_compiling, 2),
             "cuts": counters.cuts,
-            "widths": self.graph.widths,
+            "widths": self.stepper.graph.widths,
             **records.provenance(),
         }
+
+
+def _same(result: demp_jax.Cut, planned: ahead_lib.Planned) -> bool:
+    """Returns whether a cut removed what was planned."""
+    removed, wanted = result.removed, planned.leave or {}
+    return removed.keys() == wanted.keys() and all(np.array_equal(removed[name], wanted[name]) for name in wanted)

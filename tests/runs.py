@@ -27,6 +27,7 @@ SHORT = {
     "method.noise": 1e-3,
     "method.noise_span": "30",
     "pruning.every": "10",
+    "pruning.cut_steps": "0",
     "log_every": "5",
     "eval_every": "10",
     "checkpoint_every": "8",

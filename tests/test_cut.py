@@ -301,6 +301,18 @@ def test_a_cut_waits_until_it_saves_enough():
     assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
 
 
+def test_only_units_that_may_leave_do():
+    """Of those that are dead, and what left is named."""
+    params = _plain_params([-9.0, 1.0, -9.0, 1.0, -9.0])
+    may = {"bias": np.array([True, True, False, False, True])}
+    result = demp_jax.cut(_plain, params, [batch((8, 3))], within=may)
+    assert {name: bits.tolist() for name, bits in result.removed.items()} == {"bias": [True, False, False, False, True]}
+    np.testing.assert_array_equal(result.variables["hidden"], params["hidden"][:, 1:4])
+    nothing = demp_jax.cut(_plain, params, [batch((8, 3))], within={})
+    assert (nothing.removed, nothing.variables is params) == ({}, True)
+    assert demp_jax.cut(_plain, params, [batch((8, 3))]).record.saves == pytest.approx(0.6)
+
+
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
     result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)

@@ -69,10 +69,10 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        from experiments import train
+        from experiments.stepper import Stepper
 
-        real, steps = train.train_step, iter(range(1, 100))
-        patch.setattr(train, "train_step", lambda *args, **kwargs: (stop_at(next(steps)), real(*args, **kwargs))[1])
+        real, steps = Stepper.__call__, iter(range(1, 100))
+        patch.setattr(Stepper, "__call__", lambda *args: (stop_at(next(steps)), real(*args))[1])
         assert train_and_evaluate(config, tmp_path).stopped_by is not None
     train_and_evaluate(short_config(**CHANGES, devices=4), tmp_path)
     _assert_same_run(on_one, tmp_path)

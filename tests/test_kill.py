@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys
 from experiments import checkpoints, train
+from experiments.stepper import Stepper
 from tests.runs import short_config
 
 moment, workdir = sys.argv[1], sys.argv[2]
@@ -29,7 +30,7 @@ def deadly(real, when):
     return wrapped
 
 if kind == "step":
-    train.train_step = deadly(train.train_step, lambda state, *_: counter() == int(number))
+    Stepper.__call__ = deadly(Stepper.__call__, lambda *_: counter() == int(number))
 elif kind == "cut":
     train._Run._cut = deadly(train._Run._cut, lambda run, step: step == int(number))
 elif kind == "save":

@@ -15,6 +15,7 @@ import demp_jax
 from experiments import network, train
 from experiments.checkpoints import load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
+from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import config_of, last_digests, lines, short_config, without_times
 
@@ -185,14 +186,14 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
     stop_at = int(moment.split()[-1])
     with monkeypatch.context() as patch:
         if moment.startswith("step"):
-            real = train.train_step
+            real = Stepper.__call__
 
-            def step(state, *args, **kwargs):
+            def step(self, state, *args):
                 if int(state.step) == stop_at:
                     raise _Interrupted
-                return real(state, *args, **kwargs)
+                return real(self, state, *args)
 
-            patch.setattr(train, "train_step", step)
+            patch.setattr(Stepper, "__call__", step)
         elif moment.startswith("after"):
             real_cut = train._Run._cut
 
@@ -229,15 +230,15 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, number):
     workdir, _ = finished
-    real = train.train_step
+    real = Stepper.__call__
 
-    def step(state, *args, **kwargs):
+    def step(self, state, *args):
         if int(state.step) == 12:
             os.kill(os.getpid(), number)
-        return real(state, *args, **kwargs)
+        return real(self, state, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(train, "train_step", step)
+        patch.setattr(Stepper, "__call__", step)
         result = train_and_evaluate(short_config(), tmp_path)
     assert result.stopped_by == number
     assert (tmp_path / "checkpoints" / "13").is_dir()
@@ -249,13 +250,13 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, number):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path, monkeypatch):
-    real = train.train_step
+    real = Stepper.__call__
 
-    def step(state, *args, **kwargs):
-        new, metrics = real(state, *args, **kwargs)
+    def step(self, state, *args):
+        new, metrics = real(self, state, *args)
         return new, metrics._replace(loss=jnp.asarray(jnp.nan)) if int(new.step) == 19 else metrics
 
-    monkeypatch.setattr(train, "train_step", step)
+    monkeypatch.setattr(Stepper, "__call__", step)
     message = (
         "the loss became nan at step 19; the checkpoint of step 16 is kept in .*Lower config.optimizer.learning_rate"
     )
@@ -324,16 +325,16 @@ def test_the_death_set_is_as_large_as_it_says(tmp_path):
 
 
 def test_weights_that_a_last_update_broke_are_not_saved(tmp_path, monkeypatch):
-    taken = train.train_step
+    taken = Stepper.__call__
 
-    def breaks(state, *args, **kwargs):
-        state, metrics = taken(state, *args, **kwargs)
+    def breaks(self, state, *args):
+        state, metrics = taken(self, state, *args)
         if int(state.step) == 8:  # Where the first checkpoint is due; the loss of the step was good.
             params = jax.tree.map(lambda leaf: leaf * jnp.nan, state.variables["params"])
             state = state._replace(variables={**state.variables, "params": params})
         return state, metrics
 
-    monkeypatch.setattr(train, "train_step", breaks)
+    monkeypatch.setattr(Stepper, "__call__", breaks)
     with pytest.raises(NonFiniteLossError, match="no checkpoint had been written yet"):
         train_and_evaluate(short_config(), tmp_path)
 
@@ -395,10 +396,10 @@ def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
     for cut in cuts[:-1]:
         assert cut["neurons"][1] % 8 == 0
     assert rounded.summary["neurons"] % 8
-    waited = train_and_evaluate(short_config(**{"pruning.least_gain": 0.99}), tmp_path / "waited")
+    waited = train_and_evaluate(short_config(**{"pruning.cut_steps": "10"}), tmp_path / "waited")
     cuts = lines(tmp_path / "waited" / "cuts.jsonl")
-    assert [cut["waiting"] > 0 for cut in cuts] == [False, True, False]  # Nobody is dead at the first.
-    assert [bool(cut["removed"]) for cut in cuts] == [False, False, True]
+    # A cut at 30 saves no step any more: none is prepared for then.
+    assert [(cut["step"], bool(cut["removed"])) for cut in cuts] == [(20, False), (30, True)]
     assert waited.summary["neurons"] < 40
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +157,14 @@ def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -
     return jax.tree.unflatten(analysis.program.out_tree, results), values
 
 
-@functools.partial(jax.jit, static_argnames=("fn", "uses", "batch_axis", "exclude"))
+# A network has a few programs at the widths it has and at those it is to have; older ones hold memory for nothing.
+@functools.lru_cache(maxsize=6)
+def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Returns the compiled pass over a batch, for variables of the given shapes."""
+    del shapes
+    return jax.jit(functools.partial(_observe, fn, **options))
+
+
 def _observe(
     fn: Callable[..., Any],
     variables: Any,
@@ -235,8 +242,11 @@ def observe(
     outputs = []
     examples = 0
     fixed = None if held is None else list(held)
+    leaves, structure = jax.tree.flatten(variables)
+    shapes = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+    observer = _observer(shapes, fn, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
     for x in batches:
-        result = _observe(fn, variables, x, fixed, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
+        result = observer(variables, x, fixed)
         out, now, now_read = _on_host(result)
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -267,5 +277,5 @@ def _on_host(tree: Any) -> Any:
 
 
 def clear_caches() -> None:
-    """Drops the compiled passes over death sets, so that their memory is freed."""
-    cast("Any", _observe).clear_cache()
+    """Drops the compiled passes over death sets, so that their memory is freed; the newest few are kept otherwise."""
+    _observer.cache_clear()

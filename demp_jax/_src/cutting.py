@@ -44,6 +44,7 @@ class CutRecord:
       spared: sites that were left whole, because a cut of them would have changed the outputs.
       refused: why nothing was cut, else `None`.
       waiting: how many units were dead but kept, because a cut of them would have saved too little.
+      saves: which part of the FLOPs goes with what leaves, or would go with what waits.
       reset: leaves of the optimizer state that could not be sliced and were initialised anew, with all of the state of
         their transformation.
       seconds: by stage, `measure`, `slice` and `prove`; what compiles is in the stage that first runs it.
@@ -63,6 +64,7 @@ class CutRecord:
     spared: list[str]
     refused: str | None
     waiting: int
+    saves: float
     reset: list[str]
     seconds: dict[str, float]
 
@@ -96,6 +98,15 @@ class Cut:
     plan: surgery.Plan | None
     record: CutRecord
 
+    @property
+    def removed(self) -> dict[str, np.ndarray]:
+        """By name of a site or branch, `[width]` bool: which of its units left; those that lost none are not named."""
+        if self.plan is None:
+            return {}
+        gone = np.append(self.plan.decision.removed, False)
+        sites = (*self.plan.graph.sites, *self.plan.graph.branches)
+        return {site.name: gone[site.classes] for site in sites if gone[site.classes].any()}
+
 
 def cut(
     fn: Callable[..., Any],
@@ -108,6 +119,7 @@ def cut(
     criterion: str = "auto",
     epsilon: float = 0.01,
     leave: Mapping[str, np.ndarray] | None = None,
+    within: Mapping[str, np.ndarray] | None = None,
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
@@ -140,6 +152,8 @@ def cut(
       leave: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units held at zero. Units that can only
         leave together leave where all of them are named; a unit that must stay, stays.
+      within: by name of a site or branch, `[width]` bool: only these units may leave, such as `Cut.removed` of a trial
+        some steps before. By default all may.
       constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
         leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
       tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
@@ -190,6 +204,7 @@ def cut(
     uses = planning.needed_uses(graph, constant)
     watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude}
     chosen = None if leave is None else _chosen(graph, leave)
+    allowed = None if within is None else _allowed(graph, within)
     held = None if chosen is None else [_held(site.classes, chosen) for site in (*graph.sites, *graph.branches)]
     observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, **watched)
     options: dict[str, Any] = {
@@ -199,7 +214,7 @@ def cut(
         "multiple": multiple,
         "chosen": chosen,
     }
-    decision = planning.decide(graph, observation, constant=constant, **options)
+    decision = planning.decide(graph, observation, constant=constant, only=allowed, **options)
     measured = time.perf_counter()
 
     count = _counter(graph, variables, params)
@@ -207,8 +222,6 @@ def cut(
         record = _record(graph, decision, count, observation, {"measure": measured - started}, waits=True)
         return Cut(fn, variables, opt_state, None, record)
 
-    # Programs for widths that are about to go hold memory.
-    activity_lib.clear_caches()
     exact = chosen is not None or _exact(graph, criterion)
     limit = tolerance if tolerance is not None else _rounding(graph, constant) if exact else math.inf
     trial = _Trial(graph, fn, variables, batches, observation, watched, limit, exact, constant)
@@ -217,15 +230,20 @@ def cut(
     if not attempt.passed and decision.folds and not attempt.plan.folds_exactly:
         # Zero padding makes some folds inexact: leave those units in and try once more.
         observation = _without_padded_folds(graph, observation)
-        attempt = trial(planning.decide(graph, observation, constant=constant, **options))
+        attempt = trial(planning.decide(graph, observation, constant=constant, only=allowed, **options))
     if not attempt.passed:
 
         def only(names: Sequence[str]) -> _Attempt:
-            allowed = np.zeros(graph.classes + 1, bool)
-            for site in (*graph.sites, *graph.branches):
-                if site.name in names:
-                    allowed[site.classes] = True
-            return trial(planning.decide(graph, observation, constant=constant, only=allowed[:-1], **options))
+            some = _allowed(
+                graph,
+                {
+                    site.name: np.ones(site.width, bool)
+                    for site in (*graph.sites, *graph.branches)
+                    if site.name in names
+                },
+            )
+            some = some if allowed is None else some & allowed
+            return trial(planning.decide(graph, observation, constant=constant, only=some, **options))
 
         cuts = [s.name for s in (*graph.sites, *graph.branches) if np.append(decision.removed, False)[s.classes].any()]
         good, best = _largest_good(cuts, only)
@@ -246,14 +264,27 @@ def cut(
     return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
 
 
+def _allowed(graph: Graph, within: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns `[classes]`: which classes have a unit that is named in `within`."""
+    _check_bits(graph, "within", within)
+    allowed = np.zeros(graph.classes + 1, bool)
+    for site in (*graph.sites, *graph.branches):
+        allowed[site.classes[np.asarray(within.get(site.name, np.zeros(site.width)), bool)]] = True
+    return allowed[:-1]
+
+
+def _check_bits(graph: Graph, what: str, bits_of: Mapping[str, np.ndarray]) -> None:
+    widths = {site.name: site.width for site in (*graph.sites, *(graph.branches if what == "within" else ()))}
+    for name, bits in bits_of.items():
+        if name not in widths:
+            raise ValueError(f"{what}: no site is named {name!r}. The sites are: {', '.join(widths)}.")
+        if np.shape(bits) != (widths[name],):
+            raise ValueError(f"{what}[{name!r}] must be {widths[name]} bools; got the shape {np.shape(bits)}.")
+
+
 def _chosen(graph: Graph, leave: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[classes]`: which classes have units that are all named in `leave`."""
-    widths = graph.widths
-    for name, bits in leave.items():
-        if name not in widths:
-            raise ValueError(f"leave: no site is named {name!r}. The sites are: {', '.join(widths)}.")
-        if np.shape(bits) != (widths[name],):
-            raise ValueError(f"leave[{name!r}] must be {widths[name]} bools; got the shape {np.shape(bits)}.")
+    _check_bits(graph, "leave", leave)
     stay = [~np.asarray(leave.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
     return planning.dead_classes(graph, stay)
 
@@ -444,6 +475,7 @@ def _record(
         spared=list(spared),
         refused=refused,
         waiting=int(decision.removed.sum()) if waits else 0,
+        saves=round(1 - graph.flops(decision.removed) / max(graph.flops(), 1), 6),
         reset=list(reset),
         seconds={stage: round(value, 4) for stage, value in seconds.items()},
     )

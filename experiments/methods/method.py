@@ -80,7 +80,6 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     require_positive("config.pruning.epsilon", section.epsilon)
     require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
     require(section.multiple >= 1, "config.pruning.multiple", section.multiple, "at least 1")
-    require(0 <= section.least_gain < 1, "config.pruning.least_gain", section.least_gain, "in [0, 1)")
     for name in ("constant", "tolerance"):
         if section[name] is not None:
             require_nonnegative(f"config.pruning.{name}", section[name])
@@ -91,7 +90,6 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
         "tolerance": section.tolerance,
         "min_units": section.min_units,
         "multiple": section.multiple,
-        "least_gain": section.least_gain,
         "exclude": tuple(section.exclude),
     }
     dynamic = section.dynamic

@@ -1,0 +1,136 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Cuts that pay, prepared while training goes on.
+
+A cut costs time: the smaller step has to be compiled. Whether it pays is decided in steps, by FLOPs alone, so that the
+same run always cuts at the same steps. A cut that pays is tried on a copy of the network and its step is compiled,
+both in a thread of their own; some steps later the units that were dead, and still are, leave.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+import demp_jax
+
+# Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 0.9 on a CPU
+# (benchmarks/README.md, suite `step`).
+TIME_PER_FLOPS = 0.7
+
+
+def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
+    """Returns which part of the FLOPs a cut has to save, in [0, 1), to be worth its cost.
+
+    It pays when the rest of the run repays it, and when waiting for the next chance would make what waiting has cost
+    as much as the cut itself: so the time lost by waiting is never more than that of the cuts, as for one who rents
+    until the rent comes to the price.
+
+    Args:
+      cost: of a cut, in steps at present widths.
+      waited: what dead units that waited have cost since the last cut, in such steps.
+      every: steps until the next chance.
+      remaining: steps until the end of the run.
+    """
+    if cost <= 0:
+        return 0.0
+    time = max((cost - waited) / every, cost / max(remaining, 1))
+    return min(max(time / TIME_PER_FLOPS, 0.0), 1 - 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Planned:
+    """A cut to come, or one that waits.
+
+    Attributes:
+      since: the step at which it was tried.
+      due: the step at which it is made.
+      leave: by site or branch, which units were dead and are to leave; `None` for a cut that waits.
+      record: what the trial says, of a cut that waits or was refused; empty else.
+    """
+
+    since: int
+    due: int
+    leave: dict[str, np.ndarray] | None
+    record: dict[str, Any]
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns it as it stands in a checkpoint."""
+        leave = None if self.leave is None else {name: bits.astype(int).tolist() for name, bits in self.leave.items()}
+        return {**dataclasses.asdict(self), "leave": leave}
+
+    @staticmethod
+    def from_json(fields: Mapping[str, Any]) -> Planned:
+        """Returns what `as_json` gave."""
+        leave = fields["leave"]
+        bits = None if leave is None else {name: np.asarray(values, bool) for name, values in leave.items()}
+        return Planned(**{**fields, "leave": bits})
+
+
+class Ahead:
+    """One cut that is being prepared.
+
+    Attributes:
+      due: the step at which it is made.
+    """
+
+    def __init__(self, due: int, planned: Future[Planned], prepared: Future[Any] | None):
+        """Waits for nothing; see `start` and `resumed`."""
+        self.due, self._planned, self._prepared = due, planned, prepared
+
+    @staticmethod
+    def start(
+        since: int,
+        due: int,
+        trial: Callable[[], demp_jax.Cut],
+        prepare: Callable[[demp_jax.Cut], Any] | None,
+        pool: ThreadPoolExecutor | None,
+    ) -> Ahead:
+        """Starts to prepare a cut.
+
+        Args:
+          since, due: see `Planned`.
+          trial: cuts a copy of the network as it stands.
+          prepare: makes what the cut network needs, such as its compiled step.
+          pool: its thread does the work; with `None` the trial is done here and now, and nothing is prepared.
+        """
+
+        def plan() -> tuple[Planned, demp_jax.Cut]:
+            cut = trial()
+            if cut.plan is None:
+                return Planned(since, due, None, dataclasses.asdict(cut.record)), cut
+            return Planned(since, due, cut.removed, {}), cut
+
+        planned: Future[Planned] = Future()
+        if pool is None:
+            planned.set_result(plan()[0])
+            return Ahead(due, planned, None)
+
+        def work() -> Any:
+            try:
+                found, cut = plan()
+            except BaseException as error:
+                planned.set_exception(error)
+                raise
+            planned.set_result(found)
+            return prepare(cut) if prepare is not None and cut.plan is not None else None
+
+        return Ahead(due, planned, pool.submit(work))
+
+    @staticmethod
+    def resumed(fields: Mapping[str, Any]) -> Ahead:
+        """Returns the cut that a checkpoint says is to come."""
+        planned: Future[Planned] = Future()
+        planned.set_result(Planned.from_json(fields))
+        return Ahead(planned.result().due, planned, None)
+
+    def planned(self) -> Planned:
+        """Returns what is to be cut; waits for the trial."""
+        return self._planned.result()
+
+    def prepared(self) -> Any:
+        """Returns what was made for the cut network, or `None`; waits for it."""
+        return None if self._prepared is None else self._prepared.result()

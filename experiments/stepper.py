@@ -1,0 +1,81 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The compiled step of a network at its present widths, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import demp_jax
+from experiments.feed import Batch
+from experiments.network import Network
+from experiments.problem import Problem
+from experiments.step import StepMetrics, Task, TrainState, train_step
+
+
+class Stepper:
+    """Takes training steps.
+
+    Attributes:
+      graph: the removable units of the network.
+      members: which weights belong to which of them, on the devices.
+      task: what a step does.
+    """
+
+    def __init__(self, problem: Problem, network: Network, variables: Any):
+        """Reads off a network with its variables what a step needs."""
+        method = problem.method
+        self.graph = problem.trace(network, variables)
+        self.members = problem.devices.everywhere(demp_jax.membership(self.graph, variables["params"]))
+        self.task = Task(
+            network=network,
+            tx=method.tx,
+            preparation=problem.preparation,
+            classes=problem.dataset.classes,
+            criterion=method.options.get("criterion", "auto"),
+            epsilon=method.options.get("epsilon", 0.01),
+            label_smoothing=problem.config.label_smoothing,
+            accumulate=problem.config.accumulate,
+            watch=True,
+            needs_live=method.needs_live,
+            updater=method.updater,
+            replicated=problem.devices.replicated,
+        )
+        self._compiled: Any = None
+        self._taken: Any = None
+
+    def compile(self, state: TrainState, batch: Batch) -> None:
+        """Compiles the step for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
+        self._compiled = train_step.lower(state, *batch, self.members, task=self.task).compile()
+        self._taken = _kinds((state, batch))
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        """Takes a step; the memory of `state` is reused. Compiles if that was not done for such arguments."""
+        if self._compiled is None or (self._taken is not None and self._taken != _kinds((state, batch))):
+            self.compile(state, batch)
+        self._taken = None  # From now on arguments are alike.
+        return self._compiled(state, *batch, self.members)
+
+    @property
+    def bytes(self) -> int | None:
+        """Memory that the step takes at once on a device, in bytes; `None` before it is compiled or where unknown."""
+        analysis = None if self._compiled is None else self._compiled.memory_analysis()
+        if analysis is None:
+            return None
+        whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+        return whole - analysis.alias_size_in_bytes  # What is donated counts twice.
+
+
+def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
+    """Returns the shapes of a state for smaller variables, placed as `state` is."""
+
+    def shaped(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding)
+
+    return state._replace(variables=jax.tree.map(shaped, variables), opt_state=jax.tree.map(shaped, opt_state))
+
+
+def _kinds(tree: Any) -> list[tuple[Any, ...]]:
+    return [(jnp.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(tree)]

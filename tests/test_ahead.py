@@ -1,0 +1,164 @@
+"""Cuts that wait until they pay, and are prepared while training goes on."""
+
+import threading
+
+import jax
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from experiments import ahead, train
+from experiments.stepper import Stepper
+from experiments.train import train_and_evaluate
+from tests.runs import last_digests, lines, short_config, without_times
+
+# Chances at 10, 20, ... 50; what is prepared is cut 2 steps later.
+CHANGES = {
+    "steps": "60",
+    "pruning.cut_steps": "2",
+    "optimizer.learning_rate": 0.1,
+    "method.strength_span": "40",
+    "method.noise_span": "40",
+    "checkpoint_every": "100",
+}
+
+
+@given(
+    st.floats(0.5, 500),
+    st.integers(1, 200),
+    st.lists(st.floats(0, 0.9), min_size=1, max_size=40),
+)
+def test_waiting_costs_at_most_what_the_cuts_do(cost, every, deaths):
+    """Rent or buy, in the time that the rule goes by: steps lost by waiting against the price of the cuts."""
+    waited, lost, cuts, saves = 0.0, 0.0, 0, 0.0
+    for chance, death in enumerate(deaths, start=1):
+        # Of what is left, so much dies.
+        saves += (1 - saves) * death
+        remaining = (len(deaths) - chance + 1) * every
+        if saves > 0 and saves >= ahead.least_gain(cost, waited, every, remaining):
+            assert ahead.TIME_PER_FLOPS * saves * remaining >= cost * (1 - 1e-6)  # The rest of the run repays it.
+            cuts, waited, saves = cuts + 1, 0.0, 0.0
+        else:
+            waited += ahead.TIME_PER_FLOPS * saves * every
+            lost += ahead.TIME_PER_FLOPS * saves * every
+    assert lost <= cost * (cuts + 1) + 1e-6 or waited > cost
+    if waited > cost:
+        # Then a cut would not have been repaid by the end.
+        assert ahead.TIME_PER_FLOPS * saves * every < cost
+
+
+def test_a_cut_that_costs_nothing_is_always_made():
+    assert ahead.least_gain(0, 0.0, 10, 0) == 0.0
+    assert 0 < ahead.least_gain(100, 0.0, 10, 10**6) < 1
+    assert ahead.least_gain(100, 99.9, 10, 10**6) < ahead.least_gain(100, 0.0, 10, 10**6)
+
+
+def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
+    compiled = []
+    plain = Stepper.compile
+
+    def watched(self, state, batch):
+        compiled.append((threading.current_thread() is threading.main_thread(), sum(self.graph.widths.values())))
+        plain(self, state, batch)
+
+    monkeypatch.setattr(Stepper, "compile", watched)
+    result = train_and_evaluate(short_config(**CHANGES), tmp_path)
+    cuts = lines(tmp_path / "cuts.jsonl")
+    assert all(cut["step"] == cut["since"] + 2 and cut["since"] % 10 == 0 for cut in cuts[:-1])
+    made = [cut for cut in cuts[:-1] if cut["removed"]]
+    assert len(made) >= 2
+    assert sum(bool(cut["waiting"]) for cut in cuts) >= 1
+    for cut in made:
+        assert cut["difference"] < 1e-4
+        assert cut["saves"] == pytest.approx(1 - cut["flops"][1] / cut["flops"][0], abs=1e-5)
+        assert cut["seconds"]["wait"] >= 0
+    # The step at the first widths was compiled when it was needed, and so were those of cuts some of whose units came
+    # back; all others before that, at the widths they had.
+    assert compiled[0] == (True, 40)
+    prepared = [width for main, width in compiled if not main]
+    widths = [cut["neurons"][1] for cut in made]
+    assert len(prepared) == len(made)
+    assert set(prepared) & set(widths)
+    assert [width for main, width in compiled[1:] if main] == [width for width in widths if width not in prepared]
+    # What a step takes falls with the widths.
+    memory = [cut["step_bytes"] for cut in made]
+    assert memory == sorted(memory, reverse=True)
+    assert memory[-1] < memory[0]
+    assert result.summary["neurons"] == cuts[-1]["neurons"][1]
+
+
+def test_units_that_came_back_stay(tmp_path, monkeypatch):
+    """Only what was dead and still is leaves: here the trial condemns a unit that lives."""
+    plain = ahead.Ahead.planned
+    seen = []
+
+    def planned(self):
+        found = plain(self)
+        if found.leave is not None and "norm/0" in found.leave:
+            bits = found.leave["norm/0"]
+            seen.append(int(bits.sum()))
+            bits[:] = True
+        return found
+
+    monkeypatch.setattr(ahead.Ahead, "planned", planned)
+    train_and_evaluate(short_config(**CHANGES), tmp_path)
+    made = [cut for cut in lines(tmp_path / "cuts.jsonl")[:-1] if cut["removed"]]
+    assert made
+    assert seen
+    assert all(cut["neurons"][1] > 0 and cut["difference"] < 1e-4 for cut in made)
+
+
+@pytest.mark.parametrize("stops", [(20, 21), (22, 41)])
+def test_an_interrupted_run_ends_as_one_never_interrupted(stops, tmp_path, monkeypatch):
+    """Stopped at the trial, between the trial and the cut, and at the cut."""
+    whole = train_and_evaluate(short_config(**CHANGES), tmp_path / "whole").summary
+    left = list(stops)
+
+    def stop(self, step, stop):
+        del self, stop
+        if left and step == left[0]:
+            left.pop(0)
+            return train.signal.SIGTERM
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train._Run, "_stopped", stop)
+        for _ in stops:
+            train_and_evaluate(short_config(**CHANGES), tmp_path / "parts")
+    parts = train_and_evaluate(short_config(**CHANGES), tmp_path / "parts").summary
+    assert not left
+    assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
+    assert {parts[k] == whole[k] for k in ("test_accuracy", "widths", "train_flops", "cuts")} == {True}
+    one, other = (without_times(lines(tmp_path / part / "cuts.jsonl")) for part in ("whole", "parts"))
+    assert one == other
+
+
+def test_a_plan_survives_a_checkpoint():
+    planned = ahead.Planned(10, 13, {"a": np.array([True, False])}, {})
+    again = ahead.Ahead.resumed(planned.as_json())
+    assert again.due == 13
+    assert again.prepared() is None
+    assert again.planned().leave["a"].tolist() == [True, False]
+    waits = ahead.Planned(10, 13, None, {"waiting": 3})
+    assert ahead.Ahead.resumed(waits.as_json()).planned() == waits
+
+
+def test_an_error_in_the_thread_reaches_the_run(tmp_path, monkeypatch):
+    def fail(at):
+        raise RuntimeError("out of memory") if at.opt_state is None else AssertionError("no cut was planned")
+
+    monkeypatch.setattr("experiments.cuts.dead", fail)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        train_and_evaluate(short_config(**CHANGES), tmp_path)
+
+
+def test_several_devices_cut_the_same(tmp_path):
+    """There the trial is part of the loop, and nothing is prepared."""
+    if jax.device_count() < 2:
+        pytest.skip("needs two devices")
+    one = train_and_evaluate(short_config(**CHANGES), tmp_path / "one").summary
+    two = train_and_evaluate(short_config(**CHANGES, devices=2), tmp_path / "two").summary
+    assert one["widths"] == two["widths"]
+    steps = [[cut["step"] for cut in lines(tmp_path / run / "cuts.jsonl")] for run in ("one", "two")]
+    assert steps[0] == steps[1]
