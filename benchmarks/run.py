@@ -19,7 +19,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, loop, overhead, step
+from benchmarks import convolutions, cut, loop, overhead, step, train
 from experiments import records as records_lib
 from experiments import tables
 
@@ -29,6 +29,7 @@ SUITES: dict[str, ModuleType] = {
     "cut": cut,
     "loop": loop,
     "convolutions": convolutions,
+    "train": train,
 }
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"

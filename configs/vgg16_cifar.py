@@ -49,6 +49,20 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     "leaky": {"model.activation": "leaky_relu"},
     "released": RELEASED | {"data.crop_first": True, "data.crop": 4, "data.padding": "zero"},
     "tiny": {"model.base_width": 8, "model.hidden": 512},
+    "cpu": {
+        "steps": "6ep",
+        "batch_size": 128,
+        "data.upsample": 0,
+        "data.crop": 4,
+        "model.base_width": 16,
+        "model.hidden": 256,
+        "method.strength_span": "50%",
+        "method.noise": 0.0,
+        "method.noise_span": "50%",
+        "pruning.every": "5%",
+        "eval_every": "1ep",
+        "checkpoint_every": "50%",
+    },
     "smoke": SMOKE
     | {
         "batch_size": 8,
