@@ -168,6 +168,10 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.cut_steps = "100"
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
 
+    c.watch = ml_collections.ConfigDict()
+    c.watch.every = "0"  # Steps between looks at who is dead by pruning.criterion, cutting nothing; 0 for none.
+    c.watch.whole = False  # Also on the whole training set, not on a death set alone.
+
     c.eval_batch_size = 512  # Of evaluation and death set.
     c.log_every = "50"
     c.eval_every = "10%"

@@ -3,7 +3,8 @@
 
 A cut costs time: the smaller step has to be compiled. Whether it pays is decided in steps, by FLOPs alone, so that the
 same run always cuts at the same steps. A cut that pays is tried on a copy of the network and its step is compiled,
-both in a thread of their own; some steps later the units that were dead, and still are, leave.
+both in a thread of their own; some steps later the units that were dead, and still are, leave. Where some have come
+back the compiled step does not fit, and the others are tried again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ import demp_jax
 # Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 0.9 on a CPU
 # (benchmarks/README.md, suite `step`).
 TIME_PER_FLOPS = 0.7
+# After so many trials a cut is made all the same, and its step compiled when it is needed.
+TRIALS = 3
 
 
 def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
@@ -50,12 +53,14 @@ class Planned:
       due: the step at which it is made.
       leave: by site or branch, which units were dead and are to leave; `None` for a cut that waits.
       record: what the trial says, of a cut that waits or was refused; empty else.
+      trial: how many trials it took, this one included.
     """
 
     since: int
     due: int
     leave: dict[str, np.ndarray] | None
     record: dict[str, Any]
+    trial: int = 1
 
     def as_json(self) -> dict[str, Any]:
         """Returns it as it stands in a checkpoint."""
@@ -88,6 +93,7 @@ class Ahead:
         trial: Callable[[], demp_jax.Cut],
         prepare: Callable[[demp_jax.Cut], Any] | None,
         pool: ThreadPoolExecutor | None,
+        number: int = 1,
     ) -> Ahead:
         """Starts to prepare a cut.
 
@@ -96,13 +102,14 @@ class Ahead:
           trial: cuts a copy of the network as it stands.
           prepare: makes what the cut network needs, such as its compiled step.
           pool: its thread does the work; with `None` the trial is done here and now, and nothing is prepared.
+          number: of the trial.
         """
 
         def plan() -> tuple[Planned, demp_jax.Cut]:
             cut = trial()
             if cut.plan is None:
-                return Planned(since, due, None, dataclasses.asdict(cut.record)), cut
-            return Planned(since, due, cut.removed, {}), cut
+                return Planned(since, due, None, dataclasses.asdict(cut.record), number), cut
+            return Planned(since, due, cut.removed, {}, number), cut
 
         planned: Future[Planned] = Future()
         if pool is None:

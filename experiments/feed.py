@@ -72,6 +72,13 @@ class Feed:
         size = math.ceil(asked / batches / self._devices.count) * self._devices.count
         return [self._inputs(images) for images, _ in self._drawn(2, step, batches, size)]
 
+    def whole_training_set(self) -> Iterator[jax.Array]:
+        """Returns inputs of every training example, not augmented; the last batch is filled up with the first ones."""
+        examples, size = self._dataset.train_examples, self._config.eval_batch_size
+        rows = [np.arange(start, start + size) % examples for start in range(0, examples, size)]
+        for images, _ in self._dataset.read("train", [self._devices.share(chosen) for chosen in rows]):
+            yield self._inputs(images)
+
     def scored(self, step: int, batches: int, size: int) -> list[tuple[jax.Array, jax.Array]]:
         """Returns inputs and labels of training examples, not augmented, in so many batches of one size."""
         drawn = self._drawn(3, step, batches, size)

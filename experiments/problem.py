@@ -31,6 +31,7 @@ class Lengths:
       log, evaluate, checkpoint: how often.
       cut_every: steps between chances to cut.
       cut_steps: what a cut costs.
+      watch: steps between looks at who is dead; 0 for none.
     """
 
     epoch: float
@@ -40,6 +41,7 @@ class Lengths:
     checkpoint: int
     cut_every: int
     cut_steps: int
+    watch: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,7 +177,10 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
     tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
     cut_steps = to_steps("config.pruning.cut_steps", config.pruning.cut_steps, epoch=epoch, run=run)
-    return Lengths(epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_steps)
+    watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
+    return Lengths(
+        epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_steps, watch
+    )
 
 
 def size(params: Any) -> int:

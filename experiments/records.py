@@ -31,7 +31,7 @@ class Records:
     def __init__(self, workdir: Path, step: int):
         """Opens the records of `workdir` for a run that continues at `step`."""
         self._workdir = workdir
-        for name in ("metrics.jsonl", "cuts.jsonl"):
+        for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
             _truncate(workdir / name, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
 
@@ -43,6 +43,10 @@ class Records:
             for key, number in group:
                 if isinstance(number, int | float):
                     self._events.add_scalar(f"{name}/{key}" if key else name, number, step)
+
+    def dead(self, step: int, values: Mapping[str, Any]) -> None:
+        """Appends one line about who is dead."""
+        _append(self._workdir / "dead.jsonl", {"step": step, **values})
 
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one cut."""
@@ -61,6 +65,9 @@ class NoRecords(Records):
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Drops them."""
+
+    def dead(self, step: int, values: Mapping[str, Any]) -> None:
+        """Drops it."""
 
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
         """Drops it."""

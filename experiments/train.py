@@ -11,7 +11,7 @@ import math
 import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -225,6 +225,8 @@ class _Run:
             stopped_by = self._stopped(step, stop)
             if self.counters.last_cut != step:
                 self._cut(step)
+            if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
+                self._watch(step)
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 self._evaluate(step)
             if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
@@ -262,8 +264,8 @@ class _Run:
         """Cuts what the method wants cut at a step, if anything, or begins to prepare it."""
         last = step == self.problem.lengths.run
         if self.ahead is not None and self.ahead.due == step:
-            self._carry_out(step, self.ahead)
-            self.ahead = None
+            ahead, self.ahead = self.ahead, None
+            self._carry_out(step, ahead)
         for cutter in cuts_lib.due(self.method, step, self.state.opt_state):
             # What is left, such as the last group of every GroupNorm, may have to stay.
             if not self.stepper.graph.prunable:
@@ -289,14 +291,15 @@ class _Run:
             lengths.cut_steps, self.counters.waited, lengths.cut_every, lengths.run - step - lengths.cut_steps
         )
 
-    def _prepare(self, step: int) -> None:
-        """Begins to prepare a cut, unless the run ends before it could pay."""
+    def _prepare(self, step: int, within: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
+        """Begins to prepare a cut, unless the run ends before it could pay; `within` as `demp_jax.cut` takes it."""
         due = step + self.problem.lengths.cut_steps
         if due >= self.problem.lengths.run:
             return
         # The next step reuses the memory of the state.
         variables = jax.tree.map(jnp.copy, self.state.variables)
-        at = self._standing(step, least_gain=self._least_gain(step))._replace(variables=variables, opt_state=None)
+        at = self._standing(step, least_gain=self._least_gain(step), within=within)
+        at = at._replace(variables=variables, opt_state=None)
         state, batch = self.state._replace(variables=None, opt_state=None), self.batch
 
         def prepare(cut: demp_jax.Cut) -> Stepper:
@@ -308,7 +311,7 @@ class _Run:
             return stepper
 
         self.counters.last_cut = step
-        self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool)
+        self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool, trial)
 
     def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:
         """Makes a cut that was prepared, of the units that are still dead."""
@@ -321,7 +324,13 @@ class _Run:
             return
         result, more = cuts_lib.dead(self._standing(step, within=planned.leave))
         result.record.seconds["wait"] = waited
-        self._take(step, result, {**more, "since": planned.since}, stepper if _same(result, planned) else None)
+        fits = _same(result, planned)
+        if not fits and result.plan is not None and planned.trial < ahead_lib.TRIALS:
+            self._prepare(step, result.removed, planned.trial + 1)
+            if self.ahead is not None:
+                return
+        more |= {"since": planned.since, "trials": planned.trial}
+        self._take(step, result, more, stepper if fits else None)
 
     def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any], stepper: Stepper | None = None) -> None:
         """Goes on with what a cut left, and with its step if that was prepared."""
@@ -378,6 +387,25 @@ class _Run:
         if not math.isfinite(line["test_loss"]):
             raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
         self.records.metrics(step, line if flushed else {**line, **self._progress(step)})
+
+    def _watch(self, step: int) -> None:
+        """Writes who is dead: their number by site, and each unit as a bit, packed, in hexadecimal."""
+        self._flush(step)
+        line: dict[str, Any] = {"width": self.stepper.graph.widths, **self._who_is_dead(self.feed.death_set(step))}
+        if self.config.watch.whole:
+            line["whole"] = self._who_is_dead(self.feed.whole_training_set())
+        self.records.dead(step, line)
+
+    def _who_is_dead(self, inputs: Iterable[jax.Array]) -> dict[str, Any]:
+        options = self.config.pruning
+        sites = self.stepper.graph.sites
+        seen = demp_jax.observe(self.network, self.state.variables, inputs, exclude=self.problem.exclude)
+        dead = {
+            site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))
+            for site, activity in zip(sites, seen.sites, strict=False)
+        }
+        bits = {name: np.packbits(units).tobytes().hex() for name, units in dead.items()}
+        return {"dead": {name: int(units.sum()) for name, units in dead.items()}, "bits": bits}
 
     def _flush(self, step: int) -> dict[str, Any]:
         """Waits for the steps taken, checks their losses, and writes a line of metrics; returns it."""

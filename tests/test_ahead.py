@@ -65,7 +65,9 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Stepper, "compile", watched)
     result = train_and_evaluate(short_config(**CHANGES), tmp_path)
     cuts = lines(tmp_path / "cuts.jsonl")
-    assert all(cut["step"] == cut["since"] + 2 and cut["since"] % 10 == 0 for cut in cuts[:-1])
+    # Where some of those that were to leave came back, the others were tried again.
+    assert all(cut["step"] == cut["since"] + 2 for cut in cuts[:-1])
+    assert all((cut["since"] - 2 * (cut.get("trials", 1) - 1)) % 10 == 0 for cut in cuts[:-1])
     made = [cut for cut in cuts[:-1] if cut["removed"]]
     assert len(made) >= 2
     assert sum(bool(cut["waiting"]) for cut in cuts) >= 1
@@ -73,14 +75,11 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
         assert cut["difference"] < 1e-4
         assert cut["saves"] == pytest.approx(1 - cut["flops"][1] / cut["flops"][0], abs=1e-5)
         assert cut["seconds"]["wait"] >= 0
-    # The step at the first widths was compiled when it was needed, and so were those of cuts some of whose units came
-    # back; all others before that, at the widths they had.
-    assert compiled[0] == (True, 40)
+    # The step at the first widths was compiled when it was needed, all others before that.
+    assert [width for main, width in compiled if main] == [40]
     prepared = [width for main, width in compiled if not main]
-    widths = [cut["neurons"][1] for cut in made]
-    assert len(prepared) == len(made)
-    assert set(prepared) & set(widths)
-    assert [width for main, width in compiled[1:] if main] == [width for width in widths if width not in prepared]
+    assert len(prepared) == sum(cut["trials"] for cut in made)
+    assert {cut["neurons"][1] for cut in made} <= set(prepared)
     # What a step takes falls with the widths.
     memory = [cut["step_bytes"] for cut in made]
     assert memory == sorted(memory, reverse=True)

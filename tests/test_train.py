@@ -422,3 +422,25 @@ def test_a_network_with_nothing_left_to_cut_trains_on(tmp_path, monkeypatch):
     result = train_and_evaluate(short_config(**{"method.strength": 0.0, "method.noise": 0.0}), tmp_path)
     assert [sum(cut["removed"].values()) for cut in lines(tmp_path / "cuts.jsonl")] == [2]
     assert result.summary["neurons"] == 2
+
+
+def test_who_is_dead_is_written_without_cutting(tmp_path):
+    """On a death set and on the whole training set, where it is held to a forward pass written out."""
+    changes = {"method.name": "dense", "optimizer.learning_rate": 0.3, "model.norm": False}
+    watch = {"watch.every": "15", "watch.whole": True, "steps": "31"}
+    result = train_and_evaluate(short_config(**changes, **watch), tmp_path)
+    looks = lines(tmp_path / "dead.jsonl")
+    assert [look["step"] for look in looks] == [0, 15, 30, 31]
+    params = jax.device_get(result.variables)["params"]
+    from experiments.problem import pose
+
+    images, _ = pose(short_config()).dataset.splits["train"]
+    x = images.reshape(len(images), -1) / 16.0
+    for layer, name in zip(params["dense"].values(), looks[-1]["width"], strict=True):
+        x = np.maximum(x @ layer["kernel"] + layer["bias"], 0)
+        whole = (x.max(0) == 0).astype(np.uint8)
+        assert looks[-1]["whole"]["dead"][name] == whole.sum()
+        assert looks[-1]["whole"]["bits"][name] == np.packbits(whole).tobytes().hex()
+        # Who is dead on all examples is dead on some.
+        assert looks[-1]["dead"][name] >= whole.sum()
+    assert sum(looks[-1]["whole"]["dead"].values()) > 0
