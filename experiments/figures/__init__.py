@@ -1,0 +1,16 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The figures and tables of the paper: what each needs, shows and claims."""
+
+from __future__ import annotations
+
+from experiments.figures import deaths, imagenet, mnist_noise, tradeoffs, walks
+from experiments.figures.figure import Figure
+
+_ORDER = (
+    "fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12 fig13 fig14 fig15 fig16 fig17 "
+    "table1 table2 table3 propB1 lemmaB2 speed"
+).split()
+_ALL = {
+    figure.name: figure for module in (deaths, imagenet, mnist_noise, tradeoffs, walks) for figure in module.FIGURES
+}
+FIGURES: dict[str, Figure] = {name: _ALL[name] for name in _ORDER}

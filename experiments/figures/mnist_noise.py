@@ -1,0 +1,157 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Figure 9: which noise kills the neurons of a small MLP on MNIST."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from configs import mlp_mnist
+from experiments import data
+from experiments.errors import UsageError
+from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line
+
+LEVELS = (0.01, 0.025, 0.05, 0.075, 0.1)
+KINDS = ("SGD noise", "asymmetric", "symmetric", "SGD")
+_PANELS = {"SGD noise": 0, "asymmetric": 1, "symmetric": 1, "SGD": 2}
+# Images and steps, by scale; the paper's are 10,000 and 35,000.
+_SIZES = {"cpu": (1_000, 6_000), "gpu": (10_000, 35_000), "paper": (10_000, 35_000)}
+_WIDTHS = (100, 300, 10)
+
+Params = list[tuple[jax.Array, jax.Array]]
+
+
+def initial(key: jax.Array, inputs: int) -> Params:
+    """Returns the weights and biases of an MLP of widths 100, 300 and 10, truncated normals of variance 1 / fan-in."""
+    sizes = (inputs, *_WIDTHS)
+    return [
+        (jax.random.truncated_normal(k, -2, 2, (a, b)) / math.sqrt(a), jnp.zeros(b))
+        for k, a, b in zip(jax.random.split(key, 3), sizes, sizes[1:], strict=False)
+    ]
+
+
+def hidden(params: Params, x: jax.Array) -> list[jax.Array]:
+    """Returns the activations of both hidden layers for `x` `[B, inputs]`."""
+    values = []
+    for w, b in params[:-1]:
+        x = jax.nn.relu(x @ w + b[None])
+        values.append(x)
+    return values
+
+
+def loss(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+    """Returns the mean cross-entropy."""
+    w, b = params[-1]
+    logits = hidden(params, x)[-1] @ w + b[None]
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1))
+
+
+def dead(params: Params, x: jax.Array) -> jax.Array:
+    """Returns how many hidden neurons are zero on all of `x`."""
+    return sum((jnp.sum(jnp.all(value <= 0, 0)) for value in hidden(params, x)), start=jnp.zeros((), jnp.int32))
+
+
+@functools.partial(jax.jit, static_argnames=("kind", "looks", "between"))
+def train(
+    params: Params, x: jax.Array, y: jax.Array, key: jax.Array, level: float, *, kind: str, looks: int, between: int
+) -> jax.Array:
+    """Returns the number of dead neurons after every `between` steps, `[looks]`.
+
+    One image a step. `SGD noise`: w -= level (g_image - g_all), the noise of the gradient alone. `asymmetric` and
+    `symmetric`: w += level 0.1 xi, xi ~ N(0, 1), of live neurons' weights or of all. `SGD`: w -= level g_image.
+    """
+
+    def step(params: Params, key: jax.Array) -> tuple[Params, None]:
+        i = jax.random.randint(key, (1,), 0, x.shape[0])
+        if kind in ("SGD noise", "SGD"):
+            update = jax.grad(loss)(params, x[i], y[i])
+            if kind == "SGD noise":
+                update = jax.tree.map(jnp.subtract, update, jax.grad(loss)(params, x, y))
+            return jax.tree.map(lambda p, u: p - level * u, params, update), None
+        leaves, structure = jax.tree.flatten(params)
+        keys = jax.random.split(key, len(leaves))
+        noise = [0.1 * level * jax.random.normal(k, p.shape) for k, p in zip(keys, leaves, strict=True)]
+        moves = jax.tree.unflatten(structure, noise)
+        if kind == "asymmetric":
+            lives = [jnp.any(value > 0, 0) for value in hidden(params, x)]
+            # A weight belongs to the neuron that computes with it and to the one whose output it multiplies.
+            after, before = [*lives, jnp.ones(_WIDTHS[-1], bool)], [jnp.ones(x.shape[1], bool), *lives]
+            moves = [
+                (w * a[None, :] * b[:, None], bias * a) for (w, bias), a, b in zip(moves, after, before, strict=True)
+            ]
+        return jax.tree.map(jnp.add, params, moves), None
+
+    def look(params: Params, key: jax.Array) -> tuple[Params, jax.Array]:
+        params, _ = jax.lax.scan(step, params, jax.random.split(key, between))
+        return params, dead(params, x)
+
+    return jax.lax.scan(look, params, jax.random.split(key, looks))[1]
+
+
+def _images(count: int) -> tuple[jax.Array, jax.Array]:
+    try:
+        config = mlp_mnist.get_config()
+        with config.unlocked():
+            config.data.train_examples, config.progress = count, "off"
+        dataset: Any = data.load(config)
+        images, labels = dataset.splits["train"]
+        return jnp.asarray(images[:count].reshape(count, -1) / 255.0, jnp.float32), jnp.asarray(labels[:count])
+    except UsageError as error:
+        raise UsageError(f"fig9 needs MNIST: {error}") from error
+
+
+def _points(scale: str, seeds: Sequence[int], sizes: tuple[int, int] | None = None) -> list[Point]:
+    count, steps = sizes or _SIZES[scale]
+    x, y = _images(count)
+    looks = 12
+    points = []
+    for kind in KINDS:
+        for level in LEVELS:
+            for seed in seeds:
+                first, run = jax.random.split(jax.random.key(seed))
+                params = initial(first, x.shape[1])
+                options: dict[str, Any] = {"kind": kind, "looks": looks, "between": steps // looks}
+                counts = np.asarray(train(params, x, y, run, level, **options))
+                series = f"{level:g}" if kind.startswith("SGD") else f"{level:g} {kind}"
+                for i, n in enumerate([int(dead(params, x)), *counts.tolist()]):
+                    t = i * (steps // looks)
+                    points.append(Point(_PANELS[kind], series, t, seed, t, float(n)))
+    return points
+
+
+def _judge(means: Sequence[Mean]) -> list[Verdict]:
+    ends = {(panel, s): line(means, panel, s)[1][-1] for panel, s in dict.fromkeys((m.panel, m.series) for m in means)}
+    starts = {(panel, s): line(means, panel, s)[1][0] for panel, s in ends}
+    most = f"{LEVELS[-1]:g}"
+    found = []
+    killed = ends[0, most] - starts[0, most]
+    why = f"{killed:+.0f} dead at level {most}, of 400"
+    found.append(Verdict("The noise of SGD alone kills neurons.", "D.1", _holds(killed > 1), why))
+    apart = [ends[1, f"{level:g} asymmetric"] - ends[1, f"{level:g} symmetric"] for level in LEVELS]
+    why = "asymmetric minus symmetric, by level: " + ", ".join(f"{a:+.0f}" for a in apart)
+    claim = "Gaussian noise on live neurons alone kills more than noise on all, which revives."
+    found.append(Verdict(claim, "D.1", _holds(apart[-1] > 0), why))
+    why = f"{ends[2, most]:.0f} dead at level {most}, {ends[2, f'{LEVELS[0]:g}']:.0f} at {LEVELS[0]:g}"
+    claim = "Plain SGD kills more neurons, the noisier it is."
+    found.append(Verdict(claim, "D.1", _holds(ends[2, most] > ends[2, f"{LEVELS[0]:g}"]), why))
+    return found
+
+
+def _holds(good: bool) -> str:
+    return "holds" if good else "does not hold"
+
+
+FIG9 = Figure(
+    "fig9",
+    "dead neurons of a small MLP under SGD noise, Gaussian noise and SGD, MNIST",
+    tuple(Panel(t, "Steps", "Dead Neurons") for t in ("SGD noise", "Gaussian noise", "SGD")),
+    _judge,
+    made=_points,
+)
+FIGURES = (FIG9,)

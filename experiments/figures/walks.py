@@ -1,0 +1,183 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The paper's two random walks (appendix B), simulated, and what they say of one real neuron."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from scipy import special
+
+from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line, names
+
+# Walkers and steps, by scale.
+_SIZES = {"cpu": (20_000, 2_000), "gpu": (200_000, 20_000), "paper": (200_000, 20_000)}
+_ETAS = (0.01, 0.05, 0.1)
+_W0 = 1.0
+
+
+def survival(key: jax.Array, eta: float, *, w0: float = _W0, time: float, walkers: int, steps: int) -> np.ndarray:
+    """Returns the part of walkers above zero at `steps` times up to `time`, `[steps + 1]`: equation (5) of the paper.
+
+        dw = sqrt(eta) dB while w > 0, and w = 0 from then on
+
+    A walker may have been below zero between two steps: it dies in between with the probability of a Brownian bridge,
+    exp(-2 w_t w_{t+1} / (eta dt)), so that the steps bring no error.
+    """
+    dt = time / steps
+
+    def step(carry: tuple[jax.Array, jax.Array], key: jax.Array) -> tuple[tuple[jax.Array, jax.Array], jax.Array]:
+        w, lives = carry
+        move, crossing = jax.random.split(key)
+        after = w + math.sqrt(eta * dt) * jax.random.normal(move, w.shape)
+        crossed = jax.random.uniform(crossing, w.shape) < jnp.exp(-2 * w * after / (eta * dt))
+        lives = lives & (after > 0) & ~crossed
+        return (jnp.where(lives, after, 0.0), lives), jnp.mean(lives)
+
+    first = (jnp.full(walkers, w0), jnp.ones(walkers, bool))
+    _, parts = jax.jit(lambda: jax.lax.scan(step, first, jax.random.split(key, steps)))()
+    return np.concatenate([[1.0], np.asarray(parts)])
+
+
+def _prop_b1(scale: str, seeds: Sequence[int]) -> list[Point]:
+    walkers, steps = _SIZES[scale]
+    time = 100.0
+    points = []
+    for eta in _ETAS:
+        times = np.linspace(0, time, steps + 1)[:: steps // 20]
+        with np.errstate(divide="ignore"):
+            theory = special.erf(_W0 / np.sqrt(2 * eta * times))
+        points += [Point(0, f"erf, eta {eta}", t, 0, t, p) for t, p in zip(times, theory, strict=True)]
+        for seed in seeds:
+            key = jax.random.fold_in(jax.random.key(seed), round(1000 * eta))
+            parts = survival(key, eta, time=time, walkers=walkers, steps=steps)[:: steps // 20]
+            points += [Point(0, f"simulated, eta {eta}", t, seed, t, p) for t, p in zip(times, parts, strict=True)]
+    return points
+
+
+def _judge_b1(means: Sequence[Mean]) -> list[Verdict]:
+    worst, ends = 0.0, []
+    for eta in _ETAS:
+        (_, theory), (_, found) = (line(means, 0, f"{kind}, eta {eta}") for kind in ("erf", "simulated"))
+        worst = max(worst, float(np.max(np.abs(theory - found))))
+        ends.append(found[-1])
+    claim = "A walker that is absorbed at zero survives to t with probability erf(w0 / sqrt(2 eta t))."
+    faster = all(a > b for a, b in itertools.pairwise(ends))
+    return [
+        Verdict(claim, "B.1", "holds" if worst < 0.02 else "does not hold", f"largest difference {worst:.4f}"),
+        Verdict(
+            "A larger learning rate eta makes it die sooner.",
+            "B.1",
+            "holds" if faster else "does not hold",
+            "alive at the end: " + ", ".join(f"{end:.3f} at eta {eta}" for end, eta in zip(ends, _ETAS, strict=True)),
+        ),
+    ]
+
+
+PROP_B1 = Figure(
+    "propB1",
+    "survival of the absorbing random walk, simulated and by formula",
+    (Panel("", "Time", "Survival probability"),),
+    _judge_b1,
+    made=_prop_b1,
+)
+
+# The second walk: w_{t+1} = w_t - eta (h + zeta_t) w_t, zeta = +-1 with even chance.
+_H, _ZETA = -0.02, 1.0
+
+
+def growth(eta: np.ndarray, h: float = _H, zeta: float = _ZETA) -> np.ndarray:
+    """Returns mu = E log(1 - eta (h + zeta)) for noise of plus or minus `zeta`, equation (12)'s exponent."""
+    return 0.5 * (np.log1p(-eta * (h + zeta)) + np.log1p(-eta * (h - zeta)))
+
+
+def bound(eta: np.ndarray, h: float = _H, zeta: float = _ZETA) -> np.ndarray:
+    """Returns the upper bound of mu by equation (15), with sigma the standard deviation of the noise."""
+    s = zeta**2
+    return -eta * h - eta**2 / 2 * (h**2 + s) - eta**3 / 3 * (h**3 + 3 * h * s)
+
+
+def _lemma_b2(scale: str, seeds: Sequence[int]) -> list[Point]:
+    walkers, steps = _SIZES[scale]
+    points = []
+    etas = np.linspace(0.005, 0.6, 60)
+    points += [Point(0, "mu", eta, 0, eta, m) for eta, m in zip(etas, growth(etas), strict=True)]
+    points += [Point(0, "bound (15)", eta, 0, eta, b) for eta, b in zip(etas, bound(etas), strict=True)]
+    epsilon = 0.02
+    for eta in (0.02, 0.3):
+        for seed in seeds:
+            signs = np.random.default_rng(seed).choice((-1.0, 1.0), (min(walkers, 2_000), steps))
+            logs = np.cumsum(np.log1p(-eta * (_H + _ZETA * signs)), 1)
+            times = np.arange(1, steps + 1)
+            mu = float(growth(np.array(eta)))
+            inside = np.abs(logs / times - mu) <= epsilon
+            for t in range(steps // 20, steps + 1, steps // 20):
+                points.append(Point(1, f"eta {eta}, mu {mu:+.4f}", t, seed, t, float(inside[:, t - 1].mean())))
+                points.append(Point(2, f"eta {eta}, mu {mu:+.4f}", t, seed, t, float(np.median(logs[:, t - 1]))))
+    for seed in seeds:
+        for eta in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
+            points.append(Point(3, "ReLU neuron", eta, seed, eta, _neuron_deaths(seed, eta, steps=min(steps, 2000))))
+    return points
+
+
+def _neuron_deaths(seed: int, eta: float, *, steps: int, neurons: int = 400, inputs: int = 8) -> float:
+    """Returns the part of single ReLU neurons that are dead after SGD on labels they cannot learn.
+
+    Each neuron relu(w x + b) is trained alone by batches of one on 64 inputs with labels of random sign: its gradient
+    is all noise, and zero once the neuron is dead, as in both walks.
+    """
+    keys = jax.random.split(jax.random.key(seed), 4)
+    x = jax.random.normal(keys[0], (64, inputs))
+    y = jax.random.rademacher(keys[1], (64,), jnp.float32)
+    w = jax.random.normal(keys[2], (neurons, inputs + 1)) / math.sqrt(inputs)
+    ones = jnp.concatenate([x, jnp.ones((64, 1))], 1)
+
+    def step(w: jax.Array, key: jax.Array) -> tuple[jax.Array, None]:
+        chosen = jax.random.randint(key, (neurons,), 0, 64)
+        value = jnp.sum(w * ones[chosen], 1)
+        error = jnp.where(value > 0, jnp.maximum(value, 0) - y[chosen], 0.0)
+        return w - eta / inputs * error[:, None] * ones[chosen], None
+
+    w, _ = jax.jit(lambda w: jax.lax.scan(step, w, jax.random.split(keys[3], steps)))(w)
+    return float(jnp.mean(jnp.all(w @ ones.T <= 0, 1)))
+
+
+def _judge_b2(means: Sequence[Mean]) -> list[Verdict]:
+    found = []
+    ends = {name: line(means, 1, name)[1][-1] for name in names(means, 1)}
+    why = "; ".join(f"{name}: {end:.1%} of the walkers" for name, end in ends.items())
+    claim = "|w_t| comes to lie between exp(t (mu - epsilon)) and exp(t (mu + epsilon)) with high probability."
+    found.append(Verdict(claim, "B.2", "holds" if min(ends.values()) > 0.95 else "does not hold", why))
+    etas, mu = line(means, 0, "mu")
+    _, above = line(means, 0, "bound (15)")
+    stable = etas[mu < 0]
+    fits = bool((mu <= above + 1e-12).all())
+    claim = "For h < 0 there is a range of learning rates with mu < 0, where noise makes an unstable direction stable."
+    why = f"mu < 0 from eta {stable[0]:.3f} on" if len(stable) else "mu > 0 everywhere"
+    why += f"; the bound (15) is {'' if fits else 'not '}above mu throughout"
+    found.append(Verdict(claim, "B.3", "holds" if len(stable) and fits else "does not hold", why))
+    rates, dead = line(means, 3, "ReLU neuron")
+    rising = bool(dead[-1] > dead[0])
+    claim = "A real ReLU neuron driven by gradient noise dies more often at a larger learning rate."
+    why = ", ".join(f"{d:.1%} at eta {r:g}" for r, d in zip(rates, dead, strict=True))
+    found.append(Verdict(claim, "B (the effect itself)", "holds" if rising else "does not hold", why))
+    return found
+
+
+LEMMA_B2 = Figure(
+    "lemmaB2",
+    "the geometric random walk: its bounds, its stable learning rates, and one real ReLU neuron",
+    (
+        Panel(f"h = {_H}, zeta = +-{_ZETA:g}", "eta", "mu"),
+        Panel("Inside the bounds", "t", "Part of walkers"),
+        Panel("", "t", "Median log |w_t|"),
+        Panel("One neuron, SGD noise", "Learning rate", "Part dead", log_x=True),
+    ),
+    _judge_b2,
+    made=_lemma_b2,
+)
+FIGURES = (PROP_B1, LEMMA_B2)

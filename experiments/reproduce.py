@@ -1,0 +1,211 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Figures and tables of the paper, one command each.
+
+    python -m experiments.reproduce NAME [--scale=cpu|gpu|paper] [--seeds=N] [--out=DIR]
+
+NAME is one of those that `list` shows, several of them, or `all`. A scale is a set of changes to the recipes: `paper`
+is the paper's own, `gpu` takes minutes on one GPU, `cpu` on two cores. The runs are ordinary ones of `experiments.run`,
+in `OUT/SCALE/runs`: figures share them, those that ended are not run again, those that were interrupted go on, and what
+fails is listed and stops nothing else. Each figure leaves beside them `NAME.json` (all points, means and spreads),
+`NAME.png` drawn as in the paper, and `NAME.md`, a paragraph on whether its claims hold in these runs. `--smoke` makes
+every run one of seconds: it shows that the path works, and nothing else. The exit status is 1 if a run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import records
+from experiments.errors import UsageError
+from experiments.figures import FIGURES
+from experiments.figures.figure import SCALES, Case, Figure, Mean, Point, Verdict, averaged, draw
+from experiments.figures.scales import SMOKE
+from experiments.sweep import Outcome, Run, execute
+
+# Of the recipes that a smoke run leaves out.
+_IMAGENET = ("table1", "table2", "table3", "fig17")
+
+
+def cases_of(figure: Figure, scale: str, seeds: Sequence[int], *, smoke: bool = False) -> list[Case]:
+    """Returns the cases of a figure; those of a smoke run last seconds."""
+    cases = figure.cases(scale, seeds)
+    if not smoke:
+        return cases
+    return [dataclasses.replace(c, run=Run.of(c.run.config, dict(c.run.changes), _smoke(c.run))) for c in cases]
+
+
+def _smoke(run: Run) -> dict[str, Any]:
+    changes = dict(SMOKE)
+    fields = dict(run.changes)
+    if "imagenet" in run.config:
+        # Their own tiny variants are as short.
+        return {"steps": "3", "eval_every": "3", "checkpoint_every": "3", "step_time_seconds": 0.01}
+    for name in ("strength", "noise"):
+        if fields.get(f"method.{name}_span") == "100%":
+            changes.pop(f"method.{name}_span")
+    if "resnet18" in run.config or "vgg16" in run.config:
+        changes["model.base_width"] = 4
+    if "watch.every" in fields:
+        changes["watch.every"] = "2"
+    changes["batch_size"] = min(16, int(fields.get("batch_size", 16)))
+    return changes
+
+
+def reproduce(
+    chosen: Sequence[str], scale: str, seeds: int, out: Path, *, smoke: bool = False, processes: int = 0
+) -> list[Outcome]:
+    """Makes figures; returns the runs that failed.
+
+    Args:
+      chosen: names of figures.
+      scale: one of `SCALES`.
+      seeds: how many seeds, from 0.
+      out: folder of what they leave.
+      smoke: runs of seconds.
+      processes: how many runs at once; 0 for what suits the machine.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    cases = {name: cases_of(FIGURES[name], scale, range(seeds), smoke=smoke) for name in chosen}
+    everything = [case.run for group in cases.values() for case in group]
+    outcomes = execute(everything, out / "runs", processes=processes, say=_say)
+    for name in chosen:
+        _write(FIGURES[name], cases[name], outcomes, scale, range(seeds), out, smoke)
+        _say(f"{name}: {out / name}.json, .png, .md")
+    return [outcome for outcome in outcomes.values() if outcome.error is not None]
+
+
+def _write(
+    figure: Figure,
+    cases: Sequence[Case],
+    outcomes: dict[Run, Outcome],
+    scale: str,
+    seeds: Sequence[int],
+    out: Path,
+    smoke: bool,
+) -> None:
+    points: list[Point] = []
+    if figure.made is not None:
+        points = figure.made("cpu" if smoke else scale, seeds)
+    summaries: list[dict[str, Any]] = []
+    for case in cases:
+        outcome = outcomes[case.run]
+        if outcome.summary is None:
+            continue
+        points += figure.points(case, outcome)
+        keep = ("test_accuracy", "neuron_sparsity", "weight_sparsity", "train_flops_ratio", "inference_flops_ratio")
+        more = ("step_time_ratio", "seconds_total", "steps", "seed", "commit", "device")
+        place = {"panel": case.panel, "series": case.series, "level": case.level}
+        flags = [f"--config={case.run.config}", *case.run.flags()]
+        summaries.append({**place, **{k: outcome.summary[k] for k in (*keep, *more)}, "flags": flags})
+    means = averaged(points)
+    verdicts = _judged(figure, means)
+    failed = [o for o in (outcomes[c.run] for c in cases) if o.error is not None]
+    content = {
+        "figure": figure.name,
+        "what": figure.what,
+        "scale": scale,
+        "smoke": smoke,
+        "seeds": len(seeds),
+        "panels": [dataclasses.asdict(panel) for panel in figure.panels],
+        "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "means": [dataclasses.asdict(mean) for mean in means],
+        "points": [dataclasses.asdict(point) for point in points],
+        "runs": summaries,
+        "failed": [{"run": o.run.name, "error": o.error} for o in failed],
+        "paper": list(figure.rows),
+        **records.provenance(),
+    }
+    records.write_json(out / f"{figure.name}.json", content)
+    draw(figure, means, out / f"{figure.name}.png")
+    (out / f"{figure.name}.md").write_text(paragraph(figure, verdicts, scale, len(seeds), len(failed), smoke))
+
+
+def _judged(figure: Figure, means: Sequence[Mean]) -> list[Verdict]:
+    try:
+        return figure.judge(means) if means else []
+    except (IndexError, KeyError, ValueError) as error:
+        # Lines without points, where runs failed.
+        return [Verdict("Its claims.", "", "not tested", f"points are missing ({type(error).__name__}: {error})")]
+
+
+def paragraph(
+    figure: Figure, verdicts: Sequence[Verdict], scale: str, seeds: int, failed: int, smoke: bool = False
+) -> str:
+    """Returns what the runs of a figure say of the paper's claims, as Markdown."""
+    size = f"scale `{scale}`, {seeds} seed{'s' if seeds > 1 else ''}"
+    lines = [f"**{figure.name}**, {figure.what} ({size})."]
+    if smoke:
+        lines.append("Runs of seconds, which only show that the path works: no claim is tested.")
+    elif scale == "cpu" and figure.name in _IMAGENET:
+        lines.append("Runs of a few steps on a few classes, which only show that the path works: no claim is tested.")
+    if failed:
+        lines.append(f"{failed} runs failed.")
+    for verdict in verdicts:
+        section = f" (section {verdict.section})" if verdict.section else ""
+        outcome = "not tested" if smoke else verdict.outcome
+        lines.append(f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**: {verdict.why}.")
+    return " ".join(lines) + "\n"
+
+
+def listing(scale: str, seeds: int) -> str:
+    """Returns what figures there are, and how many runs each needs."""
+    rows = [f"{'name':9} {'runs':>5}  what it shows"]
+    for name, figure in FIGURES.items():
+        runs = len({case.run for case in figure.cases(scale, range(seeds))})
+        rows.append(f"{name:9} {runs or '-':>5}  {figure.what}")
+    every = {case.run for figure in FIGURES.values() for case in figure.cases(scale, range(seeds))}
+    cost = {
+        "cpu": "a run takes one to two minutes of a core",
+        "gpu": "a run takes about a minute of one GPU",
+        "paper": "a run takes the paper's time: hours on CIFAR-10, days on ImageNet",
+    }[scale]
+    rows.append(f"{'all':9} {len(every):>5}  those that figures share once; at scale {scale}, {cost}")
+    return "\n".join(rows)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Reproduces, by the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", nargs="+", help=f"list, all, or some of: {', '.join(FIGURES)}")
+    parser.add_argument("--scale", choices=SCALES, default="cpu")
+    parser.add_argument("--seeds", type=int, default=0, help="by default 3 at the paper's scale, else 1")
+    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser.add_argument("--smoke", action="store_true", help="runs of seconds")
+    parser.add_argument("--processes", type=int, default=0, help="runs at once; by default by the machine")
+    options = parser.parse_args(arguments)
+    seeds = options.seeds or (3 if options.scale == "paper" else 1)
+    unknown = [name for name in options.name if name not in (*FIGURES, "all", "list")]
+    if unknown or seeds < 1:
+        what = (
+            f"name must be list, all, or one of {', '.join(FIGURES)}; got {unknown[0]!r}"
+            if unknown
+            else (f"--seeds must be at least 1; got {options.seeds}")
+        )
+        print(f"error: {what}.", file=sys.stderr)  # noqa: T201
+        return 2
+    if "list" in options.name:
+        _say(listing(options.scale, seeds))
+        return 0
+    chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
+    out = options.out / ("smoke" if options.smoke else options.scale)
+    try:
+        failed = reproduce(chosen, options.scale, seeds, out, smoke=options.smoke, processes=options.processes)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    for outcome in failed:
+        print(f"failed: {outcome.workdir}: {outcome.error}", file=sys.stderr)  # noqa: T201
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

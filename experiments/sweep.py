@@ -1,0 +1,212 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+r"""Many runs: any grid over the fields of a config.
+
+    python -m experiments.sweep --config=configs/quickstart.py --grid=method.strength=0.01,0.03 --grid=seed=0,1,2 \
+        --set=steps=1000 --out=runs/sweep
+
+Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes. Runs
+that ended are not run again, runs that were interrupted go on, and a run that fails does not stop the others. On a CPU
+several run at once, each on cores of its own (`--processes`); on an accelerator one at a time. The table is printed
+and left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`. The exit status is 1 if a run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import hashlib
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import tables
+from experiments.devices import processors
+from experiments.errors import UsageError
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run.
+
+    Attributes:
+      config: a config file with its variant, as `--config` takes it.
+      changes: changed fields and their values, sorted by field.
+    """
+
+    config: str
+    changes: tuple[tuple[str, Any], ...]
+
+    @staticmethod
+    def of(config: str, *changes: Mapping[str, Any]) -> Run:
+        """Returns the run of a config with changes, later ones over earlier ones."""
+        merged = {key: value for each in changes for key, value in each.items()}
+        return Run(config, tuple(sorted(merged.items())))
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: the config and a digest of everything that it changes."""
+        digest = hashlib.sha256(json.dumps([self.config, self.flags()]).encode()).hexdigest()[:10]
+        fields = dict(self.changes)
+        words = [Path(self.config).name.replace(".py", "").replace(":", "-"), str(fields.get("method.name", "demp"))]
+        return re.sub(r"[^\w.-]", "-", "-".join([*words, f"seed{fields.get('seed', 0)}", digest]))
+
+    def flags(self) -> list[str]:
+        """Returns the changes as flags of `experiments.run`."""
+        return [f"--config.{key}={_text(value)}" for key, value in self.changes]
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{v!r}," for v in value) + ")"
+    return str(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What became of a run: its folder, and its summary or why there is none."""
+
+    run: Run
+    workdir: Path
+    summary: dict[str, Any] | None
+    error: str | None
+
+
+def execute(
+    runs: Iterable[Run], folder: Path, *, processes: int = 0, say: Callable[[str], None] = print
+) -> dict[Run, Outcome]:
+    """Runs everything that has not ended yet; a run that is asked for twice is run once.
+
+    Args:
+      runs: what to run.
+      folder: of the folders of the runs.
+      processes: how many at once; 0 for two on a CPU with as many cores, else one.
+      say: told a line now and then.
+
+    Returns:
+      By run, its outcome.
+    """
+    wanted = list(dict.fromkeys(runs))
+    folder.mkdir(parents=True, exist_ok=True)
+    outcomes = {run: done for run in wanted if (done := _ended(run, folder)) is not None}
+    waiting = [run for run in wanted if run not in outcomes]
+    if not waiting:
+        return outcomes
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(processors()))
+    count = processes or (1 if _has_accelerator() else min(2, len(cores)))
+    share = max(len(cores) // count, 1)
+    say(f"{len(outcomes)} of {len(wanted)} runs had ended; {len(waiting)} to go, {count} at a time")
+    free = [cores[i * share : (i + 1) * share] or cores for i in range(count)]
+    running: dict[subprocess.Popen[bytes], tuple[Run, list[int]]] = {}
+    started = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and free:
+                run, mine = waiting.pop(0), free.pop()
+                running[_start(run, folder, mine if count > 1 else [])] = (run, mine)
+            ended = [process for process in running if process.poll() is not None]
+            for process in ended:
+                run, mine = running.pop(process)
+                free.append(mine)
+                outcomes[run] = _ended(run, folder) or _failed(run, folder, process.returncode)
+                left = len(waiting) + len(running)
+                what = "done" if outcomes[run].error is None else f"FAILED: {outcomes[run].error}"
+                say(f"{run.name}: {what}; {left} left after {time.monotonic() - started:.0f} s")
+            if not ended:
+                time.sleep(0.2)
+    finally:
+        for process in running:
+            process.terminate()  # They save, and go on when they are asked for again.
+        for process in running:
+            process.wait()
+    return {run: outcomes[run] for run in wanted}
+
+
+def _has_accelerator() -> bool:
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def _start(run: Run, folder: Path, cores: Sequence[int]) -> subprocess.Popen[bytes]:
+    workdir = folder / run.name
+    workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "experiments.run", f"--config={run.config}", f"--workdir={workdir.resolve()}"]
+    if cores and shutil.which("taskset"):
+        command = ["taskset", "-c", ",".join(map(str, cores)), *command]
+    with (workdir / "log.txt").open("ab") as log:
+        flags = [*run.flags(), "--config.progress=lines"]
+        return subprocess.Popen([*command, *flags], cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _ended(run: Run, folder: Path) -> Outcome | None:
+    path = folder / run.name / "summary.json"
+    return Outcome(run, path.parent, json.loads(path.read_text()), None) if path.exists() else None
+
+
+def _failed(run: Run, folder: Path, status: int) -> Outcome:
+    lines = (folder / run.name / "log.txt").read_text(errors="replace").strip().splitlines()
+    return Outcome(run, folder / run.name, None, f"exit status {status}: {lines[-1] if lines else 'no output'}")
+
+
+def grid(text: Sequence[str]) -> list[dict[str, str]]:
+    """Returns the points of a grid: of `["a=1,2", "b=3"]`, `[{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]`.
+
+    Raises:
+      UsageError: for a field without values, or one that is given twice.
+    """
+    axes: dict[str, list[str]] = {}
+    for each in text:
+        field, _, values = each.partition("=")
+        # A tuple such as (300,100) is one value.
+        found = [value for value in re.split(r",(?![^(]*\))", values) if value]
+        if not found or field in axes:
+            raise UsageError(f"--grid must be FIELD=VALUE,VALUE,... with each field once; got {each!r}.")
+        axes[field.removeprefix("config.")] = found
+    return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Sweeps, by the command line; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="config file, as experiments.run takes it")
+    parser.add_argument("--grid", action="append", default=[], help="FIELD=VALUE,VALUE,...; may be given again")
+    parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE for all runs; may be given again")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
+    parser.add_argument("--processes", type=int, default=0, help="how many runs at once; by default by the machine")
+    options = parser.parse_args(arguments)
+    try:
+        fixed = grid(options.set)[0]
+        points = grid(options.grid)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        return 2
+    labels = {
+        Run.of(options.config, fixed, point): ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
+        for point in points
+    }
+    outcomes = execute(labels, options.out, processes=options.processes)
+    done = [{"setting": labels[run], **o.summary} for run, o in outcomes.items() if o.summary is not None]
+    (options.out / "sweep.jsonl").write_text("".join(json.dumps(record) + "\n" for record in done))
+    table = tables.markdown(done)
+    (options.out / "sweep.md").write_text(table + "\n")
+    print(table)  # noqa: T201
+    failed = [o for o in outcomes.values() if o.error is not None]
+    for outcome in failed:
+        print(f"failed: {outcome.workdir}: {outcome.error}", file=sys.stderr)  # noqa: T201
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

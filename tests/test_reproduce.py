@@ -1,0 +1,172 @@
+"""Figures of the paper: the walks by formula, sets and means by hand, sweeps that reuse, go on and list failures."""
+
+import importlib
+import json
+
+import jax
+import numpy as np
+import pytest
+from scipy import special
+
+from experiments import reproduce, sweep
+from experiments.figures import FIGURES, deaths, mnist_noise, tradeoffs, walks
+from experiments.figures.figure import SCALES, Mean, Point, at, averaged
+from experiments.sweep import Run
+from tests.runs import SHORT, needs_tfds
+
+
+def test_survival_is_that_of_brownian_motion():
+    """P(w_t > 0) = erf(w0 / sqrt(2 eta t)), at few steps, too: crossings between steps count."""
+    for eta, w0, steps in ((0.05, 1.0, 200), (0.2, 0.5, 20)):
+        parts = walks.survival(jax.random.key(0), eta, w0=w0, time=10.0, walkers=20_000, steps=steps)
+        times = np.linspace(0, 10, steps + 1)[1:]
+        np.testing.assert_allclose(parts[1:], special.erf(w0 / np.sqrt(2 * eta * times)), atol=0.015)
+
+
+def test_growth_and_its_bound():
+    """The exponent by its definition, on drawn noise; the bound of equation (15) lies above it."""
+    signs = np.random.default_rng(0).choice((-1.0, 1.0), 200_000)
+    for eta in (0.05, 0.3):
+        drawn = np.log1p(-eta * (-0.02 + signs)).mean()
+        assert walks.growth(np.array(eta)) == pytest.approx(drawn, abs=0.002)
+        assert walks.growth(np.array(eta)) <= walks.bound(np.array(eta))
+
+
+def test_overlap_of_sets():
+    pack = lambda *units: np.packbits(np.isin(np.arange(10), units)).tobytes().hex()  # noqa: E731
+    one, other = {"a": pack(1, 2), "b": pack(0)}, {"a": pack(2, 3), "b": pack(0, 4)}
+    assert deaths.overlap(one, other) == pytest.approx(2 / 3)
+    assert np.isnan(deaths.overlap(one, {"a": pack(), "b": pack()}))
+
+
+def test_means_and_gaps():
+    points = [Point(0, "ours", 1.0, seed, 80.0 + seed, 90.0 + seed) for seed in (0, 2)]
+    points += [Point(0, "ours", 2.0, 0, 90.0, 80.0), Point(0, "theirs", 1.0, 0, 70.0, 95.0)]
+    points += [Point(0, "theirs", 2.0, 0, 90.0, 75.0), Point(0, "far", 1.0, 0, 10.0, 99.0)]
+    means = averaged(points)
+    assert means[0] == Mean(0, "ours", 1.0, 2, 81.0, 91.0, pytest.approx(np.sqrt(2)))
+    assert at(means, 0, "theirs", 80.0) == 85.0
+    assert np.isnan(at(means, 0, "theirs", 60.0))
+    lead, where, other = tradeoffs.gap(means, 0, "ours", ["theirs", "far"])
+    assert (lead, where, other) == (pytest.approx(91 - 84), 81.0, "theirs")
+    assert tradeoffs.mean_gap(means, 0, "ours", "theirs") == pytest.approx((7 + 5 + 5) / 3)
+    assert np.isnan(tradeoffs.mean_gap(means, 0, "ours", "far"))
+
+
+def _made_up(figure, height):
+    """Means of all lines of a figure, at heights by line and level."""
+    cases = figure.cases("cpu", [0])
+    points = [Point(c.panel, c.series, c.level, 0, 60.0 + 1000 * c.level, height(c.series, c.level)) for c in cases]
+    return averaged(points)
+
+
+def test_a_claim_holds_where_it_does_and_not_where_it_does_not():
+    for figure in (FIGURES["fig4"], FIGURES["fig5"]):
+        ours = {"fig4": "One Cycle", "fig5": "Lasso(gamma)"}[figure.name]
+        good = figure.judge(_made_up(figure, lambda series, level, ours=ours: 90.0 - (series != ours)))
+        bad = figure.judge(_made_up(figure, lambda series, level, ours=ours: 90.0 - (series == ours)))
+        assert {v.outcome for v in good} == {"holds"}
+        assert {v.outcome for v in bad} == {"does not hold"}
+    rising = FIGURES["fig11"].judge(_made_up(FIGURES["fig11"], lambda series, level: 1e4 * level))
+    assert {v.outcome for v in rising} == {"does not hold"}
+    # Of runs that all failed nothing can be said.
+    assert {v.outcome for v in FIGURES["fig7"].judge([])} == {"not tested"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_every_run_of_every_figure_is_a_config(scale):
+    """Every field exists, at every scale; the runs that figures have in common are the same."""
+    for figure in FIGURES.values():
+        for smoke in (False, True):
+            for case in reproduce.cases_of(figure, scale, [0], smoke=smoke)[:: 1 if scale == "cpu" else 4]:
+                path, _, variant = case.run.config.partition(":")
+                module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+                config = module.get_config(variant).copy_and_resolve_references().unlock()
+                known = config.to_dict()
+                for key, _ in case.run.changes:
+                    section, _, field = key.rpartition(".")
+                    assert field in (known[section] if section else known), (figure.name, key)
+                assert 0 <= case.panel < len(figure.panels)
+    shared = [{case.run for case in FIGURES[name].cases(scale, [0])} for name in ("fig3", "fig4", "speed")]
+    assert shared[0] & shared[1]
+    assert shared[0] & shared[2]
+
+
+def test_a_grid_and_the_names_of_its_runs():
+    assert sweep.grid(["a=1,2", "config.b=(3,4),(5,)"]) == [
+        {"a": x, "b": y} for x in ("1", "2") for y in ("(3,4)", "(5,)")
+    ]
+    with pytest.raises(sweep.UsageError, match="--grid must be FIELD=VALUE"):
+        sweep.grid(["a"])
+    run = Run.of("configs/quickstart.py", {"seed": 1, "data.flip": True}, {"model.widths": (3, 4), "seed": 2})
+    assert run.flags() == ["--config.data.flip=true", "--config.model.widths=(3,4,)", "--config.seed=2"]
+    assert run.name == Run.of("configs/quickstart.py", dict(run.changes)).name
+    assert run.name != Run.of("configs/quickstart.py", dict(run.changes), {"seed": 3}).name
+
+
+def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
+    fixed = {**{k: v for k, v in SHORT.items() if k not in ("devices", "progress")}, "steps": "4", "data.cache": ""}
+    fixed |= {"method.strength_span": "4", "method.noise_span": "4"}
+    arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", "--processes=2"]
+    arguments += [f"--set={key}={sweep._text(value)}" for key, value in fixed.items() if value != ""]
+    grid = ["--grid=method.name=dense,unknown", "--grid=seed=0"]
+    assert sweep.main(arguments + grid) == 1
+    shown = capsys.readouterr()
+    assert "config.method.name must be one of" in shown.err
+    assert "| method.name dense | 1 |" in shown.out
+    [record] = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
+    assert (record["method"], record["steps"]) == ("dense", 4)
+    summary = next(tmp_path.glob("*/summary.json"))
+    before = summary.stat().st_mtime_ns
+    assert sweep.main([*arguments, "--grid=method.name=dense", "--grid=seed=0"]) == 0
+    assert summary.stat().st_mtime_ns == before
+
+
+@needs_tfds
+def test_noise_on_the_dead_is_what_revives():
+    """With noise on live neurons alone nobody who is dead comes back; with noise on all some do."""
+    x, y = mnist_noise._images(64)
+    params = mnist_noise.initial(jax.random.key(0), x.shape[1])
+    # Half of the first layer begins dead.
+    w, b = params[0]
+    params[0] = (w, b.at[::2].set(-100.0))
+    first = int(mnist_noise.dead(params, x))
+    assert first >= 50
+    options = {"looks": 4, "between": 50}
+    run = lambda kind, level: np.asarray(  # noqa: E731
+        mnist_noise.train(params, x, y, jax.random.key(1), level, kind=kind, **options)
+    )
+    asymmetric, symmetric = run("asymmetric", 20.0), run("symmetric", 20.0)
+    assert (asymmetric >= 50).all()
+    assert symmetric[-1] < asymmetric[-1]
+    # The noise of a gradient is zero for the dead, and so is the gradient.
+    assert (run("SGD noise", 0.05) >= first).all()
+    assert (run("SGD", 0.05) >= first).all()
+
+
+def test_what_is_said_of_a_figure(tmp_path, capsys):
+    assert reproduce.main(["propB1", f"--out={tmp_path}"]) == 0
+    written = json.loads((tmp_path / "cpu" / "propB1.json").read_text())
+    assert {v["outcome"] for v in written["verdicts"]} == {"holds"}
+    assert written["commit"]
+    text = (tmp_path / "cpu" / "propB1.md").read_text()
+    assert text.startswith("**propB1**")
+    assert "**Holds**: largest difference" in text
+    assert (tmp_path / "cpu" / "propB1.png").read_bytes().startswith(b"\x89PNG")
+    assert reproduce.main(["fig99"]) == 2
+    assert "name must be list, all, or one of fig1" in capsys.readouterr().err
+    assert reproduce.main(["list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in FIGURES)
+
+
+@needs_tfds
+@pytest.mark.slow
+def test_every_figure_at_the_size_of_a_smoke_run(tmp_path):
+    names = [name for name in FIGURES if name not in ("table1", "table2", "table3", "fig17")]
+    assert reproduce.main([*names, "--smoke", f"--out={tmp_path}"]) == 0
+    for name in names:
+        assert (tmp_path / "smoke" / f"{name}.png").exists()
+        text = (tmp_path / "smoke" / f"{name}.md").read_text()
+        assert "no claim is tested" in text
+        assert "Holds" not in text
