@@ -9,12 +9,16 @@ in `OUT/SCALE/runs`: figures share them, those that ended are not run again, tho
 fails is listed and stops nothing else. Each figure leaves beside them `NAME.json` (all points, means and spreads),
 `NAME.png` drawn as in the paper, and `NAME.md`, a paragraph on whether its claims hold in these runs. `--smoke` makes
 every run one of seconds: it shows that the path works, and nothing else. The exit status is 1 if a run failed.
+
+`--page=FILE` makes nothing, and writes the page of all claims from the figures that a folder holds, as in
+`--page=results/README.md --out=results/figures`.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,6 +156,39 @@ def paragraph(
     return " ".join(lines) + "\n"
 
 
+_PAGE = """# The paper's statements, one by one
+
+Written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures --scale={scale}` from the
+records beside it, which hold every point, run, flag, commit and device. The sentences are ours; sections are the
+paper's. What `holds` is judged by a rule in `experiments/figures/`, on runs of scale `{scale}`, far shorter and
+narrower than the paper's: with one seed a difference of a point means little, and a statement that does not hold here
+may hold at the paper's size.
+
+| figure | seeds | statement | section | measured | here |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def page(folder: Path, scale: str) -> str:
+    """Returns the page of all claims, from the figures that `folder/scale` holds."""
+    rows, missing = [], []
+    for name, figure in FIGURES.items():
+        path = folder / scale / f"{name}.json"
+        if not path.exists():
+            missing.append(f"* {name}: {figure.what}")
+            continue
+        found = json.loads(path.read_text())
+        label = f"[{name}](figures/{scale}/{name}.png)"
+        rows += [
+            f"| {label} | {found['seeds']} | {v['claim']} | {v['section']} | {v['why']} | {v['outcome']} |"
+            for v in found["verdicts"]
+        ]
+    text = _PAGE.format(scale=scale) + "\n".join(rows) + "\n"
+    if missing:
+        text += "\nNot run here yet, each by `python -m experiments.reproduce NAME`:\n\n" + "\n".join(missing) + "\n"
+    return text
+
+
 def listing(scale: str, seeds: int) -> str:
     """Returns what figures there are, and how many runs each needs."""
     rows = [f"{'name':9} {'runs':>5}  what it shows"]
@@ -181,7 +218,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--smoke", action="store_true", help="runs of seconds")
     parser.add_argument("--processes", type=int, default=0, help="runs at once; by default by the machine")
+    parser.add_argument("--page", type=Path, help="write the page of all claims there, and make nothing")
     options = parser.parse_args(arguments)
+    if options.page:
+        options.page.write_text(page(options.out, options.scale))
+        return 0
     seeds = options.seeds or (3 if options.scale == "paper" else 1)
     unknown = [name for name in options.name if name not in (*FIGURES, "all", "list")]
     if unknown or seeds < 1:

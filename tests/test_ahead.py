@@ -108,7 +108,7 @@ def test_units_that_came_back_stay(tmp_path, monkeypatch):
     assert all(cut["neurons"][1] > 0 and cut["difference"] < 1e-4 for cut in made)
 
 
-@pytest.mark.parametrize("stops", [(20, 21), (22, 41)])
+@pytest.mark.parametrize("stops", [(20, 21), pytest.param((22, 41), marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_as_one_never_interrupted(stops, tmp_path, monkeypatch):
     """Stopped at the trial, between the trial and the cut, and at the cut."""
     whole = train_and_evaluate(short_config(**CHANGES), tmp_path / "whole").summary
@@ -152,6 +152,7 @@ def test_an_error_in_the_thread_reaches_the_run(tmp_path, monkeypatch):
         train_and_evaluate(short_config(**CHANGES), tmp_path)
 
 
+@pytest.mark.slow
 def test_several_devices_cut_the_same(tmp_path):
     """There the trial is part of the loop, and nothing is prepared."""
     if jax.device_count() < 2:

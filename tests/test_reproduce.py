@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from experiments.figures import FIGURES, deaths, mnist_noise, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, at, averaged
 from experiments.sweep import Run
 from tests.runs import SHORT, needs_tfds
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_survival_is_that_of_brownian_motion():
@@ -144,7 +147,8 @@ def test_noise_on_the_dead_is_what_revives():
     assert (run("SGD", 0.05) >= first).all()
 
 
-def test_what_is_said_of_a_figure(tmp_path, capsys):
+def test_what_is_said_of_a_figure(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(walks._SIZES, "cpu", (5_000, 200))
     assert reproduce.main(["propB1", f"--out={tmp_path}"]) == 0
     written = json.loads((tmp_path / "cpu" / "propB1.json").read_text())
     assert {v["outcome"] for v in written["verdicts"]} == {"holds"}
@@ -170,3 +174,13 @@ def test_every_figure_at_the_size_of_a_smoke_run(tmp_path):
         text = (tmp_path / "smoke" / f"{name}.md").read_text()
         assert "no claim is tested" in text
         assert "Holds" not in text
+
+
+def test_the_page_of_claims_comes_from_the_records():
+    folder = ROOT / "results" / "figures"
+    assert (ROOT / "results" / "README.md").read_text() == reproduce.page(folder, "cpu")
+    for path in folder.glob("*/*.json"):
+        found = json.loads(path.read_text())
+        assert not found["smoke"]
+        assert {"command", "commit", "versions", "device"} <= set(found)
+        assert not found["failed"]
