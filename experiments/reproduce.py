@@ -40,15 +40,17 @@ def cases_of(figure: Figure, scale: str, seeds: Sequence[int], *, smoke: bool = 
     cases = figure.cases(scale, seeds)
     if not smoke:
         return cases
-    return [dataclasses.replace(c, run=Run.of(c.run.config, dict(c.run.changes), _smoke(c.run))) for c in cases]
+    short = {}
+    for case in figure.cases("cpu" if any("imagenet" in c.run.config for c in cases) else scale, seeds):
+        # Those on ImageNet are that short at the scale of a CPU.
+        changes = {} if "imagenet" in case.run.config else _smoke(case.run)
+        short[case] = dataclasses.replace(case, run=Run.of(case.run.config, dict(case.run.changes), changes))
+    return list(short.values())
 
 
 def _smoke(run: Run) -> dict[str, Any]:
     changes = dict(SMOKE)
     fields = dict(run.changes)
-    if "imagenet" in run.config:
-        # Their own tiny variants are as short.
-        return {"steps": "3", "eval_every": "3", "checkpoint_every": "3", "step_time_seconds": 0.01}
     for name in ("strength", "noise"):
         if fields.get(f"method.{name}_span") == "100%":
             changes.pop(f"method.{name}_span")
@@ -61,7 +63,14 @@ def _smoke(run: Run) -> dict[str, Any]:
 
 
 def reproduce(
-    chosen: Sequence[str], scale: str, seeds: int, out: Path, *, smoke: bool = False, processes: int = 0
+    chosen: Sequence[str],
+    scale: str,
+    seeds: int,
+    out: Path,
+    *,
+    smoke: bool = False,
+    processes: int = 0,
+    imagenet: Path | None = None,
 ) -> list[Outcome]:
     """Makes figures; returns the runs that failed.
 
@@ -72,11 +81,18 @@ def reproduce(
       out: folder of what they leave.
       smoke: runs of seconds.
       processes: how many runs at once; 0 for what suits the machine.
+      imagenet: a folder of images, `train/CLASS/*` and `val/CLASS/*`, in place of tensorflow-datasets' ImageNet.
     """
     out.mkdir(parents=True, exist_ok=True)
     cases = {name: cases_of(FIGURES[name], scale, range(seeds), smoke=smoke) for name in chosen}
     everything = [case.run for group in cases.values() for case in group]
-    outcomes = execute(everything, out / "runs", processes=processes, say=_say)
+
+    def places(run: Run) -> list[str]:
+        if imagenet is None or "imagenet" not in run.config:
+            return []
+        return ["--config.data.name=image_folder", f"--config.data.dir={imagenet.resolve()}"]
+
+    outcomes = execute(everything, out / "runs", processes=processes, more=places, say=_say)
     for name in chosen:
         _write(FIGURES[name], cases[name], outcomes, scale, range(seeds), out, smoke)
         _say(f"{name}: {out / name}.json, .png, .md")
@@ -218,6 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--smoke", action="store_true", help="runs of seconds")
     parser.add_argument("--processes", type=int, default=0, help="runs at once; by default by the machine")
+    parser.add_argument("--imagenet", type=Path, help="folder of images in place of tensorflow-datasets' ImageNet")
     parser.add_argument("--page", type=Path, help="write the page of all claims there, and make nothing")
     options = parser.parse_args(arguments)
     if options.page:
@@ -239,7 +256,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
     out = options.out / ("smoke" if options.smoke else options.scale)
     try:
-        failed = reproduce(chosen, options.scale, seeds, out, smoke=options.smoke, processes=options.processes)
+        failed = reproduce(
+            chosen,
+            options.scale,
+            seeds,
+            out,
+            smoke=options.smoke,
+            processes=options.processes,
+            imagenet=options.imagenet,
+        )
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2

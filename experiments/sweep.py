@@ -84,7 +84,12 @@ class Outcome:
 
 
 def execute(
-    runs: Iterable[Run], folder: Path, *, processes: int = 0, say: Callable[[str], None] = print
+    runs: Iterable[Run],
+    folder: Path,
+    *,
+    processes: int = 0,
+    more: Callable[[Run], Sequence[str]] = lambda run: (),
+    say: Callable[[str], None] = print,
 ) -> dict[Run, Outcome]:
     """Runs everything that has not ended yet; a run that is asked for twice is run once.
 
@@ -92,6 +97,7 @@ def execute(
       runs: what to run.
       folder: of the folders of the runs.
       processes: how many at once; 0 for two on a CPU with as many cores, else one.
+      more: further flags of a run, which do not change what it computes, such as where its data lies.
       say: told a line now and then.
 
     Returns:
@@ -114,7 +120,7 @@ def execute(
         while waiting or running:
             while waiting and free:
                 run, mine = waiting.pop(0), free.pop()
-                running[_start(run, folder, mine if count > 1 else [])] = (run, mine)
+                running[_start(run, folder, mine if count > 1 else [], more(run))] = (run, mine)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
                 run, mine = running.pop(process)
@@ -139,14 +145,14 @@ def _has_accelerator() -> bool:
     return jax.default_backend() != "cpu"
 
 
-def _start(run: Run, folder: Path, cores: Sequence[int]) -> subprocess.Popen[bytes]:
+def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
     workdir = folder / run.name
     workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "experiments.run", f"--config={run.config}", f"--workdir={workdir.resolve()}"]
     if cores and shutil.which("taskset"):
         command = ["taskset", "-c", ",".join(map(str, cores)), *command]
     with (workdir / "log.txt").open("ab") as log:
-        flags = [*run.flags(), "--config.progress=lines"]
+        flags = [*run.flags(), *more, "--config.progress=lines"]
         return subprocess.Popen([*command, *flags], cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT)
 
 

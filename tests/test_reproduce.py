@@ -13,6 +13,7 @@ from experiments import reproduce, sweep
 from experiments.figures import FIGURES, deaths, mnist_noise, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, at, averaged
 from experiments.sweep import Run
+from tests import image_files
 from tests.runs import SHORT, needs_tfds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -174,6 +175,19 @@ def test_every_figure_at_the_size_of_a_smoke_run(tmp_path):
         text = (tmp_path / "smoke" / f"{name}.md").read_text()
         assert "no claim is tested" in text
         assert "Holds" not in text
+
+
+@pytest.mark.slow
+def test_figures_on_images(tmp_path):
+    """The tables of ImageNet and the ViT's figure, on a few made-up images; no claim is tested by them."""
+    image_files.drawn_folder(tmp_path / "images")
+    names = ["table3", "fig17"]
+    arguments = [*names, f"--imagenet={tmp_path / 'images'}", f"--out={tmp_path}", "--scale=cpu"]
+    assert reproduce.main(arguments) == 0
+    for name in names:
+        assert "no claim is tested" in (tmp_path / "cpu" / f"{name}.md").read_text()
+    rows = json.loads((tmp_path / "cpu" / "table3.json").read_text())["paper"]
+    assert [row["accuracy"] for row in rows] == [78.75, 71.38, 77.62]
 
 
 def test_the_page_of_claims_comes_from_the_records():

@@ -45,12 +45,12 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "resnet50": {
         "paper": ("configs/resnet50_imagenet.py", {}),
         "gpu": ("configs/resnet50_imagenet.py:bf16", {"steps": "2ep"}),
-        "cpu": ("configs/resnet50_imagenet.py:tiny", {"steps": "4", "data.workers": 0}),
+        "cpu": ("configs/resnet50_imagenet.py:tiny,smoke", {}),
     },
     "vit": {
         "paper": ("configs/vit_b16_imagenet.py", {}),
         "gpu": ("configs/vit_b16_imagenet.py:bf16", {"steps": "2ep"}),
-        "cpu": ("configs/vit_b16_imagenet.py:tiny", {"steps": "4", "data.workers": 0}),
+        "cpu": ("configs/vit_b16_imagenet.py:tiny,smoke", {}),
     },
 }
 # A run of seconds of each, for `--smoke`, over everything else.
