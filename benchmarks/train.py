@@ -25,7 +25,14 @@ _ROOT = Path(__file__).resolve().parent.parent
 
 # Name, config and flags of both runs, flags of the one with DemP.
 CASES: dict[str, list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]] = {
-    "tiny": [("digits", "configs/quickstart.py", ("--config.steps=400", "--config.pruning.cut_steps=10"), ())],
+    "tiny": [
+        (
+            "digits",
+            "configs/quickstart.py",
+            ("--config.steps=400", "--config.pruning.cut_cost=10", "--config.pruning.ahead=10"),
+            (),
+        )
+    ],
     "cpu": [
         ("resnet18", "configs/resnet18_cifar.py:cpu", (), ()),
         ("vgg16", "configs/vgg16_cifar.py:cpu", (), ()),

@@ -28,6 +28,8 @@ SMOKE: dict[str, Any] = {
     "method.noise_span": "4",
     "pruning.every": "2",
     "pruning.start": "0",
+    "pruning.cut_cost": "0",
+    "pruning.ahead": "0",
     "log_every": "1",
     "eval_every": "2",
     "checkpoint_every": "2",
@@ -163,9 +165,8 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.min_units = 1  # Units that every site keeps.
     # Until the last cut, which cuts all that is dead:
     c.pruning.multiple = 1  # Every site keeps a multiple of this many units: 8 can be faster on a GPU.
-    # A cut costs as much time as so many steps: it waits until it pays, and is prepared for so many steps while
-    # training goes on. 0: it is made at once, however little it saves.
-    c.pruning.cut_steps = "100"
+    c.pruning.cut_cost = "50"  # What a cut costs, in steps: it waits until it pays; "0": it never waits.
+    c.pruning.ahead = "100"  # For so many steps it is prepared, while training goes on; "0": it is made at once.
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
 
     c.watch = ml_collections.ConfigDict()

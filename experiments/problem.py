@@ -30,7 +30,8 @@ class Lengths:
       run: the whole run.
       log, evaluate, checkpoint: how often.
       cut_every: steps between chances to cut.
-      cut_steps: what a cut costs.
+      cut_cost: what a cut costs.
+      ahead: for how long a cut is prepared.
       watch: steps between looks at who is dead; 0 for none.
     """
 
@@ -40,7 +41,8 @@ class Lengths:
     evaluate: int
     checkpoint: int
     cut_every: int
-    cut_steps: int
+    cut_cost: int
+    ahead: int
     watch: int
 
 
@@ -176,10 +178,11 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
         require(every[name] >= 1, f"config.{name}", config[name], "at least one step")
     require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
     tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
-    cut_steps = to_steps("config.pruning.cut_steps", config.pruning.cut_steps, epoch=epoch, run=run)
+    cut_cost = to_steps("config.pruning.cut_cost", config.pruning.cut_cost, epoch=epoch, run=run)
+    ahead = to_steps("config.pruning.ahead", config.pruning.ahead, epoch=epoch, run=run)
     watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
     return Lengths(
-        epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_steps, watch
+        epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_cost, ahead, watch
     )
 
 

@@ -271,10 +271,10 @@ class _Run:
             if not self.stepper.graph.prunable:
                 continue
             self._flush(step)
-            if cutter is not cuts_lib.dead or last or not self.problem.lengths.cut_steps:
+            # One that masks first cuts what it left without weights.
+            alone = cutter is cuts_lib.dead and self.method.updater is None
+            if not alone or last or not self.problem.lengths.ahead:
                 self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
-            elif self.method.updater is not None:
-                self._take(step, *cutter(self._standing(step, least_gain=self._least_gain(step))))
             elif self.ahead is None:
                 self._prepare(step)
 
@@ -287,13 +287,12 @@ class _Run:
     def _least_gain(self, step: int) -> float:
         """Returns which part of the FLOPs a cut at a step has to save to pay."""
         lengths = self.problem.lengths
-        return ahead_lib.least_gain(
-            lengths.cut_steps, self.counters.waited, lengths.cut_every, lengths.run - step - lengths.cut_steps
-        )
+        remaining = lengths.run - step - lengths.ahead
+        return ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, lengths.cut_every, remaining)
 
     def _prepare(self, step: int, within: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
         """Begins to prepare a cut, unless the run ends before it could pay; `within` as `demp_jax.cut` takes it."""
-        due = step + self.problem.lengths.cut_steps
+        due = step + self.problem.lengths.ahead
         if due >= self.problem.lengths.run:
             return
         # The next step reuses the memory of the state.

@@ -16,7 +16,8 @@ from tests.runs import last_digests, lines, short_config, without_times
 # Chances at 10, 20, ... 50; what is prepared is cut 2 steps later.
 CHANGES = {
     "steps": "60",
-    "pruning.cut_steps": "2",
+    "pruning.cut_cost": "2",
+    "pruning.ahead": "2",
     "optimizer.learning_rate": 0.1,
     "method.strength_span": "40",
     "method.noise_span": "40",

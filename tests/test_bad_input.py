@@ -72,7 +72,8 @@ BAD = {
     "pruning.epsilon": (0.0, "config.pruning.epsilon must be a finite number > 0; got 0.0"),
     "pruning.min_units": (0, "config.pruning.min_units must be at least 1; got 0"),
     "pruning.multiple": (0, "config.pruning.multiple must be at least 1; got 0"),
-    "pruning.cut_steps": ("-1", r"config.pruning.cut_steps must be a duration >= 0"),
+    "pruning.cut_cost": ("-1", r"config.pruning.cut_cost must be a duration >= 0"),
+    "pruning.ahead": ("soon", r"config.pruning.ahead must be a duration in steps"),
     "step_time_seconds": (0.0, "config.step_time_seconds must be a finite number > 0; got 0.0"),
     "pruning.constant": (-1.0, "config.pruning.constant must be a finite number >= 0; got -1.0"),
 }

@@ -396,7 +396,7 @@ def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
     for cut in cuts[:-1]:
         assert cut["neurons"][1] % 8 == 0
     assert rounded.summary["neurons"] % 8
-    waited = train_and_evaluate(short_config(**{"pruning.cut_steps": "10"}), tmp_path / "waited")
+    waited = train_and_evaluate(short_config(**{"pruning.cut_cost": "10", "pruning.ahead": "10"}), tmp_path / "waited")
     cuts = lines(tmp_path / "waited" / "cuts.jsonl")
     # A cut at 30 saves no step any more: none is prepared for then.
     assert [(cut["step"], bool(cut["removed"])) for cut in cuts] == [(20, False), (30, True)]

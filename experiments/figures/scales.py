@@ -23,7 +23,8 @@ _CPU = _SHORT | {
     "steps": "3ep",
     "model.base_width": 8,
     "pruning.every": "10%",
-    "pruning.cut_steps": "50",
+    "pruning.cut_cost": "25",
+    "pruning.ahead": "50",
 }
 _GPU = _SHORT | {"steps": "20ep", "model.dtype": "bfloat16", "pruning.every": "5%"}
 
@@ -61,7 +62,8 @@ SMOKE: dict[str, Any] = {
     "data.test_examples": 64,
     "pruning.examples": 32,
     "pruning.every": "3",
-    "pruning.cut_steps": "0",
+    "pruning.cut_cost": "0",
+    "pruning.ahead": "0",
     "eval_batch_size": 64,
     "ranking.batch_size": 32,
     "ranking.batches": 1,

@@ -259,7 +259,7 @@ def _fig7(means: Sequence[Mean]) -> list[Verdict]:
 FIG7 = _ablation(
     "fig7",
     "dynamic pruning on and off",
-    {"True": {"pruning.cut_steps": "0"}, "False": {"pruning.dynamic": False}},
+    {"True": {"pruning.cut_cost": "0", "pruning.ahead": "0"}, "False": {"pruning.dynamic": False}},
     _fig7,
 )
 
