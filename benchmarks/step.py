@@ -28,7 +28,6 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int]]] = {
     "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8)],
     "cpu": [
         ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128),
-        ({**_RESNET, "base_width": 16}, (32, 32, 3), 128),
         ({**_RESNET, "base_width": 32}, (32, 32, 3), 64),
         ({**_RESNET, "base_width": 64}, (32, 32, 3), 16),
         ({"name": "vgg16", "base_width": 64, "hidden": 512}, (32, 32, 3), 16),
