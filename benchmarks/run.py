@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -65,6 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--table", action="store_true", help="measure nothing, show the records there are")
     parser.add_argument("--fill", type=Path, help="file whose table of this suite is replaced")
     options = parser.parse_args(arguments)
+    # Runs of the suite `train` are processes of their own, on the same GPU.
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     scale = options.scale or ("cpu" if jax.default_backend() == "cpu" and options.suite != "gpu" else "gpu")
     for suite in SUITES if options.suite == "gpu" else [options.suite]:
         path = (options.out or _RESULTS) / f"{suite}.jsonl"

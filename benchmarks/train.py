@@ -8,84 +8,58 @@ and those that were interrupted go on. What is timed is the whole run: compiling
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from experiments.records import read_lines
+from experiments.sweep import Run, execute
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# Name, config and flags of both runs, flags of the one with DemP.
-CASES: dict[str, list[tuple[str, str, tuple[str, ...], tuple[str, ...]]]] = {
+# Name, config and changes of both runs, further changes of the one with DemP.
+CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = {
     "tiny": [
-        (
-            "digits",
-            "configs/quickstart.py",
-            ("--config.steps=400", "--config.pruning.cut_cost=10", "--config.pruning.ahead=10"),
-            (),
-        )
+        ("digits", "configs/quickstart.py", {"steps": "400", "pruning.cut_cost": "10", "pruning.ahead": "10"}, {}),
     ],
     "cpu": [
-        ("resnet18", "configs/resnet18_cifar.py:cpu", (), ()),
-        ("vgg16", "configs/vgg16_cifar.py:cpu", (), ()),
+        ("resnet18", "configs/resnet18_cifar.py:cpu", {}, {}),
+        ("vgg16", "configs/vgg16_cifar.py:cpu", {}, {}),
     ],
     "gpu": [
         (
             "resnet18",
             "configs/resnet18_cifar.py",
-            (
-                "--config.steps=10ep",
-                "--config.optimizer.schedule=cosine",
-                "--config.model.dtype=bfloat16",
-                "--config.pruning.every=5%",
-                "--config.method.strength_span=50%",
-                "--config.method.noise=0.0",
-            ),
-            (),
+            {
+                "steps": "10ep",
+                "optimizer.schedule": "cosine",
+                "model.dtype": "bfloat16",
+                "pruning.every": "5%",
+                "method.strength_span": "50%",
+                "method.noise_span": "50%",
+                "method.noise": 0.0,
+            },
+            {},
         )
     ],
 }
 
 
 def rows(scale: str) -> Iterator[dict[str, Any]]:
-    """Yields a record per recipe: what both runs came to."""
+    """Yields a record per recipe: what both runs came to.
+
+    Raises:
+      RuntimeError: when one of them failed.
+    """
     for name, config, both, demp in CASES[scale]:
-        folder = _ROOT / "runs" / "benchmarks" / f"{name}-{scale}"
-        kinds = {"dense": (*both, "--config.method.name=dense"), "demp": (*both, *demp)}
-        commands = {
-            kind: [sys.executable, "-m", "experiments.run", f"--config={config}", f"--workdir={folder / kind}", *flags]
-            for kind, flags in kinds.items()
-        }
-        cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        apart = jax.default_backend() == "cpu" and len(cores) >= len(commands)
-        _run(folder, commands, cores if apart else None)
-        runs = {kind: _outcome(folder / kind) for kind in kinds}
-        yield {"recipe": name, "config": config, "flags": list(both), "side_by_side": apart, "runs": runs}
-
-
-def _run(folder: Path, commands: Mapping[str, list[str]], cores: list[int] | None) -> None:
-    """Runs commands to their end, all at once on a core each, or one after the other."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.ExitStack() as stack:
-        started = {}
-        for i, (kind, command) in enumerate(commands.items()):
-            log = stack.enter_context((folder / f"{kind}.log").open("a"))
-            pinned = ["taskset", "-c", str(cores[i]), *command] if cores else command
-            started[kind] = subprocess.Popen(pinned, cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT)
-            if not cores:
-                started[kind].wait()
-        for kind, process in started.items():
-            if process.wait():
-                tail = (folder / f"{kind}.log").read_text().strip().splitlines()[-1:]
-                raise RuntimeError(f"{' '.join(commands[kind])} failed: {' '.join(tail)}")
+        runs = {"dense": Run.of(config, both, {"method.name": "dense"}), "demp": Run.of(config, both, demp)}
+        outcomes = execute(runs.values(), _ROOT / "runs" / "benchmarks")
+        failed = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
+        if failed:
+            raise RuntimeError(f"{name}: {failed[0]}")
+        found = {kind: _outcome(outcomes[run].workdir) for kind, run in runs.items()}
+        yield {"recipe": name, "config": config, "changes": both, "runs": found}
 
 
 def _outcome(workdir: Path) -> dict[str, Any]:

@@ -10,6 +10,8 @@ back the compiled step does not fit, and the others are tried again.
 from __future__ import annotations
 
 import dataclasses
+import logging
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -17,6 +19,8 @@ from typing import Any
 import numpy as np
 
 import demp_jax
+
+_LOG = logging.getLogger(__name__)
 
 # Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 0.9 on a CPU
 # (benchmarks/README.md, suite `step`).
@@ -35,13 +39,18 @@ def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
     Args:
       cost: of a cut, in steps at present widths.
       waited: what dead units that waited have cost since the last cut, in such steps.
-      every: steps until the next chance.
+      every: steps until the next chance, see `period`.
       remaining: steps until the end of the run.
     """
     if cost <= 0:
         return 0.0
     time = max((cost - waited) / every, cost / max(remaining, 1))
     return min(max(time / TIME_PER_FLOPS, 0.0), 1 - 1e-9)
+
+
+def period(every: int, ahead: int) -> int:
+    """Returns how many steps lie between chances to cut: `every`, or as many as pass while a cut is prepared."""
+    return max(1, -(-ahead // every)) * every
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +94,7 @@ class Ahead:
     def __init__(self, due: int, planned: Future[Planned], prepared: Future[Any] | None):
         """Waits for nothing; see `start` and `resumed`."""
         self.due, self._planned, self._prepared = due, planned, prepared
+        self._abandoned = threading.Event()
 
     @staticmethod
     def start(
@@ -116,16 +126,20 @@ class Ahead:
             planned.set_result(plan()[0])
             return Ahead(due, planned, None)
 
+        coming = Ahead(due, planned, None)
+
         def work() -> Any:
             try:
                 found, cut = plan()
             except BaseException as error:
                 planned.set_exception(error)
-                raise
+                return None
             planned.set_result(found)
-            return prepare(cut) if prepare is not None and cut.plan is not None else None
+            wanted = prepare is not None and cut.plan is not None and not coming._abandoned.is_set()
+            return prepare(cut) if wanted and prepare is not None else None
 
-        return Ahead(due, planned, pool.submit(work))
+        coming._prepared = pool.submit(work)
+        return coming
 
     @staticmethod
     def resumed(fields: Mapping[str, Any]) -> Ahead:
@@ -135,9 +149,17 @@ class Ahead:
         return Ahead(planned.result().due, planned, None)
 
     def planned(self) -> Planned:
-        """Returns what is to be cut; waits for the trial."""
+        """Returns what is to be cut; waits for the trial, and raises what it raised."""
         return self._planned.result()
 
     def prepared(self) -> Any:
-        """Returns what was made for the cut network, or `None`; waits for it."""
-        return None if self._prepared is None else self._prepared.result()
+        """Returns what was made for the cut network, or `None`, also where that failed; waits for it."""
+        try:
+            return None if self._prepared is None else self._prepared.result()
+        except Exception as error:
+            _LOG.warning("the smaller step could not be compiled ahead (%s); it is compiled when needed", error)
+            return None
+
+    def abandon(self) -> None:
+        """Lets nothing be prepared any more that has not begun."""
+        self._abandoned.set()

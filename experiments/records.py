@@ -120,7 +120,7 @@ def _command() -> str:
     """Returns how this process was started, without the folders of this machine."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else "python"
-    places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out", "--dir")
+    places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out", "--dir", "--imagenet")
     words = []
     given = iter(sys.argv[1:])
     for word in given:

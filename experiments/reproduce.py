@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,8 +72,8 @@ def reproduce(
     smoke: bool = False,
     processes: int = 0,
     imagenet: Path | None = None,
-) -> list[Outcome]:
-    """Makes figures; returns the runs that failed.
+) -> list[str]:
+    """Makes figures; returns what failed, runs and figures.
 
     Args:
       chosen: names of figures.
@@ -85,18 +86,30 @@ def reproduce(
     """
     out.mkdir(parents=True, exist_ok=True)
     cases = {name: cases_of(FIGURES[name], scale, range(seeds), smoke=smoke) for name in chosen}
+    if imagenet is not None:
+        cases = {name: [_on_images(case, imagenet) for case in group] for name, group in cases.items()}
     everything = [case.run for group in cases.values() for case in group]
 
     def places(run: Run) -> list[str]:
-        if imagenet is None or "imagenet" not in run.config:
-            return []
-        return ["--config.data.name=image_folder", f"--config.data.dir={imagenet.resolve()}"]
+        return [f"--config.data.dir={imagenet.resolve()}"] if imagenet is not None and run.tag else []
 
     outcomes = execute(everything, out / "runs", processes=processes, more=places, say=_say)
+    failed = [f"{o.workdir}: {o.error}" for o in outcomes.values() if o.error is not None]
     for name in chosen:
-        _write(FIGURES[name], cases[name], outcomes, scale, range(seeds), out, smoke)
-        _say(f"{name}: {out / name}.json, .png, .md")
-    return [outcome for outcome in outcomes.values() if outcome.error is not None]
+        try:
+            _write(FIGURES[name], cases[name], outcomes, scale, range(seeds), out, smoke)
+            _say(f"{name}: {out / name}.json, .png, .md")
+        except Exception as error:  # The others are not to wait for this one's mending.
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    return failed
+
+
+def _on_images(case: Case, folder: Path) -> Case:
+    """Returns a case on ImageNet with a folder of images in its place."""
+    if "imagenet" not in case.run.config:
+        return case
+    run = Run.of(case.run.config, dict(case.run.changes), {"data.name": "image_folder"})
+    return dataclasses.replace(case, run=dataclasses.replace(run, tag=str(folder.resolve())))
 
 
 def _write(
@@ -123,7 +136,7 @@ def _write(
         flags = [f"--config={case.run.config}", *case.run.flags()]
         summaries.append({**place, **{k: outcome.summary[k] for k in (*keep, *more)}, "flags": flags})
     means = averaged(points)
-    verdicts = _judged(figure, means)
+    verdicts = _judged(figure, means, scale)
     failed = [o for o in (outcomes[c.run] for c in cases) if o.error is not None]
     content = {
         "figure": figure.name,
@@ -145,9 +158,10 @@ def _write(
     (out / f"{figure.name}.md").write_text(paragraph(figure, verdicts, scale, len(seeds), len(failed), smoke))
 
 
-def _judged(figure: Figure, means: Sequence[Mean]) -> list[Verdict]:
+def _judged(figure: Figure, means: Sequence[Mean], scale: str) -> list[Verdict]:
+    judge = figure.judge if scale != "paper" or figure.judge_at_size is None else figure.judge_at_size
     try:
-        return figure.judge(means) if means else []
+        return judge(means) if means else []
     except (IndexError, KeyError, ValueError) as error:
         # Lines without points, where runs failed.
         return [Verdict("Its claims.", "", "not tested", f"points are missing ({type(error).__name__}: {error})")]
@@ -253,6 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "list" in options.name:
         _say(listing(options.scale, seeds))
         return 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The runs are stopped, and save.
     chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
     out = options.out / ("smoke" if options.smoke else options.scale)
     try:
@@ -268,8 +283,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
-    for outcome in failed:
-        print(f"failed: {outcome.workdir}: {outcome.error}", file=sys.stderr)  # noqa: T201
+    for what in failed:
+        print(f"failed: {what}", file=sys.stderr)  # noqa: T201
     return 1 if failed else 0
 
 

@@ -20,6 +20,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -41,10 +42,12 @@ class Run:
     Attributes:
       config: a config file with its variant, as `--config` takes it.
       changes: changed fields and their values, sorted by field.
+      tag: what else makes it another run, such as where its data comes from.
     """
 
     config: str
     changes: tuple[tuple[str, Any], ...]
+    tag: str = ""
 
     @staticmethod
     def of(config: str, *changes: Mapping[str, Any]) -> Run:
@@ -55,7 +58,7 @@ class Run:
     @property
     def name(self) -> str:
         """The name of its folder: the config and a digest of everything that it changes."""
-        digest = hashlib.sha256(json.dumps([self.config, self.flags()]).encode()).hexdigest()[:10]
+        digest = hashlib.sha256(json.dumps([self.config, self.flags(), self.tag]).encode()).hexdigest()[:10]
         fields = dict(self.changes)
         words = [Path(self.config).name.replace(".py", "").replace(":", "-"), str(fields.get("method.name", "demp"))]
         return re.sub(r"[^\w.-]", "-", "-".join([*words, f"seed{fields.get('seed', 0)}", digest]))
@@ -140,9 +143,9 @@ def execute(
 
 
 def _has_accelerator() -> bool:
-    import jax
-
-    return jax.default_backend() != "cpu"
+    # In a process of its own: one that has opened an accelerator leaves others little of its memory, or none.
+    program = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
+    return subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()[-1:] != ["cpu"]
 
 
 def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
@@ -193,11 +196,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=0, help="how many runs at once; by default by the machine")
     options = parser.parse_args(arguments)
     try:
-        fixed = grid(options.set)[0]
+        fixed, *others = grid(options.set)
+        if others:
+            raise UsageError(f"--set must be FIELD=VALUE, one value for all runs; got {options.set}. Use --grid.")
         points = grid(options.grid)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The runs are stopped, and save.
     labels = {
         Run.of(options.config, fixed, point): ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
         for point in points

@@ -195,8 +195,12 @@ class _Run:
         mode = self.config.progress if self.devices.first else "off"
         progress = Progress(last, first, self.problem.dense.neurons, mode)
         with runtime.stop_on_signal() as stop, self.pool or contextlib.nullcontext():
-            with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
-                stopped_by = self._loop(first, last, batches, stop, progress)
+            try:
+                with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
+                    stopped_by = self._loop(first, last, batches, stop, progress)
+            finally:
+                if self.ahead is not None:
+                    self.ahead.abandon()
             self._tick()
             self.records.close()
             summary = self._summary(None if stopped_by else self._step_time_ratio())
@@ -223,10 +227,10 @@ class _Run:
         lengths, batch = self.problem.lengths, self.config.batch_size
         for step in range(first, last + 1):
             stopped_by = self._stopped(step, stop)
-            if self.counters.last_cut != step:
-                self._cut(step)
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
                 self._watch(step)
+            if self.counters.last_cut != step:
+                self._cut(step, stopping=stopped_by is not None)
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 self._evaluate(step)
             if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
@@ -260,8 +264,11 @@ class _Run:
 
     # Cutting and measuring.
 
-    def _cut(self, step: int) -> None:
-        """Cuts what the method wants cut at a step, if anything, or begins to prepare it."""
+    def _cut(self, step: int, *, stopping: bool = False) -> None:
+        """Cuts what the method wants cut at a step, if anything, or begins to prepare it.
+
+        A run that is stopping prepares nothing before it has saved: continued, it comes here again.
+        """
         last = step == self.problem.lengths.run
         if self.ahead is not None and self.ahead.due == step:
             ahead, self.ahead = self.ahead, None
@@ -275,7 +282,7 @@ class _Run:
             alone = cutter is cuts_lib.dead and self.method.updater is None
             if not alone or last or not self.problem.lengths.ahead:
                 self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
-            elif self.ahead is None:
+            elif self.ahead is None and (not stopping or self.counters.last_cut == step):
                 self._prepare(step)
 
     def _standing(self, step: int, **more: Any) -> cuts_lib.Standing:
@@ -288,7 +295,8 @@ class _Run:
         """Returns which part of the FLOPs a cut at a step has to save to pay."""
         lengths = self.problem.lengths
         remaining = lengths.run - step - lengths.ahead
-        return ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, lengths.cut_every, remaining)
+        period = ahead_lib.period(lengths.cut_every, lengths.ahead)
+        return ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, period, remaining)
 
     def _prepare(self, step: int, within: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
         """Begins to prepare a cut, unless the run ends before it could pay; `within` as `demp_jax.cut` takes it."""
@@ -355,7 +363,9 @@ class _Run:
         if record["refused"]:
             _LOG.warning("step %d: the cut was refused: %s", step, record["refused"])
         if record["waiting"]:
-            self.counters.waited += ahead_lib.TIME_PER_FLOPS * record["saves"] * self.problem.lengths.cut_every
+            lengths = self.problem.lengths
+            period = ahead_lib.period(lengths.cut_every, lengths.ahead)
+            self.counters.waited += ahead_lib.TIME_PER_FLOPS * record["saves"] * period
         elif record["removed"]:
             self.counters.waited = 0.0
         self.open_cut = {"step": step, **record}
@@ -459,15 +469,22 @@ class _Run:
         if not all_finite(self.state.variables["params"]):
             raise NonFiniteLossError(self._non_finite(step, math.nan))
         self._tick()
+        planned, failure = None, None
+        try:
+            planned = None if self.ahead is None else self.ahead.planned().as_json()
+        except Exception as error:
+            failure = error  # What training came to is sound, and is saved before the run ends.
         meta = {
             "config": workdir.as_json(self.config),
             "input_shape": list(self.problem.input_shape),
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),
             "open_cut": self.open_cut,
-            "ahead": None if self.ahead is None else self.ahead.planned().as_json(),
+            "ahead": planned,
         }
         self.checkpoints.save(step, self.state._asdict(), meta)
+        if failure is not None:
+            raise failure
 
     def _tick(self) -> None:
         """Adds the time since the last tick to the run's totals."""

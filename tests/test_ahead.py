@@ -28,11 +28,16 @@ CHANGES = {
 @given(
     st.floats(0.5, 500),
     st.integers(1, 200),
+    st.integers(0, 500),
     st.lists(st.floats(0, 0.9), min_size=1, max_size=40),
 )
-def test_waiting_costs_at_most_what_the_cuts_do(cost, every, deaths):
+def test_waiting_costs_at_most_what_the_cuts_do(cost, every, preparing, deaths):
     """Rent or buy, in the time that the rule goes by: steps lost by waiting against the price of the cuts."""
     waited, lost, cuts, saves = 0.0, 0.0, 0, 0.0
+    chances = range(every, 10**6, every)
+    # While a cut is prepared there is no other chance.
+    every = next(chance for chance in chances if chance >= preparing)
+    assert every == ahead.period(chances.step, preparing)
     for chance, death in enumerate(deaths, start=1):
         # Of what is left, so much dies.
         saves += (1 - saves) * death

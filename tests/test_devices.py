@@ -19,7 +19,7 @@ from tests.runs import lines, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CHANGES = {"eval_batch_size": 64}
+CHANGES = {"eval_batch_size": 64, "pruning.ahead": "2"}
 
 
 def _arrays(workdir):

@@ -42,7 +42,7 @@ def counter():
     steps[0] += 1
     return steps[0]
 
-train.train_and_evaluate(short_config(), workdir)
+train.train_and_evaluate(short_config(**{"pruning.ahead": "2"}), workdir)
 """
 
 
@@ -58,9 +58,9 @@ def _run(moment, workdir):
 
 
 def test_killed_again_and_again(tmp_path):
-    """While a checkpoint is being written, and between a cut and its checkpoint."""
-    train_and_evaluate(short_config(), tmp_path / "whole")
-    for moment in ("save:8", "cut:20"):
+    """While a checkpoint is being written, while a cut is prepared, and between that cut and its checkpoint."""
+    train_and_evaluate(short_config(**{"pruning.ahead": "2"}), tmp_path / "whole")
+    for moment in ("save:8", "cut:20", "cut:22"):
         status, errors = _run(moment, tmp_path / "killed")
         assert status == -signal.SIGKILL, (moment, errors)
     status, errors = _run("never:0", tmp_path / "killed")

@@ -82,6 +82,11 @@ class Verdict:
     why: str
 
 
+def verdict(claim: str, section: str, good: bool, why: str, tested: bool = True) -> Verdict:
+    """Returns a verdict; where nothing was `tested`, whether it would be `good` is of no account."""
+    return Verdict(claim, section, ("holds" if good else "does not hold") if tested else "not tested", why)
+
+
 @dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure or table of the paper.
@@ -93,6 +98,7 @@ class Figure:
       cases: from a scale and seeds to its runs.
       points: from a case and its finished run to points.
       judge: from means to verdicts.
+      judge_at_size: the same where only the paper's size can tell; `judge` is then for other scales.
       made: for figures without runs, from a scale and seeds to points.
       rows: lines of the paper, quoted beside the measured ones; for tables.
     """
@@ -103,6 +109,7 @@ class Figure:
     judge: Callable[[Sequence[Mean]], list[Verdict]]
     cases: Callable[[str, Sequence[int]], list[Case]] = lambda scale, seeds: []
     points: Callable[[Case, Outcome], list[Point]] = lambda case, outcome: []
+    judge_at_size: Callable[[Sequence[Mean]], list[Verdict]] | None = None
     made: Callable[[str, Sequence[int]], list[Point]] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
 
