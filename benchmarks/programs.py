@@ -54,6 +54,10 @@ class Program:
         self._state, metrics = train_step(self._state, self._data, None, self._members, task=self.task)
         return self._state, metrics
 
+    def compile(self) -> None:
+        """Traces and compiles the step, whether or not that was done before."""
+        train_step.lower(self._state, self._data, None, self._members, task=self.task).compile()
+
     @property
     def parameters(self) -> int:
         """How many parameters are trained."""
