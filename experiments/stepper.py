@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import statistics
+import time
 from typing import Any
 
 import jax
@@ -75,6 +78,36 @@ def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding)
 
     return state._replace(variables=jax.tree.map(shaped, variables), opt_state=jax.tree.map(shaped, opt_state))
+
+
+def time_ratio(problem: Problem, stepper: Stepper, state: TrainState, batch: Batch) -> float:
+    """Returns time per step over that of plain dense training, medians of interleaved repeats.
+
+    Plain: the same batch and base optimizer at the widths the run began with, nothing watched or added. How long is
+    timed is `config.step_time_seconds`, at least ten steps.
+    """
+    devices = problem.devices
+    network, variables = problem.initial()
+    opt_state = jax.jit(problem.base.init)(variables["params"])
+    dense = devices.everywhere(TrainState(state.step, variables, opt_state, state.key))
+    states = {name: jax.tree.map(jnp.copy, each) for name, each in (("dense", dense), ("final", state))}
+    plain = {"network": network, "tx": problem.base, "watch": False, "needs_live": False, "updater": None}
+    tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
+    times: dict[str, list[float]] = {"dense": [], "final": []}
+
+    def enough() -> bool:
+        taken = times["final"]
+        return len(taken) >= 10 and (sum(taken[1:]) >= problem.config.step_time_seconds or len(taken) >= 500)
+
+    # Several processes go on together.
+    while devices.any(not enough()):
+        for name, taken in times.items():
+            started = time.perf_counter()
+            states[name], metrics = train_step(states[name], *batch, stepper.members, task=tasks[name])
+            jax.block_until_ready(metrics)
+            taken.append(time.perf_counter() - started)
+    # The first repeat compiles.
+    return statistics.median(times["final"][1:]) / statistics.median(times["dense"][1:])
 
 
 def _kinds(tree: Any) -> list[tuple[Any, ...]]:

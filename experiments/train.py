@@ -9,7 +9,6 @@ import json
 import logging
 import math
 import signal
-import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,7 +32,7 @@ from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
 from experiments.progress import Progress
-from experiments.step import StepMetrics, TrainState, all_finite, free_compiled, train_step
+from experiments.step import StepMetrics, TrainState, all_finite, free_compiled
 from experiments.stepper import Stepper
 
 _LOG = logging.getLogger(__name__)
@@ -221,8 +220,8 @@ class _Run:
     ) -> signal.Signals | None:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
 
-        At each step: cut, evaluate, save, then update. So a checkpoint holds the network after a cut of its step, and
-        a run that continues from it does not cut again.
+        At each step: look who is dead, cut, evaluate, save, then update. So a checkpoint holds the network after a cut
+        of its step, and a run that continues from it does not cut again.
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
         for step in range(first, last + 1):
@@ -494,41 +493,12 @@ class _Run:
         self.counters.seconds_compiling += self.compiling.take()
 
     def _step_time_ratio(self) -> float:
-        """Returns time per step of the run's end over that of plain dense training, medians of interleaved repeats.
-
-        Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added.
-        """
+        """Returns time per step of the run's end over that of plain dense training."""
         if self.method.name == "dense":
             return 1.0
-        seconds = self.config.step_time_seconds
-        network, variables = self.problem.initial()
-        opt_state = jax.jit(self.problem.base.init)(variables["params"])
-        states = {
-            "dense": self.devices.everywhere(TrainState(self.state.step, variables, opt_state, self.state.key)),
-            "final": self.state,
-        }
-        states = {name: jax.tree.map(jnp.copy, state) for name, state in states.items()}
-        plain = dataclasses.replace(
-            self.stepper.task, network=network, tx=self.problem.base, watch=False, needs_live=False, updater=None
-        )
-        tasks = {"dense": plain, "final": self.stepper.task}
-        times: dict[str, list[float]] = {"dense": [], "final": []}
         with contextlib.closing(self.feed.batches(0, 1)) as batches:
             batch = next(batches)
-
-        def enough() -> bool:
-            taken = times["final"]
-            return len(taken) >= 10 and (sum(taken[1:]) >= seconds or len(taken) >= 500)
-
-        # Several processes go on together.
-        while self.devices.any(not enough()):
-            for name, taken in times.items():
-                started = time.perf_counter()
-                states[name], metrics = train_step(states[name], *batch, self.stepper.members, task=tasks[name])
-                jax.block_until_ready(metrics)
-                taken.append(time.perf_counter() - started)
-        # The first repeat compiles.
-        return statistics.median(times["final"][1:]) / statistics.median(times["dense"][1:])
+        return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch)
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         config, counters, dense = self.config, self.counters, self.problem.dense
