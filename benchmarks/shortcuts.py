@@ -1,0 +1,86 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The shortcut of a residual block whose two sides have lost different channels: ways to select, and a plain sum.
+
+Timed is relu(y + selected x) with its gradients to both, for x and y with half of the channels left, other ones on each
+side: `take` (a gather; its gradient scatters), `scatter` (adds into y at positions; its gradient gathers), `matmul` (a
+product with a 0-1 matrix), all in ratios to a plain sum of that many channels.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmarks.timing import interleaved
+
+# Examples, side of the image, channels of the dense network.
+CASES: dict[str, tuple[tuple[int, int, int], ...]] = {
+    "tiny": ((2, 4, 8),),
+    "cpu": ((128, 16, 16), (128, 4, 64), (16, 32, 64), (16, 16, 128), (16, 4, 512)),
+    "gpu": ((512, 32, 64), (512, 16, 128), (512, 4, 512)),
+}
+
+
+def take(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds by a gather, zero where the index is out of bounds."""
+    return y + jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
+
+
+def matmul(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds a product with the 0-1 matrix of the index."""
+    matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
+    return y + jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+
+
+def scatter(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds x into y at the positions that read it; what none reads falls out of bounds."""
+    where = jnp.full(x.shape[-1], y.shape[-1]).at[index].set(jnp.arange(y.shape[-1]), mode="drop")
+    return y.at[..., where].add(x, mode="drop")
+
+
+def plain(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds position by position."""
+    del index
+    return y + x
+
+
+WAYS: dict[str, Callable[..., jax.Array]] = {"sum": plain, "take": take, "scatter": scatter, "matmul": matmul}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per shape: times of every way."""
+    for examples, side, channels in CASES[scale]:
+        rng = np.random.default_rng(0)
+        left, right = (np.sort(rng.choice(channels, channels // 2, replace=False)) for _ in range(2))
+        # Position of each channel of the right side on the left, or one beyond it.
+        found = [int(np.flatnonzero(left == c)[0]) if c in left else len(left) for c in right]
+        index = jnp.asarray(found, jnp.int32)
+        x, y = (jax.random.normal(jax.random.key(k), (examples, side, side, channels // 2)) for k in (0, 1))
+
+        calls = {name: functools.partial(_gradients(way), x, y, index) for name, way in WAYS.items()}
+        timings = interleaved(calls, 2 if scale == "tiny" else 31)
+        ways = {name: timing.record() for name, timing in timings.items()}
+        yield {"examples": examples, "image": side, "channels": channels // 2, "ways": ways}
+
+
+def _gradients(way: Callable[..., jax.Array]) -> Callable[..., Any]:
+    def loss(x: jax.Array, y: jax.Array, index: jax.Array) -> jax.Array:
+        return jnp.sum(jax.nn.relu(way(x, index, y)) ** 2)
+
+    return jax.jit(jax.grad(loss, (0, 1)))
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    ways = list(WAYS)[1:]
+    found: list[tuple[str, ...]] = [("examples", "image", "channels", *ways)]
+    for record in records:
+        side = record["image"]
+        cells = [f"x {record['ways'][way]['ratio']:.2f}" for way in ways]
+        found.append((str(record["examples"]), f"{side} x {side}", str(record["channels"]), *cells))
+    return found
