@@ -70,7 +70,7 @@ def test_any_convolution_and_its_gradients(case):
 
     with pytest.MonkeyPatch.context() as patch:
         # So that what is small here counts as large, and is taken two examples at a time.
-        patch.setattr(convolutions, "_LEAST_POSITIONS", 1)
+        patch.setattr(convolutions, "_LEAST_POSITIONS_FEW_CHANNELS", 1)
         patch.setattr(convolutions, "_CHUNK_BYTES", 2 * (x[0].nbytes + g[0].nbytes))
         found = jax.jit(demp_jax.with_fast_convolutions(all_three, platform="cpu"))(x, kernel)
     np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
@@ -80,7 +80,7 @@ def test_any_convolution_and_its_gradients(case):
 
 @pytest.mark.parametrize(
     ("image", "devices", "replaced"),
-    [(2, 1, 2), (2, 2, 2), (3, 1, 0), (8, 1, 1), (8, 2, 0)],
+    [(2, 1, 2), (2, 2, 2), (3, 1, 0), (8, 1, 0), (16, 1, 1), (16, 2, 0)],
 )
 def test_what_is_replaced(image, devices, replaced):
     """Over small images the result and the image's gradient; over large ones the kernel's gradient, on one device."""

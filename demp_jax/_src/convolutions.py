@@ -28,8 +28,10 @@ from demp_jax._src import program as program_lib
 
 # Of images and gradients together, that are worked on at a time: half of the second-level cache of most cores.
 _CHUNK_BYTES = 2**20
-# Fewer positions than this, and XLA's own gradient of a kernel is as fast.
+# Fewer positions than this, and XLA's own gradient of a kernel is as fast; with few channels it is for more.
 _LEAST_POSITIONS = 64
+_LEAST_POSITIONS_FEW_CHANNELS = 256
+_FEW_CHANNELS = 1024  # Inputs times outputs.
 
 # Specifications of operands as `jax.lax.ConvDimensionNumbers` gives them, for two spatial axes: the layouts of
 # Flax forward, of the gradient with respect to the image (the kernel's channels exchanged), and of that with respect to
@@ -97,8 +99,9 @@ def _plain(params: dict[str, Any], x: Any) -> bool:
 
 def _large(op: program_lib.Op, positions: Sequence[int]) -> bool:
     """Returns whether many positions of an undilated image are summed to the few of a kernel."""
-    out = op.eqn.outvars[0].aval.shape[:2]
-    return op.params["lhs_dilation"] == (1, 1) and math.prod(positions) >= max(_LEAST_POSITIONS, 2 * math.prod(out))
+    out = op.eqn.outvars[0].aval.shape
+    least = _LEAST_POSITIONS if math.prod(out[2:]) >= _FEW_CHANNELS else _LEAST_POSITIONS_FEW_CHANNELS
+    return op.params["lhs_dilation"] == (1, 1) and math.prod(positions) >= max(least, 2 * math.prod(out[:2]))
 
 
 def _over_small_image(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
