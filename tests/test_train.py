@@ -197,8 +197,8 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
         elif moment.startswith("after"):
             real_cut = train._Run._cut
 
-            def cut(self, step):
-                real_cut(self, step)
+            def cut(self, step, **options):
+                real_cut(self, step, **options)
                 if step == stop_at:
                     raise _Interrupted
 
