@@ -378,7 +378,8 @@ def _fig11(means: Sequence[Mean]) -> list[Verdict]:
         _, y = line(means, 0, series)
         claim = "The larger Adam's epsilon, the fewer neurons die."
         why = f"learning rate {series}: {y[0]:.1f}% dead at the smallest epsilon, {y[-1]:.1f}% at the largest"
-        found.append(verdict(claim, "E", y[-1] < y[0], why, len(y) > 1))
+        # Where nobody dies nothing can be told.
+        found.append(verdict(claim, "E", y[-1] < y[0], why, len(y) > 1 and max(y) > 0))
     return found
 
 
