@@ -187,6 +187,8 @@ def test_noise_on_the_dead_is_what_revives():
     # The noise of a gradient is zero for the dead, and so is the gradient.
     assert (run("SGD noise", 0.05) >= first).all()
     assert (run("SGD", 0.05) >= first).all()
+    # Of weights that have diverged nothing is counted.
+    assert (run("SGD noise", 1e6) == -1).all()
 
 
 def test_what_is_said_of_a_figure(tmp_path, capsys, monkeypatch):

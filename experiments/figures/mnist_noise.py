@@ -15,7 +15,7 @@ import numpy as np
 from configs import mlp_mnist
 from experiments import data
 from experiments.errors import UsageError
-from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line
+from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line, verdict
 
 LEVELS = (0.01, 0.025, 0.05, 0.075, 0.1)
 KINDS = ("SGD noise", "asymmetric", "symmetric", "SGD")
@@ -61,7 +61,7 @@ def dead(params: Params, x: jax.Array) -> jax.Array:
 def train(
     params: Params, x: jax.Array, y: jax.Array, key: jax.Array, level: float, *, kind: str, looks: int, between: int
 ) -> jax.Array:
-    """Returns the number of dead neurons after every `between` steps, `[looks]`.
+    """Returns the number of dead neurons after every `between` steps, `[looks]`; -1 where the weights have diverged.
 
     One image a step. `SGD noise`: w -= level (g_image - g_all), the noise of the gradient alone. `asymmetric` and
     `symmetric`: w += level 0.1 xi, xi ~ N(0, 1), of live neurons' weights or of all. `SGD`: w -= level g_image.
@@ -89,7 +89,10 @@ def train(
 
     def look(params: Params, key: jax.Array) -> tuple[Params, jax.Array]:
         params, _ = jax.lax.scan(step, params, jax.random.split(key, between))
-        return params, dead(params, x)
+        finite = jnp.isfinite(loss(params, x, y)) & jnp.all(
+            jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(params)])
+        )
+        return params, jnp.where(finite, dead(params, x), -1)
 
     return jax.lax.scan(look, params, jax.random.split(key, looks))[1]
 
@@ -121,30 +124,37 @@ def _points(scale: str, seeds: Sequence[int], sizes: tuple[int, int] | None = No
                 series = f"{level:g}" if kind.startswith("SGD") else f"{level:g} {kind}"
                 for i, n in enumerate([int(dead(params, x)), *counts.tolist()]):
                     t = i * (steps // looks)
-                    points.append(Point(_PANELS[kind], series, t, seed, t, float(n)))
+                    if n >= 0:
+                        points.append(Point(_PANELS[kind], series, t, seed, t, float(n)))
     return points
 
 
 def _judge(means: Sequence[Mean]) -> list[Verdict]:
-    ends = {(panel, s): line(means, panel, s)[1][-1] for panel, s in dict.fromkeys((m.panel, m.series) for m in means)}
-    starts = {(panel, s): line(means, panel, s)[1][0] for panel, s in ends}
-    most = f"{LEVELS[-1]:g}"
     found = []
-    killed = ends[0, most] - starts[0, most]
-    why = f"{killed:+.0f} dead at level {most}, of 400"
-    found.append(Verdict("The noise of SGD alone kills neurons.", "D.1", _holds(killed > 1), why))
-    apart = [ends[1, f"{level:g} asymmetric"] - ends[1, f"{level:g} symmetric"] for level in LEVELS]
-    why = "asymmetric minus symmetric, by level: " + ", ".join(f"{a:+.0f}" for a in apart)
+    end = max(m.x for m in means)
+    killed, diverged = {}, []
+    for level in LEVELS:
+        x, y = line(means, 0, f"{level:g}")
+        if x[-1] < end:
+            diverged.append(f"{level:g}")
+        else:
+            killed[level] = y[-1] - y[0]
+    why = (
+        ", ".join(f"{n:+.0f} dead of 400 at level {level:g}" for level, n in killed.items()) or "no level stayed finite"
+    )
+    why += f"; the weights diverged at {', '.join(diverged)}" if diverged else ""
+    claim = "The noise of SGD alone kills neurons."
+    found.append(verdict(claim, "D.1", bool(killed) and max(killed.values()) > 1, why, bool(killed)))
+    apart = [line(means, 1, f"{level:g} {kind}")[1][-1] for level in LEVELS for kind in ("asymmetric", "symmetric")]
+    leads = [a - b for a, b in zip(apart[::2], apart[1::2], strict=True)]
+    why = "asymmetric minus symmetric, by level: " + ", ".join(f"{lead:+.0f}" for lead in leads)
     claim = "Gaussian noise on live neurons alone kills more than noise on all, which revives."
-    found.append(Verdict(claim, "D.1", _holds(apart[-1] > 0), why))
-    why = f"{ends[2, most]:.0f} dead at level {most}, {ends[2, f'{LEVELS[0]:g}']:.0f} at {LEVELS[0]:g}"
+    found.append(verdict(claim, "D.1", leads[-1] > 0, why))
+    (x, low), (_, high) = (line(means, 2, f"{level:g}") for level in (LEVELS[0], LEVELS[-1]))
+    why = f"{high[-1]:.0f} dead at level {LEVELS[-1]:g}, {low[-1]:.0f} at {LEVELS[0]:g}"
     claim = "Plain SGD kills more neurons, the noisier it is."
-    found.append(Verdict(claim, "D.1", _holds(ends[2, most] > ends[2, f"{LEVELS[0]:g}"]), why))
+    found.append(verdict(claim, "D.1", high[-1] > low[-1], why, bool(len(high) == len(low) == len(x))))
     return found
-
-
-def _holds(good: bool) -> str:
-    return "holds" if good else "does not hold"
 
 
 FIG9 = Figure(
