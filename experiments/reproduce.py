@@ -283,6 +283,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 2
+    except KeyboardInterrupt:
+        print("stopped and saved; give the same command to continue", file=sys.stderr)  # noqa: T201
+        return 130
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)  # noqa: T201
     return 1 if failed else 0

@@ -208,7 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Run.of(options.config, fixed, point): ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
         for point in points
     }
-    outcomes = execute(labels, options.out, processes=options.processes)
+    try:
+        outcomes = execute(labels, options.out, processes=options.processes)
+    except KeyboardInterrupt:
+        print("stopped and saved; give the same command to continue", file=sys.stderr)  # noqa: T201
+        return 130
     done = [{"setting": labels[run], **o.summary} for run, o in outcomes.items() if o.summary is not None]
     (options.out / "sweep.jsonl").write_text("".join(json.dumps(record) + "\n" for record in done))
     table = tables.markdown(done)

@@ -167,6 +167,17 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     assert summary.stat().st_mtime_ns == before
 
 
+def test_ctrl_c_is_one_line(tmp_path, capsys, monkeypatch):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "execute", interrupted)
+    monkeypatch.setattr(sweep, "execute", interrupted)
+    assert reproduce.main(["propB1", f"--out={tmp_path}"]) == 130
+    assert sweep.main(["--config=configs/quickstart.py", "--grid=seed=0", f"--out={tmp_path}"]) == 130
+    assert capsys.readouterr().err.count("give the same command to continue") == 2
+
+
 @needs_tfds
 def test_noise_on_the_dead_is_what_revives():
     """With noise on live neurons alone nobody who is dead comes back; with noise on all some do."""
