@@ -221,7 +221,8 @@ def test_what_is_said_of_a_figure(tmp_path, capsys, monkeypatch):
 
 @needs_tfds
 @pytest.mark.slow
-def test_every_figure_at_the_size_of_a_smoke_run(tmp_path):
+def test_every_figure_at_the_size_of_a_smoke_run(tmp_path, monkeypatch):
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # Of the tests, which see many devices.
     names = [name for name in FIGURES if name not in ("table1", "table2", "table3", "fig17")]
     assert reproduce.main([*names, "--smoke", f"--out={tmp_path}"]) == 0
     for name in names:
@@ -232,8 +233,9 @@ def test_every_figure_at_the_size_of_a_smoke_run(tmp_path):
 
 
 @pytest.mark.slow
-def test_figures_on_images(tmp_path):
+def test_figures_on_images(tmp_path, monkeypatch):
     """The tables of ImageNet and the ViT's figure, on a few made-up images; no claim is tested by them."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)  # Of the tests, which see many devices.
     image_files.drawn_folder(tmp_path / "images")
     names = ["table3", "fig17"]
     arguments = [*names, f"--imagenet={tmp_path / 'images'}", f"--out={tmp_path}", "--scale=cpu"]
