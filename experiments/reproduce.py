@@ -202,6 +202,7 @@ may hold at the paper's size.
 def page(folder: Path, scale: str) -> str:
     """Returns the page of all claims, from the figures that `folder/scale` holds."""
     rows, missing = [], []
+    keys = ("claim", "section", "why", "outcome")
     for name, figure in FIGURES.items():
         path = folder / scale / f"{name}.json"
         if not path.exists():
@@ -210,13 +211,17 @@ def page(folder: Path, scale: str) -> str:
         found = json.loads(path.read_text())
         label = f"[{name}](figures/{scale}/{name}.png)"
         rows += [
-            f"| {label} | {found['seeds']} | {v['claim']} | {v['section']} | {v['why']} | {v['outcome']} |"
+            " | ".join(["", label, str(found["seeds"]), *(_cell(v[key]) for key in keys), ""]).strip()
             for v in found["verdicts"]
         ]
     text = _PAGE.format(scale=scale) + "\n".join(rows) + "\n"
     if missing:
         text += "\nNot run here yet, each by `python -m experiments.reproduce NAME`:\n\n" + "\n".join(missing) + "\n"
     return text
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")  # Else a column would end there.
 
 
 def listing(scale: str, seeds: int) -> str:

@@ -254,3 +254,6 @@ def test_the_page_of_claims_comes_from_the_records():
         assert not found["smoke"]
         assert {"command", "commit", "versions", "device"} <= set(found)
         assert not found["failed"]
+    # As many columns in every row.
+    rows = [line for line in reproduce.page(folder, "cpu").splitlines() if line.startswith("|")]
+    assert {line.replace(r"\|", "").count("|") for line in rows} == {7}
