@@ -118,6 +118,14 @@ def base() -> ml_collections.ConfigDict:
     c.method.noise_asymmetric = True  # On weights of live neurons only.
     c.method.noise_schedule = "one_cycle"
     c.method.noise_span = "87%"
+    # demp: a size to end at, one of these or none; the strength is then a first guess, 0 for one of 0.02.
+    c.method.target = ml_collections.ConfigDict()
+    c.method.target.weight_sparsity = placeholder(float)  # In (0, 1), as neuron_sparsity.
+    c.method.target.neuron_sparsity = placeholder(float)
+    c.method.target.parameters = placeholder(int)  # How many are left.
+    c.method.target.inference_flops = placeholder(float)  # Of the dense network's, in (0, 1).
+    c.method.target.step_time = placeholder(float)  # Of the dense network's, in (0, 1), as measured in the run.
+    c.method.target.every = "2%"  # Steps between looks at what a cut would leave.
 
     # Methods that cut units by scores: snap, crop, earlysnap, earlycrop, random, l1, slimming, chase.
     c.ranking = ml_collections.ConfigDict()

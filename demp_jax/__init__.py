@@ -12,8 +12,11 @@ from demp_jax._src.activity import with_activity as with_activity
 from demp_jax._src.convolutions import with_fast_convolutions as with_fast_convolutions
 from demp_jax._src.cutting import Cut as Cut
 from demp_jax._src.cutting import CutRecord as CutRecord
+from demp_jax._src.cutting import Forecast as Forecast
 from demp_jax._src.cutting import cut as cut
+from demp_jax._src.cutting import forecast as forecast
 from demp_jax._src.demp import demp as demp
+from demp_jax._src.demp import with_strength_factor as with_strength_factor
 from demp_jax._src.gates import with_gates as with_gates
 from demp_jax._src.graph import Graph as Graph
 from demp_jax._src.masks import Membership as Membership
@@ -31,6 +34,7 @@ from demp_jax._src.schedules import cosine_decay as cosine_decay
 from demp_jax._src.schedules import one_cycle as one_cycle
 from demp_jax._src.schedules import warmup_hold as warmup_hold
 from demp_jax._src.select import select as select
+from demp_jax._src.target import TargetController as TargetController
 from demp_jax._src.tracing import trace as trace
 
 __version__ = "0.1.0"

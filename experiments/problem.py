@@ -15,7 +15,7 @@ import optax
 
 import demp_jax
 from baselines import structured
-from experiments import data, methods, network, optimizers, progress
+from experiments import data, methods, network, optimizers, progress, target
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
@@ -61,6 +61,7 @@ class Problem:
       method: the pruning method with its optimizer.
       dense: the removable units of the network at its initial widths.
       dense_parameters: its number of parameters.
+      goal: the size to end at, or `None`.
     """
 
     config: ml_collections.ConfigDict
@@ -73,6 +74,7 @@ class Problem:
     method: methods.Method
     dense: demp_jax.Graph
     dense_parameters: int
+    goal: target.Goal | None
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -153,6 +155,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
             structured.unranked_classes(dense, patterns)
         except ValueError as error:
             raise UsageError(f"config.ranking.exclude={patterns!r}: {error}") from error
+    parameters = size(variables["params"])
+    goal = target.goal(config, dense, parameters, epoch=lengths.epoch, run=lengths.run)
     return Problem(
         config=config,
         dataset=dataset,
@@ -163,7 +167,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         base=base,
         method=method,
         dense=dense,
-        dense_parameters=size(variables["params"]),
+        dense_parameters=parameters,
+        goal=goal,
     )
 
 

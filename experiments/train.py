@@ -28,6 +28,7 @@ from experiments import cuts as cuts_lib
 from experiments import network as network_lib
 from experiments import plots, records, runtime, workdir
 from experiments import stepper as stepper_lib
+from experiments import target as target_lib
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
@@ -124,6 +125,11 @@ class _Run:
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
         self.ahead: ahead_lib.Ahead | None = None
+        self.steering: target_lib.Steering | None = None
+        if problem.goal is not None:
+            self.steering = target_lib.Steering(
+                problem.goal, problem.dense, problem.dense_parameters, guesses=self.config.method.strength == 0
+            )
         # Tries cuts and compiles steps while training goes on; where several devices or processes work together, what
         # they compute has to be in one order.
         alone = self.devices.count == 1 and self.devices.processes == 1
@@ -158,6 +164,8 @@ class _Run:
         self.open_cut = meta.get("open_cut")
         if meta.get("ahead") is not None:
             self.ahead = ahead_lib.Ahead.resumed(meta["ahead"])
+        if self.steering is not None:
+            self.steering.load(meta["steering"])
         _LOG.info("continuing from step %d", step)
         return network.resized(state.variables), state
 
@@ -220,14 +228,16 @@ class _Run:
     ) -> signal.Signals | None:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
 
-        At each step: look who is dead, cut, evaluate, save, then update. So a checkpoint holds the network after a cut
-        of its step, and a run that continues from it does not cut again.
+        At each step: look who is dead, steer, cut, evaluate, save, then update. So a checkpoint holds the network after
+        a cut of its step, and a run that continues from it does not cut again.
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
         for step in range(first, last + 1):
             stopped_by = self._stopped(step, stop)
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
                 self._watch(step)
+            if self.steering is not None and step != self.continued and step % self.steering.goal.every == 0:
+                self._steer(step, self.steering)
             if self.counters.last_cut != step:
                 self._cut(step, stopping=stopped_by is not None)
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
@@ -415,6 +425,24 @@ class _Run:
         bits = {name: np.packbits(units).tobytes().hex() for name, units in dead.items()}
         return {"dead": {name: int(units.sum()) for name, units in dead.items()}, "bits": bits}
 
+    def _steer(self, step: int, steering: target_lib.Steering) -> None:
+        """Sets the strength of the regulariser by what a cut would leave."""
+        self._flush(step)
+        options = {name: self.method.options[name] for name in ("criterion", "epsilon", "constant", "min_units")}
+        forecast = demp_jax.forecast(
+            self.network,
+            self.state.variables,
+            self.feed.death_set(step),
+            graph=self.stepper.graph,
+            params=lambda variables: variables["params"],
+            exclude=self.problem.exclude,
+            **options,
+        )
+        left = steering.look(step, forecast)
+        opt_state = demp_jax.with_strength_factor(self.state.opt_state, steering.factor)
+        self.state = self.state._replace(opt_state=opt_state)
+        self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
+
     def _flush(self, step: int) -> dict[str, Any]:
         """Waits for the steps taken, checks their losses, and writes a line of metrics; returns it."""
         if not self.pending:
@@ -432,6 +460,8 @@ class _Run:
             "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
             **self._progress(step),
         }
+        if self.steering is not None:
+            self.steering.timed(self.flops, line["seconds_per_step"])
         self.records.metrics(step, line)
         self._start_timing()
         return line
@@ -442,11 +472,12 @@ class _Run:
 
     def _progress(self, step: int) -> dict[str, Any]:
         """Returns where the schedules and the network stand before the update of a step."""
+        factor = 1.0 if self.steering is None else self.steering.factor
         return {
             "epoch": step / self.problem.lengths.epoch,
             "learning_rate": float(self.problem.rate(step)),
-            "strength": float(self.method.strength(step)),
-            "noise": float(self.method.noise(step)),
+            "strength": float(self.method.strength(step)) * factor,
+            "noise": float(self.method.noise(step)) * min(factor, 1.0),
             "neurons": self.stepper.graph.neurons,
             "parameters": self.parameters,
             "width": self.stepper.graph.widths,
@@ -480,6 +511,7 @@ class _Run:
             "counters": dataclasses.asdict(self.counters),
             "open_cut": self.open_cut,
             "ahead": planned,
+            "steering": None if self.steering is None else self.steering.as_json(),
         }
         self.checkpoints.save(step, self.state._asdict(), meta)
         if failure is not None:
@@ -510,6 +542,7 @@ class _Run:
             "model": config.model.name,
             "seed": config.seed,
             "steps": int(self.state.step),
+            "target": None if self.steering is None else self.steering.summary(self.parameters, self.stepper.graph),
             "test_accuracy": counters.test_accuracy,
             "dense_parameters": self.problem.dense_parameters,
             "parameters": self.parameters,

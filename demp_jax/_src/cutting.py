@@ -264,6 +264,62 @@ def cut(
     return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
 
 
+@dataclasses.dataclass(frozen=True)
+class Forecast:
+    """What a cut would do.
+
+    Attributes:
+      neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
+    """
+
+    neurons: tuple[int, int]
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+
+
+def forecast(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    graph: Graph | None = None,
+    params: Callable[[Any], Any] | None = None,
+    criterion: str = "auto",
+    epsilon: float = 0.01,
+    constant: float | None = None,
+    min_units: int = 1,
+    exclude: Sequence[str] | str = (),
+    batch_axis: int = 0,
+) -> Forecast:
+    """Returns what a cut of all that is dead would leave, and cuts nothing.
+
+    It takes one evaluation of the death set. A cut is also proved, and leaves out what would change the outputs.
+
+    Args:
+      fn, variables, batches, params, criterion, epsilon, constant, min_units, exclude, batch_axis: see `cut`.
+      graph: the trace of the network, where it is at hand; traced anew by default.
+
+    Raises:
+      ValueError: when there is no batch, or for a bad option.
+    """
+    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    batches = list(batches)
+    if not batches:
+        raise ValueError("the death set is empty: give at least one batch of training inputs.")
+    graph = graph or tracing.trace(fn, variables, batches[0], batch_axis=batch_axis, exclude=exclude)
+    uses = planning.needed_uses(graph, constant)
+    observation = activity_lib.observe(fn, variables, batches, uses=uses, batch_axis=batch_axis, exclude=exclude)
+    options: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon, "constant": constant, "min_units": min_units}
+    removed = planning.decide(graph, observation, **options).removed
+    count = _counter(graph, variables, params)
+    gone = sum(int(np.append(removed, False)[site.classes].sum()) for site in graph.sites)
+    return Forecast(
+        (graph.neurons, graph.neurons - gone),
+        (count(None), count(removed)),
+        (graph.flops(), graph.flops(removed)),
+    )
+
+
 def _allowed(graph: Graph, within: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[classes]`: which classes have a unit that is named in `within`."""
     _check_bits(graph, "within", within)

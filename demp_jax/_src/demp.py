@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from demp_jax._src import noise as noise_lib
@@ -75,3 +77,40 @@ def demp(
         return chain.update(grads, state, params, live=live, **extra_args)
 
     return optax.GradientTransformationExtraArgs(chain.init, update)
+
+
+def with_strength_factor(opt_state: Any, factor: float) -> Any:
+    """Returns the state of an optimizer in which the scheduled strength of its regulariser is multiplied by `factor`.
+
+    A factor below 1 holds for the variance of the noise, too: at 0 nothing shall die any more. It holds from the next
+    update on, until it is set again, and nothing is compiled anew. `TargetController` says by what.
+
+    Example:
+      >>> tx = demp(optax.sgd(1.0), strength=0.1)
+      >>> params = {"scale": jnp.array([2.0])}
+      >>> state = with_strength_factor(tx.init(params), 3.0)
+      >>> updates, _ = tx.update({"scale": jnp.zeros(1)}, state, params)
+      >>> round(float(updates["scale"][0]), 2)
+      -0.3
+
+    Args:
+      opt_state: with the state of a regulariser anywhere in it.
+      factor: >= 0.
+
+    Raises:
+      ValueError: for a factor that is negative or not finite, or where there is no regulariser.
+    """
+    if not (factor >= 0 and math.isfinite(factor)):
+        raise ValueError(f"the factor on a strength must be a finite number >= 0; got {factor}.")
+    kinds = (regularization.RegularizerState, noise_lib.NoiseState)
+    if not any(isinstance(n, kinds[0]) for n in jax.tree.leaves(opt_state, is_leaf=lambda n: isinstance(n, kinds))):
+        raise ValueError("the optimizer has no regulariser whose strength could be changed: wrap it in `demp`.")
+
+    def changed(node: Any) -> Any:
+        if not isinstance(node, kinds):
+            return node
+        value = factor if isinstance(node, kinds[0]) else min(factor, 1.0)
+        # As the old one is placed, and of its type: for another the step would be compiled anew.
+        return node._replace(factor=jax.device_put(jnp.asarray(value, jnp.float32), node.factor.sharding))
+
+    return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, kinds))

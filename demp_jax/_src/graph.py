@@ -274,6 +274,18 @@ class Graph:
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
+    def floor(self, min_units: int = 1) -> np.ndarray:
+        """Returns `[classes]`: which classes leave when every activation keeps just `min_units` of its units.
+
+        What `parameters` and `flops` give for it is the least that cuts can leave.
+        """
+        removed = np.ones(self.classes, bool)
+        for site in self.sites:
+            fixed = int((site.classes < 0).sum())
+            stay = site.classes[site.classes >= 0][: max(min_units - fixed, 0)]
+            removed[stay] = False
+        return removed
+
     def report(self) -> str:
         """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons."""
         lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.classes} removable units"]

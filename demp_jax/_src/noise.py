@@ -22,10 +22,12 @@ class NoiseState(NamedTuple):
     Attributes:
       step: number of updates so far, `int32[]`.
       key: the random key; the draw of a step uses `fold_in(key, step)`, so the state never has to be split.
+      factor: what the scheduled amount is multiplied by, `float32[]`; 1, or 0 where `with_strength_factor` stopped it.
     """
 
     step: jax.Array
     key: jax.Array
+    factor: jax.Array
 
 
 def add_weight_noise(
@@ -67,7 +69,8 @@ def add_weight_noise(
 
     def init(params: Any) -> NoiseState:
         del params
-        return NoiseState(jnp.zeros([], jnp.int32), jax.random.key(key) if isinstance(key, int) else key)
+        made = jax.random.key(key) if isinstance(key, int) else key
+        return NoiseState(jnp.zeros([], jnp.int32), made, jnp.ones([], jnp.float32))
 
     def update(
         updates: Any, state: NoiseState, params: Any = None, *, live: Any = None, **extra_args: Any
@@ -78,14 +81,14 @@ def add_weight_noise(
                 "asymmetric noise needs to know the weights of live neurons: call tx.update(..., live=mask), "
                 "with a mask from `weight_mask`, or use `demp`, which reads it off the gradient."
             )
-        spread = value_at(amount, state.step)
+        spread = state.factor * value_at(amount, state.step)
         std = jnp.sqrt(spread) if amplitude == "variance" else spread
         noisy = _add(updates, std, jax.random.fold_in(state.key, state.step), live if asymmetric else None)
-        return noisy, NoiseState(optax.safe_increment(state.step), state.key)
+        return noisy, state._replace(step=optax.safe_increment(state.step))
 
     def skip(updates: Any, state: NoiseState, params: Any = None, **extra_args: Any) -> tuple[Any, NoiseState]:
         del params, extra_args
-        return updates, NoiseState(optax.safe_increment(state.step), state.key)
+        return updates, state._replace(step=optax.safe_increment(state.step))
 
     is_off = isinstance(amount, int | float) and amount == 0
     return optax.GradientTransformationExtraArgs(init, skip if is_off else update)

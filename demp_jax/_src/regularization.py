@@ -23,9 +23,11 @@ class RegularizerState(NamedTuple):
 
     Attributes:
       step: number of updates so far, `int32[]`.
+      factor: what the scheduled strength is multiplied by, `float32[]`; 1 until `with_strength_factor` sets another.
     """
 
     step: jax.Array
+    factor: jax.Array
 
 
 def norm_scales(params: Any) -> Any:
@@ -121,12 +123,12 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
 
     def init(params: Any) -> RegularizerState:
         del params
-        return RegularizerState(jnp.zeros([], jnp.int32))
+        return RegularizerState(jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32))
 
     def update(updates: Any, state: RegularizerState, params: Any = None) -> tuple[Any, RegularizerState]:
         if params is None:
             raise ValueError("a regulariser needs the parameters: call tx.update(grads, state, params).")
-        amount = sign * value_at(strength, state.step)
+        amount = sign * state.factor * value_at(strength, state.step)
 
         def add(u: jax.Array, p: jax.Array, chosen: bool) -> jax.Array:
             if not chosen:
@@ -134,7 +136,7 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
             return u + (amount * (jnp.sign(p) if kind == "lasso" else p)).astype(u.dtype)
 
         mask = where(params) if callable(where) else where
-        return jax.tree.map(add, updates, params, mask), RegularizerState(optax.safe_increment(state.step))
+        return jax.tree.map(add, updates, params, mask), state._replace(step=optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)
 

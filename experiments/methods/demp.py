@@ -9,6 +9,7 @@ from typing import Any
 import optax
 
 import demp_jax
+from experiments import target
 from experiments.durations import to_steps
 from experiments.errors import require, require_choice
 from experiments.methods.method import Method, pruning
@@ -32,6 +33,9 @@ def dense(config: Any, base: optax.GradientTransformation, *, epoch: float, run:
 def demp(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
     """Returns DemP: the regulariser, the noise, and cuts of dead units."""
     section = config.method
+    if target.asked(config) and section.strength == 0:
+        section = section.copy_and_resolve_references().unlock()
+        section.strength = target.GUESS
     strength = _schedule("strength", section, epoch=epoch, run=run)
     noise = _schedule("noise", section, epoch=epoch, run=run)
     require_choice("config.method.regularizer", section.regularizer, ("lasso", "l2"))

@@ -1,0 +1,129 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A target instead of a search: how strong the regulariser has to be for a network to end at a given size.
+
+The paper searches for lambda and names that as its main limitation (appendix H.1). Here the size that a cut would leave
+is watched while training goes on, and lambda follows.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+# Until this part of the span nobody is expected to die, and at this one the target is to be reached.
+_BEGIN = 0.03
+# Those about to die do so within about this part of the span, also when the regulariser stops.
+_COASTING = 0.04
+# Of what is left, about so much dies without the regulariser over a span, of units with small scales.
+_UNAIDED = 0.06
+# The regulariser fades over the last so much of what is to leave, on the logarithmic scale.
+_GENTLE = 0.05
+# By how much the logarithm of the factor grows with how far the network is behind, and, over a whole span, with how
+# long it has been.
+_PROPORTIONAL, _INTEGRAL = 8.0, 30.0
+_MOST = math.log(1e3)
+# Stopped, it begins anew from here.
+_LEAST = 0.01
+
+
+@dataclasses.dataclass
+class TargetController:
+    """Says by what to multiply the strength of a regulariser, so that a network ends at a given size.
+
+    Let r be the part of the network that a cut would leave, and r* the part that is to be left. Both are taken on a
+    logarithmic scale, because what dies is a part of what is there: z = log r / log r* goes from 0 to 1. With c = 4% of
+    the span, for which those about to die go on dying once the regulariser has stopped:
+
+        z+(t)  = z(t) + c dz/dt                                           where it will be
+        z*(t)  = 1 - (1 - v)^3,  v = (t / span - 0.03) / 0.37 in [0, 1]   where it should be
+        e(t)   = z*(t + c) - z+(t)                                        how far it is behind
+        factor = exp(8 e + 30 integral of e dt / span)                    fading near z+ = 1, 0 beyond it
+
+    The course z* is that of a regulariser that does not change: most die early, the last ones late. It is done after
+    40% of the span, which leaves time to make up for what is missing, and to recover. Time is counted in steps and
+    nothing is drawn at random, so runs repeat.
+
+    Example:
+      >>> controller = TargetController(left=0.2, span=1000)
+      >>> controller.update(300, 0.9) > 1  # Behind.
+      True
+      >>> controller.update(400, 0.15)  # There.
+      0.0
+
+    Attributes:
+      left: the part that is to be left, in (0, 1), of whatever `update` is told of: parameters, neurons, FLOPs.
+      span: steps in which units die, those of the schedules.
+      first: the factor to begin with.
+      integral: of how far the network was behind, in spans.
+      step: of the last update.
+      reached: z at the last update.
+      rate: of z, in 1 / steps, averaged over about 4% of the span.
+      factor: that the last update gave.
+    """
+
+    left: float
+    span: int
+    first: float = 1.0
+    integral: float = 0.0
+    step: int = 0
+    reached: float = 0.0
+    rate: float = 0.0
+    factor: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.left < 1:
+            raise ValueError(f"TargetController: left must be in (0, 1); got left={self.left}.")
+        if self.span < 1:
+            raise ValueError(f"TargetController: span must be >= 1 step; got span={self.span}.")
+        if not 0 < self.first <= math.exp(_MOST):
+            raise ValueError(f"TargetController: first must be in (0, 1000]; got first={self.first}.")
+
+    def aim(self, step: int) -> float:
+        """Returns the part at which the regulariser stops: above `left` by as many as are to die without it."""
+        return min(self.left * (1 + _UNAIDED * max(1 - step / self.span, 0.0)), (1 + self.left) / 2)
+
+    def update(self, step: int, left: float) -> float:
+        """Returns the factor from now on.
+
+        Args:
+          step: how many updates of the parameters were made; not less than at the last call.
+          left: the part of the network that a cut would leave now, in (0, 1].
+
+        Returns:
+          The factor, in [0, 1000]; 0 when the target is reached.
+        """
+        passed, coasting = step - self.step, _COASTING * self.span
+        aim = self.aim(step)
+        z = math.log(min(max(left, 1e-9), 1.0)) / math.log(aim)
+        if passed > 0:
+            self.rate += ((z - self.reached) / passed - self.rate) * min(passed / coasting, 1.0)
+        self.step, self.reached = step, z
+        coming = z + max(self.rate, 0.0) * coasting
+        behind = self._course((step + coasting) / self.span) - coming
+        integral = self.integral + behind * passed / self.span
+        self.integral = min(max(integral, -_MOST / _INTEGRAL), _MOST / _INTEGRAL)
+        if coming >= 1:
+            self.factor = 0.0
+            return 0.0
+        # Gently at the end, and never much stronger all at once: those at the brink die together.
+        missing = (coming - 1) * math.log(aim) / _GENTLE
+        force = min(_PROPORTIONAL * behind + _INTEGRAL * self.integral + math.log(self.first), _MOST)
+        most = max(self.factor, _LEAST) * math.exp(min(2 * passed / coasting, _MOST))
+        self.factor = min(min(missing, 1.0) * math.exp(force), most)
+        return self.factor
+
+    @property
+    def _end(self) -> float:
+        """At which part of the span the target is to be reached: the more is to leave the earlier."""
+        return min(max(0.85 + 0.15 * math.log(self.left), 0.3), 0.8)
+
+    def outlook(self) -> float | None:
+        """Returns the part that is left at the end if it goes on like this; `None` where it is too early to tell."""
+        if self.step < self._end * self.span:
+            return None
+        remaining = max(self.span - self.step, 0)
+        return self.aim(self.step) ** (self.reached + max(self.rate, 0.0) * remaining)
+
+    def _course(self, part: float) -> float:
+        progress = min(max((part - _BEGIN) / (self._end - _BEGIN), 0.0), 1.0)
+        return 1 - (1 - progress) ** 3

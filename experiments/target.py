@@ -1,0 +1,207 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The size that a run is to end at, and how the strength of the regulariser gets it there."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import statistics
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+import demp_jax
+from experiments.ahead import TIME_PER_FLOPS
+from experiments.durations import to_steps
+from experiments.errors import UsageError, require
+
+_LOG = logging.getLogger(__name__)
+
+# Where the config has no strength it is this one, with a first factor by how much is to leave: on digits, and on
+# CIFAR-10 with narrow networks, lambda of 0.001 to 0.02 takes 65% to 90% of the weights.
+GUESS = 0.02
+TOLERANCE = 0.01
+
+
+@dataclasses.dataclass(frozen=True)
+class Goal:
+    """What a run is to end at.
+
+    Attributes:
+      kind: the field of `config.method.target`.
+      asked: its value.
+      left: the part of the dense network's parameters, neurons, FLOPs or step time that is to be left, in (0, 1).
+      span: steps in which neurons die.
+      every: steps between looks at what a cut would leave.
+    """
+
+    kind: str
+    asked: float
+    left: float
+    span: int
+    every: int
+
+    def value(self, left: float, dense_parameters: int) -> float:
+        """Returns what of the kind it is when a part is left."""
+        if self.kind.endswith("sparsity"):
+            return 1 - left
+        return left * dense_parameters if self.kind == "parameters" else left
+
+
+# Which part of the dense network each kind goes by, from (neurons, parameters, FLOPs) left.
+_PARTS: dict[str, Callable[[float, float, float], float]] = {
+    "weight_sparsity": lambda neurons, parameters, flops: parameters,
+    "neuron_sparsity": lambda neurons, parameters, flops: neurons,
+    "parameters": lambda neurons, parameters, flops: parameters,
+    "inference_flops": lambda neurons, parameters, flops: flops,
+    "step_time": lambda neurons, parameters, flops: flops,
+}
+
+
+def asked(config: Any) -> dict[str, float]:
+    """Returns the fields of `config.method.target` that are set."""
+    return {kind: config.method.target[kind] for kind in _PARTS if config.method.target[kind] is not None}
+
+
+def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: float, run: int) -> Goal | None:
+    """Returns what a config asks for, if it asks for a size.
+
+    Args:
+      config: the whole config.
+      dense: the removable units of the network at its initial widths.
+      dense_parameters: its number of parameters.
+      epoch, run: steps per epoch and of the run.
+
+    Raises:
+      UsageError: for a bad field, or a size that no cut can reach.
+    """
+    wanted = asked(config)
+    if not wanted:
+        return None
+    names = ", ".join(f"config.method.target.{kind}" for kind in wanted)
+    require(len(wanted) == 1, "config.method.target", names, "one field at most")
+    [(kind, value)] = wanted.items()
+    field = f"config.method.target.{kind}"
+    require(config.method.name == "demp", "config.method.name", config.method.name, f"demp with {field}")
+    if kind == "parameters":
+        require(1 <= value < dense_parameters, field, value, f"between 1 and {dense_parameters - 1}")
+        left = value / dense_parameters
+    else:
+        require(0 < value < 1, field, value, "in (0, 1)")
+        left = 1 - value if kind.endswith("sparsity") else value
+    every = to_steps(f"{field.rsplit('.', 1)[0]}.every", config.method.target.every, epoch=epoch, run=run)
+    require(every >= 1, "config.method.target.every", config.method.target.every, "at least one step")
+    span = to_steps("config.method.strength_span", config.method.strength_span, epoch=epoch, run=run)
+    found = Goal(kind, value, left, span, every)
+    least = _least(kind, dense, dense_parameters, config.pruning.min_units)
+    if kind == "step_time":
+        least = 1 - TIME_PER_FLOPS * (1 - least)
+    if left < least:
+        bound = found.value(least, dense_parameters)
+        most = f"at most {bound:.4g}" if kind.endswith("sparsity") else f"at least {bound:.4g}"
+        raise UsageError(
+            f"{field} must be {most}, which is what is left when every layer keeps "
+            f"config.pruning.min_units={config.pruning.min_units} units and what cannot be pruned stays; got {value}."
+        )
+    return found
+
+
+def _least(kind: str, dense: demp_jax.Graph, dense_parameters: int, min_units: int) -> float:
+    removed = dense.floor(min_units)
+    gone = np.append(removed, False)
+    neurons = sum(int((~gone[site.classes]).sum()) for site in dense.sites)
+    return _PARTS[kind](
+        neurons / dense.neurons,
+        dense.parameters(lambda path: path.startswith("params/"), removed) / dense_parameters,
+        dense.flops(removed) / dense.flops(),
+    )
+
+
+class Steering:
+    """Steers one run to its goal."""
+
+    def __init__(self, goal: Goal, dense: demp_jax.Graph, dense_parameters: int, *, guesses: bool):
+        """Begins.
+
+        Args:
+          goal: of the run.
+          dense: the removable units of the network at its initial widths.
+          dense_parameters: its number of parameters.
+          guesses: whether the strength is `GUESS` and not the user's.
+        """
+        self.goal = goal
+        self._dense = (dense.neurons, dense_parameters, dense.flops())
+        # By FLOPs of the network, seconds of its step, as the log has them.
+        self._seconds: dict[int, list[float]] = {}
+        self._warned = False
+        first = min((-math.log(goal.left) / 3) ** 3, 1.0) if guesses else 1.0
+        self._controller = demp_jax.TargetController(goal.left, goal.span, first)
+
+    def as_json(self) -> dict[str, Any]:
+        """Returns where it stands, as it is kept in a checkpoint."""
+        controller = dataclasses.asdict(self._controller)
+        return {"controller": controller, "seconds": list(self._seconds.items()), "warned": self._warned}
+
+    def load(self, fields: Mapping[str, Any]) -> None:
+        """Goes on from what `as_json` gave."""
+        self._controller = demp_jax.TargetController(**fields["controller"])
+        self._seconds = {int(flops): list(times) for flops, times in fields["seconds"]}
+        self._warned = fields["warned"]
+
+    def summary(self, parameters: int, graph: demp_jax.Graph) -> dict[str, Any]:
+        """Returns what was asked for and what a network came to."""
+        left = self._part(graph.neurons, parameters, graph.flops())
+        return {"kind": self.goal.kind, "asked": self.goal.asked, "reached": self.goal.value(left, self._dense[1])}
+
+    @property
+    def factor(self) -> float:
+        """What the strength is multiplied by."""
+        return self._controller.factor
+
+    def timed(self, flops: int, seconds: float) -> None:
+        """Takes the time of a step at so many FLOPs; used where the goal is a step time."""
+        if self.goal.kind == "step_time":
+            self._seconds.setdefault(flops, []).append(seconds)
+
+    def look(self, step: int, forecast: demp_jax.Forecast) -> float:
+        """Sets the factor from a step on by what a cut would leave then; returns the part that it would leave."""
+        left = self._part(forecast.neurons[1], forecast.parameters[1], forecast.flops[1])
+        self._controller.update(step, left)
+        self._warn(step, left)
+        return left
+
+    def _part(self, neurons: int, parameters: int, flops: int) -> float:
+        """Returns which part of the dense network's size, of the kind of the goal, a smaller network has."""
+        mine = (neurons, parameters, flops)
+        part = _PARTS[self.goal.kind](*(now / dense for now, dense in zip(mine, self._dense, strict=True)))
+        return 1 - self._time_per_flops() * (1 - part) if self.goal.kind == "step_time" else part
+
+    def _time_per_flops(self) -> float:
+        """Returns which part of a step's time goes with a part of the FLOPs: as measured in this run, once it was."""
+        dense = self._dense[2]
+        cut = [flops for flops in self._seconds if flops <= 0.9 * dense]
+        if dense not in self._seconds or not cut:
+            return TIME_PER_FLOPS
+        # The first lines of a program hold what it did once.
+        before, after = (statistics.median(self._seconds[flops]) for flops in (dense, cut[-1]))
+        saved = (1 - after / before) / (1 - cut[-1] / dense)
+        return min(max(saved, 0.05), 1.0)
+
+    def _warn(self, step: int, left: float) -> None:
+        """Says once, as early as it shows, that the goal will be missed, and what can be reached."""
+        expected = self._controller.outlook()
+        too_little = left < self.goal.left - TOLERANCE
+        too_much = expected is not None and expected > self.goal.left + TOLERANCE
+        if self._warned or not (too_little or too_much):
+            return
+        self._warned = True
+        shown = self.goal.value(min(left, 1.0) if too_little or expected is None else expected, self._dense[1])
+        remedy = (
+            "more has died than that without the regulariser doing more: lower config.method.noise or the learning rate"
+            if too_little
+            else "allow a longer run, or more noise (config.method.noise)"
+        )
+        asked = f"config.method.target.{self.goal.kind}={self.goal.asked}"
+        _LOG.warning("step %d: %s will be missed, at about %.3g; %s", step, asked, shown, remedy)
