@@ -85,7 +85,7 @@ def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module
         "rngs": nnx.Rngs(params=config.seed),
     }
     try:
-        return _BUILDERS[section.name](section, input_shape, classes, common)
+        return MODELS[section.name](section, input_shape, classes, common)
     except ValueError as error:
         raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
 
@@ -140,14 +140,16 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-_BUILDERS: dict[str, Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]] = {
+# From the config's section, the shape of an input, the number of classes, and what all models take, to a model.
+Builder = Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]
+
+MODELS: dict[str, Builder] = {
     "mlp": _mlp,
     "resnet18": _resnet18,
     "resnet50": _resnet50,
     "vgg16": _vgg16,
     "vit": _vit,
 }
-MODELS = tuple(_BUILDERS)
 
 
 def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:

@@ -418,7 +418,7 @@ class _GroupNormNet(nnx.Module):
 
 
 def test_a_network_with_nothing_left_to_cut_trains_on(tmp_path, monkeypatch):
-    monkeypatch.setitem(network._BUILDERS, "mlp", lambda section, shape, classes, common: _GroupNormNet(common["rngs"]))
+    monkeypatch.setitem(network.MODELS, "mlp", lambda section, shape, classes, common: _GroupNormNet(common["rngs"]))
     result = train_and_evaluate(short_config(**{"method.strength": 0.0, "method.noise": 0.0}), tmp_path)
     assert [sum(cut["removed"].values()) for cut in lines(tmp_path / "cuts.jsonl")] == [2]
     assert result.summary["neurons"] == 2

@@ -3,14 +3,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from experiments.data import arrays
 from experiments.data.dataset import Dataset
 from experiments.errors import require_choice
 
-STREAMED = ("imagenet", "image_folder")
-DATASETS = (*arrays.ARRAYS, *STREAMED)
+
+def _streamed(config: Any) -> Dataset:
+    from experiments.data import streamed  # Grain takes a while to import.
+
+    return streamed.load(config)
+
+
+# From a config to its dataset.
+DATASETS: dict[str, Callable[[Any], Dataset]] = {
+    **dict.fromkeys(arrays.ARRAYS, arrays.load),
+    "imagenet": _streamed,
+    "image_folder": _streamed,
+}
 
 
 def load(config: Any) -> Dataset:
@@ -20,8 +32,4 @@ def load(config: Any) -> Dataset:
       UsageError: for an unknown name or a bad field, or when the data is not there and cannot be downloaded.
     """
     require_choice("config.data.name", config.data.name, DATASETS)
-    if config.data.name in STREAMED:
-        from experiments.data import streamed  # Grain takes a while to import.
-
-        return streamed.load(config)
-    return arrays.load(config)
+    return DATASETS[config.data.name](config)
