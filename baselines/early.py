@@ -42,7 +42,7 @@ def watch_distance(
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer so that its state tells when it is time to prune; the updates are those of `inner`.
 
-    At the end of epoch e = 1, 2, ..., with parameters theta_e, the rule fires for the first time when
+    At the end of epoch e = 1, 2, ..., with parameters theta_e, the rule fires for the first time when::
 
         paper:     0 < |d_e - d_{e-1}| < 1 - rho,                d_e = ||theta_e - theta_0|| / ||theta_0||
         released:  |d_e - d_{e-1}| < d_2 * min(1 - rho - 0.1, 0.99),   d_e = ||theta_e - theta_1|| / ||theta_1||, e > 1

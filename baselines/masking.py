@@ -2,7 +2,7 @@
 """Methods that hold weights at zero: masks in the state of the optimizer, by jaxpruner's protocol.
 
 An updater here drops into a loop written for jaxpruner (Lee et al., 2023, https://arxiv.org/abs/2304.14082), and one of
-jaxpruner's into the training program:
+jaxpruner's into the training program::
 
     tx = updater.wrap_optax(optax.adam(1e-3))
     opt_state = tx.init(params)

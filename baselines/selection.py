@@ -86,6 +86,8 @@ def _exact(scores: Mapping[str, np.ndarray], fraction: float, floors: Mapping[st
 def stages(sparsity: float, steps: int = 5) -> list[float]:
     """Returns the neuron sparsity after each stage of iterative pruning: half at once, then ever smaller steps.
 
+    After stage i it is::
+
         k_i = rho - (rho - 1/2) / 2^i, i = 0 ... steps, and then rho
 
     With one step, or where half is too much already, all leaves at once (as in the DemP paper's code; the released

@@ -28,6 +28,8 @@ def demp(
 ) -> optax.GradientTransformationExtraArgs:
     """Wraps an optimizer so that neurons die: a scheduled regulariser before it, noise on live weights after it.
 
+    A step takes the parameters theta to::
+
         theta_{t+1} = theta_t + base(grad L + grad R(gamma; lambda_t)) + xi_t,   xi_t ~ N(0, sigma_t^2) on live weights
 
     Weight decay belongs to `base` and stays as it is. Dead neurons are removed by `cut`.

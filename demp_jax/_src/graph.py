@@ -164,7 +164,7 @@ class Graph:
 
     @property
     def neurons(self) -> int:
-        """How many neurons the network has: the units of all its activations, as the paper counts."""
+        """How many neurons the network has, the units of all its activations, as the paper counts."""
         return sum(site.width for site in self.sites)
 
     @property
@@ -174,7 +174,7 @@ class Graph:
 
     @functools.cached_property
     def fed(self) -> np.ndarray:
-        """`[classes]`: the class of activations that a class computes for: its own, or that a branch is routed to.
+        """`[classes]`, the class of activations that a class computes for, its own or that a branch is routed to.
 
         -1 for branches that nothing reads.
 

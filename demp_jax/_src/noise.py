@@ -39,6 +39,8 @@ def add_weight_noise(
 ) -> optax.GradientTransformationExtraArgs:
     """Adds noise to the update of every weight; stands after the base optimizer, so it is not scaled or averaged.
 
+    A step takes the parameters theta to::
+
         theta_{t+1} = theta_t + update_t + std_t * m * xi,   xi ~ N(0, 1)
 
     Asymmetric noise (the paper's) moves the weights of live neurons only: m is 1 for them and 0 for dead ones, which

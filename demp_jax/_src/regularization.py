@@ -62,7 +62,7 @@ def add_regularizer(
 ) -> optax.GradientTransformation:
     """Adds the gradient of a regulariser to the gradient of the loss; stands before the base optimizer.
 
-    With lambda_t the scheduled strength and theta the chosen parameters:
+    With lambda_t the scheduled strength and theta the chosen parameters::
 
         lasso:  R = lambda_t * sum |theta|          gradient lambda_t * sign(theta)
         l2:     R = lambda_t / 2 * sum theta^2      gradient lambda_t * theta

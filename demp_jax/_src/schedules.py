@@ -18,7 +18,7 @@ import optax
 def one_cycle(peak: float, span: int, *, warmup: float = 0.3, shape: str = "linear") -> optax.Schedule:
     """Returns the paper's schedule: growth to a peak, then a cosine decay to 0.
 
-    With t the step and w = floor(warmup * span):
+    With t the step and w = floor(warmup * span)::
 
         t <  w:  peak * t / w                                        (shape "linear", the paper's text)
                  peak * (1/25 + 24/25 * (1 - cos(pi t / w)) / 2)     (shape "cosine", the released code)

@@ -22,10 +22,11 @@ NOTHING = np.iinfo(np.int32).max  # An index that takes nothing: the fill value 
 def select(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False) -> jax.Array:
     """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` where `index[o]` is no channel of `x`.
 
-    A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. `select(x, index,
-    fill) + f(x)` does not: tracing treats `index` as what ties the channels, so a channel that died after one block
-    can leave there and stay alive after the next. A cut rewrites `index` (and `fill`, the constant of a channel that
-    was folded away). The released code of the paper multiplies by a sliced identity matrix, to the same effect.
+    A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. The sum
+    `select(x, index, fill) + f(x)` does not: tracing treats `index` as what ties the channels, so a channel that died
+    after one block can leave there and stay alive after the next. A cut rewrites `index` (and `fill`, the constant of a
+    channel that was folded away). The released code of the paper multiplies by a sliced identity matrix, to the same
+    effect.
 
     Args:
       x: `[..., channels in]`.

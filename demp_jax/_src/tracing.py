@@ -46,7 +46,7 @@ def trace(
 
     Args:
       fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), from JAX code of any kind.
-      variables: a tree of arrays or `jax.ShapeDtypeStruct`s: parameters, statistics, indices of `select`.
+      variables: a tree of arrays or `jax.ShapeDtypeStruct`: parameters, statistics, indices of `select`.
       x: a batch of inputs, an array or a tree of arrays, or their shapes and dtypes; at least two examples.
       *args: further arguments, handed on.
       batch_axis: the axis of each array of `x` along which examples lie.
