@@ -4,7 +4,7 @@ VENV ?= .venv
 RUN = $(VENV)/bin/python
 TESTS ?=
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all lint docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
@@ -20,6 +20,13 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+docs: $(VENV)/.docs
+	$(RUN) -m sphinx -q -W --keep-going docs docs/_build
+
+$(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
+	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r docs/requirements.txt
+	touch $@
+
 $(VENV)/.installed: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than Python 3.11; give a newer one, as in: make demo PYTHON=python3.12"; exit 2; }
@@ -28,4 +35,4 @@ $(VENV)/.installed: requirements.txt setup.py
 	touch $@
 
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) runs docs/_build

@@ -45,6 +45,7 @@ setup(
             "tensorflow-datasets>=4.9.9",
         ],
         "cuda": ["jax[cuda13]>=0.10.2"],
+        "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],
         "test": ["hypothesis>=6.130", "mypy>=1.15", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.11"],
     },
 )

@@ -12,7 +12,7 @@ from typing import Any
 import ml_collections
 from ml_collections.config_dict import placeholder
 
-# What the released code does where it differs from the paper's text, in every recipe; the README's table has the list.
+# What the released code does where it differs from the paper's text, in every recipe; docs/differences.md has the list.
 RELEASED: dict[str, Any] = {
     "method.strength_schedule": "one_cycle_cosine",
     "method.noise_schedule": "one_cycle_cosine",
@@ -33,6 +33,7 @@ SMOKE: dict[str, Any] = {
     "log_every": "1",
     "eval_every": "2",
     "checkpoint_every": "2",
+    "step_time_seconds": 0.1,
 }
 
 

@@ -9,7 +9,7 @@ the paper's accuracies (its figure 3) have not been reproduced here yet. Variant
 * `sgdm`: SGD with momentum and learning rate 0.1 in the place of Adam and 0.005;
 * `leaky`: Leaky ReLU with slope 0.05;
 * `cifar100`: CIFAR-100, which the paper does not have;
-* `released`: what the released code does where it differs from the text (the README's table);
+* `released`: what the released code does where it differs from the text (docs/differences.md);
 * `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regulariser over the first
   half of the run, no noise, constant units folded away: 14 minutes on one core. Expected, as measured with one seed
   (results/benchmarks/train.jsonl): test accuracy 78.8% at 79.2% weight sparsity, against 79.4% dense. With `sgdm` give

@@ -13,7 +13,7 @@ Variants, joined by commas (`sgdm,bf16`):
 
 * `l2`: L2 on the scales in the place of the Lasso, as in the paper's table 1;
 * `sgdm`: SGD with momentum and learning rate 0.1, as in the paper's table 2; the text gives one rate, 0.005;
-* `released`: what the released code does where it differs from the text (the README's table): also a linear warm-up
+* `released`: what the released code does where it differs from the text (docs/differences.md): also a linear warm-up
   over 5% of the run, and 1,280 examples in the death set;
 * `leaky`: Leaky ReLU with slope 0.05;
 * `bf16`: computes in bfloat16;

@@ -11,7 +11,7 @@ Variants, joined by commas (`leaky,smoke`):
 
 * `sgdm`: SGD with momentum and learning rate 0.1 in the place of Adam and 0.005;
 * `leaky`: Leaky ReLU with slope 0.05;
-* `released`: what the released code does where it differs from the text (the README's table), with its order of
+* `released`: what the released code does where it differs from the text (docs/differences.md), with its order of
   augmentation: flip, pad by zeros, crop 32 x 32, and only then resize;
 * `tiny`: an eighth of the width;
 * `cpu`: a quarter of the width on 32 x 32 images, 6 epochs, regulariser over the first half of the run, no noise: 18

@@ -1,0 +1,48 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""How Sphinx builds these pages; `make docs` runs it."""
+
+import sys
+from pathlib import Path
+
+# The other packages are used from the repository and not installed.
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import demp_jax
+
+project = "demp_jax"
+author = "The demp_jax Authors"
+copyright = f"2026, {author}"  # noqa: A001
+release = demp_jax.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+html_theme = "furo"
+html_title = "demp_jax"
+highlight_language = "none"
+
+add_module_names = False
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_type_aliases = {
+    name: name for name in ("optax.ScalarOrSchedule", "optax.Schedule", "Builder", "Distribution", "Loss")
+}
+maximum_signature_line_length = 80
+# One entry where a line of a docstring describes several attributes.
+napoleon_custom_sections = [("Attributes", "params_style")]
+napoleon_use_rtype = False
+python_use_unqualified_type_names = True
+toc_object_entries = False
+
+# In docstrings a name between backticks is code, and a link where it is documented.
+default_role = "py:obj"
+nitpicky = True
+nitpick_ignore_regex = [
+    ("py:obj", r".*"),
+    # Of other packages, whose inventories would have to be fetched; aliases of types; what is private or left out.
+    ("py:class", r"(abc|collections|flax|jax|ml_collections|np|numpy|optax|pathlib|signal|types|typing)\..*"),
+    ("py:class", r"Builder|Distribution|Loss|tuple\[str"),
+    ("py:class", r"demp_jax\._src\.(axes|planning|program)\..*|demp_jax\._src\.graph\.Absorber"),
+    ("py:class", r"experiments\.(network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
+]
