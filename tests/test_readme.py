@@ -1,26 +1,21 @@
 """The README is true: its code runs, its commands exist, its tables come from records."""
 
 import re
-from pathlib import Path
 
 import pytest
 
 from experiments import tables
 from experiments.records import read_lines
+from tests import documents
 
-ROOT = Path(__file__).resolve().parent.parent
-README = (ROOT / "README.md").read_text()
-
-
-def _blocks(language):
-    return [text for tag, text in re.findall(r"```(\w*)\n(.*?)```", README, re.S) if tag == language]
+ROOT = documents.ROOT
+README = documents.README.read_text()
 
 
-def test_the_example_runs_and_shrinks_a_network_of_its_own(capsys):
-    code = _blocks("python")[0]
-    names = {}
-    exec(compile(code, "README.md", "exec"), names)
-    printed = capsys.readouterr().out.splitlines()
+def test_the_example_runs_and_shrinks_a_network_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names, outputs = documents.run_python(documents.README)
+    printed = outputs[0].splitlines()
     assert len(printed) == 3
     assert all("units cut" in line for line in printed)
     model, norms = names["model"], 2 * (32 + 64 + 128)
@@ -33,8 +28,7 @@ def test_the_example_runs_and_shrinks_a_network_of_its_own(capsys):
 
 
 def test_the_first_block_holds_the_two_commands():
-    commands = [line.split("#")[0].strip() for line in _blocks("bash")[0].splitlines()]
-    assert commands == ["make demo", "make test"]
+    assert documents.commands(documents.blocks(documents.README, "bash")[0]) == [["make", "demo"], ["make", "test"]]
     makefile = (ROOT / "Makefile").read_text()
     assert "\ndemo:" in makefile
     assert "\ntest:" in makefile
@@ -62,29 +56,19 @@ def test_every_method_is_in_its_table():
     assert named | {"dense", "demp"} == set(METHODS)
 
 
-def test_its_method_of_your_own_prunes_every_other_unit(tmp_path, monkeypatch):
-    from experiments import methods
-    from experiments.train import train_and_evaluate
-    from tests.runs import lines, short_config
-
-    module, row = _blocks("python")[1].split("# experiments/methods/__init__.py, in METHODS:")
-    names = {}
-    exec(compile(module, "README.md", "exec"), names)
-    name, builder = re.fullmatch(r'\s*"(\w+)": ranked\((\w+)\.score\),\s*', row).groups()
-    assert name == builder
-    monkeypatch.setitem(methods.METHODS, name, methods.ranked(names["score"]))
-    changes = {"method.name": name, "steps": "1", "pruning.every": "1", "eval_every": "1", "checkpoint_every": "1"}
-    changes |= {"ranking.batches": 1, "ranking.stages": 1, "method.strength_span": "1", "method.noise_span": "1"}
-    train_and_evaluate(short_config(**changes, log_every="1"), tmp_path)
-    assert lines(tmp_path / "cuts.jsonl")[0]["removed"] == {"norm/0": 12, "norm/1": 8}
-
-
 def test_every_file_of_the_layout_exists():
-    [layout] = _blocks("")
+    layout = README.split("## How it works")[1].split("```")[1]
     for folder in re.findall(r"^(\w+)/", layout, re.M):
         assert (ROOT / folder).is_dir(), folder
     for name in re.findall(r"\b(\w+\.py)\b", layout):
         assert list(ROOT.glob(f"*/**/{name}")), name
+
+
+def test_its_links_lead_somewhere():
+    links = re.findall(r"\]\(([^)#:]+)\)", README)
+    assert "docs/index.md" in links
+    for link in links:
+        assert (ROOT / link).exists(), link
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.jsonl")), ids=lambda p: p.name)
