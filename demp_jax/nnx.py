@@ -12,12 +12,23 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from demp_jax._src import cutting, tracing
+from demp_jax._src import cutting, demp, tracing
 from demp_jax._src.graph import Graph
 from demp_jax._src.paths import leaf_paths
 from demp_jax._src.select import select
 
-__all__ = ["ChannelSum", "Forward", "Routing", "cut", "forward", "refit", "resize", "trace"]
+__all__ = [
+    "ChannelSum",
+    "Forward",
+    "Routing",
+    "cut",
+    "forecast",
+    "forward",
+    "refit",
+    "resize",
+    "set_strength_factor",
+    "trace",
+]
 
 
 class Routing(nnx.Variable):
@@ -136,12 +147,7 @@ def cut(
       ValueError: as `demp_jax.cut`.
     """
     fn, state = forward(model, call)
-    wrt = nnx.Param if optimizer is None else optimizer.wrt
-    trained = set(leaf_paths(nnx.as_pure(nnx.state(model, wrt))))
-
-    def params(tree: Any) -> Any:
-        return nnx.as_pure(_only(tree, trained))
-
+    params = _trained(model, nnx.Param if optimizer is None else optimizer.wrt)
     if optimizer is None:
         result = cutting.cut(fn, state, batches, params=params, **options)
     else:
@@ -154,6 +160,47 @@ def cut(
         if optimizer is not None:
             nnx.update(optimizer.opt_state, nnx.state(result.opt_state))
     return result.record
+
+
+def forecast(
+    model: nnx.Module,
+    batches: Iterable[Any],
+    *,
+    wrt: Any = nnx.Param,
+    call: Callable[[Any, Any], Any] = _apply,
+    **options: Any,
+) -> cutting.Forecast:
+    """Returns what a cut of all that is dead would leave of a model; see `demp_jax.forecast`.
+
+    Args:
+      model: a Flax NNX model, in training or evaluation mode.
+      batches: the death set, as batches of training inputs of one shape.
+      wrt: the variables that count as parameters, as the optimizer has them.
+      call: how to call the model in evaluation mode, `call(model, x)`.
+      **options: of `demp_jax.forecast`: `criterion`, `epsilon`, `constant`, `min_units`, `exclude`.
+    """
+    fn, state = forward(model, call)
+    return cutting.forecast(fn, state, batches, params=_trained(model, wrt), **options)
+
+
+def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
+    """Multiplies the strength of an optimizer's regulariser, in place; see `demp_jax.with_strength_factor`.
+
+    Args:
+      optimizer: whose `tx` is made by `demp_jax.demp`.
+      factor: >= 0.
+
+    Raises:
+      ValueError: as `demp_jax.with_strength_factor`.
+    """
+    changed = demp.with_strength_factor(nnx.as_pure(optimizer.opt_state), factor)
+    nnx.update(optimizer.opt_state, nnx.state(changed))
+
+
+def _trained(model: nnx.Module, wrt: Any) -> Callable[[Any], Any]:
+    """Returns what picks the parameters from a state."""
+    trained = set(leaf_paths(nnx.as_pure(nnx.state(model, wrt))))
+    return lambda tree: nnx.as_pure(_only(tree, trained))
 
 
 def _only(tree: Any, paths: set[str]) -> Any:

@@ -193,7 +193,8 @@ class Steering:
         """Says once, as early as it shows, that the goal will be missed, and what can be reached."""
         expected = self._controller.outlook()
         too_little = left < self.goal.left - TOLERANCE
-        too_much = expected is not None and expected > self.goal.left + TOLERANCE
+        # It goes on pressing harder: a little is made up for yet.
+        too_much = expected is not None and expected > self.goal.left + 3 * TOLERANCE
         if self._warned or not (too_little or too_much):
             return
         self._warned = True

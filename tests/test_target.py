@@ -67,7 +67,7 @@ def test_the_regulariser_stops_at_the_target_and_says_what_is_to_come():
     [
         ({"left": 1.0}, r"left must be in \(0, 1\); got left=1.0"),
         ({"span": 0}, "span must be >= 1 step; got span=0"),
-        ({"first": 0.0}, r"first must be in \(0, 1000\]; got first=0.0"),
+        ({"first": 0.0}, r"first must be in \(0, 50\]; got first=0.0"),
     ],
 )
 def test_bad_arguments_of_the_controller(changes, message):

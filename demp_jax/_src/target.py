@@ -21,7 +21,8 @@ _GENTLE = 0.05
 # By how much the logarithm of the factor grows with how far the network is behind, and, over a whole span, with how
 # long it has been.
 _PROPORTIONAL, _INTEGRAL = 8.0, 30.0
-_MOST = math.log(1e3)
+# More strength than this only empties scales: units that are constant, not dead.
+_MOST = math.log(50)
 # Stopped, it begins anew from here.
 _LEAST = 0.01
 
@@ -76,7 +77,7 @@ class TargetController:
         if self.span < 1:
             raise ValueError(f"TargetController: span must be >= 1 step; got span={self.span}.")
         if not 0 < self.first <= math.exp(_MOST):
-            raise ValueError(f"TargetController: first must be in (0, 1000]; got first={self.first}.")
+            raise ValueError(f"TargetController: first must be in (0, 50]; got first={self.first}.")
 
     def aim(self, step: int) -> float:
         """Returns the part at which the regulariser stops: above `left` by as many as are to die without it."""
@@ -90,7 +91,7 @@ class TargetController:
           left: the part of the network that a cut would leave now, in (0, 1].
 
         Returns:
-          The factor, in [0, 1000]; 0 when the target is reached.
+          The factor, in [0, 50]; 0 when the target is reached.
         """
         passed, coasting = step - self.step, _COASTING * self.span
         aim = self.aim(step)
