@@ -84,6 +84,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
             checkpoints.close()
 
 
+# What a run spends its time on, besides compiling.
+_PARTS = ("steps", "data", "cuts", "evaluation", "checkpoints", "other")
+
+
 @dataclasses.dataclass
 class _Counters:
     """What a run adds up; part of every checkpoint."""
@@ -91,6 +95,7 @@ class _Counters:
     train_flops: float = 0.0
     seconds_total: float = 0.0
     seconds_compiling: float = 0.0
+    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
     cuts: int = 0
     last_cut: int = -1
     waited: float = 0.0
@@ -208,7 +213,7 @@ class _Run:
             finally:
                 if self.ahead is not None:
                     self.ahead.abandon()
-            self._tick()
+            self._tick("other")
             self.records.close()
             summary = self._summary(None if stopped_by else self._step_time_ratio())
             if self.devices.first:
@@ -232,23 +237,30 @@ class _Run:
         a cut of its step, and a run that continues from it does not cut again.
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
+        self._tick("other")
         for step in range(first, last + 1):
             stopped_by = self._stopped(step, stop)
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
                 self._watch(step)
+                self._tick("evaluation")
             if self.steering is not None and step != self.continued and step % self.steering.goal.every == 0:
                 self._steer(step, self.steering)
+                self._tick("evaluation")
             if self.counters.last_cut != step:
                 self._cut(step, stopping=stopped_by is not None)
+                self._tick("cuts")
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 self._evaluate(step)
+                self._tick("evaluation")
             if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
                 self._save(step)
+                self._tick("checkpoints")
             if step == last or stopped_by:
                 return None if step == last else stopped_by
             if not self.pending:
                 self._start_timing()
             self.batch = next(batches)
+            self._tick("data")
             self.state, metrics = self.stepper(self.state, self.batch)
             self._close_cut()
             self.pending.append((step + 1, metrics))
@@ -261,6 +273,7 @@ class _Run:
             if (step + 1) % lengths.log == 0:
                 line = self._flush(step + 1)
                 progress.update(step + 1, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
+            self._tick("steps")
         raise AssertionError("the loop returns at its last step")
 
     def _stopped(self, step: int, stop: Callable[[], signal.Signals | None]) -> signal.Signals | None:
@@ -448,6 +461,7 @@ class _Run:
         if not self.pending:
             return {}
         pending = jax.device_get(self.pending)
+        self._tick("steps")
         self.pending = []
         for taken, metrics in pending:
             if not np.isfinite(metrics.loss):
@@ -498,7 +512,7 @@ class _Run:
         # The loss of a step is that before its update: what the last update made shows in the parameters.
         if not all_finite(self.state.variables["params"]):
             raise NonFiniteLossError(self._non_finite(step, math.nan))
-        self._tick()
+        self._tick("checkpoints")
         planned, failure = None, None
         try:
             planned = None if self.ahead is None else self.ahead.planned().as_json()
@@ -517,12 +531,15 @@ class _Run:
         if failure is not None:
             raise failure
 
-    def _tick(self) -> None:
-        """Adds the time since the last tick to the run's totals."""
+    def _tick(self, part: str) -> None:
+        """Adds the time since the last tick to the run's totals; but for compiling, to one of `_PARTS`, too."""
         now = time.perf_counter()
-        self.counters.seconds_total += now - self.clock
-        self.clock = now
-        self.counters.seconds_compiling += self.compiling.take()
+        seconds, self.clock = now - self.clock, now
+        # What is traced within another trace counts twice.
+        compiling = min(self.compiling.take(), seconds)
+        self.counters.seconds_total += seconds
+        self.counters.seconds_compiling += compiling
+        self.counters.seconds[part] += seconds - compiling
 
     def _step_time_ratio(self) -> float:
         """Returns time per step of the run's end over that of plain dense training."""
@@ -557,6 +574,7 @@ class _Run:
             "step_time_ratio": step_time_ratio,
             "seconds_total": round(counters.seconds_total, 2),
             "seconds_compiling": round(counters.seconds_compiling, 2),
+            **{f"seconds_{part}": round(seconds, 2) for part, seconds in counters.seconds.items()},
             "cuts": counters.cuts,
             "widths": self.stepper.graph.widths,
             **records.provenance(),

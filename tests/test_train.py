@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,10 @@ import pytest
 from flax import nnx
 
 import demp_jax
-from experiments import network, train
-from experiments.checkpoints import load_pruned
+from experiments import cuts, network, runtime, train
+from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
+from experiments.feed import Feed
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import config_of, last_digests, lines, short_config, without_times
@@ -50,6 +52,8 @@ def test_the_summary_is_whole(finished):
     assert summary == result.summary
     assert summary["versions"]["jax"] == jax.__version__
     assert 0 < summary["seconds_compiling"] < summary["seconds_total"]
+    parts = [name for name in summary if name.startswith("seconds_") and name != "seconds_total"]
+    assert sum(summary[name] for name in parts) == pytest.approx(summary["seconds_total"], abs=0.01 * len(parts))
 
 
 def test_what_a_run_leaves(finished):
@@ -225,6 +229,53 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
     ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path, workdir))
     for key in ("test_accuracy", "widths", "train_flops", "cuts"):
         assert ours[key] == theirs[key]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_time_is_told_apart(tmp_path, monkeypatch, older):
+    """Of an interrupted run, by a clock that only what is named here moves on; an older checkpoint told less."""
+    now, taken = [0.0], []
+
+    def takes(seconds, real):
+        def wrapped(*args, **options):
+            now[0] += seconds
+            return real(*args, **options)
+
+        return wrapped
+
+    def step(self, state, *args):
+        taken.append(int(state.step))
+        if taken[-1] == 13 and taken.count(13) == 1:
+            raise _Interrupted
+        return real_step(self, state, *args)
+
+    def batches(self, first, last):
+        for batch in real_batches(self, first, last):
+            now[0] += 10
+            yield batch
+
+    real_step, real_batches = Stepper.__call__, Feed.batches
+    monkeypatch.setattr(train, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(runtime.CompileClock, "take", lambda self: 0.0)
+    monkeypatch.setattr(Stepper, "__call__", takes(1, step))
+    monkeypatch.setattr(Feed, "batches", batches)
+    monkeypatch.setattr(Feed, "test_batches", takes(100, Feed.test_batches))
+    monkeypatch.setattr(cuts, "dead", takes(1000, cuts.dead))
+    monkeypatch.setattr(Checkpoints, "save", takes(10_000, Checkpoints.save))
+    with pytest.raises(_Interrupted):
+        train_and_evaluate(short_config(), tmp_path)
+    # Cuts and evaluations at 10, 20 and 30, checkpoints at 8, 16, 24 and 30; 8 does not know how long it takes to save.
+    expected = {"steps": 30, "data": 300, "evaluation": 300, "cuts": 3000, "checkpoints": 30_000, "other": 0}
+    total = sum(expected.values())
+    if older:
+        path = tmp_path / "checkpoints" / "8" / "meta" / "metadata"
+        meta = json.loads(path.read_text())
+        assert meta["counters"].pop("seconds") == {**dict.fromkeys(expected, 0.0), "steps": 8.0, "data": 80.0}
+        path.write_text(json.dumps(meta))
+        expected |= {"steps": 22, "data": 220}
+    summary = train_and_evaluate(short_config(), tmp_path).summary
+    assert {part: summary[f"seconds_{part}"] for part in expected} == expected
+    assert summary["seconds_total"] == total
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
