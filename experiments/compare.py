@@ -13,7 +13,7 @@ from typing import Any
 import ml_collections
 from rich.console import Console
 
-from experiments import command, plots, records, report
+from experiments import command, plots, records, summaries
 from experiments.errors import UsageError
 from experiments.problem import pose
 from experiments.train import train_and_evaluate
@@ -48,7 +48,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
             console.print(f"stopped by {result.stopped_by.name} and saved; give the same command to continue")
             return command.status_of(result.stopped_by)
         runs[name] = {"summary": result.summary, "metrics": records.read_lines(workdir / name / "metrics.jsonl")}
-    table = report.comparison({name: each["summary"] for name, each in runs.items()})
+    table = summaries.comparison({name: each["summary"] for name, each in runs.items()})
     console.print(table)
     with (workdir / "comparison.txt").open("w") as file:
         Console(file=file, width=120).print(table)

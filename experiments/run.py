@@ -15,7 +15,7 @@ from experiments import command
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> int:
     """Trains by `config` in `workdir`; returns the exit status."""
-    from experiments.report import one_line
+    from experiments.summaries import one_line
     from experiments.train import train_and_evaluate
 
     result = train_and_evaluate(config, workdir)
