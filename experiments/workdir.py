@@ -67,10 +67,10 @@ def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            theirs = _flat(json.loads(path.read_text()))
+            theirs = flat(json.loads(path.read_text()))
         except ValueError:
             raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
-        ours = _flat(as_json(config))
+        ours = flat(as_json(config))
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         changed = [k for k in changed if k not in FREE_FIELDS]
         if changed:
@@ -85,7 +85,8 @@ def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
         records.write_json(path, as_json(config))
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns a nested config by dotted field."""
     if not isinstance(tree, dict):
         return {prefix[:-1]: tree}
-    return {k: v for name, value in tree.items() for k, v in _flat(value, f"{prefix}{name}.").items()}
+    return {k: v for name, value in tree.items() for k, v in flat(value, f"{prefix}{name}.").items()}
