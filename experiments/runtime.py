@@ -1,14 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a long-running process needs: signals, the compilation cache, and a clock of what compiling costs."""
+"""What a long-running process needs: the compilation cache, and a clock of what compiling costs."""
 
 from __future__ import annotations
 
-import signal
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import jax
 from jax import monitoring
@@ -50,30 +46,3 @@ class CompileClock:
 
     def __exit__(self, *_: object) -> None:
         monitoring.unregister_event_duration_listener(self._listen)
-
-
-@contextmanager
-def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Turns SIGTERM and SIGINT into a request to stop after the present step; a second one acts as usual.
-
-    Yields:
-      A function that returns the signal received, or `None`.
-    """
-    received: list[signal.Signals] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: None
-        return
-    before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
-
-    def request(number: int, frame: Any) -> None:
-        del frame
-        received.append(signal.Signals(number))
-        signal.signal(number, before[signal.Signals(number)])
-
-    for s in before:
-        signal.signal(s, request)
-    try:
-        yield lambda: received[0] if received else None
-    finally:
-        for s, handler in before.items():
-            signal.signal(s, handler)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -80,11 +81,13 @@ def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
     return state._replace(variables=jax.tree.map(shaped, variables), opt_state=jax.tree.map(shaped, opt_state))
 
 
-def time_ratio(problem: Problem, stepper: Stepper, state: TrainState, batch: Batch) -> float:
+def time_ratio(
+    problem: Problem, stepper: Stepper, state: TrainState, batch: Batch, stopped: Callable[[], bool] = lambda: False
+) -> float | None:
     """Returns time per step over that of plain dense training, medians of interleaved repeats.
 
     Plain: the same batch and base optimizer at the widths the run began with, nothing watched or added. How long is
-    timed is `config.step_time_seconds`, at least ten steps.
+    timed is `config.step_time_seconds`, at least ten steps. Where `stopped` says so, timing ends and gives `None`.
     """
     devices = problem.devices
     network, variables = problem.initial()
@@ -102,6 +105,8 @@ def time_ratio(problem: Problem, stepper: Stepper, state: TrainState, batch: Bat
     # Several processes go on together.
     while devices.any(not enough()):
         for name, taken in times.items():
+            if devices.any(stopped()):
+                return None
             started = time.perf_counter()
             states[name], metrics = train_step(states[name], *batch, stepper.members, task=tasks[name])
             jax.block_until_ready(metrics)

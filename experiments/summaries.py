@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,8 @@ from rich.table import Table
 def one_line(summary: Mapping[str, Any]) -> str:
     """Returns a run's result in one line."""
     return (
-        f"{summary['method']} on {summary['dataset']}, test accuracy {_percent(summary['test_accuracy'])}, "
+        f"{summary['method']} on {summary['dataset']}, step {summary['steps']}, "
+        f"test accuracy {_percent(summary['test_accuracy'])}, "
         f"neuron sparsity {_percent(summary['neuron_sparsity'])}, "
         f"weight sparsity {_percent(summary['weight_sparsity'])}, "
         f"FLOPs x {summary['inference_flops_ratio']:.3f}"
@@ -40,4 +42,4 @@ def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.1f}%"
+    return "not measured" if math.isnan(part) else f"{100 * part:.1f}%"

@@ -26,7 +26,7 @@ from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
 from experiments import network as network_lib
-from experiments import plots, records, runtime, workdir
+from experiments import plots, records, runtime, signals, workdir
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.errors import NonFiniteLossError
@@ -206,7 +206,7 @@ class _Run:
         self._start_timing()
         mode = self.config.progress if self.devices.first else "off"
         progress = Progress(last, first, self.problem.dense.neurons, mode)
-        with runtime.stop_on_signal() as stop, self.pool or contextlib.nullcontext():
+        with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext():
             try:
                 with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
                     stopped_by = self._loop(first, last, batches, stop, progress)
@@ -215,7 +215,9 @@ class _Run:
                     self.ahead.abandon()
             self._tick("other")
             self.records.close()
-            summary = self._summary(None if stopped_by else self._step_time_ratio())
+            summary = self._summary(None if stopped_by else self._step_time_ratio(stop))
+            if summary["step_time_ratio"] is None:  # Also when stopped while it was measured: it is when continued.
+                stopped_by = stopped_by or stop() or signal.SIGTERM
             if self.devices.first:
                 metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
                 plots.curves(metrics, cuts, self.folder / "curves.png")
@@ -541,13 +543,13 @@ class _Run:
         self.counters.seconds_compiling += compiling
         self.counters.seconds[part] += seconds - compiling
 
-    def _step_time_ratio(self) -> float:
-        """Returns time per step of the run's end over that of plain dense training."""
+    def _step_time_ratio(self, stop: Callable[[], signal.Signals | None]) -> float | None:
+        """Returns time per step of the run's end over that of plain dense training; `None` if the run is stopped."""
         if self.method.name == "dense":
             return 1.0
         with contextlib.closing(self.feed.batches(0, 1)) as batches:
             batch = next(batches)
-        return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch)
+        return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch, lambda: stop() is not None)
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         config, counters, dense = self.config, self.counters, self.problem.dense

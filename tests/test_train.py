@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
-from experiments import cuts, network, runtime, train
+from experiments import cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
@@ -297,6 +297,23 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, number):
     assert (tmp_path / "curves.png").exists()
     assert signal.getsignal(number) != signal.SIG_DFL or number == signal.SIGTERM
     train_and_evaluate(short_config(), tmp_path)
+    assert last_digests(tmp_path) == last_digests(workdir)
+
+
+def test_a_run_stopped_while_its_last_step_is_timed_times_it_when_continued(finished, tmp_path, monkeypatch):
+    workdir, _ = finished
+    real = stepper.time_ratio
+
+    def timed(*args):
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stepper, "time_ratio", timed)
+        result = train_and_evaluate(short_config(), tmp_path)
+    assert (result.stopped_by, result.summary["steps"], result.summary["step_time_ratio"]) == (signal.SIGINT, 30, None)
+    assert not (tmp_path / "summary.json").exists()
+    assert train_and_evaluate(short_config(), tmp_path).summary["step_time_ratio"] > 0
     assert last_digests(tmp_path) == last_digests(workdir)
 
 

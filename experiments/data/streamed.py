@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import itertools
 import math
 import os
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from experiments.data.images import FRAMINGS, Framing
 from experiments.data.order import BatchOrder
 from experiments.devices import processors
 from experiments.errors import UsageError, require, require_choice
+from experiments.signals import quiet_processes
 
 # Of the ImageNet training set, as everyone uses them.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -138,7 +140,10 @@ class Streamed(Dataset):
             if not flags.FLAGS.is_parsed():  # As in a notebook: Grain's processes want to know its flags.
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
-        with contextlib.closing(iter(dataset)) as read:
+        with contextlib.closing(iter(dataset)) as iterator:
+            # The processes start with the first piece.
+            with quiet_processes() if self.workers else contextlib.nullcontext():
+                read = itertools.chain([next(iterator)], iterator)
             for _ in steps:
                 yield _joined([next(read) for _ in range(pieces)])
 

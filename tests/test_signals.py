@@ -1,0 +1,146 @@
+"""Ctrl-C as a terminal sends it: to every process of the program."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+ENDED = "interrupted: ended at once; the same command continues from the newest checkpoint, if there is one"
+
+# Each says when it is to be interrupted, and how often.
+PROGRAMS = {
+    "before training": (
+        1,
+        """
+signals.end_at_once_on_interrupt()
+ready()
+time.sleep(60)
+""",
+    ),
+    "in training, with a thread that nothing ends": (
+        2,
+        """
+import threading
+signals.end_at_once_on_interrupt()
+threading.Thread(target=time.sleep, args=(60,)).start()
+with signals.stop_on_signal() as stop:
+    ready()
+    while stop() is None:
+        time.sleep(0.01)
+    ready()
+    time.sleep(60)
+""",
+    ),
+}
+HEAD = """
+import os, subprocess, sys, time
+from experiments import signals
+
+def ready():
+    print("ready", flush=True)
+"""
+
+
+def _interrupted(program, times, tmp_path):
+    """Runs a program that prints a line whenever it is to be interrupted; returns exit status and standard error."""
+    errors = tmp_path / "errors"
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HEAD + program],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=file,
+            text=True,
+            start_new_session=True,
+        )
+        for _ in range(times):
+            assert process.stdout.readline() == "ready\n"
+            os.killpg(process.pid, signal.SIGINT)
+        rest, _ = process.communicate(timeout=300)
+    return process.returncode, rest, errors.read_text()
+
+
+@pytest.mark.parametrize("moment", PROGRAMS)
+def test_it_ends_a_program_at_once_in_one_line(moment, tmp_path):
+    times, program = PROGRAMS[moment]
+    status, _, errors = _interrupted(program, times, tmp_path)
+    assert (status, errors) == (130, ENDED + "\n")
+
+
+def test_a_shell_that_wants_it_ignored_is_obeyed(tmp_path):
+    program = """
+import signal
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+signals.end_at_once_on_interrupt()
+signals.raise_on_signal()
+ready()
+time.sleep(0.2)
+"""
+    assert _interrupted(program, 1, tmp_path) == (0, "", "")
+
+
+def test_processes_that_read_data_do_not_learn_of_it(tmp_path):
+    program = """
+child = "import time; time.sleep(0.2); print('read on')"
+with signals.quiet_processes():
+    process = subprocess.Popen([sys.executable, "-c", child])
+with signals.stop_on_signal() as stop:
+    ready()
+    process.wait()
+    assert stop() == 2, stop()
+"""
+    assert _interrupted(program, 1, tmp_path) == (0, "read on\n", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "times", "status"),
+    [
+        ("experiments.data:load", 1, 130),
+        ("experiments.network:initial", 1, 130),
+        ("experiments.stepper:Stepper.compile", 1, 130),
+        ("experiments.stepper:Stepper.compile", 2, 130),
+        ("experiments.train:_Run._evaluate", 1, 130),
+        ("experiments.train:_Run._carry_out", 1, 130),
+        ("experiments.train:_Run._carry_out", 2, 130),
+        ("experiments.checkpoints:Checkpoints.save", 2, 130),
+        ("experiments.stepper:time_ratio", 1, 130),
+        ("experiments.plots:curves", 1, 0),  # The run has ended.
+    ],
+)
+def test_at_every_phase_of_a_run(moment, times, status, tmp_path):
+    """What is stopped goes on, whatever it was doing, and nobody sees a traceback."""
+    module, name = moment.split(":")
+    *owner, last = name.split(".")
+    program = f"""
+import runpy
+import {module} as module
+owner = module{"".join("." + part for part in owner)}
+real = owner.{last}
+left = [{times}]
+
+def wrapped(*args, **kwargs):
+    while left[0]:
+        left[0] -= 1
+        ready()
+        time.sleep(0.5)
+    return real(*args, **kwargs)
+
+owner.{last} = wrapped
+sys.argv = [
+    "run", "--config=configs/quickstart.py:smoke", "--workdir={tmp_path / "run"}", "--config.step_time_seconds=0.1",
+    "--config.pruning.ahead=3", "--config.pruning.every=5", "--config.pruning.cut_cost=0",
+]
+runpy.run_module("experiments.run", run_name="__main__")
+"""
+    stopped, said, errors = _interrupted(program, times, tmp_path)
+    assert "Traceback" not in errors
+    assert stopped == status, errors
+    assert (ENDED in errors) == (times == 2 or said == ""), errors
+    resumed = _interrupted(program.replace(f"left = [{times}]", "left = [0]"), 0, tmp_path)
+    assert resumed[0] == 0, resumed
+    assert (tmp_path / "run" / "summary.json").exists()
