@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Every key of a config, with its unit and what it may be. Other configs are this one and the lines that differ.
 
-Durations are steps ("5000"), epochs ("10ep") or a part of the run ("30%").
+Durations are steps ("5000"), epochs ("10ep") or a part of the run ("30%"). `--help` shows the comments: that of a key
+stands behind it or above it, and one above that ends in a colon is a heading of the keys below it.
 """
 
 from __future__ import annotations
@@ -58,8 +59,8 @@ def base() -> ml_collections.ConfigDict:
     c.data.flip = False  # Random flips left to right.
     c.data.upsample = 0  # Side of the square that images are resized to; 0 for none.
     c.data.crop_first = False  # Crop before resizing instead of after it.
-    c.data.mixup = 0.0  # Concentration of the mixing weight's Beta distribution; 0 for none. With both, one is drawn
-    c.data.cutmix = 0.0  # for each batch.
+    c.data.mixup = 0.0  # Concentration of the mixing weight's Beta distribution; 0 for none.
+    c.data.cutmix = 0.0  # Likewise, of boxes that are pasted in; with mixup, one of both is drawn for each batch.
     c.data.train_examples = 0  # Only the first so many training examples; 0 for all.
     c.data.test_examples = 0  # Only the first so many test examples; 0 for all.
     # imagenet, image_folder:
@@ -93,16 +94,16 @@ def base() -> ml_collections.ConfigDict:
     c.optimizer.schedule = "constant"  # step, piecewise, one_cycle, cosine, constant.
     c.optimizer.step_every = "77ep"  # step: how often the rate is multiplied by step_factor.
     c.optimizer.boundaries = ("30ep", "70ep", "90ep")  # piecewise: when the rate is multiplied by step_factor.
-    c.optimizer.step_factor = 0.2
+    c.optimizer.step_factor = 0.2  # step, piecewise: what the rate is multiplied by.
     c.optimizer.warmup = "0"  # The rate first grows linearly for so long, from warmup_from. Not with one_cycle.
-    c.optimizer.warmup_from = 0.0
+    c.optimizer.warmup_from = 0.0  # The rate at the first step of a warm-up.
     c.optimizer.clip_norm = 0.0  # Largest L2 norm of the whole gradient, the regulariser's included; 0 for any.
     c.optimizer.weight_decay = 0.0  # Constant, on all parameters.
     c.optimizer.decoupled_decay = True  # adam, sgdm: added after the moments (AdamW) instead of to the gradient.
-    c.optimizer.b1 = 0.9  # adam.
-    c.optimizer.b2 = 0.999
-    c.optimizer.eps = 1e-8
-    c.optimizer.momentum = 0.9  # sgdm.
+    c.optimizer.b1 = 0.9  # adam, adamw: decay of the first moment, in [0, 1).
+    c.optimizer.b2 = 0.999  # adam, adamw: decay of the second moment, in [0, 1).
+    c.optimizer.eps = 1e-8  # adam, adamw: added to the root of the second moment.
+    c.optimizer.momentum = 0.9  # sgdm: in [0, 1).
 
     c.method = ml_collections.ConfigDict()
     # dense, demp; that cut: snap, crop, earlysnap, earlycrop, random, l1, slimming; that mask: magnitude, saliency,
@@ -110,19 +111,20 @@ def base() -> ml_collections.ConfigDict:
     c.method.name = "demp"
     c.method.strength = 0.0  # Peak lambda of the regulariser.
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
-    c.method.strength_span = "87%"
+    c.method.strength_span = "87%"  # How long that schedule takes, from the start of the run.
     c.method.regularizer = "lasso"  # lasso, l2.
     c.method.penalised = "scales"  # scales (of normalisation layers), all.
     c.method.decoupled = False  # The regulariser moves parameters directly instead of being part of the loss.
     c.method.noise = 0.0  # Peak variance (or standard deviation) of the noise per step.
     c.method.noise_amplitude = "variance"  # variance (the paper's text), std (its released code).
     c.method.noise_asymmetric = True  # On weights of live neurons only.
-    c.method.noise_schedule = "one_cycle"
-    c.method.noise_span = "87%"
-    # demp: a size to end at, one of these or none; the strength is then a first guess, 0 for one of 0.02.
+    c.method.noise_schedule = "one_cycle"  # As strength_schedule.
+    c.method.noise_span = "87%"  # As strength_span.
+
+    # demp: a size to end at, one of these or none; method.strength is then a first guess, 0 for one of 0.02.
     c.method.target = ml_collections.ConfigDict()
-    c.method.target.weight_sparsity = placeholder(float)  # In (0, 1), as neuron_sparsity.
-    c.method.target.neuron_sparsity = placeholder(float)
+    c.method.target.weight_sparsity = placeholder(float)  # Which part of the parameters leaves, in (0, 1).
+    c.method.target.neuron_sparsity = placeholder(float)  # Which part of the neurons leaves, in (0, 1).
     c.method.target.parameters = placeholder(int)  # How many are left.
     c.method.target.inference_flops = placeholder(float)  # Of the dense network's, in (0, 1).
     c.method.target.step_time = placeholder(float)  # Of the dense network's, in (0, 1), as measured in the run.
@@ -132,19 +134,21 @@ def base() -> ml_collections.ConfigDict:
     c.ranking = ml_collections.ConfigDict()
     c.ranking.sparsity = 0.5  # Of the units that can leave, in [0, 1).
     c.ranking.when = "0"  # snap, crop, random, l1, slimming: the step.
-    c.ranking.early_rule = "paper"  # early*: paper, released: when the weights' distance from the start grows slowly,
-    c.ranking.latest = ""  # and at this step at the latest; "" for none.
-    c.ranking.every = "2ep"  # chase: steps between cuts,
-    c.ranking.until = "80%"  # the last one,
-    c.ranking.floor = 0.2  # and which part of its share every site keeps.
+    # earlysnap, earlycrop: paper, released: whose rule says that the weights' distance from the start grows slowly.
+    c.ranking.early_rule = "paper"
+    c.ranking.latest = ""  # earlysnap, earlycrop: at this step at the latest; "" for none.
+    c.ranking.every = "2ep"  # chase: steps between cuts.
+    c.ranking.until = "80%"  # chase: the last cut.
+    c.ranking.floor = 0.2  # chase: which part of its share every site keeps.
     c.ranking.definition = "demp"  # demp (as the DemP paper ran them), released (snap, crop: as their own code does).
-    # exact; layerwise; percentile, topk: as released, short of the sparsity where a site would be emptied.
-    c.ranking.rule = "auto"  # auto: layerwise for l1, whose norms cannot be compared between layers; exact for others.
+    # exact; layerwise; percentile, topk: as released, short of the sparsity where a site would be emptied; auto:
+    # layerwise for l1, whose norms cannot be compared between layers, exact for others.
+    c.ranking.rule = "auto"
     c.ranking.stages = 5  # Of iterative pruning, which scores anew after each; 1: all at once.
-    c.ranking.feedback = "planned"  # A stage goes by the sparsity planned for the one before it, or measured.
+    c.ranking.feedback = "planned"  # Which sparsity of the stage before it a stage goes by: planned, measured.
     c.ranking.optimizer = "sliced"  # Its state after the cut: sliced, restarted (schedules included).
     c.ranking.batches = 10  # Of training examples, not augmented, that are scored.
-    c.ranking.batch_size = 512
+    c.ranking.batch_size = 512  # Of such a batch.
     c.ranking.exclude = ()  # Patterns of names of sites that are not ranked.
 
     # Methods that hold weights at zero: magnitude, saliency, static, set, rigl, srigl, chase, demp_rigl.
@@ -154,39 +158,41 @@ def base() -> ml_collections.ConfigDict:
     c.masking.exclude = ()  # Patterns of paths of parameters that stay dense, besides those of one axis.
     c.masking.algorithm = "magnitude"  # jaxpruner: one of its algorithms.
     c.masking.schedule = "polynomial"  # magnitude, saliency: polynomial, one_shot.
-    c.masking.start = "0"  # First step that changes masks,
-    c.masking.end = "75%"  # and the last; chase: the last with more connections than asked for.
-    c.masking.every = "100"
+    c.masking.start = "0"  # First step that changes masks.
+    c.masking.end = "75%"  # The last one; chase: the last with more connections than asked for.
+    c.masking.every = "100"  # Steps between changes of masks.
     c.masking.drop = 0.3  # set, rigl, srigl, demp_rigl: which part of the connections moves, in [0, 1].
     c.masking.drop_schedule = "cosine"  # cosine (to 0 at end), constant.
     c.masking.ablation = 0.3  # srigl: neurons with fewer salient connections than this part are ablated.
-    c.masking.never_ablated = ("head/*",)  # srigl: patterns of paths of parameters.
+    c.masking.never_ablated = ("head/*",)  # srigl: patterns of paths of parameters whose neurons stay.
 
     c.pruning = ml_collections.ConfigDict()
     c.pruning.dynamic = True  # Cut during training; if not, at the end only.
     c.pruning.every = "5%"  # tau: steps between cuts.
     c.pruning.start = "0"  # No cut before.
     c.pruning.examples = 512  # Size of the death set.
-    c.pruning.criterion = "auto"  # auto, zero, epsilon, negative, sum.
-    c.pruning.epsilon = 0.01
+    # A dead unit's values are: zero; epsilon: smaller than pruning.epsilon; negative: never positive; sum: of no
+    # positive sum over a batch, as in the released code; auto: the paper's definition, by activation.
+    c.pruning.criterion = "auto"
+    c.pruning.epsilon = 0.01  # epsilon: how small, > 0.
     c.pruning.constant = placeholder(float)  # Past the paper: also cut units whose value varies by at most this.
     c.pruning.tolerance = placeholder(float)  # Largest relative difference of the logits; by default by criterion.
     c.pruning.min_units = 1  # Units that every site keeps.
+    c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
     # Until the last cut, which cuts all that is dead:
     c.pruning.multiple = 1  # Every site keeps a multiple of this many units: 8 can be faster on a GPU.
     c.pruning.cut_cost = "50"  # What a cut costs, in steps: it waits until it pays; "0": it never waits.
     c.pruning.ahead = "100"  # For so many steps it is prepared, while training goes on; "0": it is made at once.
-    c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
 
     c.watch = ml_collections.ConfigDict()
     c.watch.every = "0"  # Steps between looks at who is dead by pruning.criterion, cutting nothing; 0 for none.
     c.watch.whole = False  # Also on the whole training set, not on a death set alone.
 
     c.eval_batch_size = 512  # Of evaluation and death set.
-    c.log_every = "50"
-    c.eval_every = "10%"
-    c.checkpoint_every = "10%"
-    c.checkpoints_kept = 2
+    c.log_every = "50"  # Steps between lines of metrics.
+    c.eval_every = "10%"  # Steps between evaluations on the test set.
+    c.checkpoint_every = "10%"  # Steps between checkpoints.
+    c.checkpoints_kept = 2  # The newest ones.
     c.step_time_seconds = 2.0  # How long the final step is timed beside the dense one, ten steps at least.
     c.progress = "auto"  # auto, bar, lines, off.
     c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none.

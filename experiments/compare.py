@@ -1,22 +1,27 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Trains a config and its dense twin, and shows them side by side.
 
-`python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart` leaves both runs, a table
-(`comparison.txt`) and a plot (`comparison.png`) in the workdir. The flags are those of `experiments.run`.
+    python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
+    python -m experiments.compare --config=configs/resnet18_cifar.py:cpu --workdir=runs/cpu --config.method.noise=1e-6
+    python -m experiments.compare --config=configs/resnet18_cifar.py --dry_run
+    python -m experiments.compare --config=configs/resnet18_cifar.py --help | grep noise
+
+The twin has the method `dense`: same initialisation, batches, optimizer and length. Both runs, a table
+(`comparison.txt`) and a plot (`comparison.png`) are left in the workdir; the same command continues what was stopped.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
-from rich.console import Console
 
-from experiments import command, plots, records, summaries
+from experiments import command
 from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Console | None = None) -> int:
@@ -32,6 +37,13 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     Raises:
       UsageError: for bad input, before anything is trained.
     """
+    # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
+    from rich.console import Console
+
+    from experiments import plots, records, summaries
+    from experiments.problem import pose
+    from experiments.train import train_and_evaluate
+
     if config.method.name == "dense":
         raise UsageError("config.method.name must be a method to compare with dense; got 'dense'. Use experiments.run.")
     pose(config)  # Says now what is wrong with it, not after the twin has been trained.

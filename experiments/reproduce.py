@@ -1,32 +1,36 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Figures and tables of the paper, one command each.
 
-    python -m experiments.reproduce NAME [--scale=cpu|gpu|paper] [--seeds=N] [--out=DIR]
+    python -m experiments.reproduce list
+    python -m experiments.reproduce fig3 fig4
+    python -m experiments.reproduce all --scale=gpu --seeds=3 --out=runs/figures
+    python -m experiments.reproduce all --page=results/README.md --out=results/figures
 
-NAME is one of those that `list` shows, several of them, or `all`. A scale is a set of changes to the recipes: `paper`
-is the paper's own, `gpu` takes minutes on one GPU, `cpu` on two cores. The runs are ordinary ones of `experiments.run`,
-in `OUT/SCALE/runs`: figures share them, those that ended are not run again, those that were interrupted go on, and what
-fails is listed and stops nothing else. Each figure leaves beside them `NAME.json` (all points, means and spreads),
-`NAME.png` drawn as in the paper, and `NAME.md`, a paragraph on whether its claims hold in these runs. `--smoke` makes
-every run one of seconds: it shows that the path works, and nothing else. The exit status is 1 if a run failed.
-
-`--page=FILE` makes nothing, and writes the page of all claims from the figures that a folder holds, as in
-`--page=results/README.md --out=results/figures`.
+`list` shows what can be made. A scale is a set of changes to the recipes: `paper` is the paper's own, `gpu` takes
+minutes on one GPU, `cpu` on two cores. The runs are ordinary ones of `experiments.run`, in `OUT/SCALE/runs`: figures
+share them, those that ended are not run again, those that were interrupted go on, and what fails is listed and stops
+nothing else. Each figure leaves beside them `NAME.json` (all points, means and spreads), `NAME.png` drawn as in the
+paper, and `NAME.md`, a paragraph on whether its claims hold in these runs. `--smoke` makes every run one of seconds:
+it shows that the path works, and nothing else. `--page` makes nothing, and writes the page of all claims from the
+figures that a folder holds.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from experiments import command, signals
+
+if __name__ == "__main__":
+    signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
+
 from experiments import records
-from experiments.errors import UsageError
+from experiments.errors import UsageError, require
 from experiments.figures import FIGURES
 from experiments.figures.figure import SCALES, Case, Figure, Mean, Point, Verdict, averaged, draw
 from experiments.figures.scales import SMOKE
@@ -246,38 +250,33 @@ def _say(text: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Reproduces, by the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("name", nargs="+", help=f"list, all, or some of: {', '.join(FIGURES)}")
-    parser.add_argument("--scale", choices=SCALES, default="cpu")
-    parser.add_argument("--seeds", type=int, default=0, help="by default 3 at the paper's scale, else 1")
-    parser.add_argument("--out", type=Path, default=Path("runs/reproduce"))
+    parser = command.Parser(__doc__)
+    parser.add_argument("name", nargs="+", help=f"list, all, or some of {', '.join(FIGURES)}")
+    parser.add_argument("--scale", choices=SCALES, default="cpu", help="cpu by default")
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many; by default 3 at the paper's scale, else 1")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="%(default)s by default"
+    )
     parser.add_argument("--smoke", action="store_true", help="runs of seconds")
-    parser.add_argument("--processes", type=int, default=0, help="runs at once; by default by the machine")
-    parser.add_argument("--imagenet", type=Path, help="folder of images in place of tensorflow-datasets' ImageNet")
-    parser.add_argument("--page", type=Path, help="write the page of all claims there, and make nothing")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
+    parser.add_argument("--imagenet", type=Path, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet")
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of all claims there, make nothing")
     options = parser.parse_args(arguments)
     if options.page:
         options.page.write_text(page(options.out, options.scale))
         return 0
-    seeds = options.seeds or (3 if options.scale == "paper" else 1)
-    unknown = [name for name in options.name if name not in (*FIGURES, "all", "list")]
-    if unknown or seeds < 1:
-        what = (
-            f"name must be list, all, or one of {', '.join(FIGURES)}; got {unknown[0]!r}"
-            if unknown
-            else (f"--seeds must be at least 1; got {options.seeds}")
-        )
-        print(f"error: {what}.", file=sys.stderr)  # noqa: T201
-        return 2
-    if "list" in options.name:
-        _say(listing(options.scale, seeds))
-        return 0
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The runs are stopped, and save.
-    chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
+    seeds = options.seeds if options.seeds is not None else (3 if options.scale == "paper" else 1)
     out = options.out / ("smoke" if options.smoke else options.scale)
+    signals.raise_on_signal()  # The runs are stopped, and save.
     try:
+        unknown = next((name for name in options.name if name not in (*FIGURES, "all", "list")), None)
+        require(unknown is None, "name", unknown, f"list, all, or one of {', '.join(FIGURES)}")
+        require(seeds >= 1, "--seeds", seeds, "at least 1")
+        if "list" in options.name:
+            _say(listing(options.scale, seeds))
+            return 0
         failed = reproduce(
-            chosen,
+            list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name)),
             options.scale,
             seeds,
             out,
@@ -286,10 +285,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             imagenet=options.imagenet,
         )
     except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
+        return command.fail(str(error), 2)
     except KeyboardInterrupt:
-        print("stopped and saved; give the same command to continue", file=sys.stderr)  # noqa: T201
+        print("stopped; give the same command to continue", file=sys.stderr)  # noqa: T201
         return 130
     for what in failed:
         print(f"failed: {what}", file=sys.stderr)  # noqa: T201

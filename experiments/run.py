@@ -1,13 +1,17 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Trains one network: `python -m experiments.run --config=configs/NAME.py[:variant] --workdir=DIR`.
+"""Trains one network by a config.
 
-Any key of the config can be overridden: `--config.method.strength=0.01`. Run again with the same workdir, it continues
-from the newest checkpoint. For the exit status see `experiments.command`.
+    python -m experiments.run --config=configs/quickstart.py --workdir=runs/first
+    python -m experiments.run --config=configs/resnet18_cifar.py:sgdm --workdir=runs/sgdm --config.method.strength=0.01
+    python -m experiments.run --config=configs/resnet50_imagenet.py --config.data.dir=DIR --dry_run
+    python -m experiments.run --config=configs/resnet18_cifar.py --help | grep noise
+
+The first trains; the same command continues a run that was stopped or killed. The second takes another variant of a
+config and overrides a key. The third shows what a run would do and take, and trains nothing. The last looks up keys.
 """
 
 from __future__ import annotations
 
-import jax
 import ml_collections
 
 from experiments import command
@@ -15,6 +19,8 @@ from experiments import command
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> int:
     """Trains by `config` in `workdir`; returns the exit status."""
+    import jax  # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
+
     from experiments.summaries import one_line
     from experiments.train import train_and_evaluate
 

@@ -3,16 +3,18 @@ r"""Many runs: any grid over the fields of a config.
 
     python -m experiments.sweep --config=configs/quickstart.py --grid=method.strength=0.01,0.03 --grid=seed=0,1,2 \
         --set=steps=1000 --out=runs/sweep
+    python -m experiments.sweep --config=configs/quickstart.py --grid=method.name=demp,snap,rigl --out=runs/methods
+    python -m experiments.sweep --config=configs/quickstart.py --grid="model.widths=(64,),(128,128)" --out=runs/widths
+    python -m experiments.run --config=configs/quickstart.py --help | grep strength
 
-Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes. Runs
-that ended are not run again, runs that were interrupted go on, and a run that fails does not stop the others. On a CPU
-several run at once, each on cores of its own (`--processes`); on an accelerator one at a time. The table is printed
-and left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`. The exit status is 1 if a run failed.
+Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes; the
+last command looks up what can be changed. Runs that ended are not run again, runs that were interrupted go on, and a
+run that fails does not stop the others. On a CPU several run at once, each on cores of its own (`--processes`); on an
+accelerator one at a time. The table is printed and left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import hashlib
 import itertools
@@ -20,7 +22,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -28,9 +29,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import tables
+from experiments import command, signals
+
+if __name__ == "__main__":
+    signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
+
+from experiments import keys, tables
 from experiments.devices import processors
-from experiments.errors import UsageError
+from experiments.errors import UsageError, require
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,15 +71,7 @@ class Run:
 
     def flags(self) -> list[str]:
         """Returns the changes as flags of `experiments.run`."""
-        return [f"--config.{key}={_text(value)}" for key, value in self.changes]
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return "(" + "".join(f"{v!r}," for v in value) + ")"
-    return str(value)
+        return [f"--config.{key}={keys.as_text(value)}" for key, value in self.changes]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +103,11 @@ def execute(
 
     Returns:
       By run, its outcome.
+
+    Raises:
+      UsageError: for a bad number of processes.
     """
+    require(processes >= 0, "--processes", processes, "at least 1, or 0 for as many as suit the machine")
     wanted = list(dict.fromkeys(runs))
     folder.mkdir(parents=True, exist_ok=True)
     outcomes = {run: done for run in wanted if (done := _ended(run, folder)) is not None}
@@ -135,10 +137,17 @@ def execute(
             if not ended:
                 time.sleep(0.2)
     finally:
+        if running:
+            say(f"waiting for {len(running)} runs to save; Ctrl-C again ends them at once")
         for process in running:
             process.terminate()  # They save, and go on when they are asked for again.
-        for process in running:
-            process.wait()
+        try:
+            for process in running:
+                process.wait()
+        except KeyboardInterrupt:
+            for process in running:
+                process.kill()
+            raise
     return {run: outcomes[run] for run in wanted}
 
 
@@ -181,37 +190,43 @@ def grid(text: Sequence[str]) -> list[dict[str, str]]:
         # A tuple such as (300,100) is one value.
         found = [value for value in re.split(r",(?![^(]*\))", values) if value]
         if not found or field in axes:
-            raise UsageError(f"--grid must be FIELD=VALUE,VALUE,... with each field once; got {each!r}.")
+            raise UsageError(f"--grid must be KEY=VALUE,VALUE,... with each key once; got {each!r}.")
         axes[field.removeprefix("config.")] = found
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 
 
+def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Run, str]:
+    """Returns the runs of a grid, and what they are called in the table."""
+    same, *others = grid(fixed)
+    if others:
+        raise UsageError(f"--set must be KEY=VALUE, one value for all runs; got {fixed}. Use --grid.")
+    labels = {}
+    for point in grid(axes):
+        run = Run.of(config, same, point)
+        command.config_of([f"--config={config}", *run.flags()])  # Says now what no run would understand.
+        labels[run] = ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
+    return labels
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweeps, by the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="config file, as experiments.run takes it")
-    parser.add_argument("--grid", action="append", default=[], help="FIELD=VALUE,VALUE,...; may be given again")
-    parser.add_argument("--set", action="append", default=[], help="FIELD=VALUE for all runs; may be given again")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the runs and the table")
-    parser.add_argument("--processes", type=int, default=0, help="how many runs at once; by default by the machine")
+    parser = command.Parser(__doc__)
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="as experiments.run takes it")
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help="may be given again")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs; may be given again"
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the runs and the table")
+    parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
     options = parser.parse_args(arguments)
+    signals.raise_on_signal()  # The runs are stopped, and save.
     try:
-        fixed, *others = grid(options.set)
-        if others:
-            raise UsageError(f"--set must be FIELD=VALUE, one value for all runs; got {options.set}. Use --grid.")
-        points = grid(options.grid)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # The runs are stopped, and save.
-    labels = {
-        Run.of(options.config, fixed, point): ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
-        for point in points
-    }
-    try:
+        labels = _labelled(options.config, options.set, options.grid)
         outcomes = execute(labels, options.out, processes=options.processes)
+    except UsageError as error:
+        return command.fail(str(error), 2)
     except KeyboardInterrupt:
-        print("stopped and saved; give the same command to continue", file=sys.stderr)  # noqa: T201
+        print("stopped; give the same command to continue", file=sys.stderr)  # noqa: T201
         return 130
     done = [{"setting": labels[run], **o.summary} for run, o in outcomes.items() if o.summary is not None]
     (options.out / "sweep.jsonl").write_text("".join(json.dumps(record) + "\n" for record in done))

@@ -1,21 +1,25 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Records of runs and the tables made of them.
 
-`python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...` copies the summaries of finished runs into a
-record file; `python -m experiments.tables results/NAME.jsonl` prints its table in Markdown, a row per setting with the
-mean over seeds; and with `--fill=README.md` it is written behind the line `<!-- table NAME.jsonl -->` of that file.
+    python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...
+    python -m experiments.tables results/NAME.jsonl
+    python -m experiments.tables results/NAME.jsonl --fill=README.md
+
+The first copies the summaries of finished runs into a record file. The second prints its table in Markdown, a row per
+setting with the mean over seeds. The third writes it behind the line `<!-- table NAME.jsonl -->` of a file.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import statistics
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.errors import UsageError
+from experiments import command
+from experiments.errors import UsageError, require
 from experiments.records import read_lines
 
 COLUMNS = ("setting", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs", "training FLOPs", "step")
@@ -83,25 +87,30 @@ def _ratio(values: Sequence[float]) -> str:
     return f"x {statistics.mean(values):.2f}"
 
 
-def main() -> None:
-    """Collects or prints, by the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Collects or prints, by the command line; returns the exit status."""
+    parser = command.Parser(__doc__)
     parser.add_argument("paths", type=Path, nargs="+", help="record files to print, or workdirs to collect")
-    parser.add_argument("--collect", type=Path, help="record file to write")
-    parser.add_argument("--fill", type=Path, help="file whose tables are replaced")
-    options = parser.parse_args()
-    if options.collect:
-        lines = [json.dumps(record) for record in collect(options.paths)]
-        options.collect.write_text("".join(line + "\n" for line in lines))
-        print(f"{len(lines)} records in {options.collect}")  # noqa: T201
-    else:
+    parser.add_argument("--collect", type=Path, metavar="FILE", help="write the summaries of the workdirs there")
+    parser.add_argument("--fill", type=Path, metavar="FILE", help="replace its tables")
+    options = parser.parse_args(arguments)
+    try:
+        if options.collect:
+            lines = [json.dumps(record) for record in collect(options.paths)]
+            options.collect.write_text("".join(line + "\n" for line in lines))
+            command.say(f"{len(lines)} records in {options.collect}")
+            return 0
         for path in options.paths:
+            require(path.exists(), "paths", str(path), "files of records")
             table = markdown(read_lines(path))
             if options.fill:
                 options.fill.write_text(fill(options.fill.read_text(), path.name, table))
             else:
-                print(table)  # noqa: T201
+                command.say(table)
+    except UsageError as error:
+        return command.fail(str(error), 2)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -218,7 +218,7 @@ COMMANDS = {
     "--config=configs/quickstart.py:fast --workdir=x": (2, "the variant must be one of .*; got 'fast'."),
     "--config=configs/quickstart.py --workdir=x --config.method.strenght=1": (
         2,
-        r"--config.method.strenght: the config has no such key. Did you mean method.strength\? configs/base.py lists",
+        r"--config.method.strenght: the config has no such key. Did you mean method.strength\? --help with a",
     ),
     "--config=configs/quickstart.py --workdir=x --config.batch_size=many": (2, "--config.batch_size=many"),
     "--config=configs/quickstart.py --workdir=x now": (2, "unknown argument 'now'"),

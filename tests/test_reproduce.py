@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import methods, optimizers, problem, reproduce, sweep
+from experiments import keys, methods, optimizers, problem, reproduce, sweep
 from experiments.figures import FIGURES, deaths, mnist_noise, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, at, averaged
 from experiments.sweep import Run
@@ -141,7 +141,7 @@ def test_a_grid_and_the_names_of_its_runs():
     assert sweep.grid(["a=1,2", "config.b=(3,4),(5,)"]) == [
         {"a": x, "b": y} for x in ("1", "2") for y in ("(3,4)", "(5,)")
     ]
-    with pytest.raises(sweep.UsageError, match="--grid must be FIELD=VALUE"):
+    with pytest.raises(sweep.UsageError, match="--grid must be KEY=VALUE"):
         sweep.grid(["a"])
     run = Run.of("configs/quickstart.py", {"seed": 1, "data.flip": True}, {"model.widths": (3, 4), "seed": 2})
     assert run.flags() == ["--config.data.flip=true", "--config.model.widths=(3,4,)", "--config.seed=2"]
@@ -153,7 +153,7 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     fixed = {**{k: v for k, v in SHORT.items() if k not in ("devices", "progress")}, "steps": "4", "data.cache": ""}
     fixed |= {"method.strength_span": "4", "method.noise_span": "4"}
     arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", "--processes=2"]
-    arguments += [f"--set={key}={sweep._text(value)}" for key, value in fixed.items() if value != ""]
+    arguments += [f"--set={key}={keys.as_text(value)}" for key, value in fixed.items() if value != ""]
     grid = ["--grid=method.name=dense,unknown", "--grid=seed=0"]
     assert sweep.main(arguments + grid) == 1
     shown = capsys.readouterr()

@@ -189,7 +189,8 @@ def test_other_methods_have_no_target():
     from experiments.errors import UsageError
 
     with pytest.raises(UsageError, match="config.method.name must be demp with config.method.target.weight_sparsity"):
-        pose(short_config(**{"method.name": "dense", "method.target.weight_sparsity": 0.5}))
+        pose(short_config(**{"method.name": "random", "method.target.weight_sparsity": 0.5}))
+    assert pose(short_config(**{"method.name": "dense", "method.target.weight_sparsity": 0.5})).goal is None
 
 
 _KINDS = [("weight_sparsity", 0.8), ("neuron_sparsity", 0.5), ("inference_flops", 0.3), ("parameters", 5000)]

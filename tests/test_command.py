@@ -1,0 +1,138 @@
+"""The command line: help, the keys of a config, exit statuses."""
+
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs import base, quickstart
+from experiments import command, keys, reproduce, sweep, tables
+from experiments.errors import NonFiniteLossError, UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _help(module, *arguments):
+    done = subprocess.run([sys.executable, "-m", module, *arguments], cwd=ROOT, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("module", ["experiments.run", "experiments.compare"])
+def test_help_begins_with_what_the_program_does(module):
+    status, text, errors = _help(module, "--help")
+    assert (status, errors) == (0, "")
+    assert text.startswith("Trains ")
+    assert 3 <= text.count("    python -m ") <= 4
+    assert command.EXIT_STATUS in text
+    assert "--config=configs/NAME.py --help" in text
+    assert max(map(len, text.splitlines())) <= 120
+    assert len(text.splitlines()) < 40
+
+
+def test_help_with_a_config_lists_its_keys():
+    arguments = ("--help", "--config.method.noise=3e-5", "--config=configs/quickstart.py:sgdm")
+    status, text, errors = _help("experiments.run", *arguments)
+    assert (status, errors) == (0, "")
+    assert "DemP on scikit-learn's handwritten digits" in text
+    [line] = [line for line in text.splitlines() if "--config.method.noise=" in line]
+    assert line.split(maxsplit=2)[:2] == ["*", "--config.method.noise=3e-05"]
+    assert line.endswith(keys.comments()["method.noise"].text)
+    assert re.search(r"^\* --config.optimizer.name=sgdm ", text, re.M)
+    status, _, errors = _help("experiments.run", "--help", "--config=configs/quickstart.py", "--config.sede=1")
+    assert status == 2
+    assert "Did you mean seed?" in errors
+
+
+@pytest.mark.parametrize("module", [sweep, reproduce, tables])
+def test_programs_without_a_config_are_alike(module, capsys):
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    text = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert text.strip().startswith(module.__doc__.splitlines()[0])
+    assert 3 <= text.count("    python -m ") <= 4
+    assert text.endswith(command.EXIT_STATUS)
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--fast"])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: .*; --help says more\.\n", capsys.readouterr().err)
+
+
+def test_every_key_has_a_comment():
+    said = keys.comments()
+    for path, _ in keys.flat(base.base()):
+        assert said[path].text, f"configs/base.py must say what {path} is"
+    assert said["method.noise_asymmetric"].text == "On weights of live neurons only."
+    assert said["data.dir"].text.startswith("Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder:")
+    assert said["data.framing"].heading == "imagenet, image_folder:"
+    assert said["data.crop"].heading == ""
+    assert said["ranking"].text.startswith("Methods that cut units by scores: snap,")
+    # By other means: as many lines of the file assign to a key, and each comment stands in it.
+    source = (ROOT / "configs" / "base.py").read_text()
+    assert len(said) == len(re.findall(r"^    c\.[\w.]+ = ", source, re.M))
+    flowing = " ".join(re.sub(r"^ *# ", "", line) for line in source.splitlines())
+    assert all(comment.text in flowing for comment in said.values())
+
+
+def test_the_listing_of_keys():
+    config = quickstart.get_config().copy_and_resolve_references().unlock()
+    config.model.mine = 3
+    text = keys.listing(config, "configs/quickstart.py:sgdm", None)
+    listed = re.findall(r"^[* ] --config\.([\w.]+)=", text, re.M)
+    assert sorted(listed) == sorted(path for path, _ in keys.flat(config))
+    assert listed[0] == "seed"  # As in configs/base.py.
+    changed = set(re.findall(r"^\* --config\.([\w.]+)=", text, re.M))
+    assert changed == {"optimizer.learning_rate", "method.strength", "method.noise", "model.mine"}
+    assert text.count("  imagenet, image_folder:\n") == 1
+    wrapped = keys.listing(config, "configs/quickstart.py", 80)
+    body = wrapped[wrapped.index("Its keys") :]
+    assert max(map(len, body.splitlines())) <= 80
+    assert set(body.split()) == set(text[text.index("Its keys") :].split())
+
+
+def test_values_are_shown_as_they_are_given():
+    for value in (True, 3, 1e-5, "87%", ("30ep", "70ep"), (3, 4)):
+        path = {bool: "data.flip", int: "seed", float: "method.noise", str: "steps"}.get(type(value), "model.widths")
+        path = "optimizer.boundaries" if value == ("30ep", "70ep") else path
+        config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={keys.as_text(value)}"])
+        assert dict(keys.flat(config))[path] == value
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config=configs/none.py"], "--config=configs/none.py: there is no such file."),
+        (["--config=configs/quickstart.py", "--config.sede=1"], "has no such key. Did you mean seed?"),
+        (["--config=configs/quickstart.py", "--config.seed=x"], "--config.seed=x"),
+        (["--config=configs/quickstart.py:fast"], "the variant must be one of"),
+    ],
+)
+def test_configs_that_cannot_be(words, message, tmp_path, capsys):
+    with pytest.raises(UsageError, match=re.escape(message)):
+        command.config_of(words)
+    grid = [f"--set={word.removeprefix('--config.')}" for word in words[1:]]
+    assert sweep.main([words[0], *grid, f"--out={tmp_path / 'x'}"]) == 2  # Before any run.
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_exit_statuses(capsys):
+    def raises(error):
+        raise error
+
+    assert command.guarded(lambda: 7) == 7
+    assert command.guarded(lambda: raises(NonFiniteLossError("the loss became nan"))) == 1
+    assert command.guarded(lambda: raises(UsageError("config.seed must be\nsmall"))) == 2
+    assert capsys.readouterr().err == "error: the loss became nan\nerror: config.seed must be small\n"
+    assert [command.status_of(s) for s in (None, signal.SIGTERM, signal.SIGINT)] == [0, 0, 130]
+    assert re.findall(r"^  (\d+) ", command.EXIT_STATUS, re.M) == ["0", "1", "2", "130"]
+    assert sweep.main(["--config=configs/quickstart.py", "--grid=seed=0", "--out=x", "--processes=-1"]) == 2
+    assert reproduce.main(["fig3", "--seeds=0"]) == 2
+    assert tables.main(["nowhere.jsonl"]) == 2
+    assert tables.main(["--collect=x.jsonl", "nowhere"]) == 2
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == 4
+    assert all(line.startswith("error: ") for line in errors)
