@@ -35,11 +35,16 @@ _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "", "Processes of one run: auto on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS."
 )
 _MISTAKES = (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done and what it takes; train nothing.")
+_COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step, to know the memory that it takes.")
 _HELP = ("--help", "-help", "-h", "-?", "--?")
 
 
-def run(program: Callable[[ml_collections.ConfigDict, str], int]) -> None:
-    """Runs `program(config, workdir)` with the flags and exits with the status it returns."""
+def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable[..., int]) -> None:
+    """Runs `program(config, workdir)` with the flags and exits with the status it returns.
+
+    With `--dry_run` that is `plan(config, compiles=...)`.
+    """
     signals.end_at_once_on_interrupt()
 
     def main(argv: Sequence[str]) -> int:
@@ -49,6 +54,8 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int]) -> None:
             from experiments.devices import join_processes  # Importing JAX takes a while, which help does not need.
 
             join_processes(_DISTRIBUTED.value)
+            if _DRY_RUN.value:
+                return plan(_CONFIG.value, compiles=_COMPILE.value)
             return program(_CONFIG.value, str(_WORKDIR.value))
 
         return guarded(joined)
@@ -141,7 +148,7 @@ def _parse(argv: list[str]) -> list[str]:
         if len(rest) > 1:
             raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.key=value.")
         for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
-            if not flag.value:
+            if not flag.value and not (name == "workdir" and _DRY_RUN.value):
                 raise UsageError(f"--{name} must be given, as in --{name}={example}.")
         return rest
     except _MISTAKES as error:
@@ -150,7 +157,7 @@ def _parse(argv: list[str]) -> list[str]:
 
 def _help() -> str:
     """Returns what a program says of itself, and of its config if one is given."""
-    own = (_CONFIG, _WORKDIR, _DISTRIBUTED)
+    own = (_CONFIG, _WORKDIR, _DRY_RUN, _COMPILE, _DISTRIBUTED)
     lines = [sys.modules["__main__"].__doc__ or "", "Flags:"]
     lines += [f"  --{flag.name}: {flags.FLAGS[flag.name].help}" for flag in own]
     lines += ["  --config.KEY=VALUE: Overrides a key of the config.", "", EXIT_STATUS]

@@ -44,8 +44,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     from experiments.problem import pose
     from experiments.train import train_and_evaluate
 
-    if config.method.name == "dense":
-        raise UsageError("config.method.name must be a method to compare with dense; got 'dense'. Use experiments.run.")
+    _require_a_method(config)
     pose(config)  # Says now what is wrong with it, not after the twin has been trained.
     workdir = Path(workdir)
     console = console or Console(soft_wrap=True)
@@ -69,5 +68,18 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     return 0
 
 
+def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
+    """Shows what `compare` would do; returns the exit status."""
+    from experiments import plan
+
+    _require_a_method(config)
+    return plan.show(config, twin=True, compiles=compiles)
+
+
+def _require_a_method(config: ml_collections.ConfigDict) -> None:
+    if config.method.name == "dense":
+        raise UsageError("config.method.name must be a method to compare with dense; got 'dense'. Use experiments.run.")
+
+
 if __name__ == "__main__":
-    command.run(compare)
+    command.run(compare, plan)

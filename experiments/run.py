@@ -31,5 +31,12 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> int:
     return command.status_of(result.stopped_by)
 
 
+def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
+    """Shows what `main` would do; returns the exit status."""
+    from experiments import plan
+
+    return plan.show(config, compiles=compiles)
+
+
 if __name__ == "__main__":
-    command.run(main)
+    command.run(main, plan)

@@ -37,8 +37,10 @@ with signals.stop_on_signal() as stop:
     ),
 }
 HEAD = """
-import os, subprocess, sys, time
+import os, signal, subprocess, sys, time
 from experiments import signals
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # As in a terminal, wherever the tests run.
 
 def ready():
     print("ready", flush=True)
@@ -73,7 +75,6 @@ def test_it_ends_a_program_at_once_in_one_line(moment, tmp_path):
 
 def test_a_shell_that_wants_it_ignored_is_obeyed(tmp_path):
     program = """
-import signal
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signals.end_at_once_on_interrupt()
 signals.raise_on_signal()

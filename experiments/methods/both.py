@@ -44,7 +44,8 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
         return chase.Chase(distribution, whole, seed, drop=lambda t: last(t - end), extra=extra, switch=end)
 
     masks = updater(config, make, moves=True, epoch=epoch, run=run)
-    plain = structured_method(config, masks.wrap_optax(base), chase.score, due, epoch=epoch, run=run)
+    when = f"every {every:,} steps until step {until:,}, ever more"
+    plain = structured_method(config, masks.wrap_optax(base), chase.score, due, when, epoch=epoch, run=run)
     assert plain.ranking is not None
     options = {**plain.ranking.options, "steps": 1, "rule": "exact"}
     floors = functools.partial(chase.floors, sparsity=target, beta=beta)

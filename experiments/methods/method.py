@@ -24,6 +24,7 @@ class Ranking:
     Attributes:
       score: of the units.
       due: the neuron sparsity to cut to at a step, given the state of the optimizer; `None` for no cut.
+      when: that in words.
       options: of `baselines.structured.prune`, but for the sparsity.
       batches, batch_size: how many examples are scored.
       restarts: whether the optimizer, its schedules included, starts anew after a cut.
@@ -32,6 +33,7 @@ class Ranking:
 
     score: Score
     due: Callable[[int, Any], float | None]
+    when: str
     options: dict[str, Any]
     batches: int
     batch_size: int

@@ -68,7 +68,11 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
                 )
             return target if fired == step or (step == latest and fired < 0) else None
 
-        return structured_method(config, tx, chosen, due, rule=rule, epoch=epoch, run=run)
+        when = f"at step {latest:,}"
+        if watches:
+            by = f"{when} at the latest" if latest <= run else "never if that does not come"
+            when = f"when the weights' distance from the start grows slowly, by config.ranking.early_rule; {by}"
+        return structured_method(config, tx, chosen, due, when, rule=rule, epoch=epoch, run=run)
 
     return make
 
@@ -78,12 +82,13 @@ def structured_method(
     tx: optax.GradientTransformation,
     score: Score,
     due: Callable[[int, Any], float | None],
+    when: str,
     *,
     rule: str = "exact",
     epoch: float,
     run: int,
 ) -> Method:
-    """Returns a method that cuts by a score when it is due, and dead units at the end."""
+    """Returns a method that cuts by a score when it is due, `when` in words, and dead units at the end."""
     section = config.ranking
     require_choice("config.ranking.rule", section.rule, ("auto", *selection.RULES))
     require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
@@ -94,6 +99,7 @@ def structured_method(
     ranking = Ranking(
         score=score,
         due=due,
+        when=when,
         options={
             "steps": section.stages,
             "feedback": section.feedback,
