@@ -26,7 +26,7 @@ time.sleep(60)
         """
 import threading
 signals.end_at_once_on_interrupt()
-threading.Thread(target=time.sleep, args=(60,)).start()
+threading.Thread(target=threading.Event().wait).start()
 with signals.stop_on_signal() as stop:
     ready()
     while stop() is None:
@@ -47,7 +47,7 @@ def ready():
 """
 
 
-def _interrupted(program, times, tmp_path):
+def _interrupted(program, times, tmp_path, patience=60):
     """Runs a program that prints a line whenever it is to be interrupted; returns exit status and standard error."""
     errors = tmp_path / "errors"
     with errors.open("w") as file:
@@ -62,7 +62,10 @@ def _interrupted(program, times, tmp_path):
         for _ in range(times):
             assert process.stdout.readline() == "ready\n"
             os.killpg(process.pid, signal.SIGINT)
-        rest, _ = process.communicate(timeout=300)
+        try:
+            rest, _ = process.communicate(timeout=patience)
+        finally:
+            process.kill()
     return process.returncode, rest, errors.read_text()
 
 
@@ -138,10 +141,10 @@ sys.argv = [
 ]
 runpy.run_module("experiments.run", run_name="__main__")
 """
-    stopped, said, errors = _interrupted(program, times, tmp_path)
+    stopped, said, errors = _interrupted(program, times, tmp_path, patience=300)
     assert "Traceback" not in errors
     assert stopped == status, errors
     assert (ENDED in errors) == (times == 2 or said == ""), errors
-    resumed = _interrupted(program.replace(f"left = [{times}]", "left = [0]"), 0, tmp_path)
+    resumed = _interrupted(program.replace(f"left = [{times}]", "left = [0]"), 0, tmp_path, patience=300)
     assert resumed[0] == 0, resumed
     assert (tmp_path / "run" / "summary.json").exists()
