@@ -188,9 +188,16 @@ def _settings(problem: Problem, regularised: bool) -> list[str]:
     places = {path: place for place, path in enumerate(keys.comments())}
     for section in sections:
         values = {f"{section}.{key}": value for key, value in config[section].items() if value not in (None, (), "")}
+        values = {path: value for path, value in values.items() if not isinstance(value, ml_collections.ConfigDict)}
         ordered = sorted(values, key=lambda path: places.get(path, len(places)))
         pairs = (f"{path.partition('.')[2]}={keys.as_text(values[path])}" for path in ordered)
         lines.append(f"{section}: {' '.join(pairs)}")
+    goal = problem.goal
+    if goal is not None:
+        lines.append(
+            f"target: {goal.kind}={goal.asked}; lambda follows, from what a cut would leave, looked at every "
+            f"{goal.every:,} steps"
+        )
     return lines
 
 

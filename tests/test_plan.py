@@ -60,6 +60,10 @@ def test_cuts_come_when_it_says(tmp_path):
             {"method.name": "chase", "ranking.every": "10"},
             ["every 10 steps until step 24", "masking: sparsity=0.8", r"masking.end=75% 22 "],
         ),
+        (
+            {"method.target.neuron_sparsity": 0.5, "method.target.every": "6", "method.strength": 0.0},
+            ["target: neuron_sparsity=0.5; lambda follows, .* every 6 steps", "lambda .* 0.02 "],
+        ),
         ({"pruning.exclude": ("norm/1",)}, ["of which 24 can leave", "cannot be pruned: norm/1: "]),
     ],
 )
@@ -113,7 +117,7 @@ class _Product(nnx.Module):
 
 def test_what_the_backward_pass_keeps_is_what_it_reads(monkeypatch):
     """Of two products with tanh between: the input, tanh's derivative, its value, and the logits' probabilities."""
-    monkeypatch.setitem(network._BUILDERS, "mlp", lambda section, shape, classes, common: _Product(common["rngs"]))
+    monkeypatch.setitem(network.MODELS, "mlp", lambda section, shape, classes, common: _Product(common["rngs"]))
     changes = {"method.name": "dense", "batch_size": 100}
     kept = memory.from_shapes(pose(short_config(**changes)))["kept for the backward pass"]
     fewest = 100 * 4 * (64 + 8 + 8 + 10)

@@ -243,13 +243,13 @@ def test_an_interrupted_run_is_steered_as_one_never_interrupted(tmp_path, monkey
     assert len({line["strength_factor"] for line in ours}) >= 3
 
 
-def test_a_target_that_will_be_missed_is_said_once_and_early(tmp_path, caplog):
+def test_a_target_that_will_be_missed_is_said_once_and_early(tmp_path, monkeypatch):
     """Without time to die nobody does."""
     changes = {**TARGET, "optimizer.learning_rate": 1e-5, "method.noise": 0.0, "method.strength": 1e-6}
-    logging.getLogger("experiments").propagate = True
-    with caplog.at_level(logging.WARNING, "experiments"):
-        train_and_evaluate(short_config(**changes), tmp_path)
-    [said] = [r.getMessage() for r in caplog.records if "will be missed" in r.getMessage()]
+    warned = []
+    monkeypatch.setattr(target._LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
+    train_and_evaluate(short_config(**changes), tmp_path)
+    [said] = warned
     assert "config.method.target.weight_sparsity=0.5 will be missed, at about" in said
     assert int(said.split()[1].rstrip(":")) <= 25
 
