@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -14,10 +16,12 @@ from rich.progress import Progress as RichProgress
 
 MODES = ("auto", "bar", "lines", "off")
 _SECONDS_BETWEEN_LINES = 15.0
+# Over how long the speed is measured that the remaining time goes by: steps can be slow.
+_SECONDS_OF_SPEED = 600.0
 
 
 class Progress:
-    """Shows how far a run is, its loss and accuracy, and how many neurons are left."""
+    """Shows how far a run is and what it is doing, its loss and accuracy, and how many neurons are left."""
 
     def __init__(self, steps: int, first: int, neurons: int, mode: str):
         """Prepares for a run of `steps` steps from step `first`.
@@ -30,26 +34,41 @@ class Progress:
         """
         self._steps = steps
         self._neurons = neurons
-        bar = mode == "bar" or (mode == "auto" and sys.stderr.isatty())
-        self._lines = mode == "lines" or (mode == "auto" and not bar)
+        self._lines = mode == "lines" or (mode == "auto" and not _has_bar(mode))
         self._last = time.monotonic()
+        self._loss: float | None = None
+        self._text = ""
         self._bar: RichProgress | None = None
-        if bar:
-            columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
-            self._bar = RichProgress(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task("compiling", total=steps, completed=first)
+        if _has_bar(mode):
+            columns = (BarColumn(20), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+            console = Console(stderr=True)
+            self._bar = RichProgress(*columns, console=console, speed_estimate_period=_SECONDS_OF_SPEED)
+            self._task = self._bar.add_task("", total=steps, completed=first)
 
     def update(self, step: int, loss: float | None, neurons: int, accuracy: float) -> None:
-        """Shows where the run stands after `step` steps."""
-        parts = [f"loss {loss:.3f}"] if loss is not None else []
+        """Shows where the run stands after `step` steps; without a new loss, the last one."""
+        self._loss = self._loss if loss is None else loss
+        parts = [f"loss {self._loss:.3f}"] if self._loss is not None else []
         parts += [f"test {100 * accuracy:.1f}%"] if not math.isnan(accuracy) else []
         parts.append(f"{neurons} of {self._neurons} neurons")
-        text = ", ".join(parts)
+        self._text = ", ".join(parts)
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
+            self._bar.update(self._task, completed=step, description=self._text)
         elif self._lines and time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
             self._last = time.monotonic()
-            sys.stderr.write(f"step {step} of {self._steps}: {text}\n")
+            sys.stderr.write(f"step {step} of {self._steps}: {self._text}\n")
+
+    @contextlib.contextmanager
+    def doing(self, what: str) -> Iterator[None]:
+        """Shows on the bar what takes long, such as `"evaluating"`, for as long as it does."""
+        if self._bar is None:
+            yield
+            return
+        self._bar.update(self._task, description=", ".join(filter(None, [what, self._text])))
+        try:
+            yield
+        finally:
+            self._bar.update(self._task, description=self._text)
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
@@ -59,3 +78,12 @@ class Progress:
     def __exit__(self, *_: Any) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def waiting(what: str, mode: str) -> contextlib.AbstractContextManager[Any]:
+    """Shows on a terminal what is done before there is a bar; the mode is one of `MODES`."""
+    return Console(stderr=True).status(what) if _has_bar(mode) else contextlib.nullcontext()
+
+
+def _has_bar(mode: str) -> bool:
+    return mode == "bar" or (mode == "auto" and sys.stderr.isatty())

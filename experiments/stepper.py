@@ -63,6 +63,11 @@ class Stepper:
         return self._compiled(state, *batch, self.members)
 
     @property
+    def compiled(self) -> bool:
+        """Whether the step has been compiled."""
+        return self._compiled is not None
+
+    @property
     def bytes(self) -> int | None:
         """Memory that the step takes at once on a device, in bytes; `None` before it is compiled or where unknown."""
         analysis = None if self._compiled is None else self._compiled.memory_analysis()

@@ -26,13 +26,12 @@ from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
 from experiments import network as network_lib
-from experiments import plots, records, runtime, signals, workdir
+from experiments import plots, progress, records, runtime, signals, workdir
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
-from experiments.progress import Progress
 from experiments.step import StepMetrics, TrainState, all_finite, free_compiled
 from experiments.stepper import Stepper
 
@@ -71,7 +70,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
       NonFiniteLossError: when the loss becomes infinite or NaN.
     """
     runtime.use_compile_cache(config.compile_cache)
-    problem = pose(config)
+    mode = config.progress if jax.process_index() == 0 else "off"
+    with progress.waiting("reading the dataset", mode):
+        problem = pose(config)
     # One process keeps the records of all.
     with workdir.claim(Path(folder), config) if problem.devices.first else contextlib.nullcontext():
         problem.devices.wait("the workdir is claimed")
@@ -79,7 +80,9 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
         checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept, place)
         try:
             with runtime.CompileClock() as compiling:
-                return _Run(problem, Path(folder), checkpoints, compiling).go()
+                with progress.waiting("making the network", mode):
+                    run = _Run(problem, Path(folder), checkpoints, compiling)
+                return run.go(mode)
         finally:
             checkpoints.close()
 
@@ -194,8 +197,8 @@ class _Run:
         # Of an updater of another library the schedule is not known.
         return (step + 1) % self.problem.lengths.log == 0
 
-    def go(self) -> Result:
-        """Runs to the end, or until a signal."""
+    def go(self, mode: str) -> Result:
+        """Runs to the end, or until a signal; `mode` is that of the progress bar."""
         summary_path = self.folder / "summary.json"
         first, last = int(self.state.step), self.problem.lengths.run
         if first == last and summary_path.exists():
@@ -204,12 +207,11 @@ class _Run:
         self.feed = Feed(self.problem)
         self.records = records.Records(self.folder, first) if self.devices.first else records.NoRecords()
         self._start_timing()
-        mode = self.config.progress if self.devices.first else "off"
-        progress = Progress(last, first, self.problem.dense.neurons, mode)
-        with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext():
+        self.progress = progress.Progress(last, first, self.problem.dense.neurons, mode)
+        with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext(), self.progress:
             try:
-                with progress, contextlib.closing(self.feed.batches(first, last)) as batches:
-                    stopped_by = self._loop(first, last, batches, stop, progress)
+                with contextlib.closing(self.feed.batches(first, last)) as batches:
+                    stopped_by = self._loop(first, last, batches, stop)
             finally:
                 if self.ahead is not None:
                     self.ahead.abandon()
@@ -231,7 +233,6 @@ class _Run:
         last: int,
         batches: Iterator[Batch],
         stop: Callable[[], signal.Signals | None],
-        progress: Progress,
     ) -> signal.Signals | None:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
 
@@ -243,27 +244,29 @@ class _Run:
         for step in range(first, last + 1):
             stopped_by = self._stopped(step, stop)
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
-                self._watch(step)
-                self._tick("evaluation")
+                with self._spending("evaluation", "looking at who is dead"):
+                    self._watch(step)
             if self.steering is not None and step != self.continued and step % self.steering.goal.every == 0:
-                self._steer(step, self.steering)
-                self._tick("evaluation")
+                with self._spending("evaluation", "looking at what a cut would leave"):
+                    self._steer(step, self.steering)
             if self.counters.last_cut != step:
                 self._cut(step, stopping=stopped_by is not None)
                 self._tick("cuts")
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
-                self._evaluate(step)
-                self._tick("evaluation")
+                with self._spending("evaluation", "evaluating"):
+                    self._evaluate(step)
+                self.progress.update(step, None, self.stepper.graph.neurons, self.counters.test_accuracy)
             if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
-                self._save(step)
-                self._tick("checkpoints")
+                with self._spending("checkpoints", "saving"):
+                    self._save(step)
             if step == last or stopped_by:
                 return None if step == last else stopped_by
             if not self.pending:
                 self._start_timing()
             self.batch = next(batches)
             self._tick("data")
-            self.state, metrics = self.stepper(self.state, self.batch)
+            with contextlib.nullcontext() if self.stepper.compiled else self.progress.doing("compiling the step"):
+                self.state, metrics = self.stepper(self.state, self.batch)
             self._close_cut()
             self.pending.append((step + 1, metrics))
             self.counters.train_flops += 3.0 * self.flops * batch
@@ -274,7 +277,7 @@ class _Run:
                 self._count()
             if (step + 1) % lengths.log == 0:
                 line = self._flush(step + 1)
-                progress.update(step + 1, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
+                self.progress.update(step + 1, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
             self._tick("steps")
         raise AssertionError("the loop returns at its last step")
 
@@ -296,7 +299,8 @@ class _Run:
         last = step == self.problem.lengths.run
         if self.ahead is not None and self.ahead.due == step:
             ahead, self.ahead = self.ahead, None
-            self._carry_out(step, ahead)
+            with self.progress.doing("cutting"):
+                self._carry_out(step, ahead)
         for cutter in cuts_lib.due(self.method, step, self.state.opt_state):
             # What is left, such as the last group of every GroupNorm, may have to stay.
             if not self.stepper.graph.prunable:
@@ -305,7 +309,8 @@ class _Run:
             # One that masks first cuts what it left without weights.
             alone = cutter is cuts_lib.dead and self.method.updater is None
             if not alone or last or not self.problem.lengths.ahead:
-                self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
+                with self.progress.doing("cutting"):
+                    self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
             elif self.ahead is None and (not stopping or self.counters.last_cut == step):
                 self._prepare(step)
 
@@ -533,6 +538,13 @@ class _Run:
         if failure is not None:
             raise failure
 
+    @contextlib.contextmanager
+    def _spending(self, part: str, doing: str) -> Iterator[None]:
+        """Within it the bar says what takes long; its time goes to one of `_PARTS`."""
+        with self.progress.doing(doing):
+            yield
+        self._tick(part)
+
     def _tick(self, part: str) -> None:
         """Adds the time since the last tick to the run's totals; but for compiling, to one of `_PARTS`, too."""
         now = time.perf_counter()
@@ -549,7 +561,8 @@ class _Run:
             return 1.0
         with contextlib.closing(self.feed.batches(0, 1)) as batches:
             batch = next(batches)
-        return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch, lambda: stop() is not None)
+        with self.progress.doing("timing the step"):
+            return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch, lambda: stop() is not None)
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         config, counters, dense = self.config, self.counters, self.problem.dense
