@@ -46,6 +46,14 @@ setup(
         ],
         "cuda": ["jax[cuda13]>=0.10.2"],
         "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],
-        "test": ["hypothesis>=6.130", "mypy>=1.15", "pytest>=8.3", "pytest-xdist>=3.6", "ruff>=0.11"],
+        "equinox": ["equinox>=0.13"],
+        "test": [
+            "equinox>=0.13",
+            "hypothesis>=6.130",
+            "mypy>=1.15",
+            "pytest>=8.3",
+            "pytest-xdist>=3.6",
+            "ruff>=0.11",
+        ],
     },
 )

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 import demp_jax
+import demp_jax.equinox
 import demp_jax.linen
 import demp_jax.models
 import demp_jax.nnx
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.models)
+MODULES = (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.models)
 
 
 def _public():
@@ -46,4 +47,6 @@ def test_the_core_knows_no_model_no_dataset_and_no_loop():
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             for name in names:
-                assert not name.startswith(("flax", "experiments", "configs", "demp_jax.models", "demp_jax.nnx")), path
+                assert not name.startswith(
+                    ("flax", "equinox", "experiments", "configs", "demp_jax.models", "demp_jax.nnx")
+                ), path

@@ -34,7 +34,8 @@ def norm_scales(params: Any) -> Any:
     """Returns the mask of the scale parameters (gamma) of normalisation layers.
 
     They are the parameters called `scale`, as in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
-    For other names give a mask of your own: a tree of bools like the parameters, or a function that returns one.
+    For Equinox there is `demp_jax.equinox.norm_weights`; for other names give a mask of your own: a tree of bools like
+    the parameters, or a function that returns one.
 
     Raises:
       ValueError: when there is none.
@@ -47,7 +48,8 @@ def norm_scales(params: Any) -> Any:
     if not any(jax.tree.leaves(mask)):
         raise ValueError(
             "norm_scales: no parameter is called 'scale', so no normalisation layer was found. "
-            "Regularise `everything`, or give a mask of the parameters you mean."
+            "Regularise `everything`, or give a mask of the parameters you mean, for Equinox "
+            "`demp_jax.equinox.norm_weights`."
         )
     return mask
 

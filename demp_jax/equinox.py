@@ -1,0 +1,257 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""DemP for Equinox models: which weights to regularise, and cuts of a model, its state and its optimizer's state."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import optax
+
+from demp_jax._src import cutting, surgery, tracing
+from demp_jax._src.graph import Graph
+
+__all__ = ["Cut", "Forward", "cut", "forward", "norm_weights", "refit", "trace"]
+
+
+def norm_weights(params: Any) -> Any:
+    """Returns the mask of the scale parameters of normalisation layers, which Equinox calls `weight`.
+
+    They are those of `eqx.nn.BatchNorm`, `GroupNorm`, `LayerNorm` and `RMSNorm`.
+
+    Example:
+      >>> norm = eqx.nn.LayerNorm(4)
+      >>> norm_weights(norm).weight, norm_weights(norm).bias
+      (True, False)
+
+    Args:
+      params: a model, or what `eqx.filter` leaves of it.
+
+    Raises:
+      ValueError: when there is none.
+    """
+
+    def mask(node: Any) -> Any:
+        none = jax.tree.map(lambda _: False, node)
+        if not isinstance(node, _NORMS) or node.weight is None:
+            return none
+        return eqx.tree_at(lambda norm: norm.weight, none, True)
+
+    masks = jax.tree.map(mask, params, is_leaf=lambda node: isinstance(node, _NORMS))
+    if not any(jax.tree.leaves(masks)):
+        raise ValueError(
+            "norm_weights: no normalisation layer of equinox.nn with a weight was found. Regularise "
+            "`demp_jax.everything`, or give a mask of the parameters you mean."
+        )
+    return masks
+
+
+def _apply(model: Any, x: Any, state: Any) -> Any:
+    if state is None:
+        return jax.vmap(model)(x)
+    return jax.vmap(model, in_axes=(0, None), out_axes=(0, None))(x, state)[0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Forward:
+    """A model in inference mode as a function of its arrays and a batch, `forward(variables, x)`, at any widths.
+
+    Two forwards of the same architecture are equal, so nothing is compiled twice.
+
+    Attributes:
+      structure, leaves: the model without its arrays.
+      call: how to call the model on a batch, `call(model, x, state)`.
+    """
+
+    structure: Any
+    leaves: tuple[Any, ...]
+    call: Callable[[Any, Any, Any], Any] = _apply
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        """Returns the model's output for `x`."""
+        model = eqx.combine(variables["params"], jax.tree.unflatten(self.structure, self.leaves))
+        return self.call(refit(model), x, variables["state"])
+
+
+def forward(
+    model: Any, state: eqx.nn.State | None = None, call: Callable[[Any, Any, Any], Any] = _apply
+) -> tuple[Forward, Any]:
+    """Returns a model in inference mode as a pure function of a tree of arrays, and that tree.
+
+    Args:
+      model: the model; it is not changed.
+      state: its state, where `eqx.nn.make_with_state` gave one.
+      call: how to call it on a batch; by default it is mapped over the first axis. Defined once, at module level.
+    """
+    params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
+    leaves, structure = jax.tree.flatten(static)
+    return Forward(structure, tuple(leaves), call), {"params": params, "state": state}
+
+
+def trace(
+    model: Any,
+    x: Any,
+    state: eqx.nn.State | None = None,
+    *,
+    call: Callable[[Any, Any, Any], Any] = _apply,
+    **options: Any,
+) -> Graph:
+    """Finds the neurons of a model; see `demp_jax.trace`.
+
+    Args:
+      model: an Equinox model.
+      x: a batch of inputs, or its shape and dtype.
+      state: the model's state, where it has one.
+      call: how to call the model on a batch, `call(model, x, state)`.
+      **options: `batch_axis` and `exclude` of `demp_jax.trace`.
+    """
+    fn, variables = forward(model, state, call)
+    return tracing.trace(fn, variables, x, **options)
+
+
+class Cut(NamedTuple):
+    """The result of a cut.
+
+    Attributes:
+      model: the smaller model, in the mode of the one given.
+      state: its smaller state; `None` where it has none.
+      opt_state: the smaller state of the optimizer.
+      plan: what slices another tree like the model, as in `refit(plan.slice(average))`; `None` when nothing left.
+      record: what was done.
+    """
+
+    model: Any
+    state: Any
+    opt_state: Any
+    plan: surgery.Plan | None
+    record: cutting.CutRecord
+
+
+def cut(
+    model: Any,
+    batches: Iterable[Any],
+    state: eqx.nn.State | None = None,
+    *,
+    opt_state: Any = None,
+    tx: optax.GradientTransformation | None = None,
+    filter_spec: Any = eqx.is_inexact_array,
+    call: Callable[[Any, Any, Any], Any] = _apply,
+    **options: Any,
+) -> Cut:
+    """Removes dead units from a model, from its state and from the state of its optimizer; see `demp_jax.cut`.
+
+    Args:
+      model: an Equinox model, in training or inference mode.
+      batches: the death set, as batches of training inputs of one shape.
+      state: the model's state, where `eqx.nn.make_with_state` gave one.
+      opt_state: the state of an optimizer over `eqx.filter(model, filter_spec)`.
+      tx: that optimizer.
+      filter_spec: which leaves are trained, as in `eqx.filter`.
+      call: how to call the model on a batch in inference mode, `call(model, x, state)`.
+      **options: of `demp_jax.cut`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
+
+    Returns:
+      The smaller model and what belongs to it; what was given is not changed.
+
+    Raises:
+      ValueError: as `demp_jax.cut`, and for an `opt_state` without its `tx`.
+    """
+    if opt_state is not None and tx is None:
+        raise ValueError("cut: opt_state was given without tx, the optimizer that it belongs to.")
+    fn, variables = forward(model, state, call)
+    params, static = eqx.partition(model, eqx.is_array)
+    trained = jax.tree.map(lambda _, kept: kept is not None, params, eqx.filter(params, filter_spec))
+    result = cutting.cut(
+        fn,
+        variables,
+        batches,
+        opt_state=opt_state,
+        tx=tx,
+        params=lambda tree: eqx.filter(tree["params"], trained),
+        **options,
+    )
+    if result.plan is None:
+        return Cut(model, state, opt_state, None, result.record)
+    smaller = refit(eqx.combine(result.variables["params"], static))
+    if tx is not None and opt_state is not None:
+        # The static attributes of modules are part of a tree's structure, also within the optimizer's state.
+        params = eqx.filter(smaller, eqx.is_array)
+        trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(trained))
+        wanted = jax.eval_shape(tx.init, eqx.filter(params, trained))
+        opt_state = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(result.opt_state))
+    return Cut(smaller, result.variables["state"], opt_state, result.plan, result.record)
+
+
+def refit(tree: Any) -> Any:
+    """Returns a model, or any tree of models, whose modules' static attributes agree with the shapes of their arrays.
+
+    A module of your own that keeps widths as static attributes may have a method `refit()`, which returns it as it is
+    to be. `eqx.nn.MLP` keeps its `width_size`: its layers may have come to differ.
+
+    Args:
+      tree: the tree, every module with its arrays.
+    """
+    tree = jax.tree.map(
+        lambda node: refit(node) if isinstance(node, eqx.Module) else node,
+        tree,
+        is_leaf=lambda node: node is not tree and isinstance(node, eqx.Module),
+    )
+    if hasattr(tree, "refit"):
+        return tree.refit()
+    for kind, fit in _FITS.items():
+        if isinstance(tree, kind):
+            tree = copy.copy(tree)
+            for name, value in fit(tree).items():
+                object.__setattr__(tree, name, value)  # Modules are frozen dataclasses.
+    return tree
+
+
+def _fit_linear(m: Any) -> dict[str, Any]:
+    *_, outputs, inputs = m.weight.shape
+    scalars = {"in_features": m.in_features == "scalar", "out_features": m.out_features == "scalar"}
+    widths = {"in_features": inputs, "out_features": outputs}
+    return {name: width for name, width in widths.items() if not scalars[name]}
+
+
+def _fit_conv(m: Any) -> dict[str, Any]:
+    outputs, inputs = m.weight.shape[-2 - m.num_spatial_dims :][:2]
+    groups = outputs // (m.out_channels // m.groups) if m.groups > 1 else 1
+    return {"in_channels": inputs * groups, "out_channels": outputs, "groups": groups}
+
+
+def _fit_attention(m: Any) -> dict[str, Any]:
+    sizes = {f"{name}_size": getattr(m, f"{name}_proj").weight.shape[-1] for name in ("query", "key", "value")}
+    return {**sizes, "output_size": m.output_proj.weight.shape[-2]}
+
+
+def _fit_embedding(m: Any) -> dict[str, Any]:
+    *_, entries, size = m.weight.shape
+    return {"num_embeddings": entries, "embedding_size": size}
+
+
+def _fit_batch_norm(m: Any) -> dict[str, Any]:
+    return {} if m.weight is None else {"input_size": m.weight.shape[-1]}
+
+
+def _fit_group_norm(m: Any) -> dict[str, Any]:
+    if m.weight is None:
+        return {}
+    channels = m.weight.shape[-1]
+    return {"channels": channels, "groups": channels // (m.channels // m.groups)}
+
+
+_NORMS = (eqx.nn.BatchNorm, eqx.nn.GroupNorm, eqx.nn.LayerNorm, eqx.nn.RMSNorm)
+
+_FITS: dict[type, Callable[[Any], dict[str, Any]]] = {
+    eqx.nn.Linear: _fit_linear,
+    eqx.nn.Conv: _fit_conv,
+    eqx.nn.ConvTranspose: _fit_conv,
+    eqx.nn.MultiheadAttention: _fit_attention,
+    eqx.nn.Embedding: _fit_embedding,
+    eqx.nn.BatchNorm: _fit_batch_norm,
+    eqx.nn.GroupNorm: _fit_group_norm,
+}
