@@ -1,5 +1,8 @@
 """Flax Linen models."""
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -84,3 +87,81 @@ def test_options_of_the_call():
     forward = demp_linen.Forward(Net(), (("train", False),))
     np.testing.assert_array_equal(forward(variables, x), Net().apply(variables, x))
     assert forward == demp_linen.Forward(Net(), (("train", False),))
+
+
+class ResNetBlock(nn.Module):
+    """A residual block in the style of the examples of Flax: modules are given as partial functions."""
+
+    filters: int
+    conv: Any
+    norm: Any
+    strides: tuple[int, int] = (1, 1)
+
+    @nn.compact
+    def __call__(self, x):
+        residual = x
+        y = nn.relu(self.norm()(self.conv(self.filters, (3, 3), self.strides)(x)))
+        y = self.norm(scale_init=nn.initializers.zeros_init())(self.conv(self.filters, (3, 3))(y))
+        if residual.shape != y.shape:
+            residual = self.conv(self.filters, (1, 1), self.strides, name="conv_proj")(residual)
+            residual = self.norm(name="norm_proj")(residual)
+        return nn.relu(residual + y)
+
+
+class ResNet(nn.Module):
+    """A stem and two stages of one block, the second with a projection."""
+
+    @nn.compact
+    def __call__(self, x, train=True):
+        conv = functools.partial(nn.Conv, use_bias=False)
+        norm = functools.partial(nn.BatchNorm, use_running_average=not train, momentum=0.5)
+        x = nn.relu(norm(name="bn_init")(conv(8, (3, 3), name="conv_init")(x)))
+        x = ResNetBlock(8, conv, norm)(x)
+        x = ResNetBlock(16, conv, norm, (2, 2))(x)
+        return nn.Dense(5)(x.mean((1, 2)))
+
+
+def test_a_residual_network_trains_on_with_the_step_of_the_masked_one():
+    model, x, labels = ResNet(), batch((16, 8, 8, 3)), jnp.arange(16) % 5
+    # The noise ends before the cut: its draws depend on the widths.
+    tx = demp_jax.demp(optax.adam(1e-3), strength=1e-3, noise=demp_jax.one_cycle(1e-6, span=2))
+
+    @jax.jit
+    def step(variables, opt_state):
+        def loss(params):
+            with demp_linen.widths_from_variables():
+                logits, new = model.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+            return helpers.cross_entropy(logits, labels), new
+
+        grads, new = jax.grad(loss, has_aux=True)(variables["params"])
+        updates, opt_state = tx.update(grads, opt_state, variables["params"])
+        return {"params": optax.apply_updates(variables["params"], updates), **new}, opt_state
+
+    variables = jax.jit(model.init)(jax.random.key(0), x)
+    dead = {  # Three units of the first block, and four channels of the sum of the second one with the six before it.
+        "ResNetBlock_0": {"BatchNorm_0": 3},
+        "ResNetBlock_1": {"BatchNorm_0": 6, "BatchNorm_1": 4, "norm_proj": 4},
+    }
+    for block, norms in dead.items():
+        for name, n in norms.items():
+            norm = variables["params"][block][name]
+            norm.update(scale=norm["scale"].at[:n].set(0.0), bias=norm["bias"].at[:n].set(-1.0))
+    opt_state = tx.init(variables["params"])
+    for _ in range(2):
+        variables, opt_state = step(variables, opt_state)
+    result = demp_jax.cut(
+        demp_linen.Forward(model, (("train", False),)),
+        variables,
+        [x],
+        opt_state=opt_state,
+        tx=tx,
+        params=helpers.params_of,
+    )
+    removed = {"ResNetBlock_0/BatchNorm_0": 3, "ResNetBlock_1/BatchNorm_0": 6, "ResNetBlock_1/norm_proj": 4}
+    assert result.record.removed == removed
+    masked = model.apply(variables, x, train=False)
+    np.testing.assert_allclose(result.fn(result.variables, x), masked, rtol=1e-4, atol=1e-5)
+    helpers.assert_same_shapes(result.opt_state, jax.eval_shape(tx.init, result.variables["params"]))
+    ours = step(result.variables, result.opt_state)
+    dense = step(variables, opt_state)
+    helpers.assert_trees_close(ours, result.plan.slice(dense), rtol=1e-3, atol=1e-5)
