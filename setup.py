@@ -44,6 +44,7 @@ setup(
             "tensorboardX>=2.6.2",
             "tensorflow-datasets>=4.9.9",
         ],
+        "wandb": ["wandb>=0.19"],  # For `config.tracker`.
         "cuda": ["jax[cuda13]>=0.10.2"],
         "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],
         "equinox": ["equinox>=0.13"],

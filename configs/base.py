@@ -194,6 +194,7 @@ def base() -> ml_collections.ConfigDict:
     c.checkpoint_every = "10%"  # Steps between checkpoints.
     c.checkpoints_kept = 2  # The newest ones.
     c.step_time_seconds = 2.0  # How long the final step is timed beside the dense one, ten steps at least.
+    c.tracker = ""  # wandb: metrics, cuts and the summary also go to Weights & Biases; "" for none.
     c.progress = "auto"  # auto, bar, lines, off.
     c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none.
     return c

@@ -15,7 +15,7 @@ import optax
 
 import demp_jax
 from baselines import structured
-from experiments import data, methods, network, optimizers, progress, target
+from experiments import data, methods, network, optimizers, progress, target, trackers
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
@@ -116,6 +116,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     """
     require(0 <= config.seed < 2**31, "config.seed", config.seed, "between 0 and 2147483647")
     require_choice("config.progress", config.progress, progress.MODES)
+    trackers.require_usable(config.tracker)
     dataset = data.load(config)
     examples = dataset.train_examples
     lengths = _lengths(config, examples)

@@ -10,7 +10,7 @@ import platform
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,43 +18,50 @@ import jax
 from tensorboardX import SummaryWriter
 
 from experiments.devices import processors
+from experiments.trackers import Tracker
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Records:
-    """The growing files of a run: `metrics.jsonl`, `cuts.jsonl` and TensorBoard events.
+    """The growing files of a run: `metrics.jsonl`, `cuts.jsonl` and TensorBoard events; and its tracker.
 
     A resumed run takes up where its checkpoint stands: lines of later steps are dropped first.
     """
 
-    def __init__(self, workdir: Path, step: int):
+    def __init__(self, workdir: Path, step: int, tracker: Tracker):
         """Opens the records of `workdir` for a run that continues at `step`."""
-        self._workdir = workdir
+        self._workdir, self._tracker = workdir, tracker
         for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
             _truncate(workdir / name, step)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; numbers go to TensorBoard, too."""
+        """Appends one line of metrics; numbers go to TensorBoard and the tracker, too."""
         _append(self._workdir / "metrics.jsonl", {"step": step, **values})
-        for name, value in values.items():
-            group = value.items() if isinstance(value, Mapping) else [("", value)]
-            for key, number in group:
-                if isinstance(number, int | float):
-                    self._events.add_scalar(f"{name}/{key}" if key else name, number, step)
+        numbers = dict(_numbers(values))
+        for name, number in numbers.items():
+            self._events.add_scalar(name, number, step)
+        self._tracker.log(step, numbers)
 
     def dead(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line about who is dead."""
         _append(self._workdir / "dead.jsonl", {"step": step, **values})
 
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one cut."""
+        """Appends one cut; what it left goes to the tracker, too."""
         _append(self._workdir / "cuts.jsonl", {"step": step, **values})
+        self._tracker.log(step, dict(_numbers({"cut": values})))
+
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Writes what the run came to."""
+        write_json(self._workdir / "summary.json", values)
+        self._tracker.summary(dict(_numbers(values)))
 
     def close(self) -> None:
-        """Closes the TensorBoard events."""
+        """Closes the TensorBoard events and the run at the tracker."""
         self._events.close()
+        self._tracker.close()
 
 
 class NoRecords(Records):
@@ -72,8 +79,22 @@ class NoRecords(Records):
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
         """Drops it."""
 
+    def summary(self, values: Mapping[str, Any]) -> None:
+        """Drops it."""
+
     def close(self) -> None:
         """Closes nothing."""
+
+
+def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Returns the numbers among values, by path; of a pair from before and after a cut, the second."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _numbers(value, f"{prefix}{name}/")
+            continue
+        number = value[-1] if isinstance(value, list | tuple) and value else value
+        if isinstance(number, int | float):
+            yield f"{prefix}{name}", number
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

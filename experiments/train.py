@@ -26,7 +26,7 @@ from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
 from experiments import network as network_lib
-from experiments import plots, progress, records, runtime, signals, workdir
+from experiments import plots, progress, records, runtime, signals, trackers, workdir
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.errors import NonFiniteLossError
@@ -205,10 +205,11 @@ class _Run:
             _LOG.info("%s holds the finished run; nothing to do", self.folder)
             return Result(json.loads(summary_path.read_text()), self.network, self.state.variables, None)
         self.feed = Feed(self.problem)
-        self.records = records.Records(self.folder, first) if self.devices.first else records.NoRecords()
+        self.records = self._opened_records(first) if self.devices.first else records.NoRecords()
         self._start_timing()
         self.progress = progress.Progress(last, first, self.problem.dense.neurons, mode)
-        with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext(), self.progress:
+        closing = contextlib.closing(self.records)
+        with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext(), closing, self.progress:
             try:
                 with contextlib.closing(self.feed.batches(first, last)) as batches:
                     stopped_by = self._loop(first, last, batches, stop)
@@ -216,7 +217,6 @@ class _Run:
                 if self.ahead is not None:
                     self.ahead.abandon()
             self._tick("other")
-            self.records.close()
             summary = self._summary(None if stopped_by else self._step_time_ratio(stop))
             if summary["step_time_ratio"] is None:  # Also when stopped while it was measured: it is when continued.
                 stopped_by = stopped_by or stop() or signal.SIGTERM
@@ -224,8 +224,12 @@ class _Run:
                 metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
                 plots.curves(metrics, cuts, self.folder / "curves.png")
                 if not stopped_by:
-                    records.write_json(summary_path, summary)
+                    self.records.summary(summary)
         return Result(summary, self.network, self.state.variables, stopped_by)
+
+    def _opened_records(self, first: int) -> records.Records:
+        tracker = trackers.Tracker(self.config.tracker, self.folder, workdir.as_json(self.config))
+        return records.Records(self.folder, first, tracker)
 
     def _loop(
         self,

@@ -22,6 +22,7 @@ FREE_FIELDS = (
     "data.dir",
     "data.workers",
     "progress",
+    "tracker",
     "compile_cache",
     "checkpoint_every",
     "checkpoints_kept",

@@ -1,5 +1,6 @@
 """The command line: help, the keys of a config, exit statuses."""
 
+import logging
 import re
 import signal
 import subprocess
@@ -119,10 +120,14 @@ def test_configs_that_cannot_be(words, message, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_exit_statuses(capsys):
+def test_exit_statuses(capsys, monkeypatch):
     def raises(error):
         raise error
 
+    logger = logging.getLogger("experiments")  # That of the other tests is to stay as it is.
+    for name, value in (("handlers", []), ("propagate", True), ("level", logger.level)):
+        monkeypatch.setattr(logger, name, value)
+    monkeypatch.setattr(command.absl_logging, "set_verbosity", lambda level: None)
     assert command.guarded(lambda: 7) == 7
     assert command.guarded(lambda: raises(NonFiniteLossError("the loss became nan"))) == 1
     assert command.guarded(lambda: raises(UsageError("config.seed must be\nsmall"))) == 2
