@@ -1,5 +1,7 @@
 """Equinox models, cut with their state and their optimizer's state."""
 
+import importlib.util
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -276,7 +278,9 @@ EQUIMO = {
 @pytest.mark.parametrize("name", EQUIMO)
 def test_networks_of_equimo(name):
     """Networks of a library of Equinox models are trained, cut and trained on; of GroupNorm whole groups leave."""
-    models = pytest.importorskip("equimo.models", reason="equimo is not installed: pip install equimo")
+    pytest.importorskip("equimo", reason="equimo is not installed: pip install equimo")
+    moved = importlib.util.find_spec("equimo.vision") is not None  # In version 2, which needs Python 3.12.
+    models = importlib.import_module("equimo.vision.models" if moved else "equimo.models")
     make, dying = EQUIMO[name]
     model, x, labels = make(models, jax.random.key(0)), batch((8, 3, 16, 16)), jnp.arange(8) % 5
     tx = _tx(optax.sgd(0.1, momentum=0.9))  # Adam would divide small gradients by themselves, rounding included.
