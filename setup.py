@@ -14,6 +14,7 @@ setup(
     description="Training neural networks that get smaller while they train: Demon Pruning (DemP) for JAX and Flax",
     long_description=(HERE / "README.md").read_text(),
     long_description_content_type="text/markdown",
+    url="https://github.com/demp-jax/demp_jax",
     license="Apache-2.0",
     python_requires=">=3.11",
     # Configs, experiments and tests are run from the repository; the library alone is installed.
@@ -51,7 +52,9 @@ setup(
         "test": [
             "equinox>=0.13",
             "hypothesis>=6.130",
+            "ipykernel>=7.0",
             "mypy>=1.15",
+            "nbclient>=0.10",
             "pytest>=8.3",
             "pytest-xdist>=3.6",
             "ruff>=0.11",
