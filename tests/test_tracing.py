@@ -203,9 +203,12 @@ def test_pooling_flattening_and_transposing_keep_units_apart():
     np.testing.assert_array_equal(graph.axes[1][0], np.repeat(graph.sites[0].classes, 4))
 
 
-def test_embedding_features_follow_and_its_vocabulary_stays():
+@pytest.mark.parametrize(
+    "look_up", [lambda w, tokens: w[tokens], jax.vmap(jax.vmap(lambda w, i: w[i], (None, 0)), (None, 0))]
+)
+def test_embedding_features_follow_and_its_vocabulary_stays(look_up):
     def fn(p, tokens):
-        return relu(p["w0"][tokens]) @ p["w1"]
+        return relu(look_up(p["w0"], tokens)) @ p["w1"]
 
     graph = demp_jax.trace(fn, _weights((10, 6), (6, 2)), jax.ShapeDtypeStruct((2, 3), jnp.int32))
     assert _removable(graph) == {"w0": 6}

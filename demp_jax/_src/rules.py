@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+from jax.lax import GatherScatterMode
 
 from demp_jax._src.axes import BATCH, DATA, MEMBER, SELECT, Axes, Axis, Contraction, Fixed, Labels, Route, has_labels
 from demp_jax._src.program import Op, Program
@@ -322,17 +323,19 @@ def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     numbers = op.params["dimension_numbers"]
     sizes = labels.shape(op.inputs[0])
     full = [op.params["slice_sizes"][i] == size for i, size in enumerate(sizes)]
+    # Where indices are clipped, the only one at which a whole axis can be taken is 0.
+    indexed = () if op.params["mode"] == GatherScatterMode.CLIP else numbers.start_index_map
     gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
     kept = [i for i in range(len(sizes)) if i not in gone]
     out: list[Axis] = [Fixed(DATA, "it meets looked-up positions")] * len(labels.shape(op.outputs[0]))
     for i in range(len(sizes)):
-        if i in gone or not full[i] or i in numbers.start_index_map:
+        if i in gone or not full[i] or i in indexed:
             text = (
                 "its axis is indexed at fixed positions (`demp_jax.select` routes channels through an index variable)"
             )
             labels.freeze(ins[0][i], text, op)
     for offset, i in zip(numbers.offset_dims, kept, strict=True):
-        if full[i] and i not in numbers.start_index_map:
+        if full[i] and i not in indexed:
             out[offset] = ins[0][i]
     batch = [d for d in range(len(out)) if d not in numbers.offset_dims]
     for d, axis in zip(batch, ins[1][:-1], strict=True):
