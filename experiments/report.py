@@ -1,7 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """A page about runs, to read in a browser, keep and send: one HTML file that needs nothing else.
 
-    python -m experiments.report WORKDIR... [--out=report.html]
+    python -m experiments.report runs/first
+    python -m experiments.report runs/quickstart/dense runs/quickstart/demp --out=both.html
+    python -m experiments.report runs/sweep/* --out=sweep.html
 
 It shows what was run, accuracy against sparsity, where the time went, which fields of the configs differ, and of each
 run accuracy and live neurons over time, its cuts, and the network that is left. Runs that go on, were stopped or failed
@@ -10,7 +12,6 @@ are shown with what they have. The same records give the same page.
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import math
@@ -21,7 +22,12 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from experiments import charts, command, recorded
+from experiments import command, signals
+
+if __name__ == "__main__":
+    signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
+
+from experiments import charts, recorded
 from experiments.charts import Element, Mark, Series, element
 from experiments.errors import UsageError
 from experiments.recorded import Recorded
@@ -468,9 +474,9 @@ def read(workdirs: Sequence[Path]) -> list[Recorded]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page, by the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command.Parser(__doc__)
     parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="the folder of a run")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), help="file to write")
+    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="%(default)s by default")
     options = parser.parse_intermixed_args(arguments)
     runs = read(options.workdirs)
     try:

@@ -18,7 +18,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import command
+from experiments import command, signals
+
+if __name__ == "__main__":
+    signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
+
 from experiments.errors import UsageError, require
 from experiments.records import read_lines
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, quickstart
-from experiments import command, keys, reproduce, sweep, tables
+from experiments import command, keys, report, reproduce, sweep, tables
 from experiments.errors import NonFiniteLossError, UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def test_help_with_a_config_lists_its_keys():
     assert "Did you mean seed?" in errors
 
 
-@pytest.mark.parametrize("module", [sweep, reproduce, tables])
+@pytest.mark.parametrize("module", [sweep, reproduce, tables, report])
 def test_programs_without_a_config_are_alike(module, capsys):
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])
