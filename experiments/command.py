@@ -149,7 +149,7 @@ def _parse(argv: list[str]) -> list[str]:
             raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.key=value.")
         for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
             if not flag.value and not (name == "workdir" and _DRY_RUN.value):
-                raise UsageError(f"--{name} must be given, as in --{name}={example}.")
+                raise UsageError(f"--{name} must be given, as in --{name}={example}; --help says more.")
         return rest
     except _MISTAKES as error:
         sys.exit(fail(_unknown_key(words) or _plain(str(error)), 2))

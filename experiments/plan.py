@@ -137,7 +137,7 @@ def _network(problem: Problem) -> list[str]:
     can = sum(int((site.classes >= 0).sum()) for site in graph.sites)
     lines = [
         f"{problem.config.model.name}: {problem.dense_parameters:,} parameters, {graph.neurons:,} neurons in "
-        f"{len(graph.sites)} activations, of which {can:,} can leave"
+        f"{len(graph.sites)} activation{'s' * (len(graph.sites) > 1)}, of which {can:,} can leave"
     ]
     if graph.branches:
         channels = sum(int((branch.classes >= 0).sum()) for branch in graph.branches)

@@ -232,7 +232,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (options.out / "sweep.jsonl").write_text("".join(json.dumps(record) + "\n" for record in done))
     table = tables.markdown(done)
     (options.out / "sweep.md").write_text(table + "\n")
-    print(table)  # noqa: T201
+    if done:
+        print(table)  # noqa: T201
     failed = [o for o in outcomes.values() if o.error is not None]
     for outcome in failed:
         print(f"failed: {outcome.workdir}: {outcome.error}", file=sys.stderr)  # noqa: T201

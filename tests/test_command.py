@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from configs import base, quickstart
-from experiments import command, keys, report, reproduce, sweep, tables
+from experiments import command, compare, keys, report, reproduce, sweep, tables, train
 from experiments.errors import NonFiniteLossError, UsageError
+from tests.runs import short_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -120,7 +121,7 @@ def test_configs_that_cannot_be(words, message, tmp_path, capsys):
     assert not (tmp_path / "x").exists()
 
 
-def test_exit_statuses(capsys, monkeypatch):
+def test_exit_statuses(capsys, monkeypatch, tmp_path):
     def raises(error):
         raise error
 
@@ -141,3 +142,20 @@ def test_exit_statuses(capsys, monkeypatch):
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 4
     assert all(line.startswith("error: ") for line in errors)
+    monkeypatch.setattr(reproduce, "reproduce", lambda *args, **options: ["fig3: it failed"])
+    assert reproduce.main(["fig3", f"--out={tmp_path}"]) == 1
+    assert capsys.readouterr().err == "failed: fig3: it failed\n"
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_comparison_that_is_stopped_trains_no_other_run(number, status, tmp_path, monkeypatch, capsys):
+    begun = []
+
+    def stopped(config, workdir):
+        begun.append(workdir)
+        return train.Result({}, None, None, number)
+
+    monkeypatch.setattr(train, "train_and_evaluate", stopped)
+    assert compare.compare(short_config(), tmp_path) == status
+    assert begun == [tmp_path / "dense"]
+    assert "give the same command to continue" in capsys.readouterr().out
