@@ -7,6 +7,7 @@ ever fitted by truncating or padding.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import zlib
 from collections.abc import Callable, Mapping
@@ -20,7 +21,6 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from demp_jax import nnx as demp_nnx
 from experiments import network as network_lib
 from experiments.errors import UsageError
 
@@ -170,10 +170,27 @@ def shaped_like(abstract: Any, shapes: Mapping[str, str], prefix: str = "") -> A
     return jax.tree_util.tree_map_with_path(resize, abstract)
 
 
-def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
-    """Returns the network of a run at the widths it has in a checkpoint, in evaluation mode, ready to call.
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds of a run.
 
-    Only the checkpoint is read, and no pickle.
+    Attributes:
+      step: of the checkpoint.
+      meta: what belongs to it, as `experiments.train` writes it.
+      config: of the run.
+      network: at the widths it had there.
+      variables: its variables.
+    """
+
+    step: int
+    meta: dict[str, Any]
+    config: ml_collections.ConfigDict
+    network: network_lib.Network
+    variables: Any
+
+
+def read(workdir: str | Path, step: int | None = None) -> Saved:
+    """Returns what a checkpoint of a run holds. Only the checkpoint is read, and no pickle.
 
     Args:
       workdir: the folder of a run, or its `checkpoints` folder.
@@ -196,8 +213,21 @@ def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
         network, variables = network_lib.abstract(config, tuple(meta["input_shape"]), meta["classes"])
         arrays = _named(checkpoints.restore_all(found))
         leaves = [jnp.asarray(arrays[f"variables/{name}"]) for name in _named(variables)]
-        model = network.model(jax.tree.unflatten(jax.tree.structure(variables), leaves))
-        demp_nnx.refit(model)
-        return model
+        variables = jax.tree.unflatten(jax.tree.structure(variables), leaves)
+        return Saved(found, meta, config, network.resized(variables), variables)
     finally:
         checkpoints.close()
+
+
+def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
+    """Returns the network of a run at the widths it has in a checkpoint, in evaluation mode, ready to call.
+
+    Args:
+      workdir: the folder of a run, or its `checkpoints` folder.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      UsageError: when there is none, or it is damaged.
+    """
+    saved = read(workdir, step)
+    return saved.network.model(saved.variables)

@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from demp_jax import models
 from demp_jax import nnx as demp_nnx
+from demp_jax.models import ACTIVATIONS, MLP, VGG, ResNet, ViT, resnet50
 from experiments.errors import UsageError, require, require_choice
 
 DTYPES = ("float32", "bfloat16")
@@ -77,24 +77,29 @@ def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module
     """
     section = config.model
     require_choice("config.model.name", section.name, MODELS)
-    require_choice("config.model.activation", section.activation, models.ACTIVATIONS)
+    require_choice("config.model.activation", section.activation, ACTIVATIONS)
     require_choice("config.model.dtype", section.dtype, DTYPES)
-    common: dict[str, Any] = {
-        "activation": section.activation,
-        "dtype": jnp.dtype(section.dtype),
-        "rngs": nnx.Rngs(params=config.seed),
-    }
     try:
-        return MODELS[section.name](section, input_shape, classes, common)
+        return MODELS[section.name](section, input_shape, classes, common_arguments(section, config.seed))
     except ValueError as error:
         raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
+
+
+def common_arguments(section: Any, seed: int) -> dict[str, Any]:
+    """Returns what all models take: activation, dtype and random keys.
+
+    Args:
+      section: the `model` section of a config.
+      seed: of the initialisation.
+    """
+    return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 
 
 def _mlp(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
     widths = tuple(section.widths)
     good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
     require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
-    return models.MLP(int(np.prod(input_shape)), classes, widths=widths, norm=section.norm, **common)
+    return MLP(int(np.prod(input_shape)), classes, widths=widths, norm=section.norm, **common)
 
 
 def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
@@ -102,7 +107,7 @@ def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int, common: 
     if min(input_shape[:2]) < 8:
         raise ValueError("a ResNet-18 needs images of at least 8 x 8.")
     stem = {"stem_stride": section.stem_stride, "coupled": section.coupled}
-    return models.ResNet(input_shape[-1], classes, base_width=_base_width(section), **stem, **common)
+    return ResNet(input_shape[-1], classes, base_width=_base_width(section), **stem, **common)
 
 
 def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
@@ -112,13 +117,13 @@ def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int, common: 
     good = bool(blocks) and all(isinstance(n, int) and n >= 1 for n in blocks)
     require(good, "config.model.blocks", blocks, "one or more whole numbers of at least 1, as in (3,4,6,3)")
     shape = {"base_width": _base_width(section), "blocks": blocks, "coupled": section.coupled}
-    return models.resnet50(input_shape[-1], classes, **shape, **common)
+    return resnet50(input_shape[-1], classes, **shape, **common)
 
 
 def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
     hidden = section.hidden
     require(hidden >= 1, "config.model.hidden", hidden, "at least 1")
-    return models.VGG(_image(input_shape), classes, base_width=_base_width(section), hidden=hidden, **common)
+    return VGG(_image(input_shape), classes, base_width=_base_width(section), hidden=hidden, **common)
 
 
 def _vit(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
@@ -127,7 +132,7 @@ def _vit(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[
         require(size >= 1, f"config.model.{name}", size, "at least 1")
     divides = section.features % section.heads == 0
     require(divides, "config.model.heads", section.heads, f"a divisor of config.model.features={section.features}")
-    return models.ViT(_image(input_shape), classes, **sizes, **common)
+    return ViT(_image(input_shape), classes, **sizes, **common)
 
 
 def _base_width(section: Any) -> int:
