@@ -41,6 +41,7 @@ setup(
             "orbax-checkpoint>=0.12.8",
             "pillow>=11.0",
             "rich>=13.0",
+            "safetensors>=0.5",
             "scikit-learn>=1.5",
             "tensorboardX>=2.6.2",
             "tensorflow-datasets>=4.9.9",
@@ -49,7 +50,10 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],
         "equinox": ["equinox>=0.13"],
+        # jax2onnx newer than 0.13.0 refuses Orbax newer than 0.11.36, which it does not use.
+        "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],
         "test": [
+            "demp_jax[onnx]",
             "equinox>=0.13",
             "hypothesis>=6.130",
             "ipykernel>=7.0",

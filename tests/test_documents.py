@@ -11,6 +11,7 @@ import pytest
 
 import demp_jax
 import demp_jax.equinox
+import demp_jax.export
 import demp_jax.linen
 import demp_jax.models
 import demp_jax.nnx
@@ -55,7 +56,7 @@ def test_every_public_name_is_in_the_reference():
     text = "".join(p.read_text() for p in (documents.ROOT / "docs" / "reference").glob("*.rst"))
     whole = set(re.findall(r"automodule:: (\S+)\n   :members:", text))
     listed = set(re.findall(r"^\.\. (?:autofunction|autoclass|data):: (\w+)$", text, re.M))
-    for module in (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.models):
+    for module in (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.export, demp_jax.models):
         names = {n for n, value in vars(module).items() if not n.startswith("_") and not inspect.ismodule(value)}
         assert module.__name__ in whole or names <= listed, names - listed
     for path in (documents.ROOT / "baselines").glob("[!_]*.py"):

@@ -8,12 +8,13 @@ import pytest
 
 import demp_jax
 import demp_jax.equinox
+import demp_jax.export
 import demp_jax.linen
 import demp_jax.models
 import demp_jax.nnx
 
 ROOT = Path(__file__).resolve().parent.parent
-MODULES = (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.models)
+MODULES = (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.export, demp_jax.models)
 
 
 def _public():

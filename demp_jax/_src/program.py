@@ -288,6 +288,38 @@ def rewrite(
     return [_read(env, out) for out in program.outputs]
 
 
+def run_flat(
+    program: Program, args: Sequence[Any], rules: Mapping[str, Callable[[Op, Sequence[Any]], Any | None]]
+) -> list[Any]:
+    """Runs a program as its leaves alone: without calls, and with what depends on no argument computed at once.
+
+    The results are the same; rules of derivatives and rematerialisation are lost.
+
+    Args:
+      program: the traced function.
+      args: the flattened arguments.
+      rules: by the name of an operation of one result, as `rewrite` takes them; operands that depend on no argument
+        are arrays there.
+
+    Returns:
+      The flattened results.
+    """
+    env: dict[int, Any] = dict(program.constants)
+    env.update(zip(program.inputs, args, strict=True))
+    for op in program.leaves:
+        operands = [_read(env, operand) for operand in op.inputs]
+        shapes = [program.avals[output].shape for output in op.outputs if isinstance(output, int)]
+        # Sizes that are not known yet, such as that of a batch, are arguments, too.
+        known = all(isinstance(size, int) for shape in shapes for size in shape)
+        known = known and not any(isinstance(operand, jax.core.Tracer) for operand in operands)
+        with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
+            rule = None if known else rules.get(op.name)
+            result = None if rule is None else rule(op, operands)
+            results = bind(op, operands) if result is None else [result]
+        env.update((output, r) for output, r in zip(op.outputs, results, strict=True) if isinstance(output, int))
+    return [_read(env, out) for out in program.outputs]
+
+
 @contextlib.contextmanager
 def _at(op: Op) -> Iterator[None]:
     """Gives what is traced meanwhile the name and the line of `op`."""
