@@ -15,6 +15,10 @@ class NonFiniteLossError(RuntimeError):
     """The loss became infinite or NaN. The message names the step and the last good checkpoint."""
 
 
+class ExportError(RuntimeError):
+    """What was written for other programs does not compute what the network does."""
+
+
 def require(condition: bool, field: str, value: Any, allowed: str) -> None:
     """Raises `UsageError` unless `condition` holds."""
     if not condition:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from configs import base, quickstart
-from experiments import command, compare, keys, report, reproduce, sweep, tables, train
+from experiments import command, compare, export, keys, report, reproduce, sweep, tables, train
 from experiments.errors import NonFiniteLossError, UsageError
 from tests.runs import short_config
 
@@ -48,7 +48,7 @@ def test_help_with_a_config_lists_its_keys():
     assert "Did you mean seed?" in errors
 
 
-@pytest.mark.parametrize("module", [sweep, reproduce, tables, report])
+@pytest.mark.parametrize("module", [sweep, reproduce, tables, report, export])
 def test_programs_without_a_config_are_alike(module, capsys):
     with pytest.raises(SystemExit) as ended:
         module.main(["--help"])

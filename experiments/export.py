@@ -1,0 +1,390 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The pruned network of a run in files for other programs.
+
+    python -m experiments.export --workdir=runs/first --format=safetensors
+    python -m experiments.export --workdir=runs/first --format=jax --format=onnx --out=exported
+    python -m experiments.export --workdir=runs/first --format=onnx --batch=32 --data=/datasets
+
+It takes the newest checkpoint and writes:
+
+    model.json          what the network is: input, preprocessing, widths, accuracy, the config of its run
+    model.safetensors   safetensors: the variables
+    model.py            safetensors: `from model import load` gives the network; needs NumPy, JAX and Flax alone
+    model.jax           jax: StableHLO with its weights, for `jax.export.deserialize`
+    model.onnx          onnx: ONNX with its weights; needs the extra `onnx`
+
+Batches can have any size. What is written is first read again and compared with the network on test images; then it
+is timed beside the dense network of the config in the same format. The last line tells both, for the last format.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import command, signals
+
+if __name__ == "__main__":
+    signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+import demp_jax
+from demp_jax import export as demp_export
+from experiments import checkpoints, network, records, runtime, standalone
+from experiments.errors import ExportError, UsageError, require
+from experiments.problem import Problem, pose, size
+from experiments.step import prepare
+
+# How many test images are compared, and by how much logits may differ, of the largest or of 1.
+_EXAMPLES = 64
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Net:
+    """A network to write.
+
+    Attributes:
+      fn, variables: the network.
+      about: content of its `model.json`.
+    """
+
+    fn: network.Network
+    variables: Any
+    about: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """A format.
+
+    Attributes:
+      files: what it consists of besides `model.json`; the first has the weights.
+      needs: packages.
+      dtypes: what a network of it may compute in; one that computes in another is written in the first.
+      precision: of the products of the network that it is compared with; `None` for those of the device.
+      write: writes the files of a network into a folder.
+      read: returns what the files of a folder compute, as a function of inputs.
+    """
+
+    files: tuple[str, ...]
+    needs: tuple[str, ...]
+    dtypes: tuple[str, ...]
+    precision: str | None
+    write: Callable[[Net, Path], None]
+    read: Callable[[Path], Callable[[Any], Any]]
+
+
+def _write_safetensors(net: Net, folder: Path) -> None:
+    demp_export.write_tensors(folder / "model.safetensors", nnx.as_pure(nnx.state(net.fn.model(net.variables))))
+    name = net.about["model"]["name"]
+    try:
+        text = standalone.source(network.MODELS[name])
+    except ValueError as error:
+        raise UsageError(
+            f"--format=safetensors writes down the source of config.model.name={name!r}, and {error} Mend that, or use "
+            "--format=jax."
+        ) from error
+    (folder / "model.py").write_text(text)
+
+
+def _read_safetensors(folder: Path) -> Callable[[Any], Any]:
+    spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    graphdef, state = nnx.split(module.load(folder))
+    return functools.partial(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)), state)
+
+
+def _write_jax(net: Net, folder: Path) -> None:
+    (folder / "model.jax").write_bytes(demp_export.serialize(net.fn, net.variables, _example(net)))
+
+
+def _read_jax(folder: Path) -> Callable[[Any], Any]:
+    return jax.jit(jax.export.deserialize(bytearray((folder / "model.jax").read_bytes())).call)
+
+
+def _write_onnx(net: Net, folder: Path) -> None:
+    model = demp_export.to_onnx(net.fn, net.variables, _example(net))
+    (folder / "model.onnx").write_bytes(model.SerializeToString())
+
+
+def _read_onnx(folder: Path) -> Callable[[Any], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
+    return lambda x: session.run(None, {"x": np.asarray(x)})[0]
+
+
+def _example(net: Net) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct((2, *net.about["input"]["shape"][1:]), jnp.float32)
+
+
+FORMATS = {
+    "safetensors": Format(
+        ("model.safetensors", "model.py"), ("safetensors",), network.DTYPES, None, _write_safetensors, _read_safetensors
+    ),
+    "jax": Format(("model.jax",), (), network.DTYPES, None, _write_jax, _read_jax),
+    # ONNX Runtime has no convolutions in bfloat16 on a CPU.
+    "onnx": Format(("model.onnx",), ("jax2onnx", "onnxruntime"), ("float32",), "highest", _write_onnx, _read_onnx),
+}
+
+
+def export(
+    folder: Path, formats: Sequence[str], out: Path | None = None, *, batch: int = 1, data: str = ""
+) -> dict[str, dict[str, Any]]:
+    """Writes the network of a run's newest checkpoint.
+
+    Args:
+      folder: the workdir of the run.
+      formats: keys of `FORMATS`.
+      out: where to; `folder/export` by default.
+      batch: size of the batches that are timed.
+      data: where the dataset is, in place of `config.data.dir`.
+
+    Returns:
+      By format: `difference`, the largest of the logits on test images; `dtype` of what was written; and, as pairs of
+      the dense network and the pruned one, `seconds`, the medians of a batch, and `bytes` of the file with the weights.
+
+    Raises:
+      UsageError: for bad input.
+      ExportError: when what was written does not compute what the network does; it is not kept.
+    """
+    require(batch >= 1, "--batch", batch, "at least 1")
+    for name in formats:
+        missing = [package for package in FORMATS[name].needs if importlib.util.find_spec(package) is None]
+        if missing:
+            extra = "onnx" if name == "onnx" else "experiments"
+            raise UsageError(
+                f"--format={name} needs {missing[0]}, which is not installed: pip install -e '.[{extra}]'."
+            )
+    place = folder / "export" if out is None else out
+    before = _previous(place)
+    saved = checkpoints.read(folder)
+    config = saved.config
+    with config.unlocked():
+        config.devices, config.data.dir = 1, data or config.data.dir
+    runtime.use_compile_cache(config.compile_cache)
+    problem = pose(config)
+    x = _test_inputs(problem)
+    about = _about(problem, saved, folder)
+    found = {}
+    with _partial(place) as partial:
+        for name in formats:
+            found[name] = _write(FORMATS[name], problem, saved, about, x, batch, partial)
+        if before.get("digest") != about["digest"]:
+            # What is there of other formats is of another network.
+            for path in _present(place):
+                path.unlink()
+        # Should it be stopped here, `model.json` says what may follow.
+        for path in sorted((partial / "pruned").iterdir(), key=lambda path: path.name != "model.json"):
+            os.replace(path, place / path.name)
+    return found
+
+
+def _present(place: Path) -> list[Path]:
+    """Returns which files of an export a folder holds, `model.json` first."""
+    names = ["model.json", *(name for kind in FORMATS.values() for name in kind.files)]
+    return [place / name for name in names if (place / name).exists()]
+
+
+def _previous(place: Path) -> dict[str, Any]:
+    """Returns the `model.json` of an earlier export; of none, nothing.
+
+    Raises:
+      UsageError: when there are such files, and this program did not write them.
+    """
+    present = _present(place)
+    if not present:
+        return {}
+    try:
+        before = json.loads((place / "model.json").read_text())
+        digest = before["digest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        digest = None
+    if digest is None:
+        raise UsageError(f"--out={place} holds a {present[0].name} that this program did not write. Choose another.")
+    return before
+
+
+@contextlib.contextmanager
+def _partial(place: Path) -> Iterator[Path]:
+    """Gives a folder inside of `place`, which is made, for what is not finished."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        folder = tempfile.TemporaryDirectory(prefix=".partial-", dir=place)
+    except OSError as error:
+        raise UsageError(f"--out={place} must be a folder that can be written ({error.strerror}).") from error
+    with folder as name:
+        yield Path(name)
+
+
+def _test_inputs(problem: Problem) -> jax.Array:
+    """Returns inputs `[B, H, W, C]` from all over the test set."""
+    examples = problem.dataset.test_examples
+    rows = np.linspace(0, examples - 1, min(_EXAMPLES, examples)).astype(np.int64)
+    images, _ = next(iter(problem.dataset.read("test", [rows])))
+    return prepare(jnp.asarray(images), preparation=problem.preparation)
+
+
+def _about(problem: Problem, saved: checkpoints.Saved, folder: Path) -> dict[str, Any]:
+    """Returns the content of `model.json`."""
+    dataset, preparation = problem.dataset, problem.preparation
+    graph = problem.trace(saved.network, saved.variables)
+    digest = hashlib.sha256()
+    for path, leaf in zip(demp_jax.leaf_paths(saved.variables), jax.tree.leaves(saved.variables), strict=True):
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
+    framing = getattr(dataset, "framing", None)  # Of image files.
+    frame = {} if framing is None else {"shorter_side": framing.evaluation, "central_crop": framing.side}
+    summary = folder / "summary.json"
+    ended = json.loads(summary.read_text()) if summary.exists() else {}
+    return {
+        "format": standalone.FORMAT,
+        "model": saved.meta["config"]["model"],
+        "input": {"shape": ["batch", *problem.input_shape], "dtype": "float32", "layout": "NHWC"},
+        "output": {"shape": ["batch", dataset.classes], "dtype": "float32", "meaning": "logits"},
+        "preprocessing": {
+            "input": "(pixel - mean) / std, by channel",
+            "pixels": [0, dataset.largest],
+            "mean": preparation.mean,
+            "std": preparation.std,
+            "resize_bilinear": [preparation.upsample] * 2 if preparation.upsample else None,
+            **frame,
+        },
+        "classes": dataset.classes,
+        "test_accuracy": ended["test_accuracy"] if ended.get("steps") == saved.step else None,
+        "parameters": size(saved.variables["params"]),
+        "dense_parameters": problem.dense_parameters,
+        "flops": graph.flops(),
+        "dense_flops": problem.dense.flops(),
+        "widths": graph.widths,
+        "dense_widths": problem.dense.widths,
+        "step": saved.step,
+        "digest": digest.hexdigest(),
+        "config": saved.meta["config"],
+        "made_by": {"demp_jax": demp_jax.__version__, **records.provenance()["versions"]},
+    }
+
+
+def _write(
+    kind: Format,
+    problem: Problem,
+    saved: checkpoints.Saved,
+    about: dict[str, Any],
+    x: jax.Array,
+    batch: int,
+    partial: Path,
+) -> dict[str, Any]:
+    """Writes a network into `partial/pruned`, and its dense twin into `partial/dense`; tries both."""
+    config = saved.config.copy_and_resolve_references()
+    with config.unlocked():
+        config.model.dtype = config.model.dtype if config.model.dtype in kind.dtypes else kind.dtypes[0]
+    dense, variables = network.initial(config, problem.input_shape, problem.dataset.classes)
+    nets = {
+        "dense": Net(dense, variables, about),
+        "pruned": Net(dense.resized(saved.variables), saved.variables, about),
+    }
+    runs = {}
+    for name, net in nets.items():
+        folder = partial / name
+        folder.mkdir(exist_ok=True)
+        records.write_json(folder / "model.json", about)
+        kind.write(net, folder)
+        runs[name] = kind.read(folder)
+    few = x[jnp.arange(batch) % len(x)]
+    times = _interleaved({name: functools.partial(run, few) for name, run in runs.items()}, config.step_time_seconds)
+    return {
+        "difference": _difference(kind, nets["pruned"], runs["pruned"], x, config.model.dtype),
+        "dtype": config.model.dtype,
+        "seconds": (times["dense"], times["pruned"]),
+        "bytes": tuple((partial / name / kind.files[0]).stat().st_size for name in ("dense", "pruned")),
+    }
+
+
+def _difference(kind: Format, net: Net, run: Callable[[Any], Any], x: jax.Array, dtype: str) -> float:
+    """Returns the largest difference of what was written from a network.
+
+    Raises:
+      ExportError: when it is too large.
+    """
+    with jax.default_matmul_precision(kind.precision):
+        wanted = np.asarray(jax.jit(net.fn)(net.variables, x), np.float64)
+    difference = float(np.max(np.abs(np.asarray(run(x), np.float64) - wanted)))
+    tolerance = _TOLERANCES[dtype] * max(1.0, float(np.max(np.abs(wanted))))
+    if not difference <= tolerance:
+        raise ExportError(
+            f"what was written differs from the network by up to {difference:.2g} on test images; {tolerance:.2g} is "
+            "allowed. It was not kept."
+        )
+    return difference
+
+
+def _interleaved(programs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
+    """Returns the median seconds of each, one after the other for `seconds` each, at least ten times."""
+    times: dict[str, list[float]] = {name: [] for name in programs}
+    while any(len(taken) <= 10 or (sum(taken[1:]) < seconds and len(taken) < 500) for taken in times.values()):
+        for name, taken in times.items():
+            started = time.perf_counter()
+            jax.block_until_ready(programs[name]())
+            taken.append(time.perf_counter() - started)
+    # The first repeat compiles.
+    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
+
+
+def line(name: str, found: dict[str, Any], batch: int, place: Path) -> str:
+    """Returns what was written, as text."""
+    (slow, fast), (large, small) = found["seconds"], found["bytes"]
+    device = "cpu" if name == "onnx" else jax.devices()[0].platform
+    return (
+        f"{name}: as the network up to {found['difference']:.1e}, in {found['dtype']}; dense -> pruned: "
+        f"{1e3 * slow:.3g} -> {1e3 * fast:.3g} ms for a batch of {batch} on {device}, "
+        f"{large / 1e6:.3g} -> {small / 1e6:.3g} MB; see {place}"
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exports, by the command line; returns the exit status."""
+    parser = command.Parser(__doc__)
+    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of the run")
+    parser.add_argument("--format", choices=FORMATS, action="append", required=True, help="may be given again")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for what is written; WORKDIR/export by default")
+    parser.add_argument(
+        "--batch", type=int, default=1, metavar="N", help="examples in a batch that is timed; 1 by default"
+    )
+    parser.add_argument("--data", default="", metavar="DIR", help="where the dataset is, if not where the run found it")
+    options = parser.parse_args(arguments)
+    formats = list(dict.fromkeys(options.format))
+    signals.raise_on_signal()  # What is not finished is cleared away.
+    try:
+        found = export(options.workdir, formats, options.out, batch=options.batch, data=options.data)
+    except UsageError as error:
+        return command.fail(str(error), 2)
+    except ExportError as error:
+        return command.fail(str(error), 1)
+    except KeyboardInterrupt:
+        return command.fail("stopped; nothing was written.", 130)
+    for name in formats:
+        command.say(line(name, found[name], options.batch, options.out or options.workdir / "export"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
