@@ -10,8 +10,11 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Until this part of the span nobody is expected to die, and at this one the target is to be reached.
+# Who is dead before this part of the span was so from the start, and may come to life yet.
 _BEGIN = 0.03
+# Dying has begun when so much of the way is gone. Until then the logarithm of the factor grows by so much in a span:
+# scales take their time to come to zero, however strong the regulariser is.
+_BEGUN, _WAITING = 0.02, 10.0
 # Those about to die do so within about this part of the span, also when the regulariser stops.
 _COASTING = 0.04
 # Of what is left, about so much dies without the regulariser over a span, of units with small scales.
@@ -20,7 +23,7 @@ _UNAIDED = 0.06
 _GENTLE = 0.05
 # By how much the logarithm of the factor grows with how far the network is behind, and, over a whole span, with how
 # long it has been.
-_PROPORTIONAL, _INTEGRAL = 8.0, 30.0
+_PROPORTIONAL, _INTEGRAL = 4.0, 20.0
 # More strength than this only empties scales: units that are constant, not dead.
 _MOST = math.log(50)
 # Stopped, it begins anew from here.
@@ -35,18 +38,19 @@ class TargetController:
     logarithmic scale, because what dies is a part of what is there: z = log r / log r* goes from 0 to 1. With c = 4% of
     the span, for which those about to die go on dying once the regulariser has stopped:
 
-        z+(t)  = z(t) + c dz/dt                                           where it will be
-        z*(t)  = 1 - (1 - v)^3,  v = (t / span - 0.03) / 0.37 in [0, 1]   where it should be
-        e(t)   = z*(t + c) - z+(t)                                        how far it is behind
-        factor = exp(8 e + 30 integral of e dt / span)                    fading near z+ = 1, 0 beyond it
+        z+(t)  = z(t) + c dz/dt                                where it will be
+        z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     where it should be
+        e(t)   = z*(t + c) - z+(t)                             how far it is behind
+        factor = exp(4 e + 20 integral of e dt / span)         fading near z+ = 1, 0 beyond it
 
-    The course z* is that of a regulariser that does not change: most die early, the last ones late. It is done after
-    40% of the span, which leaves time to make up for what is missing, and to recover. Time is counted in steps and
-    nothing is drawn at random, so runs repeat.
+    The course z* is that of a regulariser that does not change: most die early, the last ones late. It begins at t_0,
+    when the first have died; scales take their time to come to zero, and until then the factor just grows. It ends at
+    T, 40% to 80% of the span, the earlier the more is to leave, which leaves time to make up for what is missing, and
+    to recover. Time is counted in steps and nothing is drawn at random, so runs repeat.
 
     Example:
       >>> controller = TargetController(left=0.2, span=1000)
-      >>> controller.update(300, 0.9) > 1  # Behind.
+      >>> controller.update(300, 0.9) > 1
       True
       >>> controller.update(400, 0.15)  # There.
       0.0
@@ -59,6 +63,7 @@ class TargetController:
       step: of the last update.
       reached: z at the last update.
       rate: of z, in 1 / steps, averaged over about 4% of the span.
+      begun: the step at which the first were seen to have died; `None` before.
       factor: that the last update gave.
     """
 
@@ -69,6 +74,7 @@ class TargetController:
     step: int = 0
     reached: float = 0.0
     rate: float = 0.0
+    begun: int | None = None
     factor: float = 1.0
 
     def __post_init__(self) -> None:
@@ -100,7 +106,9 @@ class TargetController:
             self.rate += ((z - self.reached) / passed - self.rate) * min(passed / coasting, 1.0)
         self.step, self.reached = step, z
         coming = z + max(self.rate, 0.0) * coasting
-        behind = self._course((step + coasting) / self.span) - coming
+        if self.begun is None and z >= _BEGUN and step >= _BEGIN * self.span:
+            self.begun = step
+        behind = self._course(step + coasting) - coming if self.begun is not None else _WAITING / _INTEGRAL
         integral = self.integral + behind * passed / self.span
         self.integral = min(max(integral, -_MOST / _INTEGRAL), _MOST / _INTEGRAL)
         if coming >= 1:
@@ -108,23 +116,27 @@ class TargetController:
             return 0.0
         # Gently at the end, and never much stronger all at once: those at the brink die together.
         missing = (coming - 1) * math.log(aim) / _GENTLE
-        force = min(_PROPORTIONAL * behind + _INTEGRAL * self.integral + math.log(self.first), _MOST)
+        force = _INTEGRAL * self.integral + math.log(self.first)
+        force = min(force + (_PROPORTIONAL * behind if self.begun is not None else 0.0), _MOST)
         most = max(self.factor, _LEAST) * math.exp(min(2 * passed / coasting, _MOST))
         self.factor = min(min(missing, 1.0) * math.exp(force), most)
         return self.factor
 
     @property
     def _end(self) -> float:
-        """At which part of the span the target is to be reached: the more is to leave the earlier."""
-        return min(max(0.85 + 0.15 * math.log(self.left), 0.3), 0.8)
+        """The step at which the target is to be reached: the more is to leave the earlier, and not all at once."""
+        end = min(max(0.85 + 0.15 * math.log(self.left), 0.3), 0.8) * self.span
+        return max(end, (self.begun or 0) + 0.3 * self.span)
 
     def outlook(self) -> float | None:
         """Returns the part that is left at the end if it goes on like this; `None` where it is too early to tell."""
-        if self.step < self._end * self.span:
+        if self.step < self._end:
             return None
         remaining = max(self.span - self.step, 0)
         return self.aim(self.step) ** (self.reached + max(self.rate, 0.0) * remaining)
 
-    def _course(self, part: float) -> float:
-        progress = min(max((part - _BEGIN) / (self._end - _BEGIN), 0.0), 1.0)
-        return 1 - (1 - progress) ** 3
+    def _course(self, step: float) -> float:
+        """Returns where z should be at a step."""
+        begun = self.begun or 0
+        progress = min(max((step - begun) / (self._end - begun), 0.0), 1.0)
+        return 1 - (1 - progress) ** 2
