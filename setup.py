@@ -34,6 +34,7 @@ setup(
         "experiments": [
             "absl-py>=2.1",
             "array_record>=0.8",
+            "flatbuffers>=24.3",  # jax.export serializes with it.
             "grain>=0.2.12",
             "importlib_resources>=6.0",  # tensorflow-datasets downloads with it.
             "matplotlib>=3.9",

@@ -128,8 +128,9 @@ def load_tensors(model: nnx.Module, path: str | Path) -> None:
 def serialize(fn: Callable[[Any, Any], Any], variables: Any, x: Any) -> bytes:
     """Returns a network as StableHLO with its weights, for batches of any size, on any of `PLATFORMS`.
 
-    `jax.export.deserialize(bytearray(data)).call(x)` runs it; that needs JAX alone, of this version or a newer one, as
-    JAX promises for half a year (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees).
+    `jax.export.deserialize(bytearray(data)).call(x)` runs it; that needs JAX, of this version or a newer one, as JAX
+    promises for half a year (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). To write and
+    to read it, JAX needs the package flatbuffers.
 
     Args:
       fn: the network, `fn(variables, x)`.

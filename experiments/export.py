@@ -142,7 +142,7 @@ FORMATS = {
     "safetensors": Format(
         ("model.safetensors", "model.py"), ("safetensors",), network.DTYPES, None, _write_safetensors, _read_safetensors
     ),
-    "jax": Format(("model.jax",), (), network.DTYPES, None, _write_jax, _read_jax),
+    "jax": Format(("model.jax",), ("flatbuffers",), network.DTYPES, None, _write_jax, _read_jax),
     # ONNX Runtime has no convolutions in bfloat16 on a CPU.
     "onnx": Format(("model.onnx",), ("jax2onnx", "onnxruntime"), ("float32",), "highest", _write_onnx, _read_onnx),
 }

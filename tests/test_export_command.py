@@ -192,9 +192,16 @@ def test_bad_input(arguments, finished, tmp_path, capsys):
     assert re.search(f"error: {BAD[arguments]}", error)
 
 
-def test_a_missing_package_is_named(finished, monkeypatch):
+@pytest.mark.parametrize(
+    ("name", "package", "extra"),
+    [
+        ("onnx", "jax2onnx", "onnx"),
+        ("jax", "flatbuffers", "experiments"),
+        ("safetensors", "safetensors", "experiments"),
+    ],
+)
+def test_a_missing_package_is_named(name, package, extra, finished, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        UsageError, match=r"--format=onnx needs jax2onnx, which is not installed: pip install -e '.\[onnx\]'"
-    ):
-        command.export(finished[0], ["onnx"])
+    told = rf"--format={name} needs {package}, which is not installed: pip install -e '.\[{extra}\]'"
+    with pytest.raises(UsageError, match=told):
+        command.export(finished[0], [name])
