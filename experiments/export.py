@@ -111,7 +111,10 @@ def _read_safetensors(folder: Path) -> Callable[[Any], Any]:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     graphdef, state = nnx.split(module.load(folder))
-    return functools.partial(jax.jit(lambda state, x: nnx.merge(graphdef, state)(x)), state)
+    # To take apart a state at every call takes longer than a small network.
+    leaves, structure = jax.tree.flatten(state)
+    run = jax.jit(lambda leaves, x: nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))(x))
+    return functools.partial(run, leaves)
 
 
 def _write_jax(net: Net, folder: Path) -> None:
