@@ -32,6 +32,13 @@ CHECKS = {
         assert parameters == summary["parameters"] == metrics[-1]["parameters"]
         assert logged[-1]["step"] == summary["steps"]
     """,
+    "export_and_serve": """
+        assert about["parameters"] < about["dense_parameters"], "no neuron died"
+        assert done.stdout == "MLP (3, 10)\\n"
+        from experiments.checkpoints import load_pruned
+        logits = load_pruned(workdir)((digits.images[..., None] / 16).astype(np.float32))
+        assert (answers == np.argmax(logits, -1)).all()
+    """,
 }
 
 
