@@ -174,7 +174,7 @@ def _unknown_key(words: Sequence[str]) -> str | None:
     if not overrides:
         return None
     try:
-        known = [path for path, _ in keys.flat(config_of([word for word in words if word.startswith("--config=")]))]
+        known = list(keys.flat(config_of([word for word in words if word.startswith("--config=")])))
     except UsageError:
         return None
     path = next((o for o in overrides if o not in known), None)

@@ -26,11 +26,9 @@ import hashlib
 import importlib.util
 import json
 import os
-import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +44,7 @@ from flax import nnx
 
 import demp_jax
 from demp_jax import export as demp_export
-from experiments import checkpoints, network, records, runtime, standalone
+from experiments import checkpoints, network, records, runtime, standalone, timing
 from experiments.errors import ExportError, UsageError, require
 from experiments.problem import Problem, pose, size
 from experiments.step import prepare
@@ -313,7 +311,9 @@ def _write(
         kind.write(net, folder)
         runs[name] = kind.read(folder)
     few = x[jnp.arange(batch) % len(x)]
-    times = _interleaved({name: functools.partial(run, few) for name, run in runs.items()}, config.step_time_seconds)
+    programs = {name: functools.partial(run, few) for name, run in runs.items()}
+    times = timing.median_seconds(programs, config.step_time_seconds)
+    assert times is not None  # Nothing stops it.
     return {
         "difference": _difference(kind, nets["pruned"], runs["pruned"], x, config.model.dtype),
         "dtype": config.model.dtype,
@@ -338,18 +338,6 @@ def _difference(kind: Format, net: Net, run: Callable[[Any], Any], x: jax.Array,
             "allowed. It was not kept."
         )
     return difference
-
-
-def _interleaved(programs: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, float]:
-    """Returns the median seconds of each, one after the other for `seconds` each, at least ten times."""
-    times: dict[str, list[float]] = {name: [] for name in programs}
-    while any(len(taken) <= 10 or (sum(taken[1:]) < seconds and len(taken) < 500) for taken in times.values()):
-        for name, taken in times.items():
-            started = time.perf_counter()
-            jax.block_until_ready(programs[name]())
-            taken.append(time.perf_counter() - started)
-    # The first repeat compiles.
-    return {name: statistics.median(taken[1:]) for name, taken in times.items()}
 
 
 def line(name: str, found: dict[str, Any], batch: int, place: Path) -> str:

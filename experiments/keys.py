@@ -9,7 +9,7 @@ import inspect
 import io
 import textwrap
 import tokenize
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +76,13 @@ def _path(statement: ast.stmt) -> str | None:
     return ".".join(names) or None
 
 
-def flat(config: ml_collections.ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Returns the paths of all keys and their values."""
+def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns the values of a nested config by their paths, such as `"method.noise"`."""
+    found: dict[str, Any] = {}
     for key, value in config.items():
-        if isinstance(value, ml_collections.ConfigDict):
-            yield from flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
+        nested = isinstance(value, Mapping | ml_collections.ConfigDict)
+        found |= flat(value, f"{prefix}{key}.") if nested else {prefix + key: value}
+    return found
 
 
 def as_text(value: Any) -> str:
@@ -102,11 +102,11 @@ def listing(config: ml_collections.ConfigDict, file: str, width: int | None) -> 
       file: its name, with or without a variant; what the file says of itself comes first.
       width: of the lines; `None` for one line per key, as long as it takes.
     """
-    said, usual = comments(), dict(flat(base.base()))
+    said, usual = comments(), flat(base.base())
     lines = [f"{file}: {_docstring(file)}".rstrip(), "", "Its keys; * marks those that differ from configs/base.py:"]
     section, heading = None, ""
     places = {path: place for place, path in enumerate(said)}
-    for path, value in sorted(flat(config), key=lambda pair: places.get(pair[0], len(places))):
+    for path, value in sorted(flat(config).items(), key=lambda pair: places.get(pair[0], len(places))):
         comment = said.get(path, Comment("", ""))
         if path.rpartition(".")[0] != section:
             section = path.rpartition(".")[0]

@@ -278,7 +278,7 @@ def _durations(problem: Problem, regularised: bool) -> Table:
     for justify in ("left", "right", "right", "left"):
         table.add_column(justify=justify)
     table.add_row("", "steps", "epochs", "")
-    values = dict(keys.flat(config))
+    values = keys.flat(config)
     for key, what in rows.items():
         run = None if key == "steps" else lengths.run
         steps = to_steps(f"config.{key}", values[key], epoch=lengths.epoch, run=run)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.errors import UsageError
+from experiments.keys import flat
 from experiments.records import read_lines
-from experiments.workdir import flat
 
 
 @dataclasses.dataclass(frozen=True)

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
-import time
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 import demp_jax
+from experiments import timing
 from experiments.feed import Batch
 from experiments.network import Network
 from experiments.problem import Problem
@@ -92,7 +92,7 @@ def time_ratio(
     """Returns time per step over that of plain dense training, medians of interleaved repeats.
 
     Plain: the same batch and base optimizer at the widths the run began with, nothing watched or added. How long is
-    timed is `config.step_time_seconds`, at least ten steps. Where `stopped` says so, timing ends and gives `None`.
+    timed is `config.step_time_seconds` for each, at least ten steps. Where `stopped` says so, it ends and gives `None`.
     """
     devices = problem.devices
     network, variables = problem.initial()
@@ -101,23 +101,14 @@ def time_ratio(
     states = {name: jax.tree.map(jnp.copy, each) for name, each in (("dense", dense), ("final", state))}
     plain = {"network": network, "tx": problem.base, "watch": False, "needs_live": False, "updater": None}
     tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
-    times: dict[str, list[float]] = {"dense": [], "final": []}
 
-    def enough() -> bool:
-        taken = times["final"]
-        return len(taken) >= 10 and (sum(taken[1:]) >= problem.config.step_time_seconds or len(taken) >= 500)
+    def take(name: str) -> StepMetrics:
+        states[name], metrics = train_step(states[name], *batch, stepper.members, task=tasks[name])
+        return metrics
 
-    # Several processes go on together.
-    while devices.any(not enough()):
-        for name, taken in times.items():
-            if devices.any(stopped()):
-                return None
-            started = time.perf_counter()
-            states[name], metrics = train_step(states[name], *batch, stepper.members, task=tasks[name])
-            jax.block_until_ready(metrics)
-            taken.append(time.perf_counter() - started)
-    # The first repeat compiles.
-    return statistics.median(times["final"][1:]) / statistics.median(times["dense"][1:])
+    steps = {name: functools.partial(take, name) for name in tasks}
+    times = timing.median_seconds(steps, problem.config.step_time_seconds, stopped=stopped, any_process=devices.any)
+    return None if times is None else times["final"] / times["dense"]
 
 
 def _kinds(tree: Any) -> list[tuple[Any, ...]]:

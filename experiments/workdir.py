@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from experiments import records
+from experiments import keys, records
 from experiments.errors import UsageError
 
 # Fields that change where a run reads and what it shows, not what it computes.
@@ -68,10 +68,10 @@ def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     if path.exists():
         try:
-            theirs = flat(json.loads(path.read_text()))
-        except ValueError:
+            theirs = keys.flat(json.loads(path.read_text()))
+        except (ValueError, AttributeError):
             raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
-        ours = flat(as_json(config))
+        ours = keys.flat(as_json(config))
         changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
         changed = [k for k in changed if k not in FREE_FIELDS]
         if changed:
@@ -84,10 +84,3 @@ def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise UsageError(f"--workdir={workdir} has checkpoints but no config.json. Choose another --workdir.")
     else:
         records.write_json(path, as_json(config))
-
-
-def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
-    """Returns a nested config by dotted field."""
-    if not isinstance(tree, dict):
-        return {prefix[:-1]: tree}
-    return {k: v for name, value in tree.items() for k, v in flat(value, f"{prefix}{name}.").items()}

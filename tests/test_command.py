@@ -65,7 +65,7 @@ def test_programs_without_a_config_are_alike(module, capsys):
 
 def test_every_key_has_a_comment():
     said = keys.comments()
-    for path, _ in keys.flat(base.base()):
+    for path in keys.flat(base.base()):
         assert said[path].text, f"configs/base.py must say what {path} is"
     assert said["method.noise_asymmetric"].text == "On weights of live neurons only."
     assert said["data.dir"].text.startswith("Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder:")
@@ -84,7 +84,7 @@ def test_the_listing_of_keys():
     config.model.mine = 3
     text = keys.listing(config, "configs/quickstart.py:sgdm", None)
     listed = re.findall(r"^[* ] --config\.([\w.]+)=", text, re.M)
-    assert sorted(listed) == sorted(path for path, _ in keys.flat(config))
+    assert sorted(listed) == sorted(keys.flat(config))
     assert listed[0] == "seed"  # As in configs/base.py.
     changed = set(re.findall(r"^\* --config\.([\w.]+)=", text, re.M))
     assert changed == {"optimizer.learning_rate", "method.strength", "method.noise", "model.mine"}
@@ -100,7 +100,7 @@ def test_values_are_shown_as_they_are_given():
         path = {bool: "data.flip", int: "seed", float: "method.noise", str: "steps"}.get(type(value), "model.widths")
         path = "optimizer.boundaries" if value == ("30ep", "70ep") else path
         config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={keys.as_text(value)}"])
-        assert dict(keys.flat(config))[path] == value
+        assert keys.flat(config)[path] == value
 
 
 @pytest.mark.parametrize(
