@@ -89,6 +89,10 @@ class Devices:
         """Returns whether a flag is set in any process; all of them have to ask at the same point."""
         return flag if self.processes == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
+    def firsts(self, number: float) -> float:
+        """Returns the first process's number in every process; all of them have to ask at the same point."""
+        return number if self.processes == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
     def agree(self, what: str, value: Any) -> None:
         """Raises `AssertionError` unless what a value is written as is the same in every process."""
         if self.processes > 1:

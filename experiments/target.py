@@ -96,8 +96,6 @@ def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: fl
     span = to_steps("config.method.strength_span", config.method.strength_span, epoch=epoch, run=run)
     found = Goal(kind, value, left, span, every)
     least = _least(kind, dense, dense_parameters, config.pruning.min_units)
-    if kind == "step_time":
-        least = 1 - TIME_PER_FLOPS * (1 - least)
     if left < least:
         bound = found.value(least, dense_parameters)
         most = f"at most {bound:.4g}" if kind.endswith("sparsity") else f"at least {bound:.4g}"
@@ -160,10 +158,14 @@ class Steering:
         """What the strength is multiplied by."""
         return self._controller.factor
 
+    @property
+    def by_time(self) -> bool:
+        """Whether it wants to know how long steps take."""
+        return self.goal.kind == "step_time"
+
     def timed(self, flops: int, seconds: float) -> None:
-        """Takes the time of a step at so many FLOPs; used where the goal is a step time."""
-        if self.goal.kind == "step_time":
-            self._seconds.setdefault(flops, []).append(seconds)
+        """Takes the time of a step at so many FLOPs."""
+        self._seconds.setdefault(flops, []).append(seconds)
 
     def look(self, step: int, forecast: demp_jax.Forecast) -> float:
         """Sets the factor from a step on by what a cut would leave then; returns the part that it would leave."""
@@ -176,7 +178,7 @@ class Steering:
         """Returns which part of the dense network's size, of the kind of the goal, a smaller network has."""
         mine = (neurons, parameters, flops)
         part = _PARTS[self.goal.kind](*(now / dense for now, dense in zip(mine, self._dense, strict=True)))
-        return 1 - self._time_per_flops() * (1 - part) if self.goal.kind == "step_time" else part
+        return 1 - self._time_per_flops() * (1 - part) if self.by_time else part
 
     def _time_per_flops(self) -> float:
         """Returns which part of a step's time goes with a part of the FLOPs: as measured in this run, once it was."""

@@ -485,8 +485,9 @@ class _Run:
             "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
             **self._progress(step),
         }
-        if self.steering is not None:
-            self.steering.timed(self.flops, line["seconds_per_step"])
+        if self.steering is not None and self.steering.by_time:
+            # Each process has a clock, and all are to steer alike.
+            self.steering.timed(self.flops, self.devices.firsts(line["seconds_per_step"]))
         self.records.metrics(step, line)
         self._start_timing()
         return line

@@ -80,12 +80,22 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
 
 PROGRAM = """
 import sys
-from experiments.devices import join_processes
+from experiments.devices import Devices, join_processes
+from experiments.target import Steering
 from experiments.train import train_and_evaluate
 from tests.runs import short_config
 
 address, process, workdir, *changes = sys.argv[1:]
 join_processes(f"{address},2,{process}")
+assert Devices().firsts(0.5 + int(process)) == 0.5
+
+real = Steering.look
+def look(self, step, forecast):
+    left = real(self, step, forecast)
+    print("look", step, left, self.factor)
+    return left
+Steering.look = look
+
 train_and_evaluate(short_config(devices=0, **eval(changes[0])), workdir)
 """
 
@@ -108,6 +118,9 @@ def _two_processes(workdir, changes):
     ]
     outputs = [process.communicate(timeout=300)[0].decode() for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
+    looks = [[line for line in output.splitlines() if line.startswith("look")] for output in outputs]
+    assert looks[0] == looks[1]
+    return looks[0]
 
 
 def test_two_processes(on_one, tmp_path):
@@ -126,6 +139,18 @@ def test_two_processes_rank_units_alike(name, tmp_path):
     _two_processes(tmp_path / "two", changes)
     train_and_evaluate(short_config(**changes), tmp_path / "one")
     _assert_same_run(tmp_path / "one", tmp_path / "two", tolerance=2e-3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["weight_sparsity", "step_time"])
+def test_two_processes_are_steered_alike(kind, tmp_path):
+    changes = {**CHANGES, "method.target.every": "5", f"method.target.{kind}": 0.5}
+    looks = _two_processes(tmp_path / "two", changes)
+    assert len(looks) >= 6
+    assert len({look.split()[-1] for look in looks}) >= 3
+    if kind != "step_time":  # Which is another on each machine.
+        train_and_evaluate(short_config(**changes), tmp_path / "one")
+        _assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
 @pytest.mark.slow

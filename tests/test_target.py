@@ -173,7 +173,7 @@ TARGET = {"method.strength": 0.0, "method.target.every": "5", "method.target.wei
         ({"parameters": 5000}, "config.method.target.parameters must be between 1 and 2169; got 5000"),
         ({"parameters": 50}, "config.method.target.parameters must be at least 89, .*; got 50"),
         ({"inference_flops": 0.0}, r"config.method.target.inference_flops must be in \(0, 1\); got 0.0"),
-        ({"step_time": 0.1}, "config.method.target.step_time must be at least 0.3252.*; got 0.1"),
+        ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.03609.*; got 0.01"),
         ({"weight_sparsity": 0.5, "parameters": 500}, "config.method.target must be one field at most; got .*"),
         ({"weight_sparsity": 0.5, "every": "0"}, "config.method.target.every must be at least one step; got '0'"),
     ],
