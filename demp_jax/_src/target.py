@@ -18,12 +18,12 @@ _BEGUN, _WAITING = 0.02, 10.0
 # Those about to die do so within about this part of the span, also when the regulariser stops.
 _COASTING = 0.04
 # Of what is left, about so much dies without the regulariser over a span, of units with small scales.
-_UNAIDED = 0.06
+_UNAIDED = 0.03
 # The regulariser fades over the last so much of what is to leave, on the logarithmic scale.
-_GENTLE = 0.05
-# By how much the logarithm of the factor grows with how far the network is behind, and, over a whole span, with how
-# long it has been.
-_PROPORTIONAL, _INTEGRAL = 4.0, 20.0
+_GENTLE = 0.1
+# By how much the logarithm of the factor grows with how far the network is behind, and with how long it has been, in
+# parts of what is left of the span, but not less than this part of the whole.
+_PROPORTIONAL, _INTEGRAL, _LATE = 4.0, 15.0, 0.1
 # More strength than this only empties scales: units that are constant, not dead.
 _MOST = math.log(50)
 # Stopped, it begins anew from here.
@@ -41,12 +41,13 @@ class TargetController:
         z+(t)  = z(t) + c dz/dt                                where it will be
         z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     where it should be
         e(t)   = z*(t + c) - z+(t)                             how far it is behind
-        factor = exp(4 e + 20 integral of e dt / span)         fading near z+ = 1, 0 beyond it
+        factor = exp(4 e + 15 integral of e dt / (span - t))   fading near z+ = 1, 0 beyond it
 
     The course z* is that of a regulariser that does not change: most die early, the last ones late. It begins at t_0,
     when the first have died; scales take their time to come to zero, and until then the factor just grows. It ends at
-    T, 40% to 80% of the span, the earlier the more is to leave, which leaves time to make up for what is missing, and
-    to recover. Time is counted in steps and nothing is drawn at random, so runs repeat.
+    T, 30% to 60% of the span, the earlier the more is to leave, which leaves time to make up for what is missing, and
+    to recover. The less of the span is left, the more each step behind counts: where the learning rate falls, less dies
+    of the same strength. Time is counted in steps and nothing is drawn at random, so runs repeat.
 
     Example:
       >>> controller = TargetController(left=0.2, span=1000)
@@ -59,7 +60,7 @@ class TargetController:
       left: the part that is to be left, in (0, 1), of whatever `update` is told of: parameters, neurons, FLOPs.
       span: steps in which units die, those of the schedules.
       first: the factor to begin with.
-      integral: of how far the network was behind, in spans.
+      integral: of how far the network was behind, in parts of what was left of the span.
       step: of the last update.
       reached: z at the last update.
       rate: of z, in 1 / steps, averaged over about 4% of the span.
@@ -108,8 +109,12 @@ class TargetController:
         coming = z + max(self.rate, 0.0) * coasting
         if self.begun is None and z >= _BEGUN and step >= _BEGIN * self.span:
             self.begun = step
-        behind = self._course(step + coasting) - coming if self.begun is not None else _WAITING / _INTEGRAL
-        integral = self.integral + behind * passed / self.span
+        behind = 0.0
+        if self.begun is None:
+            integral = self.integral + _WAITING / _INTEGRAL * passed / self.span
+        else:
+            behind = self._course(step + coasting) - coming
+            integral = self.integral + behind * passed / max(self.span - step, _LATE * self.span)
         self.integral = min(max(integral, -_MOST / _INTEGRAL), _MOST / _INTEGRAL)
         if coming >= 1:
             self.factor = 0.0
@@ -117,7 +122,7 @@ class TargetController:
         # Gently at the end, and never much stronger all at once: those at the brink die together.
         missing = (coming - 1) * math.log(aim) / _GENTLE
         force = _INTEGRAL * self.integral + math.log(self.first)
-        force = min(force + (_PROPORTIONAL * behind if self.begun is not None else 0.0), _MOST)
+        force = min(force + _PROPORTIONAL * behind, _MOST)
         most = max(self.factor, _LEAST) * math.exp(min(2 * passed / coasting, _MOST))
         self.factor = min(min(missing, 1.0) * math.exp(force), most)
         return self.factor
@@ -125,7 +130,7 @@ class TargetController:
     @property
     def _end(self) -> float:
         """The step at which the target is to be reached: the more is to leave the earlier, and not all at once."""
-        end = min(max(0.85 + 0.15 * math.log(self.left), 0.3), 0.8) * self.span
+        end = min(max(0.65 + 0.13 * math.log(self.left), 0.3), 0.6) * self.span
         return max(end, (self.begun or 0) + 0.3 * self.span)
 
     def outlook(self) -> float | None:
