@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Summaries of runs as text."""
+"""Summaries of runs: what stands in `summary.json`, and that as text."""
 
 from __future__ import annotations
 
@@ -8,6 +8,64 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
+
+import demp_jax
+from experiments import records
+from experiments.counters import Counters
+from experiments.problem import Problem
+
+
+def of_run(
+    problem: Problem,
+    counters: Counters,
+    graph: demp_jax.Graph,
+    *,
+    steps: int,
+    parameters: int,
+    flops: int,
+    step_time_ratio: float | None,
+    target: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Returns the summary of a run.
+
+    Args:
+      problem: that it works on.
+      counters: what it added up.
+      graph: the removable units that are left.
+      steps: that were taken.
+      parameters: that are left.
+      flops: of a forward pass of one example now.
+      step_time_ratio: time per step over that of plain dense training; `None` where it was not measured.
+      target: what size was asked for and reached, if one was.
+    """
+    config, dense = problem.config, problem.dense
+    dense_train_flops = 3.0 * dense.flops() * config.batch_size * steps
+    return {
+        "method": problem.method.name,
+        "dataset": config.data.name,
+        "model": config.model.name,
+        "seed": config.seed,
+        "steps": steps,
+        "target": target,
+        "test_accuracy": counters.test_accuracy,
+        "dense_parameters": problem.dense_parameters,
+        "parameters": parameters,
+        "dense_neurons": dense.neurons,
+        "neurons": graph.neurons,
+        "neuron_sparsity": 1 - graph.neurons / max(dense.neurons, 1),
+        "weight_sparsity": 1 - parameters / problem.dense_parameters,
+        "dense_inference_flops": dense.flops(),
+        "inference_flops_ratio": flops / dense.flops(),
+        "train_flops": counters.train_flops,
+        "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
+        "step_time_ratio": step_time_ratio,
+        "seconds_total": round(counters.seconds_total, 2),
+        "seconds_compiling": round(counters.seconds_compiling, 2),
+        **{f"seconds_{part}": round(seconds, 2) for part, seconds in counters.seconds.items()},
+        "cuts": counters.cuts,
+        "widths": graph.widths,
+        **records.provenance(),
+    }
 
 
 def one_line(summary: Mapping[str, Any]) -> str:

@@ -26,9 +26,10 @@ from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
 from experiments import network as network_lib
-from experiments import plots, progress, records, runtime, signals, trackers, workdir
+from experiments import plots, progress, records, runtime, signals, summaries, trackers, workdir
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
+from experiments.counters import Counters, Stopwatch
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
@@ -87,24 +88,6 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
             checkpoints.close()
 
 
-# What a run spends its time on, besides compiling.
-_PARTS = ("steps", "data", "cuts", "evaluation", "checkpoints", "other")
-
-
-@dataclasses.dataclass
-class _Counters:
-    """What a run adds up; part of every checkpoint."""
-
-    train_flops: float = 0.0
-    seconds_total: float = 0.0
-    seconds_compiling: float = 0.0
-    seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(_PARTS, 0.0))
-    cuts: int = 0
-    last_cut: int = -1
-    waited: float = 0.0
-    test_accuracy: float = float("nan")
-
-
 class _Run:
     """One run: where it stands, and the loop."""
 
@@ -122,14 +105,14 @@ class _Run:
         self.folder = folder
         self.checkpoints = checkpoints
         self.compiling = compiling
-        self.counters = _Counters()
+        self.counters = Counters()
         self.pending: list[tuple[int, StepMetrics]] = []
         # The last one, of the shapes of all.
         self.batch: Batch | None = None
         # The record of a cut that waits for the next step to compile.
         self.open_cut: dict[str, Any] | None = None
         self.cut_ended = 0.0
-        self.clock = time.perf_counter()
+        self.stopwatch = Stopwatch(compiling)
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
         self.ahead: ahead_lib.Ahead | None = None
@@ -168,7 +151,7 @@ class _Run:
         key = jax.eval_shape(lambda: jax.random.key(0))
         abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32), "variables": variables}
         state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
-        self.counters = _Counters(**meta["counters"])
+        self.counters = Counters(**meta["counters"])
         self.open_cut = meta.get("open_cut")
         if meta.get("ahead") is not None:
             self.ahead = ahead_lib.Ahead.resumed(meta["ahead"])
@@ -545,20 +528,14 @@ class _Run:
 
     @contextlib.contextmanager
     def _spending(self, part: str, doing: str) -> Iterator[None]:
-        """Within it the bar says what takes long; its time goes to one of `_PARTS`."""
+        """Within it the bar says what takes long; its time goes to one part of the run's."""
         with self.progress.doing(doing):
             yield
         self._tick(part)
 
     def _tick(self, part: str) -> None:
-        """Adds the time since the last tick to the run's totals; but for compiling, to one of `_PARTS`, too."""
-        now = time.perf_counter()
-        seconds, self.clock = now - self.clock, now
-        # What is traced within another trace counts twice.
-        compiling = min(self.compiling.take(), seconds)
-        self.counters.seconds_total += seconds
-        self.counters.seconds_compiling += compiling
-        self.counters.seconds[part] += seconds - compiling
+        """Adds the time since the last tick to one part of the run's."""
+        self.counters.spent(part, *self.stopwatch.take())
 
     def _step_time_ratio(self, stop: Callable[[], signal.Signals | None]) -> float | None:
         """Returns time per step of the run's end over that of plain dense training; `None` if the run is stopped."""
@@ -570,35 +547,17 @@ class _Run:
             return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch, lambda: stop() is not None)
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
-        config, counters, dense = self.config, self.counters, self.problem.dense
         self._count()
-        dense_train_flops = 3.0 * dense.flops() * config.batch_size * int(self.state.step)
-        return {
-            "method": self.method.name,
-            "dataset": config.data.name,
-            "model": config.model.name,
-            "seed": config.seed,
-            "steps": int(self.state.step),
-            "target": None if self.steering is None else self.steering.summary(self.parameters, self.stepper.graph),
-            "test_accuracy": counters.test_accuracy,
-            "dense_parameters": self.problem.dense_parameters,
-            "parameters": self.parameters,
-            "dense_neurons": dense.neurons,
-            "neurons": self.stepper.graph.neurons,
-            "neuron_sparsity": 1 - self.stepper.graph.neurons / max(dense.neurons, 1),
-            "weight_sparsity": 1 - self.parameters / self.problem.dense_parameters,
-            "dense_inference_flops": dense.flops(),
-            "inference_flops_ratio": self.flops / dense.flops(),
-            "train_flops": counters.train_flops,
-            "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
-            "step_time_ratio": step_time_ratio,
-            "seconds_total": round(counters.seconds_total, 2),
-            "seconds_compiling": round(counters.seconds_compiling, 2),
-            **{f"seconds_{part}": round(seconds, 2) for part, seconds in counters.seconds.items()},
-            "cuts": counters.cuts,
-            "widths": self.stepper.graph.widths,
-            **records.provenance(),
-        }
+        return summaries.of_run(
+            self.problem,
+            self.counters,
+            self.stepper.graph,
+            steps=int(self.state.step),
+            parameters=self.parameters,
+            flops=self.flops,
+            step_time_ratio=step_time_ratio,
+            target=None if self.steering is None else self.steering.summary(self.parameters, self.stepper.graph),
+        )
 
 
 def _same(result: demp_jax.Cut, planned: ahead_lib.Planned) -> bool:

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
-from experiments import cuts, network, runtime, stepper, train
+from experiments import counters, cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
@@ -255,7 +255,7 @@ def test_time_is_told_apart(tmp_path, monkeypatch, older):
             yield batch
 
     real_step, real_batches = Stepper.__call__, Feed.batches
-    monkeypatch.setattr(train, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(counters, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
     monkeypatch.setattr(runtime.CompileClock, "take", lambda self: 0.0)
     monkeypatch.setattr(Stepper, "__call__", takes(1, step))
     monkeypatch.setattr(Feed, "batches", batches)
