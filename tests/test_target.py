@@ -41,7 +41,7 @@ def _dying(controller, span, *, speed, power, delay, natural, every):
     left=st.floats(0.05, 0.5),
     speed=st.floats(0.5, 5.0),
     power=st.floats(0.5, 1.0),
-    delay=st.integers(1, 40),
+    delay=st.integers(1, 30),
     natural=st.floats(0.0, 0.01),
     every=st.integers(5, 20),
 )

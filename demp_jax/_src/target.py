@@ -20,7 +20,7 @@ _COASTING = 0.04
 # Of what is left, about so much dies without the regulariser over a span, of units with small scales.
 _UNAIDED = 0.03
 # The regulariser fades over the last so much of what is to leave, on the logarithmic scale.
-_GENTLE = 0.1
+_GENTLE = 0.08
 # By how much the logarithm of the factor grows with how far the network is behind, and with how long it has been, in
 # parts of what is left of the span, but not less than this part of the whole.
 _PROPORTIONAL, _INTEGRAL, _LATE = 4.0, 15.0, 0.1
