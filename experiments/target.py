@@ -43,6 +43,10 @@ class Goal:
     span: int
     every: int
 
+    def due(self, step: int) -> bool:
+        """Returns whether to look at a step; after the span nothing can be done any more."""
+        return step % self.every == 0 and step <= self.span
+
     def value(self, left: float, dense_parameters: int) -> float:
         """Returns what of the kind it is when a part is left."""
         if self.kind.endswith("sparsity"):
@@ -91,9 +95,10 @@ def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: fl
     else:
         require(0 < value < 1, field, value, "in (0, 1)")
         left = 1 - value if kind.endswith("sparsity") else value
-    every = to_steps(f"{field.rsplit('.', 1)[0]}.every", config.method.target.every, epoch=epoch, run=run)
-    require(every >= 1, "config.method.target.every", config.method.target.every, "at least one step")
     span = to_steps("config.method.strength_span", config.method.strength_span, epoch=epoch, run=run)
+    require(span >= 1, "config.method.strength_span", config.method.strength_span, "at least one step with a target")
+    every = to_steps("config.method.target.every", config.method.target.every, epoch=epoch, run=span)
+    require(every >= 1, "config.method.target.every", config.method.target.every, "at least one step")
     found = Goal(kind, value, left, span, every)
     least = _least(kind, dense, dense_parameters, config.pruning.min_units)
     if left < least:

@@ -233,7 +233,7 @@ class _Run:
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
                 with self._spending("evaluation", "looking at who is dead"):
                     self._watch(step)
-            if self.steering is not None and step != self.continued and step % self.steering.goal.every == 0:
+            if self.steering is not None and step != self.continued and self.steering.goal.due(step):
                 with self._spending("evaluation", "looking at what a cut would leave"):
                     self._steer(step, self.steering)
             if self.counters.last_cut != step:

@@ -173,7 +173,7 @@ TARGET = {"method.strength": 0.0, "method.target.every": "5", "method.target.wei
         ({"parameters": 5000}, "config.method.target.parameters must be between 1 and 2169; got 5000"),
         ({"parameters": 50}, "config.method.target.parameters must be at least 89, .*; got 50"),
         ({"inference_flops": 0.0}, r"config.method.target.inference_flops must be in \(0, 1\); got 0.0"),
-        ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.03609.*; got 0.01"),
+        ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.03606.*; got 0.01"),
         ({"weight_sparsity": 0.5, "parameters": 500}, "config.method.target must be one field at most; got .*"),
         ({"weight_sparsity": 0.5, "every": "0"}, "config.method.target.every must be at least one step; got '0'"),
     ],
@@ -183,6 +183,15 @@ def test_targets_that_cannot_be(changes, message):
 
     with pytest.raises(UsageError, match=message):
         pose(short_config(**{f"method.target.{name}": value for name, value in changes.items()}))
+
+
+def test_a_target_needs_time():
+    from experiments.errors import UsageError
+
+    with pytest.raises(
+        UsageError, match="config.method.strength_span must be at least one step with a target; got '0'"
+    ):
+        pose(short_config(**{**TARGET, "method.strength_span": "0"}))
 
 
 def test_other_methods_have_no_target():
@@ -214,7 +223,7 @@ def test_a_run_ends_at_its_target(tmp_path, kind, asked):
     assert summary["target"] == {"kind": kind, "asked": asked, "reached": pytest.approx(reached)}
     assert abs(reached - asked) < 0.02 * (summary["dense_parameters"] if kind == "parameters" else 1)
     looks = [line for line in lines(tmp_path / "metrics.jsonl") if "target_left" in line]
-    assert len(looks) == 51
+    assert [line["step"] for line in looks] == list(range(0, 871, 17))  # Every 2% of the span of 870 steps.
 
 
 def test_an_interrupted_run_is_steered_as_one_never_interrupted(tmp_path, monkeypatch):
