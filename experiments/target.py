@@ -96,7 +96,6 @@ def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: fl
         require(0 < value < 1, field, value, "in (0, 1)")
         left = 1 - value if kind.endswith("sparsity") else value
     span = to_steps("config.method.strength_span", config.method.strength_span, epoch=epoch, run=run)
-    require(span >= 1, "config.method.strength_span", config.method.strength_span, "at least one step with a target")
     every = to_steps("config.method.target.every", config.method.target.every, epoch=epoch, run=span)
     require(every >= 1, "config.method.target.every", config.method.target.every, "at least one step")
     found = Goal(kind, value, left, span, every)

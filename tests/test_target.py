@@ -185,15 +185,6 @@ def test_targets_that_cannot_be(changes, message):
         pose(short_config(**{f"method.target.{name}": value for name, value in changes.items()}))
 
 
-def test_a_target_needs_time():
-    from experiments.errors import UsageError
-
-    with pytest.raises(
-        UsageError, match="config.method.strength_span must be at least one step with a target; got '0'"
-    ):
-        pose(short_config(**{**TARGET, "method.strength_span": "0"}))
-
-
 def test_other_methods_have_no_target():
     from experiments.errors import UsageError
 
