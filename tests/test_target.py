@@ -221,13 +221,13 @@ def test_an_interrupted_run_is_steered_as_one_never_interrupted(tmp_path, monkey
     class Interrupted(Exception):
         pass
 
-    # Of a strength at which units die: until they do the factor grows by the clock alone.
-    changes = {name: value for name, value in TARGET.items() if name != "method.strength"}
+    # Interrupted when the first have died; until then the factor grows by the clock alone.
+    changes = {**TARGET, "method.target.weight_sparsity": 0.2, "method.target.every": "2"}
     train_and_evaluate(short_config(**changes), tmp_path / "whole")
     real = Stepper.__call__
 
     def step(self, state, *args):
-        if int(state.step) == 18:
+        if int(state.step) == 26:
             raise Interrupted
         return real(self, state, *args)
 
