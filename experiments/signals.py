@@ -32,10 +32,15 @@ def end_at_once_on_interrupt() -> None:
 
 
 def raise_on_signal() -> None:
-    """Lets Ctrl-C and SIGTERM raise `KeyboardInterrupt`, for programs that have runs of their own to stop."""
-    for s in (signal.SIGTERM, signal.SIGINT):
+    """Lets Ctrl-C and the first SIGTERM raise `KeyboardInterrupt`, for programs that have runs of their own to stop."""
+
+    def once(number: int, frame: Any) -> None:
+        signal.signal(number, signal.SIG_IGN)
+        signal.default_int_handler(number, frame)
+
+    for s, handler in ((signal.SIGTERM, once), (signal.SIGINT, signal.default_int_handler)):
         if signal.getsignal(s) != signal.SIG_IGN:
-            signal.signal(s, signal.default_int_handler)
+            signal.signal(s, handler)
 
 
 def _end(number: int, frame: Any) -> None:
@@ -50,7 +55,10 @@ def _end(number: int, frame: Any) -> None:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Turns SIGTERM and SIGINT into a request to stop after the present step; a second one acts as usual.
+    """Turns SIGTERM and SIGINT into a request to stop after the present step; a second Ctrl-C acts as usual.
+
+    A second SIGTERM asks for the same again: a scheduler sends one to every process, and so does what started this one.
+    What a shell wants ignored is.
 
     Yields:
       A function that returns the signal received, or `None`.
@@ -60,11 +68,13 @@ def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
         yield lambda: None
         return
     before = {s: signal.getsignal(s) for s in (signal.SIGTERM, signal.SIGINT)}
+    before = {s: handler for s, handler in before.items() if handler != signal.SIG_IGN}
 
     def request(number: int, frame: Any) -> None:
         del frame
         received.append(signal.Signals(number))
-        signal.signal(number, before[signal.Signals(number)])
+        if number == signal.SIGINT:
+            signal.signal(number, before[signal.SIGINT])
         again = "; Ctrl-C again ends it at once" if number == signal.SIGINT else ""
         _LOG.info("%s: the run stops once it has finished what it is doing and saved%s", received[-1].name, again)
 

@@ -81,10 +81,29 @@ def test_a_shell_that_wants_it_ignored_is_obeyed(tmp_path):
 signal.signal(signal.SIGINT, signal.SIG_IGN)
 signals.end_at_once_on_interrupt()
 signals.raise_on_signal()
-ready()
-time.sleep(0.2)
+with signals.stop_on_signal() as stop:
+    ready()
+    time.sleep(0.2)
+    assert stop() is None
 """
     assert _interrupted(program, 1, tmp_path) == (0, "", "")
+
+
+def test_a_second_sigterm_ends_nothing(tmp_path):
+    """A scheduler sends one to every process, and so does a program to the runs that it started."""
+    program = """
+with signals.stop_on_signal() as stop:
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert stop() == signal.SIGTERM
+signals.raise_on_signal()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except KeyboardInterrupt:
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("waited")
+"""
+    assert _interrupted(program, 0, tmp_path) == (0, "waited\n", "")
 
 
 def test_processes_that_read_data_do_not_learn_of_it(tmp_path):
