@@ -128,7 +128,7 @@ def base() -> ml_collections.ConfigDict:
     c.method.target.parameters = placeholder(int)  # How many are left.
     c.method.target.inference_flops = placeholder(float)  # Of the dense network's, in (0, 1).
     c.method.target.step_time = placeholder(float)  # Of the dense network's, in (0, 1), as measured in the run.
-    c.method.target.every = "2%"  # Between looks at what a cut would leave; % is of strength_span.
+    c.method.target.every = "2%"  # Between looks at what a cut would leave; % is of the spans above.
 
     # Methods that cut units by scores: snap, crop, earlysnap, earlycrop, random, l1, slimming, chase.
     c.ranking = ml_collections.ConfigDict()

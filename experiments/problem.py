@@ -158,6 +158,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
             raise UsageError(f"config.ranking.exclude={patterns!r}: {error}") from error
     parameters = size(variables["params"])
     goal = target.goal(config, dense, parameters, epoch=lengths.epoch, run=lengths.run)
+    if goal is not None:
+        _require_pressure(config, dense, variables["params"])
     return Problem(
         config=config,
         dataset=dataset,
@@ -170,6 +172,21 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         dense=dense,
         dense_parameters=parameters,
         goal=goal,
+    )
+
+
+def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, params: Any) -> None:
+    """Raises `UsageError` where the regulariser acts on nothing that a cut could take: no target could be reached."""
+    field, name = "config.method.penalised", config.method.penalised
+    penalised = jax.tree.leaves(methods.PENALISED[name](params))
+    for path, leaf, chosen in zip(demp_jax.leaf_paths(params), jax.tree.leaves(params), penalised, strict=True):
+        variable = dense.match(path, leaf.shape)
+        axes = () if variable is None else dense.axes[variable]
+        if chosen and any(classes is not None and (classes >= 0).any() for classes in axes):
+            return
+    raise UsageError(
+        f"{field} must choose parameters of neurons that can be cut for config.method.target to be reached, and "
+        f"{name!r} chooses none in config.model.name={config.model.name!r}; try 'all'."
     )
 
 

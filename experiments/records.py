@@ -20,6 +20,7 @@ from tensorboardX import SummaryWriter
 from experiments.devices import processors
 from experiments.trackers import Tracker
 
+_FRAMES_LEFT_OUT = "For simplicity, JAX has removed its internal frames"
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
@@ -29,11 +30,14 @@ class Records:
     A resumed run takes up where its checkpoint stands: lines of later steps are dropped first.
     """
 
-    def __init__(self, workdir: Path, step: int, tracker: Tracker):
-        """Opens the records of `workdir` for a run that continues at `step`."""
+    def __init__(self, workdir: Path, step: int, tracker: Tracker, open_cut: Mapping[str, Any] | None = None):
+        """Opens the records of `workdir` for a run that continues at `step`.
+
+        A cut that is written again, `open_cut`, may have been written after the checkpoint.
+        """
         self._workdir, self._tracker = workdir, tracker
         for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
-            _truncate(workdir / name, step)
+            _truncate(workdir / name, step, open_cut if name == "cuts.jsonl" else None)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
@@ -105,19 +109,40 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines[:-1] if line]
 
 
-def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file so that it is never seen half written."""
+def last_line(log: Path) -> str:
+    """Returns the last line of a log that says something; "" where there is none.
+
+    JAX adds to an exception, behind its message, that frames were left out of its traceback.
+    """
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = [line for line in lines if line.strip("- ") and not line.startswith(_FRAMES_LEFT_OUT)]
+    return said[-1].strip() if said else ""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file so that it is never seen half written."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(values, indent=2) + "\n")
+    partial.write_text(text)
     os.replace(partial, path)
 
 
-def _truncate(path: Path, step: int) -> None:
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Writes a JSON file so that it is never seen half written."""
+    write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def _truncate(path: Path, step: int, without: Mapping[str, Any] | None) -> None:
     kept = [line for line in read_lines(path) if line["step"] <= step] if step else []
+    if without is not None:
+        again = [line for line in kept if _lasting(line) == _lasting(without)]
+        kept = [line for line in kept if not again or line is not again[-1]]
     if path.exists():
-        partial = path.with_name(path.name + ".partial")
-        partial.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        os.replace(partial, path)
+        write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+
+
+def _lasting(cut: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what of a cut is known before the step after it has been compiled, but for times."""
+    return {name: value for name, value in cut.items() if name not in ("seconds", "step_bytes")}
 
 
 def _append(path: Path, values: Mapping[str, Any]) -> None:

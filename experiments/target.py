@@ -95,19 +95,38 @@ def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: fl
     else:
         require(0 < value < 1, field, value, "in (0, 1)")
         left = 1 - value if kind.endswith("sparsity") else value
-    span = to_steps("config.method.strength_span", config.method.strength_span, epoch=epoch, run=run)
+    span = _span(config.method, epoch, run)
     every = to_steps("config.method.target.every", config.method.target.every, epoch=epoch, run=span)
-    require(every >= 1, "config.method.target.every", config.method.target.every, "at least one step")
+    allowed = f"between one step and the {span} in which neurons die"
+    require(1 <= every <= span, "config.method.target.every", config.method.target.every, allowed)
     found = Goal(kind, value, left, span, every)
     least = _least(kind, dense, dense_parameters, config.pruning.min_units)
     if left < least:
-        bound = found.value(least, dense_parameters)
-        most = f"at most {bound:.4g}" if kind.endswith("sparsity") else f"at least {bound:.4g}"
+        most = _bound(kind, found.value(least, dense_parameters))
         raise UsageError(
             f"{field} must be {most}, which is what is left when every layer keeps "
             f"config.pruning.min_units={config.pruning.min_units} units and what cannot be pruned stays; got {value}."
         )
     return found
+
+
+def _span(section: Any, epoch: float, run: int) -> int:
+    """Returns for how many steps the regulariser or the noise is at work."""
+    found = 0
+    for name in ("strength", "noise"):
+        ends = to_steps(f"config.method.{name}_span", section[f"{name}_span"], epoch=epoch, run=run)
+        if name == "strength" or section.noise > 0:
+            found = max(found, run if section[f"{name}_schedule"] == "warmup_hold" else ends)
+    return found
+
+
+def _bound(kind: str, bound: float) -> str:
+    """Returns a bound as text, rounded so that it can be asked for."""
+    if kind == "parameters":
+        return f"at least {math.ceil(bound)}"
+    if kind.endswith("sparsity"):
+        return f"at most {math.floor(1e4 * bound) / 1e4:g}"
+    return f"at least {math.ceil(1e4 * bound) / 1e4:g}"
 
 
 def _least(kind: str, dense: demp_jax.Graph, dense_parameters: int, min_units: int) -> float:
@@ -152,10 +171,11 @@ class Steering:
         self._seconds = {int(flops): list(times) for flops, times in fields["seconds"]}
         self._warned = fields["warned"]
 
-    def summary(self, parameters: int, graph: demp_jax.Graph) -> dict[str, Any]:
-        """Returns what was asked for and what a network came to."""
+    def summary(self, parameters: int, graph: demp_jax.Graph, step_time_ratio: float | None) -> dict[str, Any]:
+        """Returns what was asked for and what a network came to; of a step time, what was measured at the end."""
         left = self._part(graph.neurons, parameters, graph.flops())
-        return {"kind": self.goal.kind, "asked": self.goal.asked, "reached": self.goal.value(left, self._dense[1])}
+        reached = step_time_ratio if self.by_time else self.goal.value(left, self._dense[1])
+        return {"kind": self.goal.kind, "asked": self.goal.asked, "reached": reached}
 
     @property
     def factor(self) -> float:

@@ -30,7 +30,7 @@ from experiments import plots, progress, records, runtime, signals, summaries, t
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.counters import Counters, Stopwatch
-from experiments.errors import NonFiniteLossError
+from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Batch, Feed
 from experiments.problem import Problem, pose, size
 from experiments.step import StepMetrics, TrainState, all_finite, free_compiled
@@ -74,9 +74,15 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
     mode = config.progress if jax.process_index() == 0 else "off"
     with progress.waiting("reading the dataset", mode):
         problem = pose(config)
-    # One process keeps the records of all.
-    with workdir.claim(Path(folder), config) if problem.devices.first else contextlib.nullcontext():
-        problem.devices.wait("the workdir is claimed")
+    with contextlib.ExitStack() as claimed:
+        refused: UsageError | None = None
+        try:
+            if problem.devices.first:  # One process keeps the records of all.
+                claimed.enter_context(workdir.claim(Path(folder), config))
+        except UsageError as error:
+            refused = error
+        if problem.devices.any(refused is not None):
+            raise refused or UsageError(f"--workdir={folder} was refused by the first process, which says why.")
         place = problem.devices.replicated
         checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept, place)
         try:
@@ -212,7 +218,7 @@ class _Run:
 
     def _opened_records(self, first: int) -> records.Records:
         tracker = trackers.Tracker(self.config.tracker, self.folder, workdir.as_json(self.config))
-        return records.Records(self.folder, first, tracker)
+        return records.Records(self.folder, first, tracker, self.open_cut)
 
     def _loop(
         self,
@@ -548,15 +554,16 @@ class _Run:
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         self._count()
+        graph, steering = self.stepper.graph, self.steering
         return summaries.of_run(
             self.problem,
             self.counters,
-            self.stepper.graph,
+            graph,
             steps=int(self.state.step),
             parameters=self.parameters,
             flops=self.flops,
             step_time_ratio=step_time_ratio,
-            target=None if self.steering is None else self.steering.summary(self.parameters, self.stepper.graph),
+            target=None if steering is None else steering.summary(self.parameters, graph, step_time_ratio),
         )
 
 

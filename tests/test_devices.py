@@ -154,6 +154,16 @@ def test_two_processes_are_steered_alike(kind, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_workdir_that_the_first_process_refuses_ends_all(tmp_path):
+    (tmp_path / "config.json").write_text("[]")
+    with pytest.raises(AssertionError, match=r"\[1, 1\] == \[0, 0\]") as failed:
+        _two_processes(tmp_path, CHANGES)
+    said = str(failed.value)
+    assert "config.json is not a config of this program. Choose another --workdir." in said
+    assert f"--workdir={tmp_path} was refused by the first process, which says why." in said
+
+
+@pytest.mark.slow
 def test_two_processes_read_their_shares_of_image_files(tmp_path):
     folder = drawn_folder(tmp_path / "images", classes=4, images=8)
     changes = {

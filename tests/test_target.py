@@ -51,6 +51,11 @@ def test_it_ends_where_it_is_asked_to(left, speed, power, delay, natural, every)
     assert abs(ends - left) < 0.01, (ends, left)
 
 
+def test_it_begins_with_the_first_factor():
+    controller = demp_jax.TargetController(left=0.2, span=1000, first=10.0)
+    assert controller.factor == controller.update(0, 1.0) == 10.0
+
+
 def test_the_regulariser_stops_at_the_target_and_says_what_is_to_come():
     controller = demp_jax.TargetController(left=0.2, span=1000)
     assert controller.update(300, 0.9) > 1
@@ -94,6 +99,15 @@ def test_a_factor_is_as_another_strength(factor, decoupled):
         updates, state = tx.update(GRADS, state, PARAMS)
         expected, theirs = other.update(GRADS, theirs, PARAMS)
         assert_trees_close(updates, expected)
+
+
+def test_a_factor_for_a_state_from_a_file():
+    tx = _wrapped(0.5, 0.2)
+    state = jax.tree.map(
+        lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf), tx.init(PARAMS)
+    )
+    changed = demp_jax.with_strength_factor(state, 3.0)
+    assert [float(leaf) for leaf in jax.tree.leaves(changed) if leaf.shape == () and leaf.dtype == np.float32] == [3, 1]
 
 
 def test_at_zero_it_is_the_base_optimizer():
@@ -168,14 +182,17 @@ TARGET = {"method.strength": 0.0, "method.target.every": "5", "method.target.wei
     ("changes", "message"),
     [
         ({"weight_sparsity": 1.0}, r"config.method.target.weight_sparsity must be in \(0, 1\); got 1.0"),
-        ({"weight_sparsity": 0.99}, "weight_sparsity must be at most 0.959, .*min_units=1 units .*; got 0.99"),
+        ({"weight_sparsity": 0.99}, "weight_sparsity must be at most 0.9589, .*min_units=1 units .*; got 0.99"),
         ({"neuron_sparsity": 0.97}, "neuron_sparsity must be at most 0.95, .*; got 0.97"),
         ({"parameters": 5000}, "config.method.target.parameters must be between 1 and 2169; got 5000"),
         ({"parameters": 50}, "config.method.target.parameters must be at least 89, .*; got 50"),
         ({"inference_flops": 0.0}, r"config.method.target.inference_flops must be in \(0, 1\); got 0.0"),
-        ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.03606.*; got 0.01"),
+        ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.0361, .*; got 0.01"),
         ({"weight_sparsity": 0.5, "parameters": 500}, "config.method.target must be one field at most; got .*"),
-        ({"weight_sparsity": 0.5, "every": "0"}, "config.method.target.every must be at least one step; got '0'"),
+        (
+            {"weight_sparsity": 0.5, "every": "0"},
+            "target.every must be between one step and the 30 in which neurons die; got '0'",
+        ),
     ],
 )
 def test_targets_that_cannot_be(changes, message):
@@ -183,6 +200,49 @@ def test_targets_that_cannot_be(changes, message):
 
     with pytest.raises(UsageError, match=message):
         pose(short_config(**{f"method.target.{name}": value for name, value in changes.items()}))
+
+
+@pytest.mark.parametrize(
+    "asked", [{"weight_sparsity": 0.9589}, {"parameters": 89}, {"step_time": 0.0361}, {"neuron_sparsity": 0.95}]
+)
+def test_the_bound_that_is_named_can_be_asked_for(asked):
+    assert pose(short_config(**{f"method.target.{name}": value for name, value in asked.items()})).goal is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "span"),
+    [
+        ({"strength_span": "10", "noise_span": "10"}, 10),
+        ({"strength_span": "10", "noise_span": "20"}, 20),
+        ({"strength_span": "10", "noise_span": "20", "noise": 0.0}, 10),
+        ({"strength_span": "10", "noise": 0.0, "strength_schedule": "warmup_hold"}, 30),
+        ({"strength_span": "10", "noise_span": "5", "noise_schedule": "warmup_hold"}, 30),
+    ],
+)
+def test_neurons_are_watched_as_long_as_something_makes_them_die(changes, span):
+    goal = pose(short_config(**TARGET, **{f"method.{name}": value for name, value in changes.items()})).goal
+    assert goal.span == span
+    assert goal.due(5)
+    assert goal.due(span)
+    assert not goal.due(span + 5)
+
+
+def test_looks_are_not_further_apart_than_the_span():
+    from experiments.errors import UsageError
+
+    changes = {**TARGET, "method.strength_span": "10", "method.noise_span": "10", "method.target.every": "11"}
+    with pytest.raises(UsageError, match="target.every must be between one step and the 10 in which neurons die; got"):
+        pose(short_config(**changes))
+
+
+def test_a_target_needs_a_regulariser_of_neurons():
+    """LayerNorm scales channels that every block reads, and none of them can be cut."""
+    from experiments.errors import UsageError
+
+    changes = {**TARGET, "model.name": "vit", "model.patch": 4}
+    with pytest.raises(UsageError, match=r"penalised must choose .* 'scales' chooses none in config.model.name='vit'"):
+        pose(short_config(**changes))
+    assert pose(short_config(**changes, **{"method.penalised": "all"})).goal is not None
 
 
 def test_other_methods_have_no_target():
@@ -287,3 +347,5 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     again.load(json.loads(json.dumps(steering.as_json())))
     assert again.as_json() == steering.as_json()
     assert again.look(3, half) == steering.look(3, half)
+    # What it came to is measured.
+    assert steering.summary(2170, problem.dense, 0.75)["reached"] == 0.75

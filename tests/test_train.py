@@ -385,6 +385,25 @@ def test_a_cut_at_a_checkpoint_is_on_record_after_a_kill(finished, tmp_path, mon
     assert without_times(lines(tmp_path / "cuts.jsonl")) == without_times(lines(workdir / "cuts.jsonl"))
 
 
+def test_a_cut_is_on_record_once_after_a_kill_behind_its_checkpoint(finished, tmp_path, monkeypatch):
+    """The checkpoint holds a cut that is written when the next step has been compiled; that step is taken twice."""
+    taken = Stepper.__call__
+
+    def dies(self, state, *args):
+        if int(state.step) == 22:
+            raise _Interrupted
+        return taken(self, state, *args)
+
+    config = short_config(checkpoint_every="10")
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", dies)
+        with pytest.raises(_Interrupted):
+            train_and_evaluate(config, tmp_path)
+    assert [line["step"] for line in lines(tmp_path / "cuts.jsonl")] == [10, 20]
+    train_and_evaluate(config, tmp_path)
+    assert without_times(lines(tmp_path / "cuts.jsonl")) == without_times(lines(finished[0] / "cuts.jsonl"))
+
+
 def test_the_death_set_is_as_large_as_it_says(tmp_path):
     config = short_config(**{"pruning.examples": 100, "eval_batch_size": 70, "steps": "10"})
     config = config_of({"method.strength_span": "10", "method.noise_span": "10"}, lambda: config)

@@ -113,6 +113,7 @@ def with_strength_factor(opt_state: Any, factor: float) -> Any:
             return node
         value = factor if isinstance(node, kinds[0]) else min(factor, 1.0)
         # As the old one is placed, and of its type: for another the step would be compiled anew.
-        return node._replace(factor=jax.device_put(jnp.asarray(value, jnp.float32), node.factor.sharding))
+        place = getattr(node.factor, "sharding", None)  # None of what comes from a file.
+        return node._replace(factor=jax.device_put(jnp.asarray(value, jnp.float32), place))
 
     return jax.tree.map(changed, opt_state, is_leaf=lambda node: isinstance(node, kinds))

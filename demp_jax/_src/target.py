@@ -65,7 +65,7 @@ class TargetController:
       reached: z at the last update.
       rate: of z, in 1 / steps, averaged over about 4% of the span.
       begun: the step at which the first were seen to have died; `None` before.
-      factor: that the last update gave.
+      factor: that the last update gave; `first` before.
     """
 
     left: float
@@ -76,9 +76,11 @@ class TargetController:
     reached: float = 0.0
     rate: float = 0.0
     begun: int | None = None
-    factor: float = 1.0
+    factor: float = math.nan
 
     def __post_init__(self) -> None:
+        if math.isnan(self.factor):
+            self.factor = self.first
         if not 0 < self.left < 1:
             raise ValueError(f"TargetController: left must be in (0, 1); got left={self.left}.")
         if self.span < 1:

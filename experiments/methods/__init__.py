@@ -24,12 +24,12 @@ from baselines import (
 )
 from experiments.errors import UsageError, require_choice
 from experiments.methods.both import chased, demp_rigl
-from experiments.methods.demp import demp, dense
+from experiments.methods.demp import PENALISED, demp, dense
 from experiments.methods.masked import dynamic, jaxpruner, masked, plain
 from experiments.methods.method import Builder, Method, Ranking
 from experiments.methods.ranked import ranked, slimmed
 
-__all__ = ["METHODS", "Method", "Ranking", "build", "masked", "ranked"]
+__all__ = ["METHODS", "PENALISED", "Method", "Ranking", "build", "masked", "ranked"]
 
 _srigl = dynamic(srigl.SRigL, ablation="ablation", never_ablated="never_ablated")
 METHODS: dict[str, Builder] = {
