@@ -27,7 +27,7 @@ from demp_jax._src import program as program_lib
 from demp_jax._src.axes import SELECT
 from demp_jax._src.bundling import bundle as bundle
 from demp_jax._src.paths import leaf_paths
-from demp_jax.nnx import refit
+from demp_jax.nnx import resize
 
 __all__ = ["PLATFORMS", "bundle", "load_tensors", "read_tensors", "serialize", "to_onnx", "write_tensors"]
 
@@ -59,7 +59,7 @@ def write_tensors(path: str | Path, variables: Any, metadata: Mapping[str, str] 
 
     Args:
       path: of the file.
-      variables: a tree of arrays.
+      variables: a tree of arrays; of a Flax NNX model `nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState)))`.
       metadata: further texts by name.
 
     Raises:
@@ -71,7 +71,10 @@ def write_tensors(path: str | Path, variables: Any, metadata: Mapping[str, str] 
     arrays = {}
     for name, leaf in zip(names, leaves, strict=True):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            raise ValueError(f"write_tensors: {name} is a random key, which evaluation does not need; leave it out.")
+            raise ValueError(
+                f"write_tensors: {name} is a random key, which evaluation does not need: leave it out, of Flax NNX by "
+                "nnx.state(model, nnx.Not(nnx.RngState))."
+            )
         arrays[name] = np.asarray(leaf)
     if len(arrays) != len(leaves):
         raise ValueError(f"write_tensors: several arrays are called {next(n for n in names if names.count(n) > 1)}.")
@@ -115,14 +118,13 @@ def load_tensors(model: nnx.Module, path: str | Path) -> None:
     Raises:
       ValueError: when the variables are not those of the model.
     """
-    state = nnx.as_pure(nnx.state(model))
-    names, arrays = leaf_paths(state), read_tensors(path)
-    if set(names) != set(arrays):
-        odd = ", ".join(sorted(set(names) ^ set(arrays))[:5])
-        raise ValueError(f"{path} is not of this model; only one of them has {odd}.")
-    leaves = [jnp.asarray(arrays[name]) for name in names]
-    nnx.update(model, jax.tree.unflatten(jax.tree.structure(state), leaves))
-    refit(model)
+    # The steps of a path are names, or numbers of lists.
+    steps = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.as_pure(nnx.state(model)))}
+    arrays = {steps.get(name, tuple(name.split("/"))): jnp.asarray(each) for name, each in read_tensors(path).items()}
+    try:
+        resize(model, nnx.as_pure(nnx.from_flat_state(arrays.items())))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
 
 
 def serialize(fn: Callable[[Any, Any], Any], variables: Any, x: Any) -> bytes:

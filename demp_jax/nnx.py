@@ -213,14 +213,16 @@ def resize(model: nnx.Module, state: Any) -> None:
 
     Args:
       model: a model of the same architecture at any widths.
-      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`.
+      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`; without random keys and their counts,
+        `nnx.state(model, nnx.Not(nnx.RngState))`, those of the model stay.
 
     Raises:
       ValueError: when the variables are not those of the model.
     """
-    ours, theirs = leaf_paths(nnx.as_pure(nnx.state(model))), leaf_paths(state)
-    if ours != theirs:
-        odd = sorted(set(ours) ^ set(theirs))
+    random, theirs = set(leaf_paths(nnx.as_pure(nnx.state(model, nnx.RngState)))), set(leaf_paths(state))
+    ours = set(leaf_paths(nnx.as_pure(nnx.state(model)))) - random
+    if ours != theirs - random:
+        odd = sorted(ours ^ (theirs - random))
         raise ValueError(f"resize: the state is not of this model; only one of them has {', '.join(odd[:5])}.")
     nnx.update(model, state)
     refit(model)

@@ -26,6 +26,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -44,12 +45,13 @@ from flax import nnx
 
 import demp_jax
 from demp_jax import export as demp_export
-from experiments import checkpoints, network, records, runtime, standalone, timing
+from experiments import checkpoints, network, records, runtime, standalone, timing, workdir
 from experiments.errors import ExportError, UsageError, require
 from experiments.problem import Problem, pose, size
 from experiments.step import prepare
 
 # How many test images are compared, and by how much logits may differ, of the largest or of 1.
+_PARTIAL = ".partial-"
 _EXAMPLES = 64
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 
@@ -182,7 +184,7 @@ def export(
     saved = checkpoints.read(folder)
     config = saved.config
     with config.unlocked():
-        config.devices, config.data.dir = 1, data or config.data.dir
+        config.devices, config.tracker, config.data.dir = 1, "", data or config.data.dir
     runtime.use_compile_cache(config.compile_cache)
     problem = pose(config)
     x = _test_inputs(problem)
@@ -196,7 +198,7 @@ def export(
             for path in _present(place):
                 path.unlink()
         # Should it be stopped here, `model.json` says what may follow.
-        for path in sorted((partial / "pruned").iterdir(), key=lambda path: path.name != "model.json"):
+        for path in _present(partial / "pruned"):
             os.replace(path, place / path.name)
     return found
 
@@ -228,14 +230,12 @@ def _previous(place: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _partial(place: Path) -> Iterator[Path]:
-    """Gives a folder inside of `place`, which is made, for what is not finished."""
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        folder = tempfile.TemporaryDirectory(prefix=".partial-", dir=place)
-    except OSError as error:
-        raise UsageError(f"--out={place} must be a folder that can be written ({error.strerror}).") from error
-    with folder as name:
-        yield Path(name)
+    """Gives a folder inside of `place`, which is made, for what is not finished; what was left so is removed."""
+    with workdir.locked(place, "--out"):
+        for left in place.glob(f"{_PARTIAL}*"):
+            shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=_PARTIAL, dir=place) as name:
+            yield Path(name)
 
 
 def _test_inputs(problem: Problem) -> jax.Array:

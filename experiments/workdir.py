@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from configs import base
 from experiments import keys, records
 from experiments.errors import UsageError
 
@@ -36,51 +37,66 @@ def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
+def locked(folder: Path, flag: str) -> Iterator[None]:
+    """Makes a folder, given by a flag, that no other process of this kind can use meanwhile.
+
+    Raises:
+      UsageError: when it cannot be written, or is in use.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UsageError(
+            f"{flag}={folder} must be a folder that can be written ({error.strerror}). Choose another."
+        ) from error
+    try:
+        if not writable:
+            raise UsageError(f"{flag}={folder} must be a folder that can be written. Choose another.")
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"{flag}={folder} is in use by another process. Wait for it, or choose another."
+            raise UsageError(message) from None
+        yield
+    finally:
+        os.close(opened)  # Which gives it free.
+
+
+@contextlib.contextmanager
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
     """Makes `workdir` the folder of this run, or checks that it is already; within, no other process can claim it.
 
     Raises:
       UsageError: when it holds the run of another config, cannot be written, or is in use.
     """
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        folder = os.open(workdir, os.O_RDONLY)
-        writable = os.access(workdir, os.W_OK)
-    except OSError as error:
-        raise UsageError(
-            f"--workdir={workdir} must be a folder that can be written ({error.strerror}). Choose another."
-        ) from error
-    try:
-        if not writable:
-            raise UsageError(f"--workdir={workdir} must be a folder that can be written. Choose another.")
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            message = f"--workdir={workdir} is in use by another process. Wait for it, or choose another."
-            raise UsageError(message) from None
-        _check(workdir, config)
+    with locked(workdir, "--workdir"):
+        if (workdir / "config.json").exists():
+            require_same(workdir, config)
+        elif (workdir / "checkpoints").exists():
+            raise UsageError(f"--workdir={workdir} has checkpoints but no config.json. Choose another --workdir.")
+        else:
+            records.write_json(workdir / "config.json", as_json(config))
         yield
-    finally:
-        os.close(folder)  # Which gives it free.
 
 
-def _check(workdir: Path, config: ml_collections.ConfigDict) -> None:
+def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises `UsageError` unless a folder holds the run of a config; `FREE_FIELDS` may differ.
+
+    A field that the run did not know yet had what is its default now.
+    """
     path = workdir / "config.json"
-    if path.exists():
-        try:
-            theirs = keys.flat(json.loads(path.read_text()))
-        except (ValueError, AttributeError):
-            raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
-        ours = keys.flat(as_json(config))
-        changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-        changed = [k for k in changed if k not in FREE_FIELDS]
-        if changed:
-            differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])
-            raise UsageError(
-                f"--workdir={workdir} holds the run of another config ({differences}). Give its config to continue it, "
-                "or another --workdir to start anew."
-            )
-    elif (workdir / "checkpoints").exists():
-        raise UsageError(f"--workdir={workdir} has checkpoints but no config.json. Choose another --workdir.")
-    else:
-        records.write_json(path, as_json(config))
+    try:
+        theirs = keys.flat(as_json(base.base())) | keys.flat(json.loads(path.read_text()))
+    except (OSError, ValueError, AttributeError):
+        raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
+    ours = keys.flat(as_json(config))
+    changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    changed = [k for k in changed if k not in FREE_FIELDS]
+    if changed:
+        differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])
+        raise UsageError(
+            f"--workdir={workdir} holds the run of another config ({differences}). Give its config to continue it, or "
+            "another --workdir to start anew."
+        )

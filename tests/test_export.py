@@ -187,6 +187,37 @@ def test_what_cannot_be_bundled_is_named(wanted, message):
         export.bundle([tuple(each.rsplit(".", 1)) for each in wanted], ["demp_jax", "tests"])
 
 
+def test_imports_of_a_bundle_are_those_of_the_modules(tmp_path, monkeypatch):
+    """Relative ones, several of one package, and none that stays inside a function."""
+    package = tmp_path / "bundled_package"
+    (package / "deep").mkdir(parents=True)
+    for name, text in {
+        "__init__.py": "",
+        "near.py": "import os.path\n\nNEAR = os.path.sep\n",
+        "deep/__init__.py": "from .far import FAR\n\n\ndef both():\n    return FAR\n",
+        "deep/far.py": "import os\nimport xml.dom\nimport xml.sax\nfrom ..near import NEAR\n\n"
+        "FAR = (NEAR, os.sep, xml.dom.__name__, xml.sax.__name__)\n\n\n"
+        "def hidden():\n    from ..near import NEAR\n\n    return NEAR\n",
+    }.items():
+        (package / name).write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    text = export.bundle([("bundled_package.deep", "both")], ["bundled_package"])
+    assert "bundled_package" not in text
+    assert [line for line in text.splitlines() if "import" in line] == [
+        "import os",
+        "import os.path",
+        "import xml.dom",
+        "import xml.sax",
+    ]
+    space = {}
+    exec(text, space)
+    assert space["both"]() == (os.sep, os.sep, "xml.dom", "xml.sax")
+    with pytest.raises(
+        ValueError, match="hidden of bundled_package.deep.far imports bundled_package.near within: do so"
+    ):
+        export.bundle([("bundled_package.deep.far", "hidden")], ["bundled_package"])
+
+
 # Files, by the package whose format it is.
 
 
@@ -231,8 +262,28 @@ def test_a_network_of_ones_own_takes_the_widths_of_a_file(tmp_path):
     fresh.eval()
     wanted = jax.jit(fn.resized(small))(small, x)
     np.testing.assert_array_equal(jax.jit(demp_jax.nnx.forward(fresh)[0])(nnx.as_pure(nnx.state(fresh)), x), wanted)
-    with pytest.raises(ValueError, match=r"own.safetensors is not of this model; only one of them has bn0/bias"):
+    with pytest.raises(ValueError, match=r"own.safetensors: .* not of this model; only one of them has bn0/bias"):
         export.load_tensors(nnx.eval_shape(lambda: models.MLP(4, 2, rngs=nnx.Rngs(0))), tmp_path / "own.safetensors")
+
+
+def test_random_keys_stay_those_of_the_model(tmp_path):
+    class Dropped(nnx.Module):
+        def __init__(self, rngs):
+            self.layers = nnx.List([nnx.Linear(3, 4, rngs=rngs), nnx.Linear(4, 2, rngs=rngs)])
+            self.dropout = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x):
+            return self.layers[1](self.dropout(self.layers[0](x)))
+
+    model, x = Dropped(nnx.Rngs(0)), helpers.batch((2, 3))
+    with pytest.raises(ValueError, match=r"is a random key, .* nnx.state\(model, nnx.Not\(nnx.RngState\)\)"):
+        export.write_tensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model)))
+    export.write_tensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState))))
+    other = Dropped(nnx.Rngs(1))
+    export.load_tensors(other, tmp_path / "t.safetensors")
+    model.eval()
+    other.eval()
+    np.testing.assert_array_equal(other(x), model(x))
 
 
 @pytest.mark.parametrize("name", MODELS)

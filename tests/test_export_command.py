@@ -5,6 +5,7 @@ import importlib.util
 import json
 import re
 import shutil
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -127,6 +128,28 @@ def test_an_export_of_another_network_leaves_nothing_of_the_last(finished, tmp_p
     assert {path.name for path in out.iterdir()} == {"model.json", "model.jax"}
     about = json.loads((out / "model.json").read_text())
     assert (about["step"], about["test_accuracy"]) == (8, None)
+
+
+def test_an_export_goes_over_the_last_one(finished, tmp_path, monkeypatch):
+    """Python leaves a folder beside a `model.py` that was imported; a killed export leaves what it had begun."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    (tmp_path / ".partial-killed" / "dense").mkdir(parents=True)
+    for _ in range(2):
+        assert command.main([f"--workdir={finished[0]}", f"--out={tmp_path}", "--format=safetensors"]) == 0
+        helpers.imported(tmp_path)
+    found = {path.name for path in tmp_path.iterdir()}
+    assert found - {"__pycache__"} == {"model.json", "model.safetensors", "model.py"}
+    assert "__pycache__" in found
+
+
+def test_a_run_that_was_tracked_is_exported_where_the_tracker_is_not(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    for path in (tmp_path / "run" / "config.json", *(tmp_path / "run" / "checkpoints").glob("*/meta/metadata")):
+        path.write_text(path.read_text().replace('"tracker": ""', '"tracker": "wandb"'))
+    assert '"tracker": "wandb"' in path.read_text()
+    assert importlib.util.find_spec("wandb") is None
+    assert "jax" in command.export(tmp_path / "run", ["jax"])
 
 
 def test_what_does_not_compute_the_network_is_not_kept(finished, tmp_path, capsys, monkeypatch):
