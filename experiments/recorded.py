@@ -12,7 +12,10 @@ from typing import Any
 
 from experiments.errors import UsageError
 from experiments.keys import flat
-from experiments.records import read_lines
+from experiments.records import last_line, read_lines
+
+# Fields that every config of the program has.
+_NEEDED = ("seed", "steps", "model.name", "data.name", "method.name")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,9 +141,14 @@ def read(workdir: Path, name: str) -> Recorded:
     try:
         metrics, cuts, dead = (read_lines(workdir / f"{file}.jsonl") for file in ("metrics", "cuts", "dead"))
         config, summary = (_json(workdir / file) for file in ("config.json", "summary.json"))
-        return Recorded(name, flat(config), summary, metrics, cuts, dead, _counters(workdir), _last_line(workdir))
-    except (ValueError, OSError) as error:
-        raise UsageError(f"{workdir} holds a damaged run ({error}). Leave it out.") from error
+        values = flat(config)
+        missing = [field for field in _NEEDED if field not in values] if values else []
+        if missing:
+            raise ValueError(f"config.json has no {missing[0]}")
+        log = last_line(workdir / "log.txt")
+        return Recorded(name, values, summary, metrics, cuts, dead, _counters(workdir), log)
+    except (ValueError, AttributeError, OSError) as error:
+        raise UsageError(f"{workdir} holds no run, or a damaged one ({error}). Leave it out.") from error
 
 
 def _json(path: Path) -> dict[str, Any]:
@@ -156,9 +164,3 @@ def _counters(workdir: Path) -> dict[str, Any]:
         except (OSError, ValueError, KeyError):
             continue
     return {}
-
-
-def _last_line(workdir: Path) -> str:
-    path = workdir / "log.txt"
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else ""

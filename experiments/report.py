@@ -3,7 +3,7 @@
 
     python -m experiments.report runs/first
     python -m experiments.report runs/quickstart/dense runs/quickstart/demp --out=both.html
-    python -m experiments.report runs/sweep/* --out=sweep.html
+    python -m experiments.report runs/sweep/*/ --out=sweep.html
 
 It shows what was run, accuracy against sparsity, where the time went, which fields of the configs differ, and of each
 run accuracy and live neurons over time, its cuts, and the network that is left. Runs that go on, were stopped or failed
@@ -210,6 +210,8 @@ def _differences(runs: Sequence[Recorded]) -> list[Element]:
     fields = dict.fromkeys(field for _, run in told for field in run.config)
     values = {field: [_value(run.config, field) for _, run in told] for field in fields}
     differ = {field: each for field, each in values.items() if len(set(each)) > 1}
+    if len(told) < 2:
+        return [element("p", "Not known: no two of the runs have a config on record.")]
     if not differ:
         return [element("p", "Nothing: the runs have the same config.")]
     table: list[Sequence[Element | str]] = [["", *(_link(i, run) for i, run in told)]]

@@ -34,7 +34,7 @@ from experiments import command, signals
 if __name__ == "__main__":
     signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
 
-from experiments import keys, tables
+from experiments import keys, records, tables, workdir
 from experiments.devices import processors
 from experiments.errors import UsageError, require
 
@@ -158,24 +158,47 @@ def _has_accelerator() -> bool:
 
 
 def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
-    workdir = folder / run.name
-    workdir.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "experiments.run", f"--config={run.config}", f"--workdir={workdir.resolve()}"]
+    place = folder / run.name
+    place.mkdir(parents=True, exist_ok=True)
+    words = [
+        sys.executable,
+        "-m",
+        "experiments.run",
+        f"--config={_located(run.config)}",
+        f"--workdir={place.resolve()}",
+    ]
     if cores and shutil.which("taskset"):
-        command = ["taskset", "-c", ",".join(map(str, cores)), *command]
-    with (workdir / "log.txt").open("ab") as log:
+        words = ["taskset", "-c", ",".join(map(str, cores)), *words]
+    with (place / "log.txt").open("ab") as log:
         flags = [*run.flags(), *more, "--config.progress=lines"]
-        return subprocess.Popen([*command, *flags], cwd=_ROOT, stdout=log, stderr=subprocess.STDOUT)
+        # Here, so that paths mean what they do to who gave them, with the program of this one.
+        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+        env = {**os.environ, "PYTHONPATH": path}
+        return subprocess.Popen([*words, *flags], env=env, stdout=log, stderr=subprocess.STDOUT)
+
+
+def _located(config: str) -> str:
+    """Returns a config file as it is found from here: our own are known everywhere."""
+    file, colon, variant = config.partition(":")
+    ours = _ROOT / file
+    return f"{ours}{colon}{variant}" if not Path(file).exists() and ours.exists() else config
 
 
 def _ended(run: Run, folder: Path) -> Outcome | None:
     path = folder / run.name / "summary.json"
-    return Outcome(run, path.parent, json.loads(path.read_text()), None) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        # The file of the config may have changed since.
+        workdir.require_same(path.parent, command.config_of([f"--config={_located(run.config)}", *run.flags()]))
+    except UsageError as error:
+        return Outcome(run, path.parent, None, str(error))
+    return Outcome(run, path.parent, json.loads(path.read_text()), None)
 
 
 def _failed(run: Run, folder: Path, status: int) -> Outcome:
-    lines = (folder / run.name / "log.txt").read_text(errors="replace").strip().splitlines()
-    return Outcome(run, folder / run.name, None, f"exit status {status}: {lines[-1] if lines else 'no output'}")
+    line = records.last_line(folder / run.name / "log.txt")
+    return Outcome(run, folder / run.name, None, f"exit status {status}: {line or 'no output'}")
 
 
 def grid(text: Sequence[str]) -> list[dict[str, str]]:
@@ -203,7 +226,7 @@ def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Ru
     labels = {}
     for point in grid(axes):
         run = Run.of(config, same, point)
-        command.config_of([f"--config={config}", *run.flags()])  # Says now what no run would understand.
+        command.config_of([f"--config={_located(config)}", *run.flags()])  # Says now what no run would understand.
         labels[run] = ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
     return labels
 

@@ -279,6 +279,26 @@ def test_only_fields_that_differ_are_compared(workdirs, page):
     assert {row[""]: (row[f"1 {NAME}"], row["2 dense"]) for row in few}["method.name"] == ("demp", "dense")
     same = Page(report.page(report.read([workdirs[1], workdirs[5]])))
     assert "Nothing: the runs have the same config." in same.texts("p")
+    alone = Page(report.page(report.read([workdirs[1], workdirs[6]])))
+    assert "Not known: no two of the runs have a config on record." in alone.texts("p")
+
+
+@pytest.mark.parametrize("content", ["[]", '{"hidden_size": 768}'])
+def test_a_config_of_another_program_is_named(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UsageError, match=r"holds no run, or a damaged one \(.*\). Leave it out."):
+        report.read([tmp_path])
+
+
+def test_the_line_of_a_log_that_says_why(tmp_path):
+    """JAX says behind the message that it left frames out."""
+    program = "import jax\njax.jit(lambda x: x + jax.numpy.ones(3))(jax.numpy.ones(2))"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert "For simplicity" in done.stderr
+    (tmp_path / "log.txt").write_text(done.stderr)
+    run = recorded.read(tmp_path, "run")
+    assert run.log.startswith("TypeError: add got incompatible shapes")
+    assert run.status == "failed"
 
 
 def test_the_page_stands_alone_and_everything_is_escaped(workdirs, page):

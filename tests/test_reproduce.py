@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import keys, methods, optimizers, problem, reproduce, sweep
+from experiments import command, keys, methods, optimizers, problem, reproduce, sweep, workdir
 from experiments.figures import FIGURES, deaths, mnist_noise, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, at, averaged
 from experiments.sweep import Run
@@ -165,6 +165,33 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     before = summary.stat().st_mtime_ns
     assert sweep.main([*arguments, "--grid=method.name=dense", "--grid=seed=0"]) == 0
     assert summary.stat().st_mtime_ns == before
+
+
+def test_a_summary_of_another_config_is_not_reused(tmp_path):
+    run = Run.of("configs/quickstart.py", {"seed": 3})
+    place = tmp_path / run.name
+    place.mkdir()
+    config = workdir.as_json(command.config_of(["--config=configs/quickstart.py", "--config.seed=3"]))
+    (place / "summary.json").write_text("{}")
+    older = {name: value for name, value in config.items() if name != "tracker"}
+    for known in (config, older, {**config, "progress": "off"}):
+        (place / "config.json").write_text(json.dumps(known))
+        assert sweep._ended(run, tmp_path).error is None
+    (place / "config.json").write_text(json.dumps({**config, "steps": "1999"}))
+    assert "holds the run of another config (steps='1999' there, '2000' here)" in sweep._ended(run, tmp_path).error
+
+
+@pytest.mark.slow
+def test_a_sweep_from_elsewhere_takes_the_files_that_are_there(tmp_path, monkeypatch, capsys):
+    """Not those of the same names that are here; ours are known everywhere."""
+    (tmp_path / "mine.py").write_text(
+        "from configs import quickstart\n\n\ndef get_config(variant=''):\n    config = quickstart.get_config('smoke')\n"
+        "    config.seed = 7\n    return config\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for config in ("mine.py", "configs/quickstart.py:smoke"):
+        assert sweep.main([f"--config={config}", "--grid=method.name=dense", f"--out={tmp_path / config[:4]}"]) == 0
+    assert json.loads(next(tmp_path.glob("mine/*/summary.json")).read_text())["seed"] == 7
 
 
 def test_ctrl_c_is_one_line(tmp_path, capsys, monkeypatch):
