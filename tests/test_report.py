@@ -346,7 +346,7 @@ def test_a_folder_without_a_run_is_one_line(tmp_path, workdirs):
     with pytest.raises(UsageError, match="--out=.* must be a file that can be written"):
         report.main([str(workdirs[-1]), f"--out={tmp_path / 'nowhere' / 'report.html'}"])
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UsageError, match="holds a damaged run .*Leave it out"):
+    with pytest.raises(UsageError, match="holds no run, or a damaged one .*Leave it out"):
         report.main([str(tmp_path)])
 
 
