@@ -137,6 +137,12 @@ def test_what_is_judged_at_the_papers_size_alone():
     assert (cpu.outcome, paper.outcome) == ("not tested", "holds")
 
 
+def test_a_claim_without_runs_has_no_numbers():
+    means = averaged([Point(0, "0", 0.0, 0, 50.0, 70.0)])
+    *_, on_resnet50 = reproduce._judged(FIGURES["fig6"], means, "cpu")
+    assert (on_resnet50.outcome, on_resnet50.why) == ("not tested", "there are no runs at this scale that tell")
+
+
 def test_a_grid_and_the_names_of_its_runs():
     assert sweep.grid(["a=1,2", "config.b=(3,4),(5,)"]) == [
         {"a": x, "b": y} for x in ("1", "2") for y in ("(3,4)", "(5,)")

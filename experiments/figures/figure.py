@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -84,6 +85,8 @@ class Verdict:
 
 def verdict(claim: str, section: str, good: bool, why: str, tested: bool = True) -> Verdict:
     """Returns a verdict; where nothing was `tested`, whether it would be `good` is of no account."""
+    if not tested and re.search(r"\bnan\b", why):
+        why = "there are no runs at this scale that tell"
     return Verdict(claim, section, ("holds" if good else "does not hold") if tested else "not tested", why)
 
 
@@ -172,7 +175,9 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
             if (std > 0).any():
                 axis.fill_between(x, y - std, y + std, alpha=0.2, color=drawn.get_color(), linewidth=0)
         if names(means, i):
-            axis.legend(fontsize=7)
+            axis.legend(fontsize=7, loc="best", framealpha=0.5)
+        else:
+            axis.text(0.5, 0.5, "no runs at this scale", ha="center", transform=axis.transAxes)
     for axis in axes[len(figure.panels) :]:
         axis.set_visible(False)
     picture.savefig(path, dpi=100)
