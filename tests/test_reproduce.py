@@ -143,6 +143,34 @@ def test_a_claim_without_runs_has_no_numbers():
     assert (on_resnet50.outcome, on_resnet50.why) == ("not tested", "there are no runs at this scale that tell")
 
 
+def test_whether_claims_fare_better_in_longer_training():
+    figure = FIGURES["length"]
+
+    def verdicts(gains, l2=(0.0, 30.0)):
+        """Of lines that are, in the longer runs, `gains` points of accuracy above where they are in the shorter."""
+        points = []
+        for c in figure.cases("cpu", [0]):
+            x = l2[c.panel] if c.series == "L2" else 70.0 + 1000 * c.level if c.series.startswith("DemP") else 75.0
+            points.append(Point(c.panel, c.series, c.level, 0, x, 80.0 + c.panel * gains.get(c.series, 0.0)))
+        return {v.claim: v for v in figure.judge(averaged(points))}.values()
+
+    demp, noise, deviation, l2, l2_scales = verdicts({tradeoffs.DEMP: 3.0, tradeoffs._AS_DEVIATION: 2.5})
+    assert (demp.outcome, demp.why) == (
+        "holds",
+        "mean lead over the best of them +0.0 points in the shorter runs, +3.0 in the longer",
+    )
+    assert (noise.outcome, noise.why) == (
+        "does not hold",
+        "mean lead over no noise +0.0 points in the shorter runs, -3.0 in the longer",
+    )
+    assert (deviation.outcome, deviation.why) == ("holds", "mean lead over no noise +0.0, -0.5 points")
+    assert (l2.outcome, l2.why) == ("holds", "weights cut +0.0 % in the shorter runs, +30.0 in the longer")
+    assert l2_scales.outcome == "does not hold"  # No more than before.
+    _, noise, deviation, *_ = verdicts({tradeoffs._AS_VARIANCE: 1.0, tradeoffs._AS_DEVIATION: -1.5})
+    assert (noise.outcome, deviation.outcome) == ("holds", "does not hold")
+    assert {v.outcome for v in figure.judge([])} == {"not tested"}
+
+
 def test_a_grid_and_the_names_of_its_runs():
     assert sweep.grid(["a=1,2", "config.b=(3,4),(5,)"]) == [
         {"a": x, "b": y} for x in ("1", "2") for y in ("(3,4)", "(5,)")
