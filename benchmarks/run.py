@@ -53,9 +53,7 @@ def measure(suite: str, scale: str, out: Path) -> list[dict[str, Any]]:
 
 def markdown(suite: str, records: Sequence[Mapping[str, Any]]) -> str:
     """Returns the table of a suite's records as Markdown."""
-    header, *lines = SUITES[suite].table(records)
-    cells = [header, ("---",) * len(header), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    return tables.lines(SUITES[suite].table(records))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

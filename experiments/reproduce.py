@@ -4,6 +4,7 @@
     python -m experiments.reproduce list
     python -m experiments.reproduce fig3 fig4
     python -m experiments.reproduce all --scale=gpu --seeds=3 --out=runs/figures
+    python -m experiments.reproduce fig3 --again --out=results/figures
     python -m experiments.reproduce all --page=results/README.md --out=results/figures
 
 `list` shows what can be made. A scale is a set of changes to the recipes: `paper` is the paper's own, `gpu` takes
@@ -11,8 +12,9 @@ minutes on one GPU, `cpu` on two cores. The runs are ordinary ones of `experimen
 share them, those that ended are not run again, those that were interrupted go on, and what fails is listed and stops
 nothing else. Each figure leaves beside them `NAME.json` (all points, means and spreads), `NAME.png` drawn as in the
 paper, and `NAME.md`, a paragraph on whether its claims hold in these runs. `--smoke` makes every run one of seconds:
-it shows that the path works, and nothing else. `--page` makes nothing, and writes the page of all claims from the
-figures that a folder holds.
+it shows that the path works, and nothing else. `--again` runs nothing: it judges and draws anew what a folder holds, by
+the points in its `NAME.json`. `--page` makes nothing, and writes the page of all claims from the figures that a folder
+holds, of every scale.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +31,10 @@ from experiments import command, signals
 if __name__ == "__main__":
     signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
 
-from experiments import records
+from experiments import records, tables
 from experiments.errors import UsageError, require
 from experiments.figures import FIGURES
-from experiments.figures.figure import SCALES, Case, Figure, Mean, Point, Verdict, averaged, draw
+from experiments.figures.figure import SCALES, Case, Figure, Point, Verdict, averaged, draw
 from experiments.figures.scales import SMOKE
 from experiments.sweep import Outcome, Run, execute
 
@@ -134,38 +136,110 @@ def _write(
         if outcome.summary is None:
             continue
         points += figure.points(case, outcome)
-        keep = ("test_accuracy", "neuron_sparsity", "weight_sparsity", "train_flops_ratio", "inference_flops_ratio")
-        more = ("step_time_ratio", "seconds_total", "steps", "seed", "commit", "device")
         place = {"panel": case.panel, "series": case.series, "level": case.level}
         flags = [f"--config={case.run.config}", *case.run.flags()]
-        summaries.append({**place, **{k: outcome.summary[k] for k in (*keep, *more)}, "flags": flags})
-    means = averaged(points)
-    verdicts = _judged(figure, means, scale)
+        summaries.append({**place, **{key: outcome.summary[key] for key in _KEPT}, "flags": flags})
+    points = figure.whole(points)
     failed = [o for o in (outcomes[c.run] for c in cases) if o.error is not None]
     content = {
         "figure": figure.name,
-        "what": figure.what,
         "scale": scale,
         "smoke": smoke,
         "seeds": len(seeds),
-        "panels": [dataclasses.asdict(panel) for panel in figure.panels],
-        "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
-        "means": [dataclasses.asdict(mean) for mean in means],
         "points": [dataclasses.asdict(point) for point in points],
         "runs": summaries,
         "failed": [{"run": o.run.name, "error": o.error} for o in failed],
-        "paper": list(figure.rows),
         **records.provenance(),
+    }
+    _finish(figure, content, out)
+
+
+_KEPT = (
+    "test_accuracy",
+    "neuron_sparsity",
+    "weight_sparsity",
+    "train_flops_ratio",
+    "inference_flops_ratio",
+    "gpu_flops_ratio",
+    "step_time_ratio",
+    "seconds_steps",
+    "seconds_data",
+    "seconds_cuts",
+    "seconds_total",
+    "steps",
+    "seed",
+    "commit",
+    "device",
+)
+
+
+def _finish(figure: Figure, content: dict[str, Any], out: Path) -> None:
+    """Judges and draws points, and writes them down with everything that is known of them."""
+    points = [Point(**point) for point in content["points"]]
+    means = averaged(points)
+    verdicts = _judged(figure, points, content["scale"])
+    rows = figure.table(content["runs"]) if figure.table is not None else []
+    content = content | {
+        "what": figure.what,
+        "panels": [dataclasses.asdict(panel) for panel in figure.panels],
+        "verdicts": [dataclasses.asdict(verdict) for verdict in verdicts],
+        "means": [dataclasses.asdict(mean) for mean in means],
+        "table": rows,
+        "paper": list(figure.rows),
     }
     records.write_json(out / f"{figure.name}.json", content)
     draw(figure, means, out / f"{figure.name}.png")
-    (out / f"{figure.name}.md").write_text(paragraph(figure, verdicts, scale, len(seeds), len(failed), smoke))
+    options = (content["scale"], content["seeds"], len(content["failed"]), content["smoke"])
+    text = paragraph(figure, verdicts, *options)
+    if figure.table is not None:
+        text += "\n" + tables.lines([tuple(_COLUMNS.values()), *map(_told, [*rows, *figure.rows])]) + "\n"
+    (out / f"{figure.name}.md").write_text(text)
 
 
-def _judged(figure: Figure, means: Sequence[Mean], scale: str) -> list[Verdict]:
-    judge = figure.judge if scale != "paper" or figure.judge_at_size is None else figure.judge_at_size
+_COLUMNS = {
+    "method": "method",
+    "accuracy": "test accuracy",
+    "neuron": "neuron sparsity",
+    "weight": "weight sparsity",
+    "time": "training time",
+    "train_flops": "training FLOPs",
+    "flops": "inference FLOPs",
+    "gpu_flops": "GPU inference FLOPs",
+    "source": "source",
+}
+
+
+def _told(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns a row of a table as text."""
+
+    def cell(name: str) -> str:
+        value = row[name]
+        if value is None or isinstance(value, str):
+            return value or ""
+        if name in ("accuracy", "neuron", "weight"):
+            spread = f" ± {row['std']:.2f}" if name == "accuracy" and row["std"] is not None else ""
+            return f"{value:.2f}%{spread}"
+        return f"x {value:.2f}"
+
+    return tuple(map(cell, _COLUMNS))
+
+
+def judge_again(chosen: Sequence[str], out: Path) -> list[str]:
+    """Judges and draws figures anew by the points that a folder holds; returns what failed."""
+    failed = []
+    for name in chosen:
+        try:
+            content = json.loads((out / f"{name}.json").read_text())
+            _finish(FIGURES[name], content, out)
+            _say(f"{name}: {out / name}.json, .png, .md")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            failed.append(f"{name}: {type(error).__name__}: {error}")
+    return failed
+
+
+def _judged(figure: Figure, points: Sequence[Point], scale: str) -> list[Verdict]:
     try:
-        return judge(means) if means else []
+        return figure.verdicts(points, scale)
     except (IndexError, KeyError, ValueError) as error:
         # Lines without points, where runs failed.
         return [Verdict("Its claims.", "", "not tested", f"points are missing ({type(error).__name__}: {error})")]
@@ -186,42 +260,66 @@ def paragraph(
     for verdict in verdicts:
         section = f" (section {verdict.section})" if verdict.section else ""
         outcome = "not tested" if smoke else verdict.outcome
-        lines.append(f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**: {verdict.why}.")
+        spread = f" ({_margin(verdict)})" if verdict.spread is not None else ""
+        lines.append(f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**: {verdict.why}{spread}.")
+    if _doubted(figure, verdicts, scale) and not smoke:
+        lines.append(f"Likely reason: {figure.doubts}")
     return " ".join(lines) + "\n"
+
+
+def _margin(verdict: Verdict) -> str:
+    """Returns by how much a rule is met, as text."""
+    if verdict.margin is None:
+        return ""
+    spread = f" ± {verdict.spread:.2g}" if verdict.spread is not None else ""
+    return f"margin {verdict.margin:+.2g}{spread}"
+
+
+def _doubted(figure: Figure, verdicts: Sequence[Verdict], scale: str) -> bool:
+    bad = any(verdict.outcome == "does not hold" for verdict in verdicts)
+    return bool(figure.doubts) and scale != "paper" and bad
 
 
 _PAGE = """# The paper's statements, one by one
 
-Written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures --scale={scale}` from the
-records beside it, which hold every point, run, flag, commit and device. The sentences are ours; sections are the
-paper's. What `holds` is judged by a rule in `experiments/figures/`, on runs of scale `{scale}`, far shorter and
-narrower than the paper's: with one seed a difference of a point means little, and a statement that does not hold here
-may hold at the paper's size.
+Written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures` from the records beside
+it, which hold every point, run, flag, commit and device. The sentences are ours; sections are the paper's. What `holds`
+is judged by a rule in `experiments/figures/`: `margin` is by how much it is met, in the unit of what it compares, with
+the standard deviation over seeds where there are several. Scales `cpu` and `gpu` are far shorter than the paper, and
+`cpu` narrower: with one seed a difference of a point means little, and what does not hold here may hold at its size.
 
-| figure | seeds | statement | section | measured | here |
-| --- | --- | --- | --- | --- | --- |
+| figure | scale | seeds | statement | section | measured | margin | here |
+| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 
-def page(folder: Path, scale: str) -> str:
-    """Returns the page of all claims, from the figures that `folder/scale` holds."""
-    rows, missing = [], []
-    keys = ("claim", "section", "why", "outcome")
+def page(folder: Path) -> str:
+    """Returns the page of all claims, from the figures that a folder holds; those it lacks are claims all the same."""
+    rows, reasons = [], []
     for name, figure in FIGURES.items():
-        path = folder / scale / f"{name}.json"
-        if not path.exists():
-            missing.append(f"* {name}: {figure.what}")
-            continue
-        found = json.loads(path.read_text())
-        label = f"[{name}](figures/{scale}/{name}.png)"
-        rows += [
-            " | ".join(["", label, str(found["seeds"]), *(_cell(v[key]) for key in keys), ""]).strip()
-            for v in found["verdicts"]
-        ]
-    text = _PAGE.format(scale=scale) + "\n".join(rows) + "\n"
-    if missing:
-        text += "\nNot run here yet, each by `python -m experiments.reproduce NAME`:\n\n" + "\n".join(missing) + "\n"
+        paths = {scale: path for scale in SCALES if (path := folder / scale / f"{name}.json").exists()}
+        for scale, path in paths.items():
+            content = json.loads(path.read_text())
+            verdicts = [Verdict(**verdict) for verdict in content["verdicts"]]
+            label = f"[{name}](figures/{scale}/{name}.png)"
+            rows += [_row(label, scale, str(content["seeds"]), verdict) for verdict in verdicts]
+            if _doubted(figure, verdicts, scale):
+                reasons.append(f"* {name}: {figure.doubts}")
+        if not paths:
+            rows += [_row(name, "", "", verdict) for verdict in figure.verdicts([], "paper")]
+    text = _PAGE + "\n".join(rows) + "\n"
+    if reasons:
+        text += "\nLikely reasons where statements do not hold:\n\n" + "\n".join(dict.fromkeys(reasons)) + "\n"
     return text
+
+
+def _row(label: str, scale: str, seeds: str, verdict: Verdict) -> str:
+    outcome, why = verdict.outcome, verdict.why
+    if not scale:
+        outcome, why = "not run yet", ""
+    margin = _margin(verdict).removeprefix("margin ")
+    cells = (label, scale, seeds, verdict.claim, verdict.section, why, margin, outcome)
+    return " | ".join(["", *(_cell(cell) for cell in cells), ""]).strip()
 
 
 def _cell(text: str) -> str:
@@ -260,10 +358,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--smoke", action="store_true", help="runs of seconds")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
     parser.add_argument("--imagenet", type=Path, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet")
+    parser.add_argument("--again", action="store_true", help="judge and draw anew what --out holds, run nothing")
     parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of all claims there, make nothing")
     options = parser.parse_args(arguments)
     if options.page:
-        options.page.write_text(page(options.out, options.scale))
+        options.page.write_text(page(options.out))
         return 0
     seeds = options.seeds if options.seeds is not None else (3 if options.scale == "paper" else 1)
     out = options.out / ("smoke" if options.smoke else options.scale)
@@ -275,15 +374,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if "list" in options.name:
             _say(listing(options.scale, seeds))
             return 0
-        failed = reproduce(
-            list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name)),
-            options.scale,
-            seeds,
-            out,
-            smoke=options.smoke,
-            processes=options.processes,
-            imagenet=options.imagenet,
-        )
+        chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
+        if options.again:
+            held = [name for name in chosen if (out / f"{name}.json").exists()]
+            missing = next((name for name in options.name if name not in (*held, "all")), None)
+            require(missing is None, "name", missing, f"with --again a figure that {out} holds")
+            failed = judge_again(held, out)
+        else:
+            more: dict[str, Any] = {"processes": options.processes, "imagenet": options.imagenet}
+            failed = reproduce(chosen, options.scale, seeds, out, smoke=options.smoke, **more)
     except UsageError as error:
         return command.fail(str(error), 2)
     except KeyboardInterrupt:

@@ -56,6 +56,8 @@ def of_run(
         "weight_sparsity": 1 - parameters / problem.dense_parameters,
         "dense_inference_flops": dense.flops(),
         "inference_flops_ratio": flops / dense.flops(),
+        # Hardware that gains nothing by weights that are held at zero takes these.
+        "gpu_flops_ratio": graph.flops() / dense.flops(),
         "train_flops": counters.train_flops,
         "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
         "step_time_ratio": step_time_ratio,

@@ -50,20 +50,27 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(record["setting"], []).append(record)
-    lines = ["| " + " | ".join(COLUMNS) + " |", "|" + " --- |" * len(COLUMNS)]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for setting, group in groups.items():
-        cells = [
-            setting,
-            str(len(group)),
-            _percent([r["test_accuracy"] for r in group]),
-            _percent([r["neuron_sparsity"] for r in group]),
-            _percent([r["weight_sparsity"] for r in group]),
-            _ratio([r["inference_flops_ratio"] for r in group]),
-            _ratio([r["train_flops_ratio"] for r in group]),
-            _ratio([r["step_time_ratio"] for r in group]),
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+        rows.append(
+            (
+                setting,
+                str(len(group)),
+                _percent([r["test_accuracy"] for r in group]),
+                _percent([r["neuron_sparsity"] for r in group]),
+                _percent([r["weight_sparsity"] for r in group]),
+                _ratio([r["inference_flops_ratio"] for r in group]),
+                _ratio([r["train_flops_ratio"] for r in group]),
+                _ratio([r["step_time_ratio"] for r in group]),
+            )
+        )
+    return lines(rows)
+
+
+def lines(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as Markdown, its header first."""
+    header, *others = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([header, "|" + " --- |" * len(rows[0]), *others])
 
 
 def fill(text: str, name: str, table: str) -> str:

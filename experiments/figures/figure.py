@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +53,7 @@ class Point:
 
 @dataclasses.dataclass(frozen=True)
 class Mean:
-    """Points of one place, over seeds: means of `x` and `y`, and the standard deviation of `y` (0 for one seed)."""
+    """Points of one place, over seeds: means and standard deviations of `x` and `y`, the latter `None` of one seed."""
 
     panel: int
     series: str
@@ -60,34 +61,49 @@ class Mean:
     seeds: int
     x: float
     y: float
-    std: float
+    std: float | None
+    std_x: float | None
 
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Axes: their title, labels and scales."""
+    """Axes: their title, labels and scales, and whether they show bars in the place of lines."""
 
     title: str
     x: str
     y: str
     log_x: bool = False
+    bars: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """Whether a claim holds in these runs: `holds`, `does not hold` or `not tested`, and the numbers why."""
+    """What these runs say of a claim.
+
+    Attributes:
+      claim: in our words.
+      section: of the paper.
+      outcome: `holds`, `does not hold`, `undecided` where the seeds do not agree, or `not tested`.
+      why: the numbers.
+      margin: by how much the rule that decides is met, in the unit of what it compares; negative where it is not.
+      spread: standard deviation of the margin over seeds; `None` of one seed.
+    """
 
     claim: str
     section: str
     outcome: str
     why: str
+    margin: float | None = None
+    spread: float | None = None
 
 
-def verdict(claim: str, section: str, good: bool, why: str, tested: bool = True) -> Verdict:
-    """Returns a verdict; where nothing was `tested`, whether it would be `good` is of no account."""
-    if not tested and re.search(r"\bnan\b", why):
-        why = "there are no runs at this scale that tell"
-    return Verdict(claim, section, ("holds" if good else "does not hold") if tested else "not tested", why)
+def verdict(claim: str, section: str, margin: float, why: str, tested: bool = True) -> Verdict:
+    """Returns a verdict: a claim holds where its margin is above 0; a margin of NaN tells nothing."""
+    if not tested or not math.isfinite(margin):
+        if re.search(r"\bnan\b", why) or not why:
+            why = "there are no runs at this scale that tell"
+        return Verdict(claim, section, "not tested", why)
+    return Verdict(claim, section, "holds" if margin > 0 else "does not hold", why, round(float(margin), 6))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,12 +114,18 @@ class Figure:
       name: such as `fig3`.
       what: it shows, in a line.
       panels: its axes.
+      judge: from means to verdicts, as many and in the same order from none.
       cases: from a scale and seeds to its runs.
       points: from a case and its finished run to points.
-      judge: from means to verdicts.
+      whole: from all points of all runs to those of the figure, where these go by one another.
       judge_at_size: the same where only the paper's size can tell; `judge` is then for other scales.
       made: for figures without runs, from a scale and seeds to points.
-      rows: lines of the paper, quoted beside the measured ones; for tables.
+      rows: numbers that the paper prints, to stand beside the measured ones.
+      table: from the records of its runs to rows like `rows`; for tables.
+      columns: how many axes stand beside one another.
+      marked: whether a marker stands for a level, as strengths of a regulariser in the paper's figures 6 and 7.
+      colored: from a line's name to what has one color.
+      doubts: why a claim that does not hold at a small scale may hold at the paper's, and what was tried.
     """
 
     name: str
@@ -112,9 +134,37 @@ class Figure:
     judge: Callable[[Sequence[Mean]], list[Verdict]]
     cases: Callable[[str, Sequence[int]], list[Case]] = lambda scale, seeds: []
     points: Callable[[Case, Outcome], list[Point]] = lambda case, outcome: []
+    whole: Callable[[Sequence[Point]], list[Point]] = list
     judge_at_size: Callable[[Sequence[Mean]], list[Verdict]] | None = None
     made: Callable[[str, Sequence[int]], list[Point]] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
+    table: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None = None
+    columns: int = 4
+    marked: bool = False
+    colored: Callable[[str], str] = lambda series: series
+    doubts: str = ""
+
+    def verdicts(self, points: Sequence[Point], scale: str) -> list[Verdict]:
+        """Returns what points say of the claims, with the spread over seeds; of no points, only which claims there are.
+
+        A claim is undecided where its margin is within its standard error over seeds.
+        """
+        judge = self.judge if scale != "paper" or self.judge_at_size is None else self.judge_at_size
+        found = judge(averaged(points))
+        seeds = sorted({point.seed for point in points})
+        if len(seeds) < 2:
+            return found
+        each = [judge(averaged([point for point in points if point.seed == seed])) for seed in seeds]
+        return [_spread(one, [verdicts[i].margin for verdicts in each]) for i, one in enumerate(found)]
+
+
+def _spread(found: Verdict, margins: Sequence[float | None]) -> Verdict:
+    known = [margin for margin in margins if margin is not None]
+    if found.margin is None or len(known) < 2:
+        return found
+    spread = statistics.stdev(known)
+    outcome = "undecided" if abs(found.margin) < spread / math.sqrt(len(known)) else found.outcome
+    return dataclasses.replace(found, outcome=outcome, spread=round(spread, 6))
 
 
 def averaged(points: Sequence[Point]) -> list[Mean]:
@@ -130,16 +180,21 @@ def averaged(points: Sequence[Point]) -> list[Mean]:
             len({p.seed for p in group}),
             statistics.mean(p.x for p in group),
             statistics.mean(p.y for p in group),
-            statistics.stdev([p.y for p in group]) if len(group) > 1 else 0.0,
+            statistics.stdev([p.y for p in group]) if len(group) > 1 else None,
+            statistics.stdev([p.x for p in group]) if len(group) > 1 else None,
         )
         for (panel, series, level), group in places.items()
     ]
 
 
 def line(means: Sequence[Mean], panel: int, series: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns `x` and `y` of a line, by rising `x`."""
-    found = sorted((m.x, m.y) for m in means if (m.panel, m.series) == (panel, series))
-    return np.array([x for x, _ in found]), np.array([y for _, y in found])
+    """Returns `x` and `y` of a line, by rising `x`; points of one `x` are one, at their mean."""
+    heights: dict[float, list[float]] = {}
+    for mean in means:
+        if (mean.panel, mean.series) == (panel, series):
+            heights.setdefault(mean.x, []).append(mean.y)
+    xs = sorted(heights)
+    return np.array(xs), np.array([statistics.mean(heights[x]) for x in xs])
 
 
 def names(means: Sequence[Mean], panel: int) -> list[str]:
@@ -155,25 +210,35 @@ def at(means: Sequence[Mean], panel: int, series: str, x: float) -> float:
 
 def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
     """Draws the means, with their spread, into a PNG."""
-    columns = min(len(figure.panels), 4)
+    columns = min(len(figure.panels), figure.columns)
     rows = -(-len(figure.panels) // columns)
     picture = Picture(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     FigureCanvasAgg(picture)
     axes = np.ravel(picture.subplots(rows, columns))
-    every = list(dict.fromkeys(m.series for m in means))
+    colors = list(dict.fromkeys(figure.colored(m.series) for m in means))
+    levels = sorted({m.level for m in means})
     for i, (panel, axis) in enumerate(zip(figure.panels, axes, strict=False)):
         axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         if panel.log_x:
             axis.set_xscale("log")
         for series in names(means, i):
             mine = sorted((m for m in means if (m.panel, m.series) == (i, series)), key=lambda m: m.x)
-            x, y, std = (np.array([getattr(m, field) for m in mine]) for field in ("x", "y", "std"))
+            x, y = np.array([m.x for m in mine]), np.array([m.y for m in mine])
+            std = np.array([m.std or 0.0 for m in mine])
+            color = f"C{colors.index(figure.colored(series)) % 10}"
+            if panel.bars:
+                places = np.arange(len(x))
+                axis.bar(places, y, yerr=std if (std > 0).any() else None, color=color, label=series)
+                axis.set_xticks(places, [f"{level:g}" for level in x])
+                continue
             style = "--" if "symmetric" in series and "asymmetric" not in series else "-"
-            number = every.index(series)
-            marker = "o" if len(x) < 30 else ""
-            [drawn] = axis.plot(x, y, style, marker=marker, markersize=4, color=f"C{number % 10}", label=series)
+            marker = "" if figure.marked or len(x) >= 30 else "o"
+            axis.plot(x, y, style, marker=marker, markersize=4, color=color, label=series)
+            for mean in mine if figure.marked else []:
+                shape = _MARKERS[levels.index(mean.level) % len(_MARKERS)]
+                axis.plot([mean.x], [mean.y], shape, markersize=6, color=color)
             if (std > 0).any():
-                axis.fill_between(x, y - std, y + std, alpha=0.2, color=drawn.get_color(), linewidth=0)
+                axis.fill_between(x, y - std, y + std, alpha=0.2, color=color, linewidth=0)
         if names(means, i):
             axis.legend(fontsize=7, loc="best", framealpha=0.5)
         else:
@@ -181,6 +246,9 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
     for axis in axes[len(figure.panels) :]:
         axis.set_visible(False)
     picture.savefig(path, dpi=100)
+
+
+_MARKERS = "osD^vP*Xhd"
 
 
 def number(summary: Mapping[str, Any], x: str, y: str) -> tuple[float, float]:

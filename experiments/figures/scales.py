@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from experiments import command, keys
 from experiments.figures.figure import Case
 from experiments.sweep import Run
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 # Every cut is made when it is due, however little it saves: the paper's algorithm 1.
 AT_ONCE: dict[str, Any] = {"pruning.cut_cost": "0", "pruning.ahead": "0"}
@@ -66,6 +71,8 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "cpu": ("configs/vit_b16_imagenet.py:tiny,smoke", {}),
     },
 }
+# Looks at who is dead, twenty in a run.
+WATCHED: dict[str, Any] = {"watch.every": "5%"}
 # A run of seconds of each, for `--smoke`, over everything else.
 SMOKE: dict[str, Any] = {
     "steps": "6",
@@ -138,9 +145,26 @@ def case(
     level: float = 0.0,
     seed: int = 0,
 ) -> Case:
-    """Returns a run of a network's recipe with changes, at its place in a figure."""
+    """Returns a run of a network's recipe with changes, at its place in a figure.
+
+    Figures share a run however it is asked for: what the config says anyway is no change, and without strength there is
+    no regulariser that could be another.
+    """
     config, recipe = RECIPES[network][scale]
-    return Case(Run.of(config, recipe, *changes, {"seed": seed}), panel, series, level, seed)
+    merged, known = dict(recipe), _defaults(config)
+    for each in changes:
+        merged |= each
+    if merged.get("method.strength") == 0:
+        for key in ("regularizer", "penalised", "strength_schedule", "strength_span"):
+            merged[f"method.{key}"] = recipe.get(f"method.{key}", known[f"method.{key}"])
+    merged = {key: value for key, value in merged.items() if known[key] != value}
+    return Case(Run.of(config, merged, {"seed": seed}), panel, series, level, seed)
+
+
+@functools.cache
+def _defaults(config: str) -> dict[str, Any]:
+    """Returns the values of a config, by key."""
+    return keys.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
 
 
 def strengths(network: str, optimizer: str, scale: str) -> Sequence[float]:
