@@ -138,7 +138,7 @@ def _write(
         points += figure.points(case, outcome)
         place = {"panel": case.panel, "series": case.series, "level": case.level}
         flags = [f"--config={case.run.config}", *case.run.flags()]
-        summaries.append({**place, **{key: outcome.summary[key] for key in _KEPT}, "flags": flags})
+        summaries.append({**place, **{key: outcome.summary.get(key) for key in _KEPT}, "flags": flags})
     points = figure.whole(points)
     failed = [o for o in (outcomes[c.run] for c in cases) if o.error is not None]
     content = {

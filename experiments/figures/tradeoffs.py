@@ -31,8 +31,8 @@ _MASKING = {
 FLOOR = 50.0
 NOISES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)
 _TOO_SHORT = (
-    "at the short scales the regulariser is at work for a few hundred steps, in which few scales come to zero unless it is "
-    "strong enough to cost accuracy. `python -m experiments.reproduce length` tries training that is twice as long."
+    "at the short scales the regulariser is at work for a few hundred steps, in which few scales come to zero unless "
+    "it is strong enough to cost accuracy. `python -m experiments.reproduce length` tries training that is twice as long."
 )
 
 
