@@ -32,7 +32,7 @@ FLOOR = 50.0
 NOISES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)
 _TOO_SHORT = (
     "at the short scales the regulariser is at work for a few hundred steps, in which few scales come to zero unless "
-    "it is strong enough to cost accuracy. `python -m experiments.reproduce length` tries training that is twice as long."
+    "it is strong enough to cost accuracy. `python -m experiments.reproduce length` tries training twice as long."
 )
 
 
@@ -553,6 +553,8 @@ SPEED = Figure(
         {"what": f"how much faster DemP trains, {network}", "value": f"x {value}", "source": "paper, 4.1"}
         for network, value in _SPEEDUPS.items()
     ),
+    doubts="a narrow ResNet-18 on a CPU takes hardly less time when it is smaller (benchmarks/README.md), and in a run "
+    "of two minutes a sixth of the time is waiting for smaller steps to be compiled; other work ran beside these runs.",
 )
 
 # Not of the paper: whether its statements fare better in training that is twice as long. The paper's own is far longer
