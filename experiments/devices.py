@@ -7,8 +7,10 @@ the gradients and who was alive are those of the whole batch, on any number of d
 
 from __future__ import annotations
 
+import contextlib
 import os
 import zlib
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -145,3 +147,12 @@ def join_processes(asked: str) -> None:
 def processors() -> int:
     """Returns how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory() -> int:
+    """Returns how many bytes of the machine's memory are free, or could be at once; where that is not told, all."""
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return 1024 * int(line.split()[1])
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")

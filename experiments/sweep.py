@@ -9,8 +9,9 @@ r"""Many runs: any grid over the fields of a config.
 
 Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes; the
 last command looks up what can be changed. Runs that ended are not run again, runs that were interrupted go on, and a
-run that fails does not stop the others. On a CPU several run at once, each on cores of its own (`--processes`); on an
-accelerator one at a time. The table is printed and left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`.
+run that fails does not stop the others. On a CPU as many run at once as cores and memory allow (`--processes`), each on
+cores of its own; on an accelerator one at a time. The table is printed and left in `OUT/sweep.md`, the summaries
+in `OUT/sweep.jsonl`.
 """
 
 from __future__ import annotations
@@ -35,10 +36,12 @@ if __name__ == "__main__":
     signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
 
 from experiments import keys, records, tables, workdir
-from experiments.devices import processors
+from experiments.devices import free_memory, processors
 from experiments.errors import UsageError, require
 
 _ROOT = Path(__file__).resolve().parent.parent
+# Bytes that a run may take: `--dry_run` says 5.6 GiB of the paper's VGG-16 at batch 256, the largest on CIFAR-10.
+_MEMORY = 7 << 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +100,7 @@ def execute(
     Args:
       runs: what to run.
       folder: of the folders of the runs.
-      processes: how many at once; 0 for two on a CPU with as many cores, else one.
+      processes: how many at once; 0 for as many as a CPU has cores and memory, or one on an accelerator.
       more: further flags of a run, which do not change what it computes, such as where its data lies.
       say: told a line now and then.
 
@@ -115,7 +118,8 @@ def execute(
     if not waiting:
         return outcomes
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(processors()))
-    count = processes or (1 if _has_accelerator() else min(2, len(cores)))
+    count = processes or (1 if _has_accelerator() else min(len(cores), max(free_memory() // _MEMORY, 1)))
+    count = min(count, len(waiting))
     share = max(len(cores) // count, 1)
     say(f"{len(outcomes)} of {len(wanted)} runs had ended; {len(waiting)} to go, {count} at a time")
     free = [cores[i * share : (i + 1) * share] or cores for i in range(count)]

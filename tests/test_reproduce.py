@@ -438,6 +438,41 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     assert summary.stat().st_mtime_ns == before
 
 
+@pytest.mark.parametrize(
+    ("runs", "gigabytes", "accelerator", "at_once", "cores_each"),
+    [(9, 40, False, 4, 1), (9, 15, False, 2, 2), (9, 3, False, 1, 0), (9, 40, True, 1, 0), (2, 40, False, 2, 2)],
+)
+def test_as_many_at_once_as_there_are_cores_and_memory(
+    runs, gigabytes, accelerator, at_once, cores_each, tmp_path, monkeypatch
+):
+    going, most, pinned = [], [0], set()
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self):
+            going.append(self)
+            most[0] = max(most[0], len(going))
+
+        def poll(self):
+            if len(going) < min(at_once, runs - len(most)):
+                return None
+            going.remove(self)
+            most.append(0)
+            return 0
+
+    def start(run, folder, cores, more):
+        pinned.add(len(cores))
+        return Ended()
+
+    monkeypatch.setattr(sweep, "_start", start)
+    monkeypatch.setattr(sweep, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(sweep, "free_memory", lambda: gigabytes << 30)
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    sweep.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
+    assert (max(most), pinned) == (at_once, {cores_each})
+
+
 def test_a_summary_of_another_config_is_not_reused(tmp_path):
     run = Run.of("configs/quickstart.py", {"seed": 3})
     place = tmp_path / run.name
