@@ -178,6 +178,10 @@ def _finish(figure: Figure, content: dict[str, Any], out: Path) -> None:
     points = [Point(**point) for point in content["points"]]
     means = averaged(points)
     verdicts = _judged(figure, points, content["scale"])
+    devices = sorted({run["device"] for run in content["runs"]})
+    if figure.timed and len(devices) > 1:
+        why = f"times are of different devices: {', '.join(devices)}"
+        verdicts = [dataclasses.replace(each, outcome="not tested", why=why, margin=None) for each in verdicts]
     rows = figure.table(content["runs"]) if figure.table is not None else []
     content = content | {
         "what": figure.what,

@@ -617,6 +617,18 @@ def test_figures_are_judged_again_without_runs(tmp_path, capsys, monkeypatch):
     assert f"name must be with --again a figure that {tmp_path / 'cpu'} holds" in capsys.readouterr().err
 
 
+def test_times_of_different_devices_are_not_compared(tmp_path):
+    cases = FIGURES["speed"].cases("cpu", [0])
+    points = [Point(c.panel, c.series, c.level, 0, 100.0 - c.level, 90.0) for c in cases]
+    content = {"scale": "cpu", "smoke": False, "seeds": 1, "failed": [], "figure": "speed"}
+    content["points"] = [dataclasses.asdict(point) for point in points]
+    for devices, outcome in ((("one", "one"), "holds"), (("one", "another"), "not tested")):
+        reproduce._finish(FIGURES["speed"], content | {"runs": [{"device": d} for d in devices]}, tmp_path)
+        found = json.loads((tmp_path / "speed.json").read_text())["verdicts"]
+        assert {verdict["outcome"] for verdict in found} == {outcome}
+    assert {v["why"] for v in found} == {"times are of different devices: another, one"}
+
+
 def test_a_reason_is_given_where_a_claim_does_not_hold():
     figure = dataclasses.replace(FIGURES["fig3"], doubts="It was short.")
     bad, good = Verdict("A.", "1", "does not hold", "-2"), Verdict("A.", "1", "holds", "+2")

@@ -122,6 +122,7 @@ class Figure:
       made: for figures without runs, from a scale and seeds to points.
       rows: numbers that the paper prints, to stand beside the measured ones.
       table: from the records of its runs to rows like `rows`; for tables.
+      timed: whether its claims compare times, which have to be of one device.
       columns: how many axes stand beside one another.
       marked: whether a marker stands for a level, as strengths of a regulariser in the paper's figures 6 and 7.
       colored: from a line's name to what has one color.
@@ -139,6 +140,7 @@ class Figure:
     made: Callable[[str, Sequence[int]], list[Point]] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
     table: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None = None
+    timed: bool = False
     columns: int = 4
     marked: bool = False
     colored: Callable[[str], str] = lambda series: series

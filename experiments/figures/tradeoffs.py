@@ -549,6 +549,7 @@ SPEED = Figure(
     _speed,
     _speed_cases,
     _seconds,
+    timed=True,
     rows=tuple(
         {"what": f"how much faster DemP trains, {network}", "value": f"x {value}", "source": "paper, 4.1"}
         for network, value in _SPEEDUPS.items()
