@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -177,11 +177,7 @@ def _finish(figure: Figure, content: dict[str, Any], out: Path) -> None:
     """Judges and draws points, and writes them down with everything that is known of them."""
     points = [Point(**point) for point in content["points"]]
     means = averaged(points)
-    verdicts = _judged(figure, points, content["scale"])
-    devices = sorted({run["device"] for run in content["runs"]})
-    if figure.timed and len(devices) > 1:
-        why = f"times are of different devices: {', '.join(devices)}"
-        verdicts = [dataclasses.replace(each, outcome="not tested", why=why, margin=None) for each in verdicts]
+    verdicts = judged(figure, points, content["scale"], {run["device"] for run in content["runs"]})
     rows = figure.table(content["runs"]) if figure.table is not None else []
     content = content | {
         "what": figure.what,
@@ -241,12 +237,20 @@ def judge_again(chosen: Sequence[str], out: Path) -> list[str]:
     return failed
 
 
-def _judged(figure: Figure, points: Sequence[Point], scale: str) -> list[Verdict]:
+def judged(figure: Figure, points: Sequence[Point], scale: str, devices: Collection[str]) -> list[Verdict]:
+    """Returns what points say of a figure's claims, if anything; times of several devices say nothing."""
     try:
-        return figure.verdicts(points, scale)
+        found = figure.verdicts(points, scale)
     except (IndexError, KeyError, ValueError) as error:
         # Lines without points, where runs failed.
         return [Verdict("Its claims.", "", "not tested", f"points are missing ({type(error).__name__}: {error})")]
+    why = f"times are of different devices: {', '.join(sorted(devices))}"
+    return [
+        Verdict(each.claim, each.section, "not tested", why)
+        if each.claim in figure.timed and len(devices) > 1
+        else each
+        for each in found
+    ]
 
 
 def paragraph(
@@ -281,7 +285,7 @@ def _margin(verdict: Verdict) -> str:
 
 def _doubted(figure: Figure, verdicts: Sequence[Verdict], scale: str) -> bool:
     bad = any(verdict.outcome == "does not hold" for verdict in verdicts)
-    return bool(figure.doubts) and scale != "paper" and bad
+    return bool(figure.doubts) and scale == "cpu" and bad
 
 
 _PAGE = """# The paper's statements, one by one
@@ -289,8 +293,9 @@ _PAGE = """# The paper's statements, one by one
 Written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures` from the records beside
 it, which hold every point, run, flag, commit and device. The sentences are ours; sections are the paper's. What `holds`
 is judged by a rule in `experiments/figures/`: `margin` is by how much it is met, in the unit of what it compares, with
-the standard deviation over seeds where there are several. Scales `cpu` and `gpu` are far shorter than the paper, and
-`cpu` narrower: with one seed a difference of a point means little, and what does not hold here may hold at its size.
+the standard deviation over seeds where there are several; within its standard error of zero a claim is `undecided`.
+Scales `cpu` and `gpu` are far shorter than the paper, and `cpu` narrower: with one seed a difference of a point means
+little, and what does not hold here may hold at its size.
 
 | figure | scale | seeds | statement | section | measured | margin | here |
 | --- | --- | --- | --- | --- | --- | --- | --- |

@@ -118,8 +118,10 @@ def execute(
     if not waiting:
         return outcomes
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(processors()))
-    count = processes or (1 if _has_accelerator() else min(len(cores), max(free_memory() // _MEMORY, 1)))
-    count = min(count, len(waiting))
+    accelerator = _has_accelerator()
+    count = processes or (1 if accelerator else min(len(cores), max(free_memory() // _MEMORY, 1)))
+    # By all that were wanted: runs that are left over get no more cores than those before them.
+    count = min(count, len(wanted))
     share = max(len(cores) // count, 1)
     say(f"{len(outcomes)} of {len(wanted)} runs had ended; {len(waiting)} to go, {count} at a time")
     free = [cores[i * share : (i + 1) * share] or cores for i in range(count)]
@@ -129,7 +131,7 @@ def execute(
         while waiting or running:
             while waiting and free:
                 run, mine = waiting.pop(0), free.pop()
-                running[_start(run, folder, mine if count > 1 else [], more(run))] = (run, mine)
+                running[_start(run, folder, [] if accelerator else mine, more(run))] = (run, mine)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
                 run, mine = running.pop(process)

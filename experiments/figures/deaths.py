@@ -25,9 +25,9 @@ def _dead_lines(outcome: Outcome) -> list[dict[str, Any]]:
 
 
 def _end(means: Sequence[Mean], panel: int, series: str, place: int = -1) -> float:
-    """Returns the last height of a line, or another; NaN of one without points."""
+    """Returns the last height of a line, or another; NaN of one with less than two points, which has no two ends."""
     _, y = line(means, panel, series)
-    return float(y[place]) if len(y) else math.nan
+    return float(y[place]) if len(y) > 1 else math.nan
 
 
 def _ratio_over_time(case: Case, outcome: Outcome) -> list[Point]:
@@ -160,7 +160,7 @@ def _fig2(means: Sequence[Mean]) -> list[Verdict]:
     why = ", ".join(f"variance {variance:g}: {y:.0%}" for variance, y in zip(_VARIANCES, heights, strict=True))
     # Between neighbours a little may be chance.
     steps = [heights[-1] - heights[0] - 0.01, *(b - a + 0.01 for a, b in itertools.pairwise(heights))]
-    claim = "Noise on live weights kills more neurons, the more the larger."
+    claim = "Noise on live weights kills more neurons, the more the larger (1% more at the end, no fall by 1%)."
     return [*found, verdict(claim, "2.2", float(np.min(steps)), why)]
 
 
@@ -353,7 +353,7 @@ def _relative(points: Sequence[Point]) -> list[Point]:
 
 def _fig10(means: Sequence[Mean]) -> list[Verdict]:
     lines = {name: line(means, 0, name) for name in _FIG10}
-    ends = {name: (y[0], y[-1]) if len(y) else (math.nan,) * 2 for name, (_, y) in lines.items()}
+    ends = {name: (y[0], y[-1]) if len(y) > 1 else (math.nan,) * 2 for name, (_, y) in lines.items()}
     why = "; ".join(f"{name}: live {a:.0%} narrow, {b:.0%} wide" for name, (a, b) in ends.items())
     claim = "The wider the network, the larger the part of its neurons that dies, with either optimizer."
     found = [verdict(claim, "D.3", float(np.min([a - b for a, b in ends.values()])), why)]
@@ -421,7 +421,7 @@ def _fig11_points(case: Case, outcome: Outcome) -> list[Point]:
 
 def _fig11(means: Sequence[Mean]) -> list[Verdict]:
     found = []
-    series = names(means, 0) or ["", ""]
+    series = (names(means, 0) + ["", ""])[:2]
     ends = [(_end(means, 0, name, 0), _end(means, 0, name)) for name in series]
     for name, (small, large) in zip(series, ends, strict=True):
         claim = "The larger Adam's epsilon, the fewer neurons die."
@@ -430,7 +430,7 @@ def _fig11(means: Sequence[Mean]) -> list[Verdict]:
         found.append(verdict(claim, "E", small - large, why, tested=max(small, large) > 0))
     claim = "The larger the learning rate, the more neurons die by a small epsilon."
     why = ", ".join(f"{small:.1f}% at {name}" for name, (small, _) in zip(series, ends, strict=True))
-    return [*found, verdict(claim, "E", ends[-1][0] - ends[0][0], why)]
+    return [*found, verdict(claim, "E", ends[1][0] - ends[0][0], why, tested=ends[0][0] + ends[1][0] > 0)]
 
 
 FIG11 = Figure(
@@ -538,9 +538,9 @@ def _fig17_points(case: Case, outcome: Outcome) -> list[Point]:
 
 
 _FIG17 = (
-    "Even in dense training 90% of the neurons of a ViT's MLPs die (of the first and the middle block shown).",
-    "Those of the last block die and come back.",
-    "Of the other blocks, who dies stays dead.",
+    "Even in dense training 90% of the neurons of a ViT's MLPs die (85% of the first and the middle block).",
+    "Those of the last block die and come back (a tenth of them).",
+    "Of the other blocks, who dies stays dead (all but a twentieth).",
 )
 
 

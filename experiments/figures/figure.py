@@ -122,11 +122,11 @@ class Figure:
       made: for figures without runs, from a scale and seeds to points.
       rows: numbers that the paper prints, to stand beside the measured ones.
       table: from the records of its runs to rows like `rows`; for tables.
-      timed: whether its claims compare times, which have to be of one device.
+      timed: those of its claims that compare times, which have to be of one device.
       columns: how many axes stand beside one another.
       marked: whether a marker stands for a level, as strengths of a regulariser in the paper's figures 6 and 7.
       colored: from a line's name to what has one color.
-      doubts: why a claim that does not hold at a small scale may hold at the paper's, and what was tried.
+      doubts: why a claim that does not hold at the scale of a CPU may hold at the paper's, and what was tried.
     """
 
     name: str
@@ -140,7 +140,7 @@ class Figure:
     made: Callable[[str, Sequence[int]], list[Point]] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
     table: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None = None
-    timed: bool = False
+    timed: tuple[str, ...] = ()
     columns: int = 4
     marked: bool = False
     colored: Callable[[str], str] = lambda series: series
@@ -218,7 +218,6 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
     FigureCanvasAgg(picture)
     axes = np.ravel(picture.subplots(rows, columns))
     colors = list(dict.fromkeys(figure.colored(m.series) for m in means))
-    levels = sorted({m.level for m in means})
     for i, (panel, axis) in enumerate(zip(figure.panels, axes, strict=False)):
         axis.set(title=panel.title, xlabel=panel.x, ylabel=panel.y)
         if panel.log_x:
@@ -236,6 +235,7 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
             style = "--" if "symmetric" in series and "asymmetric" not in series else "-"
             marker = "" if figure.marked or len(x) >= 30 else "o"
             axis.plot(x, y, style, marker=marker, markersize=4, color=color, label=series)
+            levels = sorted({m.level for m in means if m.panel == i})
             for mean in mine if figure.marked else []:
                 shape = _MARKERS[levels.index(mean.level) % len(_MARKERS)]
                 axis.plot([mean.x], [mean.y], shape, markersize=6, color=color)

@@ -173,7 +173,7 @@ def _judge_b2(means: Sequence[Mean]) -> list[Verdict]:
     why, margin = "", math.nan
     if len(mu):
         over = float((above - mu).min())
-        margin = float(np.min([-mu.min(), over + 1e-12]))
+        margin = -float(mu.min()) if over >= -1e-12 else over
         why = f"mu < 0 from eta {etas[mu < 0][0]:.3f} on" if mu.min() < 0 else "mu > 0 everywhere"
         why += f"; the bound (15) is {'' if over >= -1e-12 else 'not '}above mu throughout"
     found.append(verdict(claim, "B.3", margin, why))
