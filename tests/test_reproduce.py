@@ -12,7 +12,7 @@ import pytest
 from scipy import special
 
 from experiments import command, keys, methods, optimizers, problem, reproduce, sweep, workdir
-from experiments.figures import FIGURES, deaths, mnist_noise, scales, tradeoffs, walks
+from experiments.figures import FIGURES, ablations, deaths, lines, mnist_noise, scales, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, Verdict, at, averaged
 from experiments.sweep import Outcome, Run
 from tests import image_files
@@ -79,11 +79,11 @@ def test_means_and_gaps():
     assert at(means, 0, "theirs", 80.0) == 85.0
     assert np.isnan(at(means, 0, "theirs", 60.0))
     # From 87 to 90 ours falls from 83.67 to 80, theirs from 78 to 75.
-    assert tradeoffs.lead(means, 0, "ours", ["theirs", "far"]) == pytest.approx((16 / 3, 87.0, 90.0))
-    assert np.isnan(tradeoffs.lead(means, 0, "far", ["theirs"])[0])
+    assert lines.lead(means, 0, "ours", ["theirs", "far"]) == pytest.approx((16 / 3, 87.0, 90.0))
+    assert np.isnan(lines.lead(means, 0, "far", ["theirs"])[0])
     # From 81 to 90 the lead falls from 7 to 5, and is even in between.
-    assert tradeoffs.mean_gap(means, 0, "ours", "theirs") == pytest.approx((91 - 84.0 + 80 - 75) / 2)
-    assert np.isnan(tradeoffs.mean_gap(means, 0, "ours", "far"))
+    assert lines.mean_gap(means, 0, "ours", "theirs") == pytest.approx((91 - 84.0 + 80 - 75) / 2)
+    assert np.isnan(lines.mean_gap(means, 0, "ours", "far"))
 
 
 def test_lines_are_compared_at_high_sparsity_alone():
@@ -97,11 +97,11 @@ def test_lines_are_compared_at_high_sparsity_alone():
     xs = np.linspace(50, 80, 20)
     ours = np.interp(xs, [0, 60, 80], [55, 55, 50])
     theirs = np.interp(xs, [0, 70, 90], [80, 40, 30])
-    assert tradeoffs.mean_gap(means, 0, "ours", "theirs") == pytest.approx(np.mean(ours - theirs))
-    gaps, why = tradeoffs._gaps(means, 0, "ours", ["theirs", "dense"])
+    assert lines.mean_gap(means, 0, "ours", "theirs") == pytest.approx(np.mean(ours - theirs))
+    gaps, why = lines.leads_over(means, 0, "ours", ["theirs", "dense"])
     assert len(gaps) == 1
     assert why.endswith("; dense goes from 0% to 3%")
-    assert tradeoffs._gaps(means, 0, "dense", ["ours"]) == ([], "dense goes from 0% to 3%; ours goes from 0% to 80%")
+    assert lines.leads_over(means, 0, "dense", ["ours"]) == ([], "dense goes from 0% to 3%; ours goes from 0% to 80%")
     # Where most of the others have ended, the rest is not the best of them.
     points = [
         Point(0, name, i, 0, x, y)
@@ -109,7 +109,7 @@ def test_lines_are_compared_at_high_sparsity_alone():
         for i, (x, y) in enumerate(((50, 80), (end, 70)))
     ]
     points += [Point(0, "ours", i, 0, x, y) for i, (x, y) in enumerate(((50, 80), (95, 80)))]
-    assert tradeoffs.lead(averaged(points), 0, "ours", ["a", "b", "c"])[2] == 75
+    assert lines.lead(averaged(points), 0, "ours", ["a", "b", "c"])[2] == 75
 
 
 def test_seeds_that_do_not_agree_decide_nothing():
@@ -246,9 +246,9 @@ def test_the_figure_of_noises_judges_its_last_third():
 def test_tradeoffs_with_noise_and_masks():
     yes, no = "holds", "does not hold"
     both = lambda lines: {(p, name): xy for p in (0, 1) for name, xy in lines.items()}  # noqa: E731
-    noise = {"asymmetric": [(2, 80), (40, 70)], "symmetric": [(2, 80), (40, 71)], tradeoffs.DEMP: [(5, 82), (60, 80)]}
+    noise = {"asymmetric": [(2, 80), (40, 70)], "symmetric": [(2, 80), (40, 71)], lines.DEMP: [(5, 82), (60, 80)]}
     assert _outcomes("fig13", both(noise)) == [yes, yes, yes] * 2
-    noise["symmetric"], noise[tradeoffs.DEMP] = [(2, 80), (40, 60)], [(5, 72), (60, 60)]
+    noise["symmetric"], noise[lines.DEMP] = [(2, 80), (40, 60)], [(5, 72), (60, 60)]
     assert _outcomes("fig13", both(noise)) == [no, yes, no] * 2
     # Noise that prunes so much more that there is no equal sparsity costs an accuracy that nobody knows.
     panel = {"0": {1: (10, 70), 2: (30, 69)}, "5e-05": {1: (60, 68), 2: (80, 67)}}
@@ -260,14 +260,12 @@ def test_tradeoffs_with_noise_and_masks():
     assert _outcomes("fig5", alone | {(0, "L2"): [(50, 61), (62, 61)]})[0] == no
     assert _outcomes("fig5", alone | {(0, "L2"): [(50, 51), (62, 51)]})[0] == yes
     # Behind one of them is not behind them.
-    vgg = {(3, name): [(60, 90), (96, 80)] for name in tradeoffs.STRUCTURED} | {
-        (3, tradeoffs.DEMP): [(60, 90), (96, 75)]
-    }
+    vgg = {(3, name): [(60, 90), (96, 80)] for name in lines.STRUCTURED} | {(3, lines.DEMP): [(60, 90), (96, 75)]}
     assert _outcomes("fig14", vgg)[1] == yes
     assert _outcomes("fig14", vgg | {(3, "SNAP"): [(60, 90), (96, 70)]})[1] == no
     masks = {name: [(60, 80), (90, 70)] for name in tradeoffs.UNSTRUCTURED}
-    assert _outcomes("fig16", both({**masks, tradeoffs.DEMP: [(60, 80.5), (90, 70.5)]})) == [yes, yes]
-    assert _outcomes("fig16", both({**masks, tradeoffs.DEMP: [(60, 78), (90, 68)]})) == [no, no]
+    assert _outcomes("fig16", both({**masks, lines.DEMP: [(60, 80.5), (90, 70.5)]})) == [yes, yes]
+    assert _outcomes("fig16", both({**masks, lines.DEMP: [(60, 78), (90, 68)]})) == [no, no]
 
 
 def test_tables_are_judged_at_the_sparsities_that_they_name():
@@ -417,7 +415,7 @@ def test_whether_claims_fare_better_in_longer_training():
             points.append(Point(c.panel, c.series, c.level, 0, x, 80.0 + c.panel * gains.get(c.series, 0.0)))
         return {v.claim: v for v in figure.judge(averaged(points))}.values()
 
-    demp, noise, deviation, l2, l2_scales = verdicts({tradeoffs.DEMP: 3.0, tradeoffs._AS_DEVIATION: 2.5})
+    demp, noise, deviation, l2, l2_scales = verdicts({lines.DEMP: 3.0, ablations._AS_DEVIATION: 2.5})
     assert (demp.outcome, demp.why) == (
         "holds",
         "mean lead over the best of them +0.0 points in the shorter runs, +3.0 in the longer",
@@ -429,7 +427,7 @@ def test_whether_claims_fare_better_in_longer_training():
     assert (deviation.outcome, deviation.why) == ("holds", "mean lead over no noise +0.0, -0.5 points")
     assert (l2.outcome, l2.why) == ("holds", "weights cut +0.0 % in the shorter runs, +30.0 in the longer")
     assert l2_scales.outcome == "does not hold"  # No more than before.
-    _, noise, deviation, *_ = verdicts({tradeoffs._AS_VARIANCE: 1.0, tradeoffs._AS_DEVIATION: -1.5})
+    _, noise, deviation, *_ = verdicts({ablations._AS_VARIANCE: 1.0, ablations._AS_DEVIATION: -1.5})
     assert (noise.outcome, deviation.outcome) == ("holds", "does not hold")
     assert {v.outcome for v in figure.judge([])} == {"not tested"}
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from experiments.figures import deaths, imagenet, mnist_noise, tradeoffs, walks
+from experiments.figures import ablations, deaths, imagenet, mnist_noise, tradeoffs, walks
 from experiments.figures.figure import Figure
 
 _ORDER = (
@@ -11,6 +11,8 @@ _ORDER = (
     "table1 table2 table3 propB1 lemmaB2 speed length"
 ).split()
 _ALL = {
-    figure.name: figure for module in (deaths, imagenet, mnist_noise, tradeoffs, walks) for figure in module.FIGURES
+    figure.name: figure
+    for module in (ablations, deaths, imagenet, mnist_noise, tradeoffs, walks)
+    for figure in module.FIGURES
 }
 FIGURES: dict[str, Figure] = {name: _ALL[name] for name in _ORDER}
