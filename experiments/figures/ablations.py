@@ -11,10 +11,10 @@ import numpy as np
 
 from experiments.figures.figure import Case, Figure, Mean, Verdict, at, line, verdict
 from experiments.figures.lines import (
+    CHANCE,
     DEMP,
     FLOOR,
     STRUCTURED,
-    TOO_SHORT,
     by_weights,
     demp_cases,
     leads_over,
@@ -131,7 +131,7 @@ FIG5 = _ablation(
         "Lasso(gamma)": {},
     },
     _fig5,
-    doubts=TOO_SHORT,
+    doubts=CHANCE,
 )
 
 
@@ -184,7 +184,7 @@ FIG6 = Figure(
     _fig6_cases,
     by_weights,
     marked=True,
-    doubts=TOO_SHORT,
+    doubts=CHANCE,
 )
 
 
@@ -370,5 +370,6 @@ LENGTH = Figure(
     _length,
     _length_cases,
     by_weights,
+    doubts=CHANCE,
 )
 FIGURES = (FIG4, FIG5, FIG6, FIG7, FIG13, LENGTH)

@@ -175,6 +175,7 @@ FIG2 = Figure(
     _fig2,
     _fig2_cases,
     _final_dead,
+    doubts="SGDM with L2 takes longer than three epochs: trained for six it prunes (figure `length`).",
 )
 
 # Figure 8: do the dead stay dead?

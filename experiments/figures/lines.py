@@ -17,9 +17,10 @@ DEMP = "DemP-Lasso(gamma)"
 STRUCTURED = {"CroPit-S": "crop", "EarlyCroP-S": "earlycrop", "EarlySNAP": "earlysnap", "SNAP": "snap"}
 # Weight sparsity in percent from which on lines are compared: the paper's axes begin at 50 to 75.
 FLOOR = 50.0
-TOO_SHORT = (
-    "at the short scales the regulariser is at work for a few hundred steps, in which few scales come to zero unless "
-    "it is strong enough to cost accuracy. `python -m experiments.reproduce length` tries training twice as long."
+# Of differences between lines that are runs of one seed.
+CHANCE = (
+    "with one seed 2 to 3 points may be chance: noise far too small to do anything moves a line by as much (figure "
+    "`length`, a standard deviation of 5e-5)."
 )
 
 
