@@ -140,6 +140,10 @@ def _least(kind: str, dense: demp_jax.Graph, dense_parameters: int, min_units: i
     )
 
 
+# How much of the FLOPs a first cut and others have to save to tell something of the time.
+_FIRST, _FURTHER = 0.1, 0.2
+
+
 class Steering:
     """Steers one run to its goal."""
 
@@ -204,10 +208,18 @@ class Steering:
         part = _PARTS[self.goal.kind](*(now / dense for now, dense in zip(mine, self._dense, strict=True)))
         return 1 - self._time_per_flops() * (1 - part) if self.by_time else part
 
+    def gain_to_time(self) -> float:
+        """Returns which part of the FLOPs a cut has to save to be made for what timing it tells; 1 if for none."""
+        if not self.by_time:
+            return 1.0
+        return _FURTHER if self._timed_cuts() else _FIRST
+
+    def _timed_cuts(self) -> list[int]:
+        return [flops for flops in self._seconds if flops <= (1 - _FIRST) * self._dense[2]]
+
     def _time_per_flops(self) -> float:
         """Returns which part of a step's time goes with a part of the FLOPs: as measured in this run, once it was."""
-        dense = self._dense[2]
-        cut = [flops for flops in self._seconds if flops <= 0.9 * dense]
+        dense, cut = self._dense[2], self._timed_cuts()
         if dense not in self._seconds or not cut:
             return TIME_PER_FLOPS
         # The first lines of a program hold what it did once.

@@ -318,7 +318,9 @@ class _Run:
         lengths = self.problem.lengths
         remaining = lengths.run - step - lengths.ahead
         period = ahead_lib.period(lengths.cut_every, lengths.ahead)
-        return ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, period, remaining)
+        least = ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, period, remaining)
+        # How much time a cut saves is known once it is made.
+        return least if self.steering is None else min(least, self.steering.gain_to_time())
 
     def _prepare(self, step: int, within: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
         """Begins to prepare a cut, unless the run ends before it could pay; `within` as `demp_jax.cut` takes it."""

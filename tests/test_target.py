@@ -331,16 +331,29 @@ def test_more_that_dies_than_was_asked_for_is_said():
     assert "more has died" in said[0]
 
 
+@pytest.mark.parametrize(("kind", "waits"), [("step_time", False), ("inference_flops", True)])
+def test_cuts_that_tell_the_time_do_not_wait(kind, waits, tmp_path):
+    """Where a cut would never pay, one is made all the same if the time of a step is asked for."""
+    changes = {"steps": "80", "method.strength_span": "80", "method.noise_span": "80", "method.strength": 1.0}
+    config = short_config(**changes, **{f"method.target.{kind}": 0.5, "pruning.cut_cost": "1000"})
+    train_and_evaluate(config, tmp_path)
+    cuts = [cut for cut in lines(tmp_path / "cuts.jsonl") if cut["step"] < int(config.steps)]
+    assert any(cut["saves"] >= 0.1 for cut in cuts)  # There is something to cut.
+    assert any(cut["removed"] for cut in cuts) == (not waits)
+
+
 def test_step_time_goes_by_what_was_measured(tmp_path):
     problem = pose(short_config(**{"method.target.step_time": 0.7}))
     dense = problem.dense.flops()
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     half = demp_jax.Forecast((40, 40), (2170, 2170), (dense, dense // 2))
+    assert steering.gain_to_time() == 0.1
     assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.TIME_PER_FLOPS / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):
         steering.timed(dense, seconds)
     for seconds in (5.0, 0.8, 0.8, 0.8, 0.1):
         steering.timed(dense // 2, seconds)
+    assert steering.gain_to_time() == 0.2
     # Half of the FLOPs took a fifth of the time.
     assert steering.look(2, half) == pytest.approx(0.8, abs=1e-3)
     again = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
