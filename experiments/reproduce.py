@@ -2,8 +2,7 @@
 """Figures and tables of the paper, one command each.
 
     python -m experiments.reproduce list
-    python -m experiments.reproduce fig3 fig4
-    python -m experiments.reproduce all --scale=gpu --seeds=3 --out=runs/figures
+    python -m experiments.reproduce fig3 fig4 --scale=gpu --seeds=3 --out=runs/figures
     python -m experiments.reproduce fig3 --again --out=results/figures
     python -m experiments.reproduce all --page=results/README.md --out=results/figures
 

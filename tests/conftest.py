@@ -7,9 +7,15 @@ os.environ["XLA_FLAGS"] = (
     "--xla_backend_optimization_level=0 --xla_force_host_platform_device_count=8 " + os.environ.get("XLA_FLAGS", "")
 )
 
+import signal
+
 import hypothesis
 import jax
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background of a shell, where Ctrl-C does nothing; in the tests it does.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
