@@ -160,6 +160,11 @@ class Ahead:
             _LOG.warning("the smaller step could not be compiled ahead (%s); it is compiled when needed", error)
             return None
 
+    @property
+    def busy(self) -> bool:
+        """Whether its thread is at work, beside which a CPU's steps take longer."""
+        return self._prepared is not None and not self._prepared.done()
+
     def abandon(self) -> None:
         """Lets nothing be prepared any more that has not begun."""
         self._abandoned.set()

@@ -119,6 +119,8 @@ class _Run:
         self.open_cut: dict[str, Any] | None = None
         self.cut_ended = 0.0
         self.stopwatch = Stopwatch(compiling)
+        # Whether a cut has been prepared beside the steps that are timed now.
+        self.beside = False
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
         self.ahead: ahead_lib.Ahead | None = None
@@ -342,6 +344,7 @@ class _Run:
             return stepper
 
         self.counters.last_cut = step
+        self.beside = True
         self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool, trial)
 
     def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:
@@ -476,8 +479,9 @@ class _Run:
             "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
             **self._progress(step),
         }
-        if self.steering is not None and self.steering.by_time:
-            # Each process has a clock, and all are to steer alike.
+        undisturbed = not (self.beside or self._preparing())
+        if self.steering is not None and self.steering.by_time and undisturbed:
+            # Each process has a clock, and all are to steer alike; where they are several nothing is prepared.
             self.steering.timed(self.flops, self.devices.firsts(line["seconds_per_step"]))
         self.records.metrics(step, line)
         self._start_timing()
@@ -486,6 +490,11 @@ class _Run:
     def _start_timing(self) -> None:
         """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
         self.timed = (time.perf_counter(), self.compiling.seconds)
+        self.beside = self._preparing()
+
+    def _preparing(self) -> bool:
+        """Returns whether a cut is being prepared beside the steps, which then take longer."""
+        return self.ahead is not None and self.ahead.busy
 
     def _progress(self, step: int) -> dict[str, Any]:
         """Returns where the schedules and the network stand before the update of a step."""

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demp_jax
-from experiments import target, train
+from experiments import ahead, target, train
 from experiments.problem import pose
 from experiments.stepper import Stepper
 from experiments.target import Steering
@@ -340,6 +340,20 @@ def test_cuts_that_tell_the_time_do_not_wait(kind, waits, tmp_path):
     cuts = [cut for cut in lines(tmp_path / "cuts.jsonl") if cut["step"] < int(config.steps)]
     assert any(cut["saves"] >= 0.1 for cut in cuts)  # There is something to cut.
     assert any(cut["removed"] for cut in cuts) == (not waits)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_steps_beside_a_compilation_are_not_timed(busy, tmp_path, monkeypatch):
+    """Of the lines of the log, those of steps while a cut was being prepared, from 10 to 15 and from 20 to 25."""
+    monkeypatch.setattr(ahead.Ahead, "busy", property(lambda self: busy))
+    timed = []
+    monkeypatch.setattr(Steering, "timed", lambda self, flops, seconds: timed.append(seconds))
+    changes = {"method.target.step_time": 0.5, "method.target.every": "100%", "pruning.ahead": "5"}
+    train_and_evaluate(short_config(**changes), tmp_path)
+    logged = [line for line in lines(tmp_path / "metrics.jsonl") if "seconds_per_step" in line]
+    clean = [line for line in logged if not (busy and (10 < line["step"] <= 15 or 20 < line["step"] <= 25))]
+    assert len(clean) < len(logged) or not busy
+    assert timed == [line["seconds_per_step"] for line in clean]
 
 
 def test_step_time_goes_by_what_was_measured(tmp_path):
