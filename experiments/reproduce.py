@@ -317,7 +317,7 @@ def page(folder: Path) -> str:
             rows += [_row(name, "", "", verdict) for verdict in figure.verdicts([], "paper")]
     text = _PAGE + "\n".join(rows) + "\n"
     if reasons:
-        text += "\nLikely reasons where statements do not hold:\n\n" + "\n".join(dict.fromkeys(reasons)) + "\n"
+        text += "\nLikely reasons where statements do not hold:\n\n" + "\n".join(reasons) + "\n"
     return text
 
 
@@ -342,7 +342,7 @@ def listing(scale: str, seeds: int) -> str:
         rows.append(f"{name:9} {runs or '-':>5}  {figure.what}")
     every = {case.run for figure in FIGURES.values() for case in figure.cases(scale, range(seeds))}
     cost = {
-        "cpu": "a run takes one to two minutes of a core",
+        "cpu": "a run takes two to six minutes of a core",
         "gpu": "a run takes about a minute of one GPU",
         "paper": "a run takes the paper's time: hours on CIFAR-10, days on ImageNet",
     }[scale]

@@ -20,6 +20,7 @@ from experiments.figures.lines import (
     leads_over,
     mean_gap,
     other_cases,
+    sparser,
     weights,
 )
 from experiments.figures.scales import AT_ONCE, OPTIMIZERS, case, strengths
@@ -27,13 +28,25 @@ from experiments.figures.scales import AT_ONCE, OPTIMIZERS, case, strengths
 NOISES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)
 
 
-def _ablation(name: str, what: str, variants: Mapping[str, Mapping[str, Any]], judge: Any, **more: Any) -> Figure:
+def _ablation(
+    name: str,
+    what: str,
+    variants: Mapping[str, Mapping[str, Any]],
+    judge: Any,
+    at_paper: Mapping[str, Mapping[str, Any]] | None = None,
+    **more: Any,
+) -> Figure:
+    """Returns the figure of lines of DemP, by name with changes; at the paper's scale some are changed further."""
+
     def cases(scale: str, seeds: Sequence[int]) -> list[Case]:
+        further = at_paper or {} if scale == "paper" else {}
         return [
             each
             for i, optimizer in enumerate(OPTIMIZERS)
             for series, changes in variants.items()
-            for each in demp_cases("resnet18", scale, seeds, optimizer, i, series, changes)
+            for each in demp_cases(
+                "resnet18", scale, seeds, optimizer, i, series, {**changes, **further.get(series, {})}
+            )
         ]
 
     return Figure(name, what, tuple(weights(o) for o in OPTIMIZERS), judge, cases, by_weights, **more)
@@ -68,25 +81,13 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
 }
 
 
-def _fig4_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
-    # 30% of the one cycle's span, which is 85,000 steps of the paper's recipe.
-    schedules = _SCHEDULES if scale != "paper" else _SCHEDULES | {"Warmup": {**_SCHEDULES["Warmup"], **_WARMUP}}
-    return [
-        each
-        for i, optimizer in enumerate(OPTIMIZERS)
-        for series, changes in schedules.items()
-        for each in demp_cases("resnet18", scale, seeds, optimizer, i, series, changes)
-    ]
-
-
-_WARMUP: dict[str, Any] = {"method.strength_span": "25500"}
-FIG4 = Figure(
+FIG4 = _ablation(
     "fig4",
     "schedules of the regulariser",
-    tuple(weights(o) for o in OPTIMIZERS),
+    _SCHEDULES,
     _fig4,
-    _fig4_cases,
-    by_weights,
+    # 30% of the one cycle's 85,000 steps.
+    at_paper={"Warmup": {"method.strength_span": "25500"}},
 )
 
 
@@ -163,17 +164,10 @@ def _fig6(means: Sequence[Mean]) -> list[Verdict]:
     gaps, why = leads_over(means, 0, "5e-05", [f"{variance:g}" for variance in NOISES if variance != 5e-5])
     claim = "A little noise (variance 5e-5) gives the best balance."
     found = [verdict(claim, "4.2, F.6", min(gaps, default=math.nan), f"SGDM: 5e-05: {why}" if why else "")]
-    sparser = {(m.series, m.level): m.x for m in means if m.panel == 1}
-    more = [
-        sparser["5e-05", level] - x
-        for (series, level), x in sparser.items()
-        if series == "0" and ("5e-05", level) in sparser
-    ]
-    mean = float(np.mean(more)) if more else math.nan
-    apart = mean_gap(means, 1, "5e-05", "0", 0.0)
+    more, apart = sparser(means, 1, "5e-05", "0"), mean_gap(means, 1, "5e-05", "0", 0.0)
     claim = "On a ResNet-50 noise adds much sparsity without affecting accuracy (more than 1 point, to 1 point)."
-    why = f"{mean:+.1f} points of weight sparsity at equal lambda, {apart:+.1f} of accuracy at equal sparsity"
-    return [*found, verdict(claim, "F.6", float(np.min([mean - 1, apart + 1])), why)]
+    why = f"{more:+.1f} points of weight sparsity at equal lambda, {apart:+.1f} of accuracy at equal sparsity"
+    return [*found, verdict(claim, "F.6", float(np.min([more - 1, apart + 1])), why)]
 
 
 FIG6 = Figure(
@@ -195,18 +189,12 @@ def _fig7(means: Sequence[Mean]) -> list[Verdict]:
         claim = f"With {optimizer}, cutting while training, instead of at the end, costs no accuracy (to 1 point)."
         why = f"mean difference at equal weight sparsity {apart:+.2f} points"
         found.append(verdict(claim, "F.2", apart + 1, why))
-        ends = {(m.series, m.level): m.x for m in means if m.panel == panel}
-        more = [
-            ends["True", level] - ends["False", level]
-            for series, level in ends
-            if series == "True" and ("False", level) in ends
-        ]
-        mean = float(np.mean(more)) if more else math.nan
-        why = f"mean difference of the weight sparsity at equal lambda {mean:+.1f} points"
+        more = sparser(means, panel, "True", "False")
+        why = f"mean difference of the weight sparsity at equal lambda {more:+.1f} points"
         if optimizer == "SGDM":
-            found.append(verdict("With SGDM, it prunes more.", "F.2", mean, why))
+            found.append(verdict("With SGDM, it prunes more.", "F.2", more, why))
         else:
-            found.append(verdict("With Adam, it prunes as much (to 2 points).", "F.2", 2 - abs(mean), why))
+            found.append(verdict("With Adam, it prunes as much (to 2 points).", "F.2", 2 - abs(more), why))
     return found
 
 

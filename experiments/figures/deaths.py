@@ -428,10 +428,11 @@ def _fig11(means: Sequence[Mean]) -> list[Verdict]:
         claim = "The larger Adam's epsilon, the fewer neurons die."
         why = f"learning rate {name}: {small:.1f}% dead at the smallest epsilon, {large:.1f}% at the largest"
         # Where nobody dies nothing can be told.
-        found.append(verdict(claim, "E", small - large, why, tested=max(small, large) > 0))
+        found.append(verdict(claim, "E", small - large if max(small, large) > 0 else math.nan, why))
     claim = "The larger the learning rate, the more neurons die by a small epsilon."
     why = ", ".join(f"{small:.1f}% at {name}" for name, (small, _) in zip(series, ends, strict=True))
-    return [*found, verdict(claim, "E", ends[1][0] - ends[0][0], why, tested=ends[0][0] + ends[1][0] > 0)]
+    low, high = ends[0][0], ends[1][0]
+    return [*found, verdict(claim, "E", high - low if high + low > 0 else math.nan, why)]
 
 
 FIG11 = Figure(
@@ -546,7 +547,7 @@ _FIG17 = (
 
 
 def _fig17(means: Sequence[Mean]) -> list[Verdict]:
-    return [verdict(claim, "G.2", math.nan, _lives(means), tested=False) for claim in _FIG17]
+    return [verdict(claim, "G.2", math.nan, _lives(means)) for claim in _FIG17]
 
 
 def _fig17_at_size(means: Sequence[Mean]) -> list[Verdict]:

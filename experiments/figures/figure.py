@@ -97,9 +97,9 @@ class Verdict:
     spread: float | None = None
 
 
-def verdict(claim: str, section: str, margin: float, why: str, tested: bool = True) -> Verdict:
+def verdict(claim: str, section: str, margin: float, why: str) -> Verdict:
     """Returns a verdict: a claim holds where its margin is above 0; a margin of NaN tells nothing."""
-    if not tested or not math.isfinite(margin):
+    if not math.isfinite(margin):
         if re.search(r"\bnan\b", why) or not why:
             why = "there are no runs at this scale that tell"
         return Verdict(claim, section, "not tested", why)
@@ -251,6 +251,11 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
 
 
 _MARKERS = "osD^vP*Xhd"
+
+
+def training_seconds(summary: Mapping[str, Any]) -> float:
+    """Returns the seconds of the loop of training: those of steps, and of waiting for data and for cuts."""
+    return sum(float(summary[f"seconds_{part}"]) for part in ("steps", "data", "cuts"))
 
 
 def number(summary: Mapping[str, Any], x: str, y: str) -> tuple[float, float]:

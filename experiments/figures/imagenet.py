@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, verdict
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, training_seconds, verdict
 from experiments.figures.scales import OPTIMIZERS, WATCHED, case
 from experiments.sweep import Outcome
 
@@ -94,11 +94,10 @@ def _rows(table: _Rows, source: str) -> tuple[dict[str, Any], ...]:
 
 def table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns rows of the measured means, by method and setting; time is that of the loop of training."""
-    seconds = {id(run): sum(run[f"seconds_{part}"] for part in ("steps", "data", "cuts")) for run in runs}
     groups: dict[tuple[str, float], list[Mapping[str, Any]]] = {}
     for run in runs:
         groups.setdefault((run["series"], run["level"]), []).append(run)
-    dense = [seconds[id(run)] for run in runs if run["series"] == "Dense"]
+    dense = [training_seconds(run) for run in runs if run["series"] == "Dense"]
     rows = []
     for (series, level), group in groups.items():
         mean = lambda key, group=group: statistics.mean(run[key] for run in group)  # noqa: E731
@@ -111,7 +110,7 @@ def table(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
                 "std": statistics.stdev(accuracies) if len(group) > 1 else None,
                 "neuron": 100 * mean("neuron_sparsity"),
                 "weight": 100 * mean("weight_sparsity"),
-                "time": statistics.mean(seconds[id(run)] for run in group) / statistics.mean(dense) if dense else None,
+                "time": statistics.mean(map(training_seconds, group)) / statistics.mean(dense) if dense else None,
                 "train_flops": mean("train_flops_ratio"),
                 "flops": mean("inference_flops_ratio"),
                 # Older runs do not tell.
@@ -176,7 +175,7 @@ def _points(case: Case, outcome: Outcome) -> list[Point]:
         100 * summary["neuron_sparsity"],
         summary["train_flops_ratio"],
         summary["inference_flops_ratio"],
-        sum(summary[f"seconds_{part}"] for part in ("steps", "data", "cuts")),
+        training_seconds(summary),
         summary["step_time_ratio"],
     )
     return [Point(i, case.series, case.level, case.seed, float(x), accuracy) for i, x in enumerate(columns)]
@@ -205,7 +204,7 @@ _AXES = tuple(
 )
 
 
-Claims = tuple[str, ...]
+_Claims = tuple[str, ...]
 _CLAIMS1 = (
     "With Adam, DemP is above the other structured methods at 80% and 90% weight sparsity.",
     "There SNAP and CroPit-S lose most of the accuracy.",
@@ -223,15 +222,15 @@ _CLAIMS3 = (
 )
 
 
-def _too_small(claims: Claims, section: str) -> Any:
+def _too_small(claims: _Claims, section: str) -> Any:
     def judge(means: Sequence[Mean]) -> list[Verdict]:
         why = f"{len({m.series for m in means})} methods ran; not at ImageNet's size" if means else ""
-        return [verdict(claim, section, math.nan, why, tested=False) for claim in claims]
+        return [verdict(claim, section, math.nan, why) for claim in claims]
 
     return judge
 
 
-def _at_size(claims: Claims, ours: str, number: int, printed: tuple[float, float], times: str) -> Any:
+def _at_size(claims: _Claims, ours: str, number: int, printed: tuple[float, float], times: str) -> Any:
     """Returns the judge of a table's claims at the paper's size; `printed` and `times` are the paper's own."""
 
     def judge(means: Sequence[Mean]) -> list[Verdict]:

@@ -130,8 +130,17 @@ def mean_gap(means: Sequence[Mean], panel: int, ours: str, theirs: str, floor: f
     )
 
 
+def sparser(means: Sequence[Mean], panel: int, ours: str, theirs: str) -> float:
+    """Returns how much sparser a line is than another at equal levels, on average, in points; NaN where it has none."""
+    ends = {(m.series, m.level): m.x for m in means if m.panel == panel}
+    pairs = [(x, ends[theirs, level]) for (name, level), x in ends.items() if name == ours and (theirs, level) in ends]
+    return float(np.mean([x - other for x, other in pairs])) if pairs else math.nan
+
+
 def leads_over(means: Sequence[Mean], panel: int, ours: str, theirs: Sequence[str]) -> tuple[list[float], str]:
     """Returns the leads of a line over others, and in words; over one that it shares no range with it has none."""
+    if not any(len(line(means, panel, name)[0]) for name in theirs):
+        return [], ""
     leads = {name: mean_gap(means, panel, ours, name) for name in theirs}
     known = {name: gap for name, gap in leads.items() if math.isfinite(gap)}
     words = [f"mean lead over {', '.join(f'{name} {gap:+.1f}' for name, gap in known.items())} points"] if known else []
@@ -139,4 +148,4 @@ def leads_over(means: Sequence[Mean], panel: int, ours: str, theirs: Sequence[st
         xs, _ = line(means, panel, name)
         where = f"goes from {xs[0]:.0f}% to {xs[-1]:.0f}%" if len(xs) else "has no runs"
         words.append(f"{name} {where}")
-    return list(known.values()), "; ".join(words) if any(len(line(means, panel, name)[0]) for name in theirs) else ""
+    return list(known.values()), "; ".join(words)

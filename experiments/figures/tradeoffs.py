@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, number, verdict
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, number, training_seconds, verdict
 from experiments.figures.lines import (
     CHANCE,
     DEMP,
@@ -167,10 +167,10 @@ def _speed_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
 
 
 def _seconds(case: Case, outcome: Outcome) -> list[Point]:
-    """Returns accuracy against the seconds of training: those of steps, of waiting for data and for cuts."""
+    """Returns accuracy against the seconds of training."""
     assert outcome.summary is not None
-    seconds = sum(outcome.summary[f"seconds_{part}"] for part in ("steps", "data", "cuts"))
-    return [Point(case.panel, case.series, case.level, case.seed, seconds, 100 * outcome.summary["test_accuracy"])]
+    accuracy = 100 * outcome.summary["test_accuracy"]
+    return [Point(case.panel, case.series, case.level, case.seed, training_seconds(outcome.summary), accuracy)]
 
 
 _SPEEDUPS = {"ResNet-18": 2.45, "VGG-16": 3.56}
