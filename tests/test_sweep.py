@@ -1,0 +1,101 @@
+"""Many runs: grids, reuse, and how many at once."""
+
+import json
+
+import pytest
+
+from experiments import command, keys, sweep, workdir
+from experiments.sweep import Run
+from tests.runs import SHORT
+
+
+def test_a_grid_and_the_names_of_its_runs():
+    assert sweep.grid(["a=1,2", "config.b=(3,4),(5,)"]) == [
+        {"a": x, "b": y} for x in ("1", "2") for y in ("(3,4)", "(5,)")
+    ]
+    with pytest.raises(sweep.UsageError, match="--grid must be KEY=VALUE"):
+        sweep.grid(["a"])
+    run = Run.of("configs/quickstart.py", {"seed": 1, "data.flip": True}, {"model.widths": (3, 4), "seed": 2})
+    assert run.flags() == ["--config.data.flip=true", "--config.model.widths=(3,4,)", "--config.seed=2"]
+    assert run.name == Run.of("configs/quickstart.py", dict(run.changes)).name
+    assert run.name != Run.of("configs/quickstart.py", dict(run.changes), {"seed": 3}).name
+
+
+def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
+    fixed = {**{k: v for k, v in SHORT.items() if k not in ("devices", "progress")}, "steps": "4", "data.cache": ""}
+    fixed |= {"method.strength_span": "4", "method.noise_span": "4"}
+    arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", "--processes=2"]
+    arguments += [f"--set={key}={keys.as_text(value)}" for key, value in fixed.items() if value != ""]
+    grid = ["--grid=method.name=dense,unknown", "--grid=seed=0"]
+    assert sweep.main(arguments + grid) == 1
+    shown = capsys.readouterr()
+    assert "config.method.name must be one of" in shown.err
+    assert "| method.name dense | 1 |" in shown.out
+    [record] = [json.loads(line) for line in (tmp_path / "sweep.jsonl").read_text().splitlines()]
+    assert (record["method"], record["steps"]) == ("dense", 4)
+    summary = next(tmp_path.glob("*/summary.json"))
+    before = summary.stat().st_mtime_ns
+    assert sweep.main([*arguments, "--grid=method.name=dense", "--grid=seed=0"]) == 0
+    assert summary.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("runs", "gigabytes", "accelerator", "at_once", "cores_each"),
+    [(9, 40, False, 4, 1), (9, 15, False, 2, 2), (9, 3, False, 1, 4), (9, 40, True, 1, 0), (2, 40, False, 2, 2)],
+)
+def test_as_many_at_once_as_there_are_cores_and_memory(
+    runs, gigabytes, accelerator, at_once, cores_each, tmp_path, monkeypatch
+):
+    going, most, pinned = [], [0], set()
+
+    class Ended:
+        returncode = 0
+
+        def __init__(self):
+            going.append(self)
+            most[0] = max(most[0], len(going))
+
+        def poll(self):
+            if len(going) < min(at_once, runs - len(most)):
+                return None
+            going.remove(self)
+            most.append(0)
+            return 0
+
+    def start(run, folder, cores, more):
+        pinned.add(len(cores))
+        return Ended()
+
+    monkeypatch.setattr(sweep, "_start", start)
+    monkeypatch.setattr(sweep, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(sweep, "free_memory", lambda: gigabytes << 30)
+    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    sweep.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
+    assert (max(most), pinned) == (at_once, {cores_each})
+
+
+def test_a_summary_of_another_config_is_not_reused(tmp_path):
+    run = Run.of("configs/quickstart.py", {"seed": 3})
+    place = tmp_path / run.name
+    place.mkdir()
+    config = workdir.as_json(command.config_of(["--config=configs/quickstart.py", "--config.seed=3"]))
+    (place / "summary.json").write_text("{}")
+    older = {name: value for name, value in config.items() if name != "tracker"}
+    for known in (config, older, {**config, "progress": "off"}):
+        (place / "config.json").write_text(json.dumps(known))
+        assert sweep._ended(run, tmp_path).error is None
+    (place / "config.json").write_text(json.dumps({**config, "steps": "1999"}))
+    assert "holds the run of another config (steps='1999' there, '2000' here)" in sweep._ended(run, tmp_path).error
+
+
+@pytest.mark.slow
+def test_a_sweep_from_elsewhere_takes_the_files_that_are_there(tmp_path, monkeypatch, capsys):
+    """Not those of the same names that are here; ours are known everywhere."""
+    (tmp_path / "mine.py").write_text(
+        "from configs import quickstart\n\n\ndef get_config(variant=''):\n    config = quickstart.get_config('smoke')\n"
+        "    config.seed = 7\n    return config\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for config in ("mine.py", "configs/quickstart.py:smoke"):
+        assert sweep.main([f"--config={config}", "--grid=method.name=dense", f"--out={tmp_path / config[:4]}"]) == 0
+    assert json.loads(next(tmp_path.glob("mine/*/summary.json")).read_text())["seed"] == 7
