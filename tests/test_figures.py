@@ -250,6 +250,8 @@ def test_tradeoffs_with_noise_and_masks():
     assert _outcomes("fig6", {(1, name): xy for name, xy in panel.items()})[1] == "not tested"
     panel["0"] = {1: (10, 70), 2: (65, 68), 3: (70, 67)}  # One of the noisy runs failed.
     assert _outcomes("fig6", {(1, name): xy for name, xy in panel.items()})[1] == yes
+    panel["0"].pop(1)  # And one without noise.
+    assert lines.sparser(_drawn({(1, name): xy for name, xy in panel.items()}), 1, "5e-05", "0") == 15
     # Scales against weights by the better penalty of either.
     alone = {(0, "L2(gamma)"): [(0, 60), (12, 60)], (0, "Lasso(gamma)"): [(50, 58), (80, 56)], (0, "Lasso"): [(50, 50)]}
     assert _outcomes("fig5", alone | {(0, "L2"): [(50, 61), (62, 61)]})[0] == no
