@@ -245,6 +245,7 @@ def test_tradeoffs_with_noise_and_masks():
     assert _outcomes("fig13", both(noise)) == [yes, yes, yes] * 2
     noise["symmetric"], noise[lines.DEMP] = [(2, 80), (40, 60)], [(5, 72), (60, 60)]
     assert _outcomes("fig13", both(noise)) == [no, yes, no] * 2
+    assert _outcomes("fig13", both({"asymmetric": [(0, 80), (3, 79)]}))[1] == no
     # Noise that prunes so much more that there is no equal sparsity costs an accuracy that nobody knows.
     panel = {"0": {1: (10, 70), 2: (30, 69)}, "5e-05": {1: (60, 68), 2: (80, 67)}}
     assert _outcomes("fig6", {(1, name): xy for name, xy in panel.items()})[1] == "not tested"
@@ -263,6 +264,9 @@ def test_tradeoffs_with_noise_and_masks():
     masks = {name: [(60, 80), (90, 70)] for name in tradeoffs.UNSTRUCTURED}
     assert _outcomes("fig16", both({**masks, lines.DEMP: [(60, 80.5), (90, 70.5)]})) == [yes, yes]
     assert _outcomes("fig16", both({**masks, lines.DEMP: [(60, 78), (90, 68)]})) == [no, no]
+    # Above three of four is not above all.
+    ahead = {**masks, "RigL": [(60, 82), (90, 72)], lines.DEMP: [(60, 80.5), (90, 70.5)]}
+    assert _outcomes("fig16", both(ahead)) == [no, no]
 
 
 def test_tables_are_judged_at_the_sparsities_that_they_name():
@@ -338,6 +342,13 @@ def test_a_run_is_one_however_it_is_asked_for():
     # At the paper's size the noise is on unless it is turned off.
     length = {(c.panel, c.series, c.level): c.run for c in FIGURES["length"].cases("paper", [0])}
     assert len(set(length.values())) == len(length)
+    # A warmup of 30% of the one cycle's 85,000 steps there.
+    spans = {
+        dict(c.run.changes)["method.strength_span"]
+        for c in FIGURES["fig4"].cases("paper", [0])
+        if c.series == "Warmup" and c.level > 0
+    }
+    assert spans == {"25500"}
     # A span that fits into a short run stays, with a regulariser or without.
     assert dict(scales.case("resnet18", "cpu", {"method.strength": 0.0}).run.changes)["method.strength_span"] == "50%"
 

@@ -28,6 +28,8 @@ def test_rows_of_a_table():
     assert (rigl["method"], rigl["source"], rigl["time"]) == ("RigL at 0.8", "measured, 2 seeds", pytest.approx(0.6))
     assert (rigl["accuracy"], rigl["std"]) == (pytest.approx(75), pytest.approx(np.sqrt(50)))
     assert (rigl["flops"], rigl["gpu_flops"]) == (0.5, 0.75)
+    # Of older runs it is not known.
+    assert FIGURES["table2"].table([{**run, "gpu_flops_ratio": None} for run in runs])[1]["gpu_flops"] is None
     assert reproduce._told(rigl) == (
         "RigL at 0.8", "75.00% ± 7.07", "50.00%", "80.00%", "x 0.60", "x 0.60", "x 0.50", "x 0.75", "measured, 2 seeds",
     )  # fmt: skip
