@@ -149,16 +149,20 @@ def processors() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_memory() -> int:
+def free_memory(root: Path = Path("/")) -> int:
     """Returns how many bytes of memory are free, or could be at once, on the machine and in its container, if in one.
 
-    Where that is not told, all of the machine's.
+    Where that is not told, all of the machine's. `root` is of the file system that tells it.
     """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError):
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = (root / "proc/meminfo").read_text().splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
     with contextlib.suppress(OSError, ValueError):  # No number where there is no limit.
-        group = Path("/sys/fs/cgroup")
-        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+        group = root / "sys/fs/cgroup"
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        # Files that were read lie in memory until it is wanted.
+        used -= sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        found.append(int((group / "memory.max").read_text()) - used)
     return max(min(found), 0)

@@ -344,7 +344,6 @@ class _Run:
             return stepper
 
         self.counters.last_cut = step
-        self.beside = True
         self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool, trial)
 
     def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:

@@ -1,10 +1,12 @@
 """Many runs: grids, reuse, and how many at once."""
 
 import json
+import os
 
 import pytest
 
 from experiments import command, keys, sweep, workdir
+from experiments.devices import free_memory
 from experiments.sweep import Run
 from tests.runs import SHORT
 
@@ -72,6 +74,23 @@ def test_as_many_at_once_as_there_are_cores_and_memory(
     monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     sweep.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
     assert (max(most), pinned) == (at_once, {cores_each})
+
+
+def test_free_memory_is_that_of_the_machine_and_of_the_container(tmp_path):
+    total = free_memory(tmp_path)  # Nothing is told but how large the machine is.
+    assert total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc" / "meminfo").write_text("MemTotal: 9000 kB\nMemFree: 10 kB\nMemAvailable: 5000 kB\n")
+    assert free_memory(tmp_path) == 5000 * 1024
+    group = tmp_path / "sys" / "fs" / "cgroup"
+    group.mkdir(parents=True)
+    for name, text in {"max": "max", "current": "3000000", "stat": "anon 1\ninactive_file 1000000\n"}.items():
+        (group / f"memory.{name}").write_text(text)
+    assert free_memory(tmp_path) == 5000 * 1024
+    (group / "memory.max").write_text("4000000")
+    assert free_memory(tmp_path) == 2000000
+    (group / "memory.max").write_text("1000000")
+    assert free_memory(tmp_path) == 0
 
 
 def test_a_summary_of_another_config_is_not_reused(tmp_path):
