@@ -41,7 +41,7 @@ def _cases(draw):
     short = [max(0, s - i - lo - hi) for s, i, lo, hi in zip(span, image, low, high, strict=True)]
     padding = tuple((lo, hi + more) for lo, hi, more in zip(low, high, short, strict=True))
     # Few channels, and numbers of them that are computed with zeros beside them.
-    channels = st.one_of(st.integers(1, 4), st.sampled_from((17, 21, 25, 31)))
+    channels = st.one_of(st.integers(1, 4), st.sampled_from((5, 7, 13, 17, 21, 25, 31)))
     examples, inputs, outputs = draw(st.integers(1, 6)), draw(channels), draw(channels)
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     x = rng.normal(size=(examples, *image, inputs)).astype(np.float32)
@@ -98,14 +98,20 @@ def test_what_is_replaced(image, devices, replaced):
 @pytest.mark.parametrize(
     ("channels", "computed"),
     [
-        # Odd inputs, where few outputs are many enough; 25 to 31 outputs; and the same for the image's gradient.
-        ((3, 24), {(4, 24), (24, 3)}),
-        ((21, 37), {(24, 37), (40, 21)}),
-        ((22, 29), {(22, 32), (32, 22)}),
-        # As they are: even ones, few of both, odd inputs of a multiple of 64.
+        # At most 16 outputs: multiples of 8, of inputs where they are few, too.
+        ((7, 5), {(8, 8)}),
+        ((12, 16), {(16, 16)}),
+        ((18, 9), {(18, 16), (12, 18)}),
+        # More: odd inputs, and outputs that nearly fill vectors; and the same for the image's gradient.
+        ((3, 24), {(4, 24), (24, 8)}),
+        ((21, 37), {(24, 37), (40, 24)}),
+        ((22, 29), {(22, 32), (32, 24)}),
+        ((45, 64), {(48, 64), (64, 48)}),
+        # As they are.
         ((24, 48), {(24, 48), (48, 24)}),
-        ((3, 8), {(3, 8), (8, 3)}),
-        ((3, 64), {(3, 64), (64, 3)}),
+        ((4, 4), {(4, 4)}),
+        ((3, 16), {(3, 16), (16, 8)}),
+        ((18, 34), {(18, 34), (34, 18)}),
     ],
 )
 def test_what_is_computed_beside_zeros(channels, computed):

@@ -7,8 +7,10 @@ XLA's convolutions on the CPU have three weak spots (`benchmarks/README.md` has 
   XLA exchanges image and kernel there and is left with a plain loop, up to 45 times slower than a product of matrices.
 * Gradients of kernels over large images: up to 19 times slower than products over a few images at a time, which stay in
   the cache.
-* Odd numbers of inputs, as units that leave one by one bring about: up to five times slower than with a few inputs of
-  zero beside them. So are 25 to 31 outputs, by a quarter, than 32.
+* Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
+  beside them it is faster: up to 2.7 times, and by a third on average, with at most 16 outputs, where both numbers are
+  best multiples of 8; with odd numbers of inputs up to five times; with 25 to 31 outputs by a seventh. The rule here
+  takes 5% longer than the best of all such paddings, on average over 250 random convolutions of 3 x 3.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs, I J kernel.
 """
@@ -130,9 +132,18 @@ def _over_small_image(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> ja
 
 
 def _even(inputs: int, outputs: int) -> tuple[int, int]:
-    """Returns how many inputs and outputs of a convolution are computed fastest, at least so many; as measured."""
-    odd = inputs % 2 == 1 and (16 < outputs <= 32 or (inputs > 16 and outputs % 64 != 0))
-    return -(-inputs // 4) * 4 if odd else inputs, 32 if 24 < outputs < 32 else outputs
+    """Returns with how many inputs and outputs a convolution is computed fastest, at least so many; as measured."""
+    if outputs <= 16:
+        if inputs <= 4:  # What is saved goes into images twice as large.
+            return inputs, outputs
+        more = _up(inputs, 8) if inputs <= 16 else _up(inputs, 4) if inputs % 2 else inputs
+        return more, _up(outputs, 8)
+    full = next((to for low, to in ((20, 24), (24, 32), (43, 48)) if low < outputs < to), outputs)
+    return _up(inputs, 4) if inputs % 2 else inputs, full
+
+
+def _up(number: int, multiple: int) -> int:
+    return -(-number // multiple) * multiple
 
 
 def _beside_zeros(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array | None:
