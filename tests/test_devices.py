@@ -105,7 +105,7 @@ def _two_processes(workdir, changes):
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     # One process has two devices, so that shares are not what devices have.
-    env = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=0"}
+    env = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
     started = [
         subprocess.Popen(
             [sys.executable, "-c", PROGRAM, address, str(process), str(workdir), repr(changes)],

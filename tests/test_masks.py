@@ -54,7 +54,7 @@ def test_the_mask_is_where_the_gradient_is():
         (logits, _), activity = demp_jax.with_activity(network.train)({**variables, "params": params}, x)
         return helpers.cross_entropy(logits, jnp.arange(32) % 4), activity
 
-    grads, activity = jax.grad(loss, has_aux=True)(params)
+    grads, activity = jax.jit(jax.grad(loss, has_aux=True))(params)
     graph = demp_jax.trace(network, variables, x)
     members = demp_jax.membership(graph, params)
     alive = {n: demp_jax.alive(a) for n, a in activity.items()}
