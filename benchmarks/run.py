@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, loop, overhead, shortcuts, step, train
+from benchmarks import convolutions, cut, loop, overhead, paddings, shortcuts, step, train
 from experiments import records as records_lib
 from experiments import tables
 
@@ -30,6 +30,7 @@ SUITES: dict[str, ModuleType] = {
     "cut": cut,
     "loop": loop,
     "convolutions": convolutions,
+    "paddings": paddings,
     "shortcuts": shortcuts,
     "train": train,
 }

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import run, step, timing
+from benchmarks import paddings, run, step, timing
 from experiments import tables
 from experiments.records import read_lines
 
@@ -56,6 +56,17 @@ def test_widths_that_demp_left():
     parts = [step._left_by_demp(sparsity) for sparsity in (0.8, 0.95)]
     assert all(0 < part <= 1 for left in parts for part in left.values())
     assert sum(parts[1].values()) < sum(parts[0].values())
+
+
+def test_ways_are_compared_to_the_best_of_each_convolution():
+    seconds = [{"XLA": 4.0, "ours": 1.0, "8, 8": 2.0}, {"XLA": 1.0, "ours": 2.0, "8, 8": 0.5}]
+    few = [{"inputs": 3, "outputs": 16, "seconds": each} for each in seconds]
+    many = [{"inputs": 3, "outputs": 17, "seconds": seconds[0]}]
+    records = [{"image": 8, "convolutions": few[:1]}, {"image": 8, "convolutions": few[1:] + many}]
+    assert paddings.table(records)[1:] == [
+        ("8 x 8", "3 to 16", "2", "x 2.83", "x 4.00", "x 2.00", "x 4.00"),
+        ("8 x 8", "17 to 64", "1", "x 4.00", "x 4.00", "x 1.00", "x 1.00"),
+    ]
 
 
 @pytest.mark.slow

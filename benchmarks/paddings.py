@@ -1,0 +1,88 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Convolutions with channels of zero beside their own: how far XLA's own and ours are from the best padding.
+
+On a CPU a convolution with, say, 9 inputs and 5 outputs takes longer than one with 16 and 8. Random numbers of channels
+are convolved as they are, by `demp_jax.with_fast_convolutions`, whose rule stems from this suite, and padded to
+multiples of 4, 8 and 16; padding and slicing count.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import random
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+import demp_jax
+from benchmarks.timing import interleaved
+
+# Side of the image, examples, least and most channels, how many random convolutions; by scale.
+CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
+    "tiny": ((4, 2, 3, 9, 2),),
+    "cpu": ((32, 32, 3, 32, 30), (16, 128, 3, 32, 40), (16, 64, 17, 64, 20), (8, 128, 3, 48, 30), (4, 256, 8, 64, 30)),
+    "gpu": ((16, 512, 3, 64, 3),),
+}
+
+
+def rows(scale: str) -> Iterator[dict[str, Any]]:
+    """Yields a record per size of images: of every convolution the seconds of each way."""
+    for side, examples, least, most, count in CASES[scale]:
+        draw = random.Random(f"{side}, {most}")
+        found = []
+        for _ in range(count):
+            inputs, outputs = draw.randint(least, most), draw.randint(least, most)
+            seconds = _seconds(side, examples, inputs, outputs, 2 if scale == "tiny" else 15)
+            found.append({"inputs": inputs, "outputs": outputs, "seconds": seconds})
+            jax.clear_caches()
+        yield {"image": side, "examples": examples, "channels": [least, most], "convolutions": found}
+
+
+def _seconds(side: int, examples: int, inputs: int, outputs: int, repeats: int) -> dict[str, float]:
+    """Returns the median seconds of a 3 x 3 convolution as it is, by our rule, and by every padding."""
+    x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
+    ways = {"XLA": _convolve, "ours": demp_jax.with_fast_convolutions(_convolve)}
+    for more_inputs in sorted({-(-inputs // m) * m for m in (1, 4, 8, 16)}):
+        for more_outputs in sorted({-(-outputs // m) * m for m in (1, 4, 8, 16)}):
+            if (more_inputs, more_outputs) != (inputs, outputs):
+                way = functools.partial(_padded, inputs=more_inputs, outputs=more_outputs)
+                ways[f"{more_inputs}, {more_outputs}"] = way
+    calls = {name: functools.partial(jax.jit(way), x, kernel) for name, way in ways.items()}
+    return {name: round(timing.seconds, 6) for name, timing in interleaved(calls, repeats).items()}
+
+
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def _padded(x: jax.Array, kernel: jax.Array, *, inputs: int, outputs: int) -> jax.Array:
+    added, zero = inputs - x.shape[-1], jnp.zeros([], x.dtype)
+    x = lax.pad(x, zero, ((0, 0, 0),) * 3 + ((0, added, 0),))
+    wide = lax.pad(kernel, zero, ((0, 0, 0),) * 2 + ((0, added, 0), (0, outputs - kernel.shape[-1], 0)))
+    return _convolve(x, wide)[..., : kernel.shape[-1]]
+
+
+def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the header and the rows of the table of records."""
+    found: list[tuple[str, ...]] = [("image", "outputs", "convolutions", "XLA", "at most", "ours", "at most")]
+    sides = sorted({record["image"] for record in records}, reverse=True)
+    for side in sides:
+        every = [c for record in records if record["image"] == side for c in record["convolutions"]]
+        for name, low, high in (("3 to 16", 0, 16), ("17 to 64", 17, math.inf)):
+            chosen = [c["seconds"] for c in every if low <= c["outputs"] <= high]
+            if chosen:
+                cells = [cell for way in ("XLA", "ours") for cell in _to_best(chosen, way)]
+                found.append((f"{side} x {side}", name, str(len(chosen)), *cells))
+    return found
+
+
+def _to_best(chosen: Sequence[Mapping[str, float]], way: str) -> tuple[str, str]:
+    """Returns the geometric mean and the largest of the times of a way over those of the best way."""
+    ratios = [seconds[way] / min(seconds.values()) for seconds in chosen]
+    return f"x {statistics.geometric_mean(ratios):.2f}", f"x {max(ratios):.2f}"
