@@ -8,9 +8,8 @@ XLA's convolutions on the CPU have three weak spots (`benchmarks/README.md` has 
 * Gradients of kernels over large images: up to 19 times slower than products over a few images at a time, which stay in
   the cache.
 * Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
-  beside them it is faster: up to 2.7 times, and by a third on average, with at most 16 outputs, where both numbers are
-  best multiples of 8; with odd numbers of inputs up to five times; with 25 to 31 outputs by a seventh. The rule here
-  takes 5% longer than the best of all such paddings, on average over 250 random convolutions of 3 x 3.
+  beside them it is faster, up to four times: with at most 16 of each as multiples of 8, with odd numbers of inputs, and
+  with numbers of outputs just below 24, 32 and 48 (suite `paddings`).
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs, I J kernel.
 """
@@ -133,13 +132,14 @@ def _over_small_image(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> ja
 
 def _even(inputs: int, outputs: int) -> tuple[int, int]:
     """Returns with how many inputs and outputs a convolution is computed fastest, at least so many; as measured."""
+    if inputs <= 4 and outputs <= 16:  # What is saved goes into images twice as large.
+        return inputs, outputs
+    if outputs <= 16 and inputs <= 16:
+        return _up(inputs, 8), _up(outputs, 8)
+    more = _up(inputs, 4) if inputs % 2 and inputs > 4 else inputs
     if outputs <= 16:
-        if inputs <= 4:  # What is saved goes into images twice as large.
-            return inputs, outputs
-        more = _up(inputs, 8) if inputs <= 16 else _up(inputs, 4) if inputs % 2 else inputs
-        return more, _up(outputs, 8)
-    full = next((to for low, to in ((20, 24), (24, 32), (43, 48)) if low < outputs < to), outputs)
-    return _up(inputs, 4) if inputs % 2 else inputs, full
+        return more, _up(outputs, 8 if outputs > 4 else 4)
+    return more, next((to for low, to in ((20, 24), (24, 32), (43, 48)) if low < outputs < to), outputs)
 
 
 def _up(number: int, multiple: int) -> int:
