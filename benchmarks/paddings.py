@@ -2,8 +2,8 @@
 """Convolutions with channels of zero beside their own: how far XLA's own and ours are from the best padding.
 
 On a CPU a convolution with, say, 9 inputs and 5 outputs takes longer than one with 16 and 8. Random numbers of channels
-are convolved as they are, by `demp_jax.with_fast_convolutions`, whose rule stems from this suite, and padded to
-multiples of 4, 8 and 16; padding and slicing count.
+are convolved as they are, by `demp_jax.with_fast_convolutions`, whose rule this checks, and padded to multiples of 4, 8
+and 16; padding and slicing count.
 """
 
 from __future__ import annotations
