@@ -8,7 +8,7 @@ XLA's convolutions on the CPU have three weak spots (`benchmarks/README.md` has 
 * Gradients of kernels over large images: up to 19 times slower than products over a few images at a time, which stay in
   the cache.
 * Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
-  beside them it is faster, up to 3.7 times: with at most 16 of each as multiples of 8, with odd numbers of inputs, and
+  beside them it is faster, up to 3.5 times: with at most 16 of each as multiples of 8, with odd numbers of inputs, and
   with numbers of outputs just below 24, 32 and 48 (suite `paddings`).
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs, I J kernel.
