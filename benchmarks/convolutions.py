@@ -35,32 +35,43 @@ _SHAPES = (
     (2, 128, 128, 1),
     (2, 29, 37, 1),
 )
-# Of them, and examples; by scale.
-CASES: dict[str, tuple[tuple[tuple[int, int, int, int], ...], int]] = {
-    "tiny": (((8, 2, 3, 1), (2, 3, 2, 1)), 4),
-    "cpu": (_SHAPES, 128),
-    "gpu": (_SHAPES[1:2], 512),
+# Those, such ones within a loop, and examples; by scale.
+CASES: dict[str, tuple[tuple[tuple[int, int, int, int], ...], tuple[tuple[int, int, int, int], ...], int]] = {
+    "tiny": (((8, 2, 3, 1), (2, 3, 2, 1)), ((8, 2, 3, 1),), 4),
+    "cpu": (_SHAPES, ((16, 16, 16, 1), (8, 64, 64, 1), (4, 64, 128, 2)), 128),
+    "gpu": (_SHAPES[1:2], _SHAPES[1:2], 512),
 }
+# How often a loop goes round.
+_ROUNDS = 4
 
 
 def rows(scale: str) -> Iterator[dict[str, Any]]:
     """Yields a record per shape: times of the result and of both gradients, and the largest relative difference."""
-    shapes, examples = CASES[scale]
-    for side, inputs, outputs, stride in shapes:
+    alone, within, examples = CASES[scale]
+    for loop, (side, inputs, outputs, stride) in [*((False, s) for s in alone), *((True, s) for s in within)]:
         x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
         g = jax.random.normal(jax.random.key(2), (examples, -(-side // stride), -(-side // stride), outputs))
-        record: dict[str, Any] = {"image": side, "inputs": inputs, "outputs": outputs, "stride": stride}
+        record: dict[str, Any] = {"image": side, "inputs": inputs, "outputs": outputs, "stride": stride, "loop": loop}
         for name, (fn, args) in _parts(stride, x, kernel, g).items():
-            plain, fast = jax.jit(fn), jax.jit(demp_jax.with_fast_convolutions(fn))
+            plain, fast = (jax.jit(_looped(way) if loop else way) for way in (fn, demp_jax.with_fast_convolutions(fn)))
             wanted = plain(*args)
             differs = float(jnp.max(jnp.abs(wanted - fast(*args))) / jnp.max(jnp.abs(wanted)))
             calls = {"XLA": lambda plain=plain, args=args: plain(*args), "ours": lambda f=fast, args=args: f(*args)}
-            timings = interleaved(calls, 2 if scale == "tiny" else 15)
-            flops = 2.0 * 9 * inputs * outputs * g.shape[1] ** 2 * examples
+            timings = interleaved(calls, 2 if scale == "tiny" else 5 if loop else 15)
+            flops = 2.0 * 9 * inputs * outputs * g.shape[1] ** 2 * examples * (_ROUNDS if loop else 1)
             rates = {way: round(flops / timing.seconds / 1e9, 2) for way, timing in timings.items()}
             record[name] = {"gflops_per_second": rates, **timings["ours"].record(), "difference": differs}
         yield {**record, "examples": examples}
+
+
+def _looped(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that computes `fn` several times, in a loop."""
+
+    def rounds(*args: jax.Array) -> jax.Array:
+        return lax.map(lambda xs: fn(*xs), tuple(jnp.stack([each] * _ROUNDS) for each in args))
+
+    return rounds
 
 
 def _parts(
@@ -94,5 +105,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             cells.append(f"{rates['XLA']:.1f} -> {rates['ours']:.1f}")
         side = record["image"]
         channels = f"{record['inputs']} -> {record['outputs']}"
-        found.append((f"{side} x {side}", channels, str(record["stride"]), *cells))
+        where = ", in a loop" if record.get("loop") else ""
+        found.append((f"{side} x {side}{where}", channels, str(record["stride"]), *cells))
     return found

@@ -45,6 +45,9 @@ def base() -> ml_collections.ConfigDict:
     c.steps = "2000"  # Length of the run.
     c.batch_size = 64  # Of one update, over all devices.
     c.accumulate = 1  # In how many parts a batch is worked on, to save memory; their gradients are averaged.
+    # Steps in one call of the compiled program, where nothing else is due between them: for two seconds at most, and of
+    # data that lies on the devices.
+    c.steps_per_call = 10
     c.devices = 0  # How many devices batches are split over; 0 for all.
     c.label_smoothing = 0.0  # In [0, 1).
 

@@ -67,6 +67,11 @@ def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
     return found
 
 
+def possible(method: Method, step: int) -> bool:
+    """Returns whether a step can have cuts."""
+    return method.cuts(step) or (method.ranking is not None and method.ranking.possible(step))
+
+
 def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.Cut, dict[str, Any]]:
     problem, variables, options = at.problem, at.variables, dict(ranking.options)
     most, devices = problem.dataset.train_examples, problem.devices.count

@@ -28,7 +28,6 @@ class Devices:
     Attributes:
       mesh: of one axis, `batch`.
       replicated: the same on every device.
-      split: the leading axis split over the devices.
       process, processes: this process, and how many there are.
     """
 
@@ -45,7 +44,6 @@ class Devices:
         devices = jax.devices()[: count or here]
         self.mesh: Mesh = jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
         self.replicated = NamedSharding(self.mesh, PartitionSpec())
-        self.split = NamedSharding(self.mesh, PartitionSpec("batch"))
         self.process, self.processes = jax.process_index(), jax.process_count()
 
     @property
@@ -73,15 +71,16 @@ class Devices:
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.device_put(np.asarray(leaf), self.replicated)
 
-    def share(self, rows: np.ndarray) -> np.ndarray:
-        """Returns this process's share of the rows of a batch."""
-        return np.array_split(rows, self.processes)[self.process]
+    def share(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Returns this process's share of the rows of a batch, which lie along an axis."""
+        return np.array_split(rows, self.processes, axis)[self.process]
 
-    def spread(self, tree: Any) -> Any:
-        """Returns a tree of batches, split over all devices, of what each process has of it."""
+    def spread(self, tree: Any, axis: int = 0) -> Any:
+        """Returns a tree of batches, split over all devices along an axis, of what each process has of it."""
+        split = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "batch"))
         if self.processes == 1:
-            return jax.device_put(tree, self.split)
-        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(self.split, leaf), tree)
+            return jax.device_put(tree, split)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(split, leaf), tree)
 
     def gather(self, share: np.ndarray) -> np.ndarray:
         """Returns the rows of a batch, of what each process has of it."""

@@ -7,7 +7,7 @@ Every process reads its own share of each batch; what comes out are arrays over 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import NamedTuple
 
 import jax
@@ -21,11 +21,18 @@ from experiments.problem import Problem
 from experiments.step import Data, prepare
 
 
-class Batch(NamedTuple):
-    """A batch as `train_step` takes it: the whole training set and the examples chosen, or the batch and `None`."""
+class Batches(NamedTuple):
+    """Batches of some steps as `train_steps` takes them.
+
+    Attributes:
+      data: the whole training set; or the batch of one step.
+      examples: `[S, B]`, which examples each step takes; `None` where `data` is a batch.
+      steps: how many of the S steps are to be taken.
+    """
 
     data: Data
     examples: jax.Array | None
+    steps: int
 
 
 class TestBatch(NamedTuple):
@@ -49,18 +56,29 @@ class Feed:
             images, labels = self._dataset.splits["train"]
             self._resident = self._devices.everywhere(Data(jnp.asarray(images), jnp.asarray(labels)))
 
-    def batches(self, first: int, last: int) -> Generator[Batch]:
-        """Returns the batches of the steps from `first` up to, not including, `last`; close it to stop reading."""
+    def batches(self, first: int, last: int, together: Callable[[int], int] = lambda step: 1) -> Generator[Batches]:
+        """Returns the batches of the steps from `first` up to, not including, `last`; close it to stop reading.
+
+        Args:
+          first, last: the steps.
+          together: how many steps to take in one call from a step on, at most `config.steps_per_call`; asked when its
+            batch is. Of data that is read while training goes on it is one.
+        """
         if self._resident is not None:
-            for step in range(first, last):
-                yield Batch(self._resident, self._devices.spread(self._devices.share(self._order(step))))
+            step = first
+            while step < last:
+                taken = together(step)
+                rows = np.zeros((self._config.steps_per_call, self._config.batch_size), np.int32)
+                rows[:taken] = [self._order(step + i) for i in range(taken)]
+                yield Batches(self._resident, self._devices.spread(self._devices.share(rows, 1), 1), taken)
+                step += taken
             return
         from experiments.data.streamed import Streamed  # Grain takes a while to import.
 
         assert isinstance(self._dataset, Streamed)
         part = (self._devices.process, self._devices.processes)
         for batch in self._dataset.feed(self._order, range(first, last), part=part):
-            yield Batch(Data(*self._devices.spread(batch)), None)
+            yield Batches(Data(*self._devices.spread(batch)), None, 1)
 
     def death_set(self, step: int) -> list[jax.Array]:
         """Returns inputs of training examples, not augmented, in batches of one size.

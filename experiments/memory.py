@@ -51,8 +51,8 @@ def compiled(problem: Problem) -> int | None:
     stepper = Stepper(problem, network, variables)
     opt_state = jax.jit(problem.method.tx.init)(variables["params"])
     state = TrainState(jnp.zeros([], jnp.int32), variables, opt_state, jax.random.key(0))
-    with contextlib.closing(Feed(problem).batches(0, 1)) as batches:
-        stepper.compile(problem.devices.everywhere(state), next(batches))
+    with contextlib.closing(Feed(problem).batches(0, 1)) as feed:
+        stepper.compile(problem.devices.everywhere(state), next(feed))
     return stepper.bytes
 
 

@@ -130,6 +130,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     smoothing = config.label_smoothing
     require(0 <= smoothing < 1, "config.label_smoothing", smoothing, "in [0, 1)")
     devices = devices_lib.Devices(config.devices)
+    require(config.steps_per_call >= 1, "config.steps_per_call", config.steps_per_call, "at least 1")
     require(config.accumulate >= 1, "config.accumulate", config.accumulate, "at least 1")
     devices.require_divides("config.batch_size", config.batch_size, config.accumulate)
     devices.require_divides("config.eval_batch_size", config.eval_batch_size)

@@ -46,7 +46,10 @@ class Data(NamedTuple):
 
 
 class StepMetrics(NamedTuple):
-    """What one step reports: the loss, how many examples were right, and by site who was alive on the batch."""
+    """What a step reports: the loss, how many examples were right, and by site who was alive on the batch.
+
+    Those of several steps have a leading axis.
+    """
 
     loss: jax.Array
     correct: jax.Array
@@ -135,6 +138,43 @@ def train_step(
     return jax.lax.with_sharding_constraint(result, task.replicated)
 
 
+@functools.partial(jax.jit, static_argnames=("task",), donate_argnames=("state",))
+def train_steps(
+    state: TrainState,
+    data: Data,
+    examples: jax.Array | None,
+    count: jax.Array,
+    members: demp_jax.Membership,
+    *,
+    task: Task,
+) -> tuple[TrainState, StepMetrics]:
+    """Takes several steps in one call.
+
+    A call costs the host as much as some of a small network's steps, and a CPU its memory anew. The number of steps is
+    no constant of the program: it is compiled once, and what a step computes does not depend on it.
+
+    Args:
+      state, data, members, task: as `train_step` takes them.
+      examples: `[S, B]` int32, those of each step; `None` for one step, where `data` is the batch.
+      count: `int32[]` in [1, S], how many of the S steps to take.
+
+    Returns:
+      The next state, and the metrics of the steps: `[S, ...]`, of which those from `count` on are zero.
+    """
+    if examples is None or len(examples) == 1:
+        state, metrics = train_step(state, data, None if examples is None else examples[0], members, task=task)
+        return state, jax.tree.map(lambda leaf: leaf[None], metrics)
+
+    def take(number: jax.Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+        state, all_metrics = carry
+        state, metrics = train_step(state, data, examples[number], members, task=task)
+        return state, jax.tree.map(lambda every, one: every.at[number].set(one), all_metrics, metrics)
+
+    _, one = jax.eval_shape(functools.partial(train_step, task=task), state, data, examples[0], members)
+    none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), one)
+    return jax.lax.fori_loop(0, count, take, (state, none))
+
+
 def _apart(leaf: jax.Array, parts: int) -> jax.Array:
     return leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:])
 
@@ -179,4 +219,5 @@ def all_finite(tree: Any) -> jax.Array:
 
 def free_compiled() -> None:
     """Drops the compiled steps: those of a wider network are of no more use, and hold memory."""
-    cast("Any", train_step).clear_cache()
+    for compiled in (train_step, train_steps):
+        cast("Any", compiled).clear_cache()

@@ -13,10 +13,10 @@ import jax.numpy as jnp
 
 import demp_jax
 from experiments import timing
-from experiments.feed import Batch
+from experiments.feed import Batches
 from experiments.network import Network
 from experiments.problem import Problem
-from experiments.step import StepMetrics, Task, TrainState, train_step
+from experiments.step import StepMetrics, Task, TrainState, train_steps
 
 
 class Stepper:
@@ -47,20 +47,33 @@ class Stepper:
             updater=method.updater,
             replicated=problem.devices.replicated,
         )
+        self._everywhere = problem.devices.everywhere
+        self._counts: dict[int, jax.Array] = {}
         self._compiled: Any = None
         self._taken: Any = None
 
-    def compile(self, state: TrainState, batch: Batch) -> None:
-        """Compiles the step for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
-        self._compiled = train_step.lower(state, *batch, self.members, task=self.task).compile()
-        self._taken = _kinds((state, batch))
+    def compile(self, state: TrainState, batches: Batches) -> None:
+        """Compiles the steps for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
+        self._compiled = train_steps.lower(*self.arguments(state, batches), task=self.task).compile()
+        self._taken = _kinds((state, batches[:2]))
 
-    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        """Takes a step; the memory of `state` is reused. Compiles if that was not done for such arguments."""
-        if self._compiled is None or (self._taken is not None and self._taken != _kinds((state, batch))):
-            self.compile(state, batch)
+    def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, StepMetrics]:
+        """Takes steps; the memory of `state` is reused. Compiles if that was not done for such arguments.
+
+        Returns:
+          The next state and the metrics of the steps, with a leading axis of at least so many entries as were taken.
+        """
+        if self._compiled is None or (self._taken is not None and self._taken != _kinds((state, batches[:2]))):
+            self.compile(state, batches)
         self._taken = None  # From now on arguments are alike.
-        return self._compiled(state, *batch, self.members)
+        return self._compiled(*self.arguments(state, batches))
+
+    def arguments(self, state: TrainState, batches: Batches) -> tuple[Any, ...]:
+        """Returns what `train_steps` takes, but for the task."""
+        data, examples, count = batches
+        if count not in self._counts:
+            self._counts[count] = self._everywhere(jnp.asarray(count, jnp.int32))
+        return state, data, examples, self._counts[count], self.members
 
     @property
     def compiled(self) -> bool:
@@ -87,12 +100,12 @@ def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
 
 
 def time_ratio(
-    problem: Problem, stepper: Stepper, state: TrainState, batch: Batch, stopped: Callable[[], bool] = lambda: False
+    problem: Problem, stepper: Stepper, state: TrainState, batches: Batches, stopped: Callable[[], bool] = lambda: False
 ) -> float | None:
     """Returns time per step over that of plain dense training, medians of interleaved repeats.
 
-    Plain: the same batch and base optimizer at the widths the run began with, nothing watched or added. How long is
-    timed is `config.step_time_seconds` for each, at least ten steps. Where `stopped` says so, it ends and gives `None`.
+    Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. How long is
+    timed is `config.step_time_seconds` for each, at least ten calls. Where `stopped` says so, it ends and gives `None`.
     """
     devices = problem.devices
     network, variables = problem.initial()
@@ -103,7 +116,7 @@ def time_ratio(
     tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
 
     def take(name: str) -> StepMetrics:
-        states[name], metrics = train_step(states[name], *batch, stepper.members, task=tasks[name])
+        states[name], metrics = train_steps(*stepper.arguments(states[name], batches), task=tasks[name])
         return metrics
 
     steps = {name: functools.partial(take, name) for name in tasks}

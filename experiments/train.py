@@ -31,12 +31,15 @@ from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.counters import Counters, Stopwatch
 from experiments.errors import NonFiniteLossError, UsageError
-from experiments.feed import Batch, Feed
+from experiments.feed import Batches, Feed
 from experiments.problem import Problem, pose, size
 from experiments.step import StepMetrics, TrainState, all_finite, free_compiled
 from experiments.stepper import Stepper
 
 _LOG = logging.getLogger(__name__)
+
+# Steps that are taken together take no longer, so that a signal need not wait.
+_CALL_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,9 +115,12 @@ class _Run:
         self.checkpoints = checkpoints
         self.compiling = compiling
         self.counters = Counters()
-        self.pending: list[tuple[int, StepMetrics]] = []
-        # The last one, of the shapes of all.
-        self.batch: Batch | None = None
+        # From which step on how many were taken together, and their metrics.
+        self.pending: list[tuple[int, int, StepMetrics]] = []
+        # The last ones, of the shapes of all.
+        self.batches: Batches | None = None
+        # Of a step, as last timed.
+        self.seconds = math.inf
         # The record of a cut that waits for the next step to compile.
         self.open_cut: dict[str, Any] | None = None
         self.cut_ended = 0.0
@@ -202,8 +208,8 @@ class _Run:
         closing = contextlib.closing(self.records)
         with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext(), closing, self.progress:
             try:
-                with contextlib.closing(self.feed.batches(first, last)) as batches:
-                    stopped_by = self._loop(first, last, batches, stop)
+                with contextlib.closing(self.feed.batches(first, last, self._together)) as feed:
+                    stopped_by = self._loop(first, last, feed, stop)
             finally:
                 if self.ahead is not None:
                     self.ahead.abandon()
@@ -226,7 +232,7 @@ class _Run:
         self,
         first: int,
         last: int,
-        batches: Iterator[Batch],
+        feed: Iterator[Batches],
         stop: Callable[[], signal.Signals | None],
     ) -> signal.Signals | None:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
@@ -236,7 +242,8 @@ class _Run:
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
         self._tick("other")
-        for step in range(first, last + 1):
+        step = first
+        while True:
             stopped_by = self._stopped(step, stop)
             if lengths.watch and step != self.continued and (step % lengths.watch == 0 or step == last):
                 with self._spending("evaluation", "looking at who is dead"):
@@ -258,23 +265,50 @@ class _Run:
                 return None if step == last else stopped_by
             if not self.pending:
                 self._start_timing()
-            self.batch = next(batches)
+            self.batches = next(feed)
             self._tick("data")
             with contextlib.nullcontext() if self.stepper.compiled else self.progress.doing("compiling the step"):
-                self.state, metrics = self.stepper(self.state, self.batch)
+                self.state, metrics = self.stepper(self.state, self.batches)
             self._close_cut()
-            self.pending.append((step + 1, metrics))
-            self.counters.train_flops += 3.0 * self.flops * batch
-            if self._remasked(step):
+            self.pending.append((step, self.batches.steps, metrics))
+            self.counters.train_flops += 3.0 * self.flops * batch * self.batches.steps
+            step += self.batches.steps
+            if self._remasked(step - 1):
                 if getattr(self.method.updater, "dense_gradients", False):
                     # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
                     self.counters.train_flops += (self.stepper.graph.flops() - self.flops) * batch
                 self._count()
-            if (step + 1) % lengths.log == 0:
-                line = self._flush(step + 1)
-                self.progress.update(step + 1, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
+            if step % lengths.log == 0:
+                line = self._flush(step)
+                self.progress.update(step, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
             self._tick("steps")
-        raise AssertionError("the loop returns at its last step")
+
+    def _together(self, step: int) -> int:
+        """Returns how many steps to take in one call: as many as there are until something else is due."""
+        count, most = 1, self._most_together()
+        while count < most and not self._due(step + count):
+            count += 1
+        return count
+
+    def _most_together(self) -> int:
+        """Returns how many steps a call takes at most."""
+        most = self.config.steps_per_call
+        if self.devices.processes > 1:  # Each has a clock of its own, and all are to do alike.
+            return most
+        return max(1, min(most, int(_CALL_SECONDS / self.seconds)))
+
+    def _due(self, step: int) -> bool:
+        """Returns whether anything but the next update may be due at a step."""
+        lengths, goal = self.problem.lengths, self.problem.goal
+        every = (lengths.log, lengths.evaluate, lengths.checkpoint, lengths.watch)
+        return (
+            step == lengths.run
+            or any(length and step % length == 0 for length in every)
+            or (goal is not None and goal.due(step))
+            or (self.ahead is not None and self.ahead.due == step)
+            or cuts_lib.possible(self.method, step)
+            or self._remasked(step - 1)
+        )
 
     def _stopped(self, step: int, stop: Callable[[], signal.Signals | None]) -> signal.Signals | None:
         """Returns the signal that stops the run at this step; several processes agree on it when they log."""
@@ -333,14 +367,14 @@ class _Run:
         variables = jax.tree.map(jnp.copy, self.state.variables)
         at = self._standing(step, least_gain=self._least_gain(step), within=within)
         at = at._replace(variables=variables, opt_state=None)
-        state, batch = self.state._replace(variables=None, opt_state=None), self.batch
+        state, batches = self.state._replace(variables=None, opt_state=None), self.batches
 
         def prepare(cut: demp_jax.Cut) -> Stepper:
             assert isinstance(cut.fn, network_lib.Network)
             stepper = Stepper(self.problem, cut.fn, cut.variables)
-            if batch is not None:
+            if batches is not None:
                 opt_state = jax.eval_shape(self.method.tx.init, cut.variables["params"])
-                stepper.compile(stepper_lib.abstract(state, cut.variables, opt_state), batch)
+                stepper.compile(stepper_lib.abstract(state, cut.variables, opt_state), batches)
             return stepper
 
         self.counters.last_cut = step
@@ -467,15 +501,20 @@ class _Run:
         pending = jax.device_get(self.pending)
         self._tick("steps")
         self.pending = []
-        for taken, metrics in pending:
-            if not np.isfinite(metrics.loss):
-                raise NonFiniteLossError(self._non_finite(taken, float(metrics.loss)))
+        for first, count, metrics in pending:
+            for number, loss in enumerate(metrics.loss[:count], first + 1):
+                if not np.isfinite(loss):
+                    raise NonFiniteLossError(self._non_finite(number, float(loss)))
         seconds = time.perf_counter() - self.timed[0] - (self.compiling.seconds - self.timed[1])
+        losses = np.concatenate([metrics.loss[:count] for _, count, metrics in pending])
+        correct = np.concatenate([metrics.correct[:count] for _, count, metrics in pending])
+        _, count, last = pending[-1]
+        self.seconds = max(seconds, 1e-9) / len(losses)
         line = {
-            "loss": float(np.mean([m.loss for _, m in pending])),
-            "train_accuracy": float(np.mean([m.correct for _, m in pending])) / self.config.batch_size,
-            "seconds_per_step": max(seconds, 0.0) / len(pending),
-            "active": {name: int(bits.sum()) for name, bits in pending[-1][1].alive.items()},
+            "loss": float(np.mean(losses)),
+            "train_accuracy": float(np.mean(correct)) / self.config.batch_size,
+            "seconds_per_step": self.seconds,
+            "active": {name: int(bits[count - 1].sum()) for name, bits in last.alive.items()},
             **self._progress(step),
         }
         undisturbed = not (self.beside or self._preparing())
@@ -557,10 +596,11 @@ class _Run:
         """Returns time per step of the run's end over that of plain dense training; `None` if the run is stopped."""
         if self.method.name == "dense":
             return 1.0
-        with contextlib.closing(self.feed.batches(0, 1)) as batches:
-            batch = next(batches)
+        most = self._most_together()
+        with contextlib.closing(self.feed.batches(0, most, lambda step: most)) as feed:
+            batches = next(feed)
         with self.progress.doing("timing the step"):
-            return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batch, lambda: stop() is not None)
+            return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batches, lambda: stop() is not None)
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
         self._count()

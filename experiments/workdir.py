@@ -20,6 +20,7 @@ from experiments.errors import UsageError
 # Fields that change where a run reads and what it shows, not what it computes.
 FREE_FIELDS = (
     "devices",
+    "steps_per_call",
     "data.dir",
     "data.workers",
     "progress",

@@ -32,6 +32,7 @@ SHORT = {
     "log_every": "5",
     "eval_every": "10",
     "checkpoint_every": "8",
+    "steps_per_call": 1,
     "eval_batch_size": 256,
     "pruning.examples": 256,
     "step_time_seconds": 0.01,

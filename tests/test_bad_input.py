@@ -44,6 +44,7 @@ BAD = {
     "optimizer.warmup": ("30", "config.optimizer.warmup must be shorter than the run of 30 steps; got '30'"),
     "optimizer.warmup_from": (-1.0, "config.optimizer.warmup_from must be a finite number >= 0; got -1.0"),
     "optimizer.clip_norm": (-1.0, "config.optimizer.clip_norm must be a finite number >= 0; got -1.0"),
+    "steps_per_call": (0, "config.steps_per_call must be at least 1; got 0"),
     "accumulate": (0, "config.accumulate must be at least 1; got 0"),
     "devices": (9, "config.devices must be between 1 and 8, or 0 for all; got 9"),
     "data.padding": ("wrap", "config.data.padding must be one of reflect, zero; got 'wrap'"),

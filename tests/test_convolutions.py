@@ -135,6 +135,25 @@ def test_what_is_computed_beside_zeros(channels, computed):
     assert back[0].shape == args[0].shape
 
 
+@pytest.mark.parametrize(("devices", "stride"), [(1, 1), (1, 2), (2, 1)])
+def test_every_convolution_has_the_layout_that_is_fast_in_loops(devices, stride):
+    """On a CPU XLA brings no other into that layout within a loop, and computes it by a plain loop of its own."""
+
+    def loss(kernel, x):
+        y = lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=FLAX)
+        return jnp.sum(y**2)
+
+    args = jnp.ones((3, 3, 4, 5)), jnp.ones((6, 8, 8, 4))
+    layouts = []
+    for fn in (jax.grad(loss, (0, 1)), demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)), devices=devices)):
+        eqns = jax.make_jaxpr(fn)(*args).eqns
+        found = [eqn.params["dimension_numbers"] for eqn in eqns if eqn.primitive.name == "conv_general_dilated"]
+        layouts.append([tuple(layout) for layout in found])
+    assert len(layouts[0]) == len(layouts[1]) == 3
+    assert set(layouts[0]) == {convolutions._FORWARD, convolutions._IMAGE_GRADIENT, convolutions._KERNEL_GRADIENT}
+    assert set(layouts[1]) == {convolutions._FORWARD}
+
+
 def test_elsewhere_nothing_changes():
     fn = lambda x: x  # noqa: E731
     assert demp_jax.with_fast_convolutions(fn, platform="gpu") is fn

@@ -19,7 +19,7 @@ from tests.runs import lines, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
 
-CHANGES = {"eval_batch_size": 64, "pruning.ahead": "2"}
+CHANGES = {"eval_batch_size": 64, "pruning.ahead": "2", "steps_per_call": 4}
 
 
 def _arrays(workdir):

@@ -176,6 +176,85 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(finished, tmp_pat
     assert last_digests(tmp_path / "other") != last_digests(workdir)
 
 
+def _records(workdir):
+    """Returns records without times, and without the memory of a compiled step."""
+    found = [without_times(lines(workdir / name)) for name in ("metrics.jsonl", "cuts.jsonl")]
+    for line in found[1]:
+        line.pop("step_bytes")
+    return found
+
+
+def _steps_per_call(patch):
+    """Returns a list that calls of the compiled steps add to: the first step, and how many."""
+    calls, real = [], Stepper.__call__
+
+    def call(self, state, batches):
+        calls.append((int(state.step), batches.steps))
+        return real(self, state, batches)
+
+    patch.setattr(Stepper, "__call__", call)
+    return calls
+
+
+@pytest.fixture(scope="module")
+def singly(tmp_path_factory):
+    """The program of up to four steps in a call, called for one at a time."""
+    workdir = tmp_path_factory.mktemp("singly")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "_CALL_SECONDS", 0.0)
+        calls = _steps_per_call(patch)
+        result = train_and_evaluate(short_config(steps_per_call=4), workdir)
+    assert calls == [(step, 1) for step in range(30)]
+    return workdir, result
+
+
+def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_path, monkeypatch):
+    """Bit for bit where they are called otherwise; up to rounding where they are compiled otherwise."""
+    monkeypatch.setattr(train, "_CALL_SECONDS", 1e9)
+    calls = _steps_per_call(monkeypatch)
+    result = train_and_evaluate(short_config(steps_per_call=4), tmp_path)
+    # Singly until steps have been timed; then up to lines of metrics (5), checkpoints (8) and cuts (10).
+    timed = [(5, 3), (8, 2), (10, 4), (14, 1), (15, 1), (16, 4), (20, 4), (24, 1), (25, 4), (29, 1)]
+    assert calls == [*((step, 1) for step in range(5)), *timed]
+    workdir, alone = singly
+    assert last_digests(tmp_path) == last_digests(workdir)
+    assert _records(tmp_path) == _records(workdir)
+    for key in ("test_accuracy", "widths", "train_flops", "cuts"):
+        assert result.summary[key] == alone.summary[key]
+    losses = [[line["loss"] for line in lines(w / "metrics.jsonl") if "loss" in line] for w in (tmp_path, finished[0])]
+    assert len(losses[0]) == len(losses[1])
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    assert result.summary["widths"] == finished[1].summary["widths"]
+
+
+def test_a_call_takes_no_longer_than_a_signal_can_wait(tmp_path, monkeypatch):
+    calls = _steps_per_call(monkeypatch)
+    config = short_config(steps_per_call=10, steps="20", log_every="10", eval_every="20", checkpoint_every="20")
+    config = config_of({"method.strength_span": "20", "method.noise_span": "20"}, lambda: config)
+    monkeypatch.setattr(train, "_CALL_SECONDS", 1.0)
+    monkeypatch.setattr(train._Run, "seconds", property(lambda self: 0.3, lambda self, seconds: None), raising=False)
+    train_and_evaluate(config, tmp_path)
+    assert calls == [(step, 1 if step % 10 == 9 else 3) for step in (0, 3, 6, 9, 10, 13, 16, 19)]
+
+
+def test_a_signal_while_steps_are_taken_together(singly, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "_CALL_SECONDS", 1e9)
+    real = Stepper.__call__
+
+    def call(self, state, batches):
+        if int(state.step) == 10:
+            assert batches.steps == 4
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(self, state, batches)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stepper, "__call__", call)
+        assert train_and_evaluate(short_config(steps_per_call=4), tmp_path).stopped_by == signal.SIGTERM
+    assert (tmp_path / "checkpoints" / "14").is_dir()
+    train_and_evaluate(short_config(steps_per_call=4), tmp_path)
+    assert last_digests(tmp_path) == last_digests(singly[0])
+
+
 class _Interrupted(Exception):
     pass
 
@@ -249,8 +328,8 @@ def test_time_is_told_apart(tmp_path, monkeypatch, older):
             raise _Interrupted
         return real_step(self, state, *args)
 
-    def batches(self, first, last):
-        for batch in real_batches(self, first, last):
+    def batches(self, *args):
+        for batch in real_batches(self, *args):
             now[0] += 10
             yield batch
 
@@ -322,7 +401,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
 
     def step(self, state, *args):
         new, metrics = real(self, state, *args)
-        return new, metrics._replace(loss=jnp.asarray(jnp.nan)) if int(new.step) == 19 else metrics
+        return new, metrics._replace(loss=jnp.full_like(metrics.loss, jnp.nan)) if int(new.step) == 19 else metrics
 
     monkeypatch.setattr(Stepper, "__call__", step)
     message = (

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The same convolutions, faster, where a backend is slow at them.
 
-XLA's convolutions on the CPU have three weak spots (`benchmarks/README.md` has the figures):
+XLA's convolutions on the CPU have four weak spots (`benchmarks/README.md` has the figures):
 
 * Images smaller than the kernel, as in the last stage of a ResNet-18 on 16 x 16 maps or of a VGG-16 on 32 x 32 images.
   XLA exchanges image and kernel there and is left with a plain loop, up to 45 times slower than a product of matrices.
@@ -10,6 +10,8 @@ XLA's convolutions on the CPU have three weak spots (`benchmarks/README.md` has 
 * Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
   beside them it is faster, up to 3.5 times: with at most 16 of each as multiples of 8, with odd numbers of inputs, and
   with numbers of outputs just below 24, 32 and 48 (suite `paddings`).
+* Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
+  in the body of a loop it is left with a plain one, many times slower. So every convolution leaves here in them.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs, I J kernel.
 """
@@ -40,6 +42,7 @@ _FEW_CHANNELS = 1024  # Inputs times outputs.
 _FORWARD = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _IMAGE_GRADIENT = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
 _KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
+_FLAX = ("NHWC", "HWIO", "NHWC")  # The same as the first, by name.
 
 
 def with_fast_convolutions(
@@ -48,8 +51,9 @@ def with_fast_convolutions(
     """Returns `fn` with convolutions computed by other means where those are faster, up to the order of sums the same.
 
     It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, on the CPU; anywhere else it returns `fn`
-    itself. Convolutions inside of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` stay as they are.
-    The result must be compiled, and can no longer be differentiated faster than before: put it around the gradient.
+    itself. Convolutions inside of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stay as they
+    are; in a loop over steps, put it around what is inside. The result must be compiled, and can no longer be
+    differentiated faster than before: put it around the gradient.
 
     Example:
       >>> def loss(kernel, x):
@@ -76,12 +80,15 @@ def with_fast_convolutions(
         layout = tuple(op.params["dimension_numbers"])
         if not _plain(op.params, x):
             return None
-        if layout in (_FORWARD, _IMAGE_GRADIENT) and math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3]):
-            return _over_small_image(x, kernel if layout == _FORWARD else jnp.swapaxes(kernel, 2, 3), op)
         if layout in (_FORWARD, _IMAGE_GRADIENT):
-            return _beside_zeros(x, kernel, op)
-        if layout == _KERNEL_GRADIENT and devices == 1 and _large(op, kernel.shape[1:3]):
-            return _kernel_gradient(x, kernel, op)
+            kernel = kernel if layout == _FORWARD else jnp.swapaxes(kernel, 2, 3)
+            small = math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
+            return (_over_small_image if small else _beside_zeros)(x, kernel, op)
+        if layout == _KERNEL_GRADIENT:
+            if devices == 1 and _large(op, kernel.shape[1:3]):
+                return _kernel_gradient(x, kernel, op)
+            y = _convolution(x.transpose(3, 1, 2, 0), kernel.transpose(1, 2, 0, 3), op)
+            return y.transpose(1, 2, 0, 3)
         return None
 
     def wrapped(*args: Any) -> Any:
@@ -146,29 +153,33 @@ def _up(number: int, multiple: int) -> int:
     return -(-number // multiple) * multiple
 
 
-def _beside_zeros(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array | None:
-    """Returns the convolution with inputs and outputs of zero beside its own, or `None` where that is no faster."""
-    params, layout = op.params, op.params["dimension_numbers"]
+def _beside_zeros(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns the convolution, with inputs and outputs of zero beside its own where that is faster."""
+    params = op.params
+    inputs, outputs = kernel.shape[2:]
     if params["lhs_dilation"] != (1, 1) or math.prod(kernel.shape[:2]) == 1:
-        return None
-    out_axis, in_axis = layout.rhs_spec[:2]
-    inputs, outputs = kernel.shape[in_axis], kernel.shape[out_axis]
+        return _convolution(x, kernel, op)
     more_inputs, more_outputs = (to - n for to, n in zip(_even(inputs, outputs), (inputs, outputs), strict=True))
-    if not more_inputs and not more_outputs:
-        return None
-    added = {in_axis: more_inputs, out_axis: more_outputs}
     zero = jnp.zeros([], x.dtype)
-    y = lax.conv_general_dilated(
-        lax.pad(x, zero, ((0, 0, 0),) * 3 + ((0, more_inputs, 0),)),
-        lax.pad(kernel, zero, [(0, added.get(axis, 0), 0) for axis in range(4)]),
+    x = lax.pad(x, zero, ((0, 0, 0),) * 3 + ((0, more_inputs, 0),))
+    kernel = lax.pad(kernel, zero, ((0, 0, 0), (0, 0, 0), (0, more_inputs, 0), (0, more_outputs, 0)))
+    return _convolution(x, kernel, op)[..., :outputs]
+
+
+def _convolution(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns XLA's convolution of operands in the layouts of Flax."""
+    params = op.params
+    return lax.conv_general_dilated(
+        x,
+        kernel,
         params["window_strides"],
         params["padding"],
+        lhs_dilation=params["lhs_dilation"],
         rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=layout,
+        dimension_numbers=_FLAX,
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )
-    return y[..., :outputs]
 
 
 def _taps(inputs: int, outputs: int, kernel: int, axis: int, params: dict[str, Any]) -> np.ndarray:

@@ -32,9 +32,12 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
     require_choice("config.ranking.optimizer", section.optimizer, ("sliced",))
     wanted = chase.channels(target, end=until)
 
+    def possible(step: int) -> bool:
+        return 0 < step <= until and (step % every == 0 or step == until)
+
     def due(step: int, opt_state: Any) -> float | None:
         del opt_state
-        return wanted(step) if 0 < step <= until and (step % every == 0 or step == until) else None
+        return wanted(step) if possible(step) else None
 
     def make(section: Any, distribution: Any, schedule: Any, seed: int, end: int) -> masking.Masking:
         extra = optax.cosine_decay_schedule(0.05, max(end, 1), 0.1)
@@ -45,7 +48,7 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
 
     masks = updater(config, make, moves=True, epoch=epoch, run=run)
     when = f"every {every:,} steps until step {until:,}, ever more"
-    plain = structured_method(config, masks.wrap_optax(base), chase.score, due, when, epoch=epoch, run=run)
+    plain = structured_method(config, masks.wrap_optax(base), chase.score, due, possible, when, epoch=epoch, run=run)
     assert plain.ranking is not None
     options = {**plain.ranking.options, "steps": 1, "rule": "exact"}
     floors = functools.partial(chase.floors, sparsity=target, beta=beta)

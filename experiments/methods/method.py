@@ -24,6 +24,7 @@ class Ranking:
     Attributes:
       score: of the units.
       due: the neuron sparsity to cut to at a step, given the state of the optimizer; `None` for no cut.
+      possible: whether it can be due at a step, whatever that state.
       when: that in words.
       options: of `baselines.structured.prune`, but for the sparsity.
       batches, batch_size: how many examples are scored.
@@ -33,6 +34,7 @@ class Ranking:
 
     score: Score
     due: Callable[[int, Any], float | None]
+    possible: Callable[[int], bool]
     when: str
     options: dict[str, Any]
     batches: int

@@ -53,13 +53,18 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
             first = 1 if watches else 0
             require(first <= latest <= run, f"config.ranking.{field}", section[field], f"in {first} to {run} steps")
 
-        def due(step: int, opt_state: Any) -> float | None:
+        def possible(step: int) -> bool:
             if not watches:
-                return target if step == latest else None
+                return step == latest
             # The state is asked at the ends of epochs alone: it would make every step wait.
             near = any(math.floor((step + d) / epoch) > math.floor((step + d - 1) / epoch) for d in (-1, 0, 1))
-            if step == 0 or step > latest or not (near or step in (latest, run)):
+            return 0 < step <= latest and (near or step in (latest, run))
+
+        def due(step: int, opt_state: Any) -> float | None:
+            if not possible(step):
                 return None
+            if not watches:
+                return target
             fired = early.fired_at(opt_state)
             if step == run and fired < 0 and step < latest:
                 _LOG.warning(
@@ -72,7 +77,7 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
         if watches:
             by = f"{when} at the latest" if latest <= run else "never if that does not come"
             when = f"when the weights' distance from the start grows slowly, by config.ranking.early_rule; {by}"
-        return structured_method(config, tx, chosen, due, when, rule=rule, epoch=epoch, run=run)
+        return structured_method(config, tx, chosen, due, possible, when, rule=rule, epoch=epoch, run=run)
 
     return make
 
@@ -82,13 +87,14 @@ def structured_method(
     tx: optax.GradientTransformation,
     score: Score,
     due: Callable[[int, Any], float | None],
+    possible: Callable[[int], bool],
     when: str,
     *,
     rule: str = "exact",
     epoch: float,
     run: int,
 ) -> Method:
-    """Returns a method that cuts by a score when it is due, `when` in words, and dead units at the end."""
+    """Returns a method that cuts by a score when it is due, and dead units at the end; see `Ranking`."""
     section = config.ranking
     require_choice("config.ranking.rule", section.rule, ("auto", *selection.RULES))
     require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
@@ -99,6 +105,7 @@ def structured_method(
     ranking = Ranking(
         score=score,
         due=due,
+        possible=possible,
         when=when,
         options={
             "steps": section.stages,
