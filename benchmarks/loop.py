@@ -1,8 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """What stands around the step: the training program, the bare step, the step through `nnx.jit`, and PyTorch's.
 
-The same ResNet-18 at the same batch, in ratios to the bare step. The program's figure is the median of its own records,
-from which compiling and evaluating are left out; PyTorch takes part where it is installed.
+The same ResNet-18 at the same batch, in ratios to the bare step. In every round each way takes its turn, and so do runs
+of the program, of which the median of their own records counts: compiling and evaluating are left out. PyTorch takes
+part where it is installed. A network of small arrays, as many as in the others, shows what the host takes.
 """
 
 from __future__ import annotations
@@ -28,33 +29,62 @@ from demp_jax import models
 from experiments import records as records_lib
 from experiments.train import train_and_evaluate
 
-# Model, batch, steps of the program.
-CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
-    "tiny": [({"base_width": 4}, 8, 4)],
-    "cpu": [({"base_width": 16, "stem_stride": 2}, 128, 40), ({"base_width": 16}, 128, 20)],
-    "gpu": [({"base_width": 64, "dtype": dtype}, 512, 200) for dtype in ("float32", "bfloat16")],
+_SMALL: dict[str, Any] = {"base_width": 4, "stem_stride": 2}
+# Data, model, batch, steps of the program.
+CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
+    "tiny": [("digits", _SMALL, 8, 8)],
+    "cpu": [
+        ("digits", _SMALL, 8, 800),
+        ("cifar10", {"base_width": 16, "stem_stride": 2}, 128, 80),
+        ("cifar10", {"base_width": 16}, 128, 40),
+    ],
+    "gpu": [
+        ("digits", _SMALL, 8, 800),
+        *(("cifar10", {"base_width": 64, "dtype": dtype}, 512, 200) for dtype in ("float32", "bfloat16")),
+    ],
 }
+_SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+# Rounds, and calls of each way in one; by scale.
+_ROUNDS = {"tiny": (1, 1), "cpu": (3, 4), "gpu": (2, 10)}
 
 
 def rows(scale: str) -> Iterator[dict[str, Any]]:
     """Yields a record per network: seconds per step by way of running it, and ratios to the bare step."""
-    for model, batch, steps in CASES[scale]:
-        model = {"name": "resnet18", **model}
-        shape = (8, 8, 1) if scale == "tiny" else (32, 32, 3)
+    rounds, repeats = _ROUNDS[scale]
+    for data, model, batch, steps in CASES[scale]:
+        model, shape = {"name": "resnet18", **model}, _SHAPES[data]
         net, variables = programs.initial(model, shape)
         bare = programs.built(net, variables, shape, batch)
         ways: dict[str, Callable[[], Any]] = {"bare step": bare, "nnx.jit": _through_nnx(model, shape, batch)}
         if importlib.util.find_spec("torch") and "dtype" not in model:
             ways["PyTorch"] = _through_torch(model, shape, batch)
-        timings = interleaved(ways, 2 if scale == "tiny" else 9)
-        found = {name: timing.record() for name, timing in timings.items()}
-        program = _program(model, batch, steps, "digits" if scale == "tiny" else "cifar10")
-        found["program"] = {"seconds": program, "ratio": round(program / timings["bare step"].seconds, 4)}
-        yield {"model": model, "batch": batch, "image": list(shape), "ways": found}
+        taken: dict[str, list[float]] = {}
+        for _ in range(rounds):
+            found = {name: timing.seconds for name, timing in interleaved(ways, repeats).items()}
+            found["program, a step per call"] = _program(model, batch, steps, data, steps_per_call=1)
+            found["program"] = _program(model, batch, steps, data)
+            for name, seconds in found.items():
+                taken.setdefault(name, []).append(seconds)
+        yield {
+            "model": model,
+            "batch": batch,
+            "image": list(shape),
+            "ways": {name: _summary(seconds, taken["bare step"]) for name, seconds in taken.items()},
+        }
         jax.clear_caches()
 
 
-def _program(model: dict[str, Any], batch: int, steps: int, data: str) -> float:
+def _summary(seconds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
+    """Returns the median of a way's seconds, and of its ratios to the bare step with the smallest and the largest."""
+    ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
+    return {
+        "seconds": round(statistics.median(seconds), 6),
+        "ratio": round(statistics.median(ratios), 4),
+        "range": [round(min(ratios), 4), round(max(ratios), 4)],
+    }
+
+
+def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: Any) -> float:
     """Returns the median seconds per step of a run of the training program, of DemP with nothing to cut."""
     changes = {
         "steps": str(steps),
@@ -62,17 +92,19 @@ def _program(model: dict[str, Any], batch: int, steps: int, data: str) -> float:
         "data.name": data,
         "data.crop": 4 if data == "cifar10" else 0,
         "data.flip": data == "cifar10",
-        "log_every": str(max(steps // 8, 1)),
+        "log_every": str(max(steps // 4, 1)),
         "eval_every": "100%",
         "checkpoint_every": "100%",
         "pruning.every": "100%",
         "step_time_seconds": 0.01,
         "progress": "off",
+        **more,
     }
     config = variants("benchmarks", "", {"": {**changes, **{f"model.{name}": value for name, value in model.items()}}})
     with tempfile.TemporaryDirectory() as folder:
         train_and_evaluate(config, Path(folder) / "run")
         lines = records_lib.read_lines(Path(folder) / "run" / "metrics.jsonl")
+    # Before the first line of metrics the program does not know how many steps it can take in a call.
     return statistics.median([line["seconds_per_step"] for line in lines if "seconds_per_step" in line][1:])
 
 
@@ -146,12 +178,13 @@ def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: in
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
-    found: list[tuple[str, ...]] = [("model", "batch", "way", "images per second", "time")]
+    found: list[tuple[str, ...]] = [("model", "batch", "way", "a step takes", "time", "from, to")]
     for record in records:
         model = record["model"]
-        name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}"
-        name += ", half-size maps" if model.get("stem_stride") == 2 else ""
+        name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}, {record['image'][0]} x "
+        name += str(record["image"][1]) + (", half-size maps" if model.get("stem_stride") == 2 else "")
         for way, row in record["ways"].items():
-            rate = record["batch"] / row["seconds"]
-            found.append((name, str(record["batch"]), way, f"{rate:.0f}", f"x {row['ratio']:.2f}"))
+            low, high = row["range"]
+            cells = (f"{1e3 * row['seconds']:.2f} ms", f"x {row['ratio']:.2f}", f"{low:.2f}, {high:.2f}")
+            found.append((name, str(record["batch"]), way, *cells))
     return found
