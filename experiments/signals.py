@@ -55,7 +55,7 @@ def _end(number: int, frame: Any) -> None:
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Turns SIGTERM and SIGINT into a request to stop after the present step; a second Ctrl-C acts as usual.
+    """Turns SIGTERM and SIGINT into a request to stop as soon as the loop asks; a second Ctrl-C acts as usual.
 
     A second SIGTERM asks for the same again: a scheduler sends one to every process, and so does what started this one.
     What a shell wants ignored is.
