@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training step: one pure compiled function of a state and a batch.
+"""The training step, a pure compiled function of a state and a batch, and several of them in a call.
 
 Dimension letters: N examples, B batch, A parts of a batch, H W C image, K classes.
 """
@@ -172,7 +172,7 @@ def train_steps(
 
     _, one = jax.eval_shape(functools.partial(train_step, task=task), state, data, examples[0], members)
     none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), one)
-    return jax.lax.fori_loop(0, count, take, (state, none))
+    return jax.lax.with_sharding_constraint(jax.lax.fori_loop(0, count, take, (state, none)), task.replicated)
 
 
 def _apart(leaf: jax.Array, parts: int) -> jax.Array:

@@ -105,7 +105,7 @@ def time_ratio(
     """Returns time per step over that of plain dense training, medians of interleaved repeats.
 
     Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. How long is
-    timed is `config.step_time_seconds` for each, at least ten calls. Where `stopped` says so, it ends and gives `None`.
+    timed is `config.step_time_seconds` for each, at least ten steps. Where `stopped` says so, it ends and gives `None`.
     """
     devices = problem.devices
     network, variables = problem.initial()

@@ -509,6 +509,8 @@ class _Run:
         losses = np.concatenate([metrics.loss[:count] for _, count, metrics in pending])
         correct = np.concatenate([metrics.correct[:count] for _, count, metrics in pending])
         _, count, last = pending[-1]
+        # Steps that are taken one per call, as long as none has been timed, take longer than those to come.
+        singly = math.isinf(self.seconds) and self.config.steps_per_call > 1
         self.seconds = max(seconds, 1e-9) / len(losses)
         line = {
             "loss": float(np.mean(losses)),
@@ -517,7 +519,7 @@ class _Run:
             "active": {name: int(bits[count - 1].sum()) for name, bits in last.alive.items()},
             **self._progress(step),
         }
-        undisturbed = not (self.beside or self._preparing())
+        undisturbed = not (self.beside or self._preparing() or singly)
         if self.steering is not None and self.steering.by_time and undisturbed:
             # Each process has a clock, and all are to steer alike; where they are several nothing is prepared.
             self.steering.timed(self.flops, self.devices.firsts(line["seconds_per_step"]))
@@ -596,8 +598,7 @@ class _Run:
         """Returns time per step of the run's end over that of plain dense training; `None` if the run is stopped."""
         if self.method.name == "dense":
             return 1.0
-        most = self._most_together()
-        with contextlib.closing(self.feed.batches(0, most, lambda step: most)) as feed:
+        with contextlib.closing(self.feed.batches(0, 1)) as feed:
             batches = next(feed)
         with self.progress.doing("timing the step"):
             return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batches, lambda: stop() is not None)

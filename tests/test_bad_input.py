@@ -273,4 +273,4 @@ def test_posing_a_problem_compiles_nothing(caplog):
 
     with jax.log_compiles():
         pose(short_config())
-    assert not [r for r in caplog.records if "Compiling jit(train_step)" in r.getMessage()]
+    assert not [r for r in caplog.records if "Compiling jit(train_step" in r.getMessage()]

@@ -135,15 +135,17 @@ def test_what_is_computed_beside_zeros(channels, computed):
     assert back[0].shape == args[0].shape
 
 
-@pytest.mark.parametrize(("devices", "stride"), [(1, 1), (1, 2), (2, 1)])
-def test_every_convolution_has_the_layout_that_is_fast_in_loops(devices, stride):
+@pytest.mark.parametrize(
+    ("devices", "stride", "dtype"), [(1, 1, "float32"), (1, 2, "float32"), (2, 1, "float32"), (1, 1, "bfloat16")]
+)
+def test_every_convolution_has_the_layout_that_is_fast_in_loops(devices, stride, dtype):
     """On a CPU XLA brings no other into that layout within a loop, and computes it by a plain loop of its own."""
 
     def loss(kernel, x):
         y = lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=FLAX)
         return jnp.sum(y**2)
 
-    args = jnp.ones((3, 3, 4, 5)), jnp.ones((6, 8, 8, 4))
+    args = jnp.ones((3, 3, 4, 5), dtype), jnp.ones((6, 8, 8, 4), dtype)
     layouts = []
     for fn in (jax.grad(loss, (0, 1)), demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)), devices=devices)):
         eqns = jax.make_jaxpr(fn)(*args).eqns

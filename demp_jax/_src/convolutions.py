@@ -11,7 +11,8 @@ XLA's convolutions on the CPU have four weak spots (`benchmarks/README.md` has t
   beside them it is faster, up to 3.5 times: with at most 16 of each as multiples of 8, with odd numbers of inputs, and
   with numbers of outputs just below 24, 32 and 48 (suite `paddings`).
 * Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
-  in the body of a loop it is left with a plain one, up to 130 times slower. So every convolution leaves here in them.
+  in the body of a loop it is left with a plain one, up to 130 times slower. So every convolution without groups leaves
+  here in them.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs, I J kernel.
 """
@@ -78,14 +79,15 @@ def with_fast_convolutions(
     def rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
         x, kernel = operands
         layout = tuple(op.params["dimension_numbers"])
-        if not _plain(op.params, x):
+        if (op.params["feature_group_count"], op.params["batch_group_count"]) != (1, 1):
             return None
+        by_xla = x.dtype not in (jnp.float32, jnp.float64)  # Others are not computed as they are.
         if layout in (_FORWARD, _IMAGE_GRADIENT):
             kernel = kernel if layout == _FORWARD else jnp.swapaxes(kernel, 2, 3)
             small = math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
-            return (_over_small_image if small else _beside_zeros)(x, kernel, op)
+            return (_convolution if by_xla else _over_small_image if small else _beside_zeros)(x, kernel, op)
         if layout == _KERNEL_GRADIENT:
-            if devices == 1 and _large(op, kernel.shape[1:3]):
+            if devices == 1 and not by_xla and _large(op, kernel.shape[1:3]):
                 return _kernel_gradient(x, kernel, op)
             y = _convolution(x.transpose(3, 1, 2, 0), kernel.transpose(1, 2, 0, 3), op)
             return y.transpose(1, 2, 0, 3)
@@ -97,12 +99,6 @@ def with_fast_convolutions(
         return jax.tree.unflatten(program.out_tree, results)
 
     return wrapped
-
-
-def _plain(params: dict[str, Any], x: Any) -> bool:
-    """Returns whether a convolution has no groups, and numbers that a CPU computes with as they are."""
-    groups = (params["feature_group_count"], params["batch_group_count"])
-    return groups == (1, 1) and x.dtype in (jnp.float32, jnp.float64)
 
 
 def _large(op: program_lib.Op, positions: Sequence[int]) -> bool:
