@@ -356,6 +356,17 @@ def test_steps_beside_a_compilation_are_not_timed(busy, tmp_path, monkeypatch):
     assert timed == [line["seconds_per_step"] for line in clean]
 
 
+@pytest.mark.parametrize(("most", "left_out"), [(1, 0), (4, 1)])
+def test_steps_are_timed_once_they_are_taken_together(most, left_out, tmp_path, monkeypatch):
+    """Those before the first line of the log are taken singly, where later ones are not, and would seem slow."""
+    timed = []
+    monkeypatch.setattr(Steering, "timed", lambda self, flops, seconds: timed.append(seconds))
+    changes = {"method.target.step_time": 0.5, "method.target.every": "100%", "steps_per_call": most}
+    train_and_evaluate(short_config(**changes), tmp_path)
+    logged = [line for line in lines(tmp_path / "metrics.jsonl") if "seconds_per_step" in line]
+    assert timed == [line["seconds_per_step"] for line in logged[left_out:]]
+
+
 def test_step_time_goes_by_what_was_measured(tmp_path):
     problem = pose(short_config(**{"method.target.step_time": 0.7}))
     dense = problem.dense.flops()
