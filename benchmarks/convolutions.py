@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions as XLA computes them and as `demp_jax.with_fast_convolutions` does: result, gradients, GFLOP/s.
+"""Convolutions as XLA computes them, and with `demp_jax.with_fast_convolutions` and the compiler options for it.
 
-FLOPs count every tap, also those on padding, so that a way that leaves them out looks faster for it.
+Result and gradients, in GFLOP/s. FLOPs count every tap, also those on padding, so that a way that leaves them out looks
+faster for it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,9 @@ def rows(scale: str) -> Iterator[dict[str, Any]]:
         g = jax.random.normal(jax.random.key(2), (examples, -(-side // stride), -(-side // stride), outputs))
         record: dict[str, Any] = {"image": side, "inputs": inputs, "outputs": outputs, "stride": stride, "loop": loop}
         for name, (fn, args) in _parts(stride, x, kernel, g).items():
-            plain, fast = (jax.jit(_looped(way) if loop else way) for way in (fn, demp_jax.with_fast_convolutions(fn)))
+            fast_fn, options = demp_jax.with_fast_convolutions(fn), demp_jax.compiler_options()
+            plain = jax.jit(_looped(fn) if loop else fn)
+            fast = jax.jit(_looped(fast_fn) if loop else fast_fn, compiler_options=options)
             wanted = plain(*args)
             differs = float(jnp.max(jnp.abs(wanted - fast(*args))) / jnp.max(jnp.abs(wanted)))
             calls = {"XLA": lambda plain=plain, args=args: plain(*args), "ours": lambda f=fast, args=args: f(*args)}

@@ -18,7 +18,7 @@ from configs.base import variants
 from experiments import network
 from experiments.data import Preparation
 from experiments.devices import Devices
-from experiments.step import Data, Task, TrainState, train_step
+from experiments.step import Data, Task, TrainState, compiled, train_step
 
 
 @dataclasses.dataclass
@@ -47,16 +47,19 @@ class Program:
         state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
         members = demp_jax.membership(self.graph, self.variables["params"])
         # Placed as the training program does, and as a step leaves its state: else the second step compiles again.
+        self._compiled: Any = None
         self._state, self._data, self._members = Devices(1).everywhere((state, data, members))
 
     def __call__(self) -> Any:
-        """Takes a step; returns what can be waited for."""
-        self._state, metrics = train_step(self._state, self._data, None, self._members, task=self.task)
+        """Takes a step; returns what can be waited for. Compiles if that was not done."""
+        if self._compiled is None:
+            self.compile()
+        self._state, metrics = self._compiled(self._state, self._data, None, self._members)
         return self._state, metrics
 
     def compile(self) -> None:
         """Traces and compiles the step, whether or not that was done before."""
-        train_step.lower(self._state, self._data, None, self._members, task=self.task).compile()
+        self._compiled = compiled(train_step, self._state, self._data, None, self._members, task=self.task)
 
     @property
     def parameters(self) -> int:

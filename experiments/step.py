@@ -190,7 +190,7 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
         return cross_entropy(logits, targets, task.label_smoothing), (logits, new_state, activity)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    gradient = demp_jax.with_fast_convolutions(gradient, devices=task.replicated.mesh.size)
+    gradient = demp_jax.with_fast_convolutions(gradient)
     (loss, (logits, new_state, activity)), grads = gradient(params)
     alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
     return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
@@ -217,7 +217,12 @@ def all_finite(tree: Any) -> jax.Array:
     return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
+def compiled(step: Callable[..., Any], *args: Any, task: Task) -> Any:
+    """Returns `train_step` or `train_steps` compiled for arguments like these, arrays or their shapes."""
+    return cast("Any", step).lower(*args, task=task).compile(compiler_options=demp_jax.compiler_options())
+
+
 def free_compiled() -> None:
     """Drops the compiled steps: those of a wider network are of no more use, and hold memory."""
-    for compiled in (train_step, train_steps):
-        cast("Any", compiled).clear_cache()
+    for step in (train_step, train_steps):
+        cast("Any", step).clear_cache()

@@ -16,7 +16,7 @@ from experiments import timing
 from experiments.feed import Batches
 from experiments.network import Network
 from experiments.problem import Problem
-from experiments.step import StepMetrics, Task, TrainState, train_steps
+from experiments.step import StepMetrics, Task, TrainState, compiled, train_steps
 
 
 class Stepper:
@@ -54,7 +54,7 @@ class Stepper:
 
     def compile(self, state: TrainState, batches: Batches) -> None:
         """Compiles the steps for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
-        self._compiled = train_steps.lower(*self.arguments(state, batches), task=self.task).compile()
+        self._compiled = compiled(train_steps, *self.arguments(state, batches), task=self.task)
         self._taken = _kinds((state, batches[:2]))
 
     def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, StepMetrics]:
@@ -114,9 +114,13 @@ def time_ratio(
     states = {name: jax.tree.map(jnp.copy, each) for name, each in (("dense", dense), ("final", state))}
     plain = {"network": network, "tx": problem.base, "watch": False, "needs_live": False, "updater": None}
     tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
+    calls = {
+        name: compiled(train_steps, *stepper.arguments(states[name], batches), task=task)
+        for name, task in tasks.items()
+    }
 
     def take(name: str) -> StepMetrics:
-        states[name], metrics = train_steps(*stepper.arguments(states[name], batches), task=tasks[name])
+        states[name], metrics = calls[name](*stepper.arguments(states[name], batches))
         return metrics
 
     steps = {name: functools.partial(take, name) for name in tasks}

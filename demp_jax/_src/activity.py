@@ -162,7 +162,8 @@ def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -
 def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Returns the compiled pass over a batch, for variables of the given shapes."""
     del shapes
-    return jax.jit(functools.partial(_observe, fn, **options))
+    fast = convolutions.compiler_options()
+    return jax.jit(functools.partial(_observe, fn, **options), compiler_options=fast)
 
 
 def _observe(
