@@ -46,8 +46,8 @@ class Program:
         copied = jax.tree.map(jnp.copy, self.variables)
         state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
         members = demp_jax.membership(self.graph, self.variables["params"])
-        # Placed as the training program does, and as a step leaves its state: else the second step compiles again.
         self._compiled: Any = None
+        # Placed as the training program does, and as a step leaves its state: the compiled step takes no other.
         self._state, self._data, self._members = Devices(1).everywhere((state, data, members))
 
     def __call__(self) -> Any:

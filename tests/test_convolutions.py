@@ -219,7 +219,7 @@ def test_the_gradient_of_a_residual_network():
 
     x = jax.random.normal(jax.random.key(0), (6, 16, 16, 3))
     gradient = jax.value_and_grad(loss, has_aux=True)
-    assert _replaced(gradient, params, x) > 5
+    assert _replaced(gradient, params, x) == 7
     plain = jax.jit(gradient)(params, x)
     fast = jax.jit(demp_jax.with_fast_convolutions(gradient, platform="cpu"))(params, x)
     assert jax.tree.structure(plain) == jax.tree.structure(fast)

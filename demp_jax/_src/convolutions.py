@@ -6,11 +6,11 @@ XLA's convolutions on the CPU have four weak spots (`benchmarks/README.md` has t
 * It gives many to YNNPACK, which with JAX 0.10 computes them on one core, and with 0.12 still slower than Eigen does.
   `compiler_options` asks for Eigen.
 * Images smaller than the kernel, as in the last stage of a ResNet-18 on 16 x 16 maps or of a VGG-16 on 32 x 32 images.
-  XLA exchanges image and kernel there and is left with a plain loop, up to 15 times slower than a product of matrices.
+  XLA exchanges image and kernel there and is left with a plain loop, up to ten times slower than a product of matrices.
 * Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
   beside them many are faster.
 * Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
-  in the body of a loop it is left with a plain one, up to 130 times slower. So every convolution without groups leaves
+  in the body of a loop it is left with a plain one, a hundred times slower. So every convolution without groups leaves
   here in them.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs.
