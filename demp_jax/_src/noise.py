@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from demp_jax._src import threefry
 from demp_jax._src.paths import path_name
 from demp_jax._src.regularization import check_amount, value_at
 
@@ -101,7 +102,7 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     sizes = [leaf.size for leaf in leaves]
 
     def draw() -> jax.Array:
-        return std * jax.random.normal(key, (sum(sizes),), jnp.float32)
+        return std * threefry.normal(key, sum(sizes))
 
     # Past its span the noise is 0 and costs nothing. It is split outside, where that is part of what adds it.
     flat = jax.lax.cond(std > 0, draw, lambda: jnp.zeros(sum(sizes), jnp.float32))

@@ -1,0 +1,51 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Normals as `jax.random.normal` draws them, in one pass over the memory.
+
+On a CPU JAX's Threefry is a loop over its rounds, each of which writes all its words out; for the weights of a wide
+network that is memory's time. Written out, the rounds are one fused expression.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+_ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
+_PARITY = np.uint32(0x1BD11BDA)
+
+
+def normal(key: jax.Array, size: int) -> jax.Array:
+    """Returns normals of mean 0 and variance 1, `float32[size]`.
+
+    For a Threefry key and JAX's default way to number the draws, those of `jax.random.normal(key, (size,))`: the bits
+    are the same, the floats up to rounding. For others `jax.random.normal` draws them.
+    """
+    settings: Any = jax.config
+    default = str(jax.random.key_impl(key)) == "threefry2x32" and settings.jax_threefry_partitionable
+    if not default or size >= 2**32:
+        return jax.random.normal(key, (size,), jnp.float32)
+    bits = _bits(jax.random.key_data(key), size)
+    # 23 bits to [1, 2), thence to (-1, 1), and through the inverse of the normal's distribution function.
+    unit = jax.lax.bitcast_convert_type((bits >> 9) | np.uint32(0x3F800000), jnp.float32) - 1.0
+    inner = np.nextafter(np.float32(-1), np.float32(0))
+    return np.float32(np.sqrt(2)) * jax.lax.erf_inv(jnp.maximum(unit * (1 - inner) + inner, inner))
+
+
+def _bits(key: jax.Array, size: int) -> jax.Array:
+    """Returns random words, `uint32[size]`: Threefry-2x32 of 20 rounds, both words of the block i as word i.
+
+    Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
+    """
+    schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
+    left = jnp.broadcast_to(schedule[0], (size,))
+    right = jax.lax.iota(jnp.uint32, size) + schedule[1]
+    for group in range(5):
+        for rotation in _ROTATIONS[group % 2]:
+            left = left + right
+            right = left ^ ((right << np.uint32(rotation)) | (right >> np.uint32(32 - rotation)))
+        left = left + schedule[(group + 1) % 3]
+        right = right + schedule[(group + 2) % 3] + np.uint32(group + 1)
+    return left ^ right
