@@ -24,7 +24,7 @@ CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["maximum", "minimum", "magnitude", "positive"],
+    data_fields=["maximum", "minimum", "magnitude", "positive", "nonzero"],
     meta_fields=["kind"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Activity:
       minimum: `[N]`, smallest value.
       magnitude: `[N]`, sum of absolute values in float32.
       positive: `[N]` bool, whether the sum over the examples and space of any one batch was positive.
+      nonzero: `[N]` bool, whether any value was other than zero; NaN is.
       kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
     """
 
@@ -43,6 +44,7 @@ class Activity:
     minimum: Any
     magnitude: Any
     positive: Any
+    nonzero: Any
     kind: str
 
     def merge(self, other: Activity) -> Activity:
@@ -52,6 +54,7 @@ class Activity:
             minimum=np.minimum(self.minimum, other.minimum),
             magnitude=self.magnitude + other.magnitude,
             positive=self.positive | other.positive,
+            nonzero=self.nonzero | other.nonzero,
             kind=self.kind,
         )
 
@@ -73,6 +76,8 @@ def summarise(value: jax.Array, axis: int = -1, kind: str = "zero") -> Activity:
         minimum=jnp.min(value, axes),
         magnitude=jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
         positive=total > 0,
+        # One pass over the values, where the largest and the smallest would be two.
+        nonzero=jnp.any(value != 0, axes),
         kind=kind,
     )
 
@@ -104,7 +109,7 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
     if criterion == "auto":
         criterion = {"zero": "zero", "soft": "epsilon", "negative": "negative", "branch": "zero"}[activity.kind]
     if criterion == "zero":
-        return (activity.maximum != 0) | (activity.minimum != 0)
+        return activity.nonzero
     if criterion == "epsilon":
         return (activity.maximum >= epsilon) | (activity.minimum <= -epsilon)
     if criterion == "negative":
