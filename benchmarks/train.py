@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """From end to end: seconds, accuracy and FLOPs of the same recipe, dense and with DemP.
 
-On a CPU the two runs go side by side, on a core each, so that a machine whose speed changes changes both; elsewhere one
-after the other. They are ordinary runs of `experiments.run` in `runs/benchmarks/`: those that ended are not run again,
-and those that were interrupted go on. What is timed is the whole run: compiling, cutting, evaluating, saving.
+The two go one after the other with the whole machine, as a user's would; a machine whose speed changes meanwhile shows
+in the ratio. They are ordinary runs of `experiments.run` in `runs/benchmarks/`: those that ended are not run again, and
+those that were interrupted go on. What is timed is the whole run: compiling, cutting, evaluating, saving.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def rows(scale: str) -> Iterator[dict[str, Any]]:
     """
     for name, config, both, demp in CASES[scale]:
         runs = {"dense": Run.of(config, both, {"method.name": "dense"}), "demp": Run.of(config, both, demp)}
-        outcomes = execute(runs.values(), _ROOT / "runs" / "benchmarks")
+        outcomes = execute(runs.values(), _ROOT / "runs" / "benchmarks", processes=1)
         failed = [outcome.error for outcome in outcomes.values() if outcome.error is not None]
         if failed:
             raise RuntimeError(f"{name}: {failed[0]}")
@@ -67,14 +67,30 @@ def _outcome(workdir: Path) -> dict[str, Any]:
     cuts = read_lines(workdir / "cuts.jsonl")
     # In a thread of its own the trial costs the loop nothing but the wait for what is not ready.
     waited = sum(sum(cut["seconds"].values()) for cut in cuts if "slice" in cut["seconds"])
-    kept = ("test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio")
+    kept = (
+        "test_accuracy",
+        "neuron_sparsity",
+        "weight_sparsity",
+        "inference_flops_ratio",
+        "train_flops_ratio",
+        "step_time_ratio",
+    )
     more = ("seconds_total", "seconds_compiling", "cuts", "steps", "seed", "command", "commit", "device")
     return {**{name: summary[name] for name in (*kept, *more)}, "seconds_cutting": round(waited, 2)}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
-    header = ("recipe", "run", "test accuracy", "weight sparsity", "FLOPs", "training FLOPs", "cuts", "cutting")
+    header = (
+        "recipe",
+        "run",
+        "test accuracy",
+        "weight sparsity",
+        "FLOPs",
+        "training FLOPs",
+        "cuts",
+        "cutting",
+    )
     found: list[tuple[str, ...]] = [(*header, "seconds", "faster")]
     for record in records:
         dense = record["runs"]["dense"]["seconds_total"]
