@@ -3,8 +3,9 @@
 
 A cut costs time: the smaller step has to be compiled. Whether it pays is decided in steps, by FLOPs alone, so that the
 same run always cuts at the same steps. A cut that pays is tried on a copy of the network and its step is compiled,
-both in a thread of their own; some steps later the units that were dead, and still are, leave. Where some have come
-back the compiled step does not fit, and the others are tried again.
+both in a thread of their own; some steps later as many units leave as were dead then, those first that were. To the
+compiled step it is all the same which: others that died leave in the place of those that came back. Where too few are
+dead it does not fit, and fewer are tried again.
 """
 
 from __future__ import annotations
@@ -82,6 +83,26 @@ class Planned:
         leave = fields["leave"]
         bits = None if leave is None else {name: np.asarray(values, bool) for name, values in leave.items()}
         return Planned(**{**fields, "leave": bits})
+
+    def fits(self, removed: Mapping[str, np.ndarray]) -> bool:
+        """Returns whether as many units left of every site as were to leave, by `Cut.removed`."""
+        return _counts(removed) == _counts(self.leave or {})
+
+    def fewer(self, removed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Returns what to try next: what can leave now, and half of it where that is less than was to leave.
+
+        Args:
+          removed: by site or branch, what can leave now of what was to leave.
+        """
+        wanted, found = _counts(self.leave or {}), {}
+        for name, bits in removed.items():
+            count = int(bits.sum())
+            found[name] = bits & (np.cumsum(bits) <= (count if count == wanted.get(name) else count // 2))
+        return found
+
+
+def _counts(bits_of: Mapping[str, np.ndarray]) -> dict[str, int]:
+    return {name: int(bits.sum()) for name, bits in bits_of.items() if bits.any()}
 
 
 class Ahead:

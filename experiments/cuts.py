@@ -28,7 +28,7 @@ class Standing(NamedTuple):
       network, variables, graph: the network, its variables and its removable units.
       opt_state: of the optimizer; `None` in a trial, which cuts the variables alone.
       least_gain: the part of the FLOPs that a cut of dead units has to save.
-      within: by site or branch, the units that may leave; `None` for all.
+      like: what leaves of dead units, as `demp_jax.cut` takes it; `None` for all of them.
     """
 
     problem: Problem
@@ -39,7 +39,7 @@ class Standing(NamedTuple):
     graph: demp_jax.Graph
     opt_state: Any
     least_gain: float = 0.0
-    within: Mapping[str, np.ndarray] | None = None
+    like: Mapping[str, np.ndarray] | None = None
 
     @property
     def trained(self) -> dict[str, Any]:
@@ -115,7 +115,7 @@ def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
 
 def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
     """Cuts dead units."""
-    options = {**_options(at), "least_gain": at.least_gain, "within": at.within}
+    options = {**_options(at), "least_gain": at.least_gain, "like": at.like}
     cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
     return cut, {"why": "dead"}
 

@@ -57,6 +57,13 @@ class Stepper:
         self._compiled = compiled(train_steps, *self.arguments(state, batches), task=self.task)
         self._taken = _kinds((state, batches[:2]))
 
+    def take_over(self, other: Stepper) -> None:
+        """Uses what another has compiled, if that is for a network of the same structure."""
+        ours, theirs = ((stepper.task, _kinds(stepper.members)) for stepper in (self, other))
+        structure: Any = jax.tree.structure(self.members)
+        if ours == theirs and structure == jax.tree.structure(other.members):
+            self._compiled, self._taken = other._compiled, other._taken
+
     def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, StepMetrics]:
         """Takes steps; the memory of `state` is reused. Compiles if that was not done for such arguments.
 

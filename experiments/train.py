@@ -358,14 +358,14 @@ class _Run:
         # How much time a cut saves is known once it is made.
         return least if self.steering is None else min(least, self.steering.gain_to_time())
 
-    def _prepare(self, step: int, within: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
-        """Begins to prepare a cut, unless the run ends before it could pay; `within` as `demp_jax.cut` takes it."""
+    def _prepare(self, step: int, like: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
+        """Begins to prepare a cut, unless the run ends before it could pay; `like` as `demp_jax.cut` takes it."""
         due = step + self.problem.lengths.ahead
         if due >= self.problem.lengths.run:
             return
         # The next step reuses the memory of the state.
         variables = jax.tree.map(jnp.copy, self.state.variables)
-        at = self._standing(step, least_gain=self._least_gain(step), within=within)
+        at = self._standing(step, least_gain=self._least_gain(step), like=like)
         at = at._replace(variables=variables, opt_state=None)
         state, batches = self.state._replace(variables=None, opt_state=None), self.batches
 
@@ -381,19 +381,19 @@ class _Run:
         self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool, trial)
 
     def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:
-        """Makes a cut that was prepared, of the units that are still dead."""
+        """Makes a cut that was prepared, of units that are dead now."""
         self._flush(step)
         started = time.perf_counter()
         planned, stepper = ahead.planned(), ahead.prepared()
         waited = round(time.perf_counter() - started, 4)
         if planned.leave is None:
-            self._note(step, {**planned.record, "why": "dead", "since": planned.since})
+            self._note(step, {**planned.record, "why": "dead", "since": planned.since, "trials": planned.trial})
             return
-        result, more = cuts_lib.dead(self._standing(step, within=planned.leave))
+        result, more = cuts_lib.dead(self._standing(step, like=planned.leave))
         result.record.seconds["wait"] = waited
-        fits = _same(result, planned)
+        fits = planned.fits(result.removed)
         if not fits and result.plan is not None and planned.trial < ahead_lib.TRIALS:
-            self._prepare(step, result.removed, planned.trial + 1)
+            self._prepare(step, planned.fewer(result.removed), planned.trial + 1)
             if self.ahead is not None:
                 return
         more |= {"since": planned.since, "trials": planned.trial}
@@ -408,7 +408,9 @@ class _Run:
             self.network = result.fn
             state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
             self.state = self.devices.everywhere(state)
-            self.stepper = stepper or Stepper(self.problem, self.network, self.state.variables)
+            self.stepper = Stepper(self.problem, self.network, self.state.variables)
+            if stepper is not None:
+                self.stepper.take_over(stepper)
             self._count()
             free_compiled()
         self.cut_ended = self.compiling.seconds
@@ -616,9 +618,3 @@ class _Run:
             step_time_ratio=step_time_ratio,
             target=None if steering is None else steering.summary(self.parameters, graph, step_time_ratio),
         )
-
-
-def _same(result: demp_jax.Cut, planned: ahead_lib.Planned) -> bool:
-    """Returns whether a cut removed what was planned."""
-    removed, wanted = result.removed, planned.leave or {}
-    return removed.keys() == wanted.keys() and all(np.array_equal(removed[name], wanted[name]) for name in wanted)

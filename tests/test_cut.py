@@ -301,16 +301,21 @@ def test_a_cut_waits_until_it_saves_enough():
     assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
 
 
-def test_only_units_that_may_leave_do():
-    """Of those that are dead, and what left is named."""
-    params = _plain_params([-9.0, 1.0, -9.0, 1.0, -9.0])
-    may = {"bias": np.array([True, True, False, False, True])}
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], within=may)
-    assert {name: bits.tolist() for name, bits in result.removed.items()} == {"bias": [True, False, False, False, True]}
-    np.testing.assert_array_equal(result.variables["hidden"], params["hidden"][:, 1:4])
-    nothing = demp_jax.cut(_plain, params, [batch((8, 3))], within={})
+def test_as_many_leave_as_in_a_trial():
+    """Those that are named and still dead, others in the place of those that came back, and no more."""
+    x = [batch((8, 3))]
+    trial = demp_jax.cut(_plain, _plain_params([-9.0, 1.0, -9.0, 1.0, 1.0]), x)
+    assert trial.record.neurons == (5, 3)
+    assert trial.record.saves == pytest.approx(0.4)
+    params = _plain_params([1.0, -9.0, -9.0, -9.0, 1.0])  # One came back, two more died.
+    result = demp_jax.cut(_plain, params, x, like=trial.removed)
+    assert (result.record.neurons, result.record.protected) == ((5, 3), {"bias": 1})
+    assert jax.tree.map(jnp.shape, result.variables) == jax.tree.map(jnp.shape, trial.variables)
+    assert (result.removed["bias"][2], result.removed["bias"][[1, 3]].sum()) == (True, 1)
+    few = demp_jax.cut(_plain, _plain_params([1.0, 1.0, -9.0, 1.0, 1.0]), x, like=trial.removed)
+    assert few.record.neurons == (5, 4)
+    nothing = demp_jax.cut(_plain, params, x, like={})
     assert (nothing.removed, nothing.variables is params) == ({}, True)
-    assert demp_jax.cut(_plain, params, [batch((8, 3))]).record.saves == pytest.approx(0.6)
 
 
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -178,9 +178,12 @@ def _observe(
     held: list[Any] | None,
     *,
     uses: tuple[int, ...],
+    watch: bool,
     batch_axis: int,
     exclude: tuple[str, ...],
 ) -> tuple[Any, list[Activity], list[Activity]]:
+    if held is None and not watch:
+        return convolutions.with_fast_convolutions(fn)(variables, x), [], []
     graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
     sites = [*graph.sites, *graph.branches]
     ends = [graph.uses[i] for i in uses]
@@ -190,10 +193,12 @@ def _observe(
         replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
 
     def run(*args: Any) -> tuple[list[Any], list[Any]]:
-        return program_lib.evaluate(graph.program, args, wanted, replace)
+        return program_lib.evaluate(graph.program, args, wanted if watch else [], replace)
 
     results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
     out = jax.tree.unflatten(graph.program.out_tree, results)
+    if not watch:
+        return out, [], []
     summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
     read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]
     return out, summaries, read
@@ -247,13 +252,8 @@ def observe(
     read: list[Activity] = []
     outputs = []
     examples = 0
-    fixed = None if held is None else list(held)
-    leaves, structure = jax.tree.flatten(variables)
-    shapes = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-    observer = _observer(shapes, fn, uses=uses, batch_axis=batch_axis, exclude=tuple(exclude))
-    for x in batches:
-        result = observer(variables, x, fixed)
-        out, now, now_read = _on_host(result)
+    options: dict[str, Any] = {"uses": uses, "watch": True, "batch_axis": batch_axis, "exclude": tuple(exclude)}
+    for x, (out, now, now_read) in _passes(fn, variables, batches, held, options):
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
         outputs.append(out)
@@ -261,6 +261,36 @@ def observe(
     if sites is None:
         raise ValueError("the death set is empty: give at least one batch of training inputs.")
     return Observation(sites, dict(zip(uses, read, strict=True)), outputs, examples)
+
+
+def outputs(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    held: Sequence[np.ndarray] | None = None,
+    batch_axis: int = 0,
+    exclude: Sequence[str] = (),
+) -> list[Any]:
+    """Returns the `outputs` that `observe` would give; without its reductions it compiles in less time."""
+    options: dict[str, Any] = {"uses": (), "watch": False, "batch_axis": batch_axis, "exclude": tuple(exclude)}
+    return [out for _, (out, _, _) in _passes(fn, variables, batches, held, options)]
+
+
+def _passes(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    held: Sequence[np.ndarray] | None,
+    options: dict[str, Any],
+) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Activity]]]]:
+    """Yields every batch with what `_observe` makes of it, on the host."""
+    fixed = None if held is None else list(held)
+    leaves, structure = jax.tree.flatten(variables)
+    shapes = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+    observer = _observer(shapes, fn, **options)
+    for x in batches:
+        yield x, _on_host(observer(variables, x, fixed))
 
 
 def _put(value: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import optax
 
 from demp_jax._src import activity as activity_lib
 from demp_jax._src import planning, surgery, tracing
-from demp_jax._src.graph import Graph
+from demp_jax._src.graph import Graph, Site
 
 # Removing units that are exactly zero changes the order of float32 sums, and nothing else.
 ROUNDING = 1e-4
@@ -119,7 +119,7 @@ def cut(
     criterion: str = "auto",
     epsilon: float = 0.01,
     leave: Mapping[str, np.ndarray] | None = None,
-    within: Mapping[str, np.ndarray] | None = None,
+    like: Mapping[str, np.ndarray] | None = None,
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
@@ -152,8 +152,9 @@ def cut(
       leave: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units held at zero. Units that can only
         leave together leave where all of them are named; a unit that must stay, stays.
-      within: by name of a site or branch, `[width]` bool: only these units may leave, such as `Cut.removed` of a trial
-        some steps before. By default all may.
+      like: by name of a site or branch, `[width]` bool, such as `Cut.removed` of a trial some steps before: no more
+        units leave of each than are named here, these before others, and none of those that are not named. Where as
+        many are still dead the widths are those of the trial, for which a step may have been compiled meanwhile.
       constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
         leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
       tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
@@ -204,7 +205,8 @@ def cut(
     uses = planning.needed_uses(graph, constant)
     watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude}
     chosen = None if leave is None else _chosen(graph, leave)
-    allowed = None if within is None else _allowed(graph, within)
+    if like is not None:
+        _check_bits("like", like, (*graph.sites, *graph.branches))
     held = None if chosen is None else [_held(site.classes, chosen) for site in (*graph.sites, *graph.branches)]
     observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, **watched)
     options: dict[str, Any] = {
@@ -213,8 +215,9 @@ def cut(
         "min_units": min_units,
         "multiple": multiple,
         "chosen": chosen,
+        "like": None if like is None else {name: np.asarray(bits, bool) for name, bits in like.items()},
     }
-    decision = planning.decide(graph, observation, constant=constant, only=allowed, **options)
+    decision = planning.decide(graph, observation, constant=constant, **options)
     measured = time.perf_counter()
 
     count = _counter(graph, variables, params)
@@ -230,20 +233,14 @@ def cut(
     if not attempt.passed and decision.folds and not attempt.plan.folds_exactly:
         # Zero padding makes some folds inexact: leave those units in and try once more.
         observation = _without_padded_folds(graph, observation)
-        attempt = trial(planning.decide(graph, observation, constant=constant, only=allowed, **options))
+        attempt = trial(planning.decide(graph, observation, constant=constant, **options))
     if not attempt.passed:
 
         def only(names: Sequence[str]) -> _Attempt:
-            some = _allowed(
-                graph,
-                {
-                    site.name: np.ones(site.width, bool)
-                    for site in (*graph.sites, *graph.branches)
-                    if site.name in names
-                },
-            )
-            some = some if allowed is None else some & allowed
-            return trial(planning.decide(graph, observation, constant=constant, only=some, **options))
+            some = np.zeros(graph.classes + 1, bool)
+            for site in (*graph.sites, *graph.branches):
+                some[site.classes] |= site.name in names
+            return trial(planning.decide(graph, observation, constant=constant, only=some[:-1], **options))
 
         cuts = [s.name for s in (*graph.sites, *graph.branches) if np.append(decision.removed, False)[s.classes].any()]
         good, best = _largest_good(cuts, only)
@@ -320,17 +317,8 @@ def forecast(
     )
 
 
-def _allowed(graph: Graph, within: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns `[classes]`: which classes have a unit that is named in `within`."""
-    _check_bits(graph, "within", within)
-    allowed = np.zeros(graph.classes + 1, bool)
-    for site in (*graph.sites, *graph.branches):
-        allowed[site.classes[np.asarray(within.get(site.name, np.zeros(site.width)), bool)]] = True
-    return allowed[:-1]
-
-
-def _check_bits(graph: Graph, what: str, bits_of: Mapping[str, np.ndarray]) -> None:
-    widths = {site.name: site.width for site in (*graph.sites, *(graph.branches if what == "within" else ()))}
+def _check_bits(what: str, bits_of: Mapping[str, np.ndarray], sites: Sequence[Site]) -> None:
+    widths = {site.name: site.width for site in sites}
     for name, bits in bits_of.items():
         if name not in widths:
             raise ValueError(f"{what}: no site is named {name!r}. The sites are: {', '.join(widths)}.")
@@ -340,7 +328,7 @@ def _check_bits(graph: Graph, what: str, bits_of: Mapping[str, np.ndarray]) -> N
 
 def _chosen(graph: Graph, leave: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[classes]`: which classes have units that are all named in `leave`."""
-    _check_bits(graph, "leave", leave)
+    _check_bits("leave", leave, graph.sites)
     stay = [~np.asarray(leave.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
     return planning.dead_classes(graph, stay)
 
@@ -394,8 +382,8 @@ class _Trial:
         passed = difference <= self._limit * self._scale
         if not self._exact and plan.folds_exactly:
             values = planning.masked_values(self._graph, self._observation, decision)
-            masked = activity_lib.observe(self._fn, self._variables, self._batches, held=values, **self._watched)
-            deviation = _difference(masked.outputs, after)
+            masked = activity_lib.outputs(self._fn, self._variables, self._batches, held=values, **self._watched)
+            deviation = _difference(masked, after)
             passed = passed and deviation <= self._rounding * self._scale
         self.seconds["slice"] += sliced - started
         self.seconds["prove"] += time.perf_counter() - sliced
@@ -403,7 +391,7 @@ class _Trial:
 
     def _outputs(self, fn: Callable[..., Any], variables: Any, decision: planning.Decision) -> list[Any]:
         try:
-            return activity_lib.observe(fn, variables, self._batches, **self._watched).outputs
+            return activity_lib.outputs(fn, variables, self._batches, **self._watched)
         except Exception as error:
             try:
                 jax.eval_shape(fn, variables, self._batches[0])

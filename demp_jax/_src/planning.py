@@ -68,6 +68,7 @@ def decide(
     min_units: int = 1,
     multiple: int = 1,
     chosen: np.ndarray | None = None,
+    like: Mapping[str, np.ndarray] | None = None,
     only: np.ndarray | None = None,
 ) -> Decision:
     """Returns which classes leave.
@@ -81,6 +82,8 @@ def decide(
       min_units: every site keeps at least this many units, the most active ones.
       multiple: every site keeps a multiple of this many units, or all that it has.
       chosen: `[classes]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
+      like: by name of a site or branch, `[width]` bool: no more units leave of each than are named here, these before
+        others, and none of those that are not named.
       only: `[classes]` bool, which may leave; all by default.
     """
     verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
@@ -92,9 +95,9 @@ def decide(
     removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
     needed = _count(graph, wanted & ~removed)
     before = removed.copy()
-    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units, multiple)
+    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units, multiple, like)
     _drop_unread(graph, removed)
-    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units, multiple)
+    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units, multiple, like)
     protected = _count(graph, before & ~removed)
     return Decision(removed, protected, needed, _folds(graph, observation.uses, removed), condemned)
 
@@ -163,15 +166,23 @@ def _blocked(
 
 
 def _keep_floor(
-    sites: Sequence, activities: Sequence[Activity], removed: np.ndarray, min_units: int, multiple: int
+    sites: Sequence,
+    activities: Sequence[Activity],
+    removed: np.ndarray,
+    min_units: int,
+    multiple: int,
+    like: Mapping[str, np.ndarray] | None,
 ) -> None:
     """Takes the most active units of sites that would fall below the floor, or between two multiples, back in."""
     for site, activity in zip(sites, activities, strict=True):
         leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
         kept = int((~leaves).sum())
-        short = min(max(min_units, -(-kept // multiple) * multiple), site.width) - kept
+        first = np.ones(site.width, bool) if like is None else like.get(site.name, np.zeros(site.width, bool))
+        floor = max(min_units, int((~first).sum()) if like is not None else 0)
+        short = min(max(floor, -(-kept // multiple) * multiple), site.width) - kept
         if short > 0:
-            ranked = np.argsort(-np.where(leaves, np.asarray(activity.magnitude), -np.inf), kind="stable")
+            # The last to leave come first: those that stay anyway last, of the others those that are not named.
+            ranked = np.lexsort((-np.asarray(activity.magnitude), first, ~leaves))
             removed[site.classes[ranked[:short]]] = False
 
 
