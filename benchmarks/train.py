@@ -67,30 +67,24 @@ def _outcome(workdir: Path) -> dict[str, Any]:
     cuts = read_lines(workdir / "cuts.jsonl")
     # In a thread of its own the trial costs the loop nothing but the wait for what is not ready.
     waited = sum(sum(cut["seconds"].values()) for cut in cuts if "slice" in cut["seconds"])
-    kept = (
-        "test_accuracy",
-        "neuron_sparsity",
-        "weight_sparsity",
-        "inference_flops_ratio",
-        "train_flops_ratio",
+    kept = ("test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio")
+    more = (
         "step_time_ratio",
+        "seconds_total",
+        "seconds_compiling",
+        "cuts",
+        "steps",
+        "seed",
+        "command",
+        "commit",
+        "device",
     )
-    more = ("seconds_total", "seconds_compiling", "cuts", "steps", "seed", "command", "commit", "device")
     return {**{name: summary[name] for name in (*kept, *more)}, "seconds_cutting": round(waited, 2)}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
-    header = (
-        "recipe",
-        "run",
-        "test accuracy",
-        "weight sparsity",
-        "FLOPs",
-        "training FLOPs",
-        "cuts",
-        "cutting",
-    )
+    header = ("recipe", "run", "test accuracy", "weight sparsity", "FLOPs", "training FLOPs", "cuts", "cutting")
     found: list[tuple[str, ...]] = [(*header, "seconds", "faster")]
     for record in records:
         dense = record["runs"]["dense"]["seconds_total"]

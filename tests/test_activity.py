@@ -120,11 +120,12 @@ def test_activity_costs_no_accuracy_and_no_gradient(network):
         (logits, _), activity = run({**variables, "params": params}, x)
         return jnp.sum(logits**2), activity
 
-    gradient = jax.jit(jax.value_and_grad(loss, has_aux=True), static_argnums=1)
+    # Operation by operation: compiled as a whole, the two are fused differently and round differently.
+    gradient = jax.value_and_grad(loss, has_aux=True)
     (value, activity), grads = gradient(variables["params"], True)
     (plain, _), expected = gradient(variables["params"], False)
     assert float(value) == pytest.approx(float(plain), rel=1e-6)
-    helpers.assert_trees_close(grads, expected, rtol=1e-5, atol=1e-5)
+    helpers.assert_trees_close(grads, expected, rtol=1e-6, atol=1e-6)
     graph = demp_jax.trace(fn, variables, x)
     assert set(activity) == set(graph.widths)  # The same names in training as in evaluation.
     assert {n: a.maximum.size for n, a in activity.items()} == graph.widths

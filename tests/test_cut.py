@@ -304,18 +304,19 @@ def test_a_cut_waits_until_it_saves_enough():
 def test_as_many_leave_as_in_a_trial():
     """Those that are named and still dead, others in the place of those that came back, and no more."""
     x = [batch((8, 3))]
-    trial = demp_jax.cut(_plain, _plain_params([-9.0, 1.0, -9.0, 1.0, 1.0]), x)
+    trial = demp_jax.cut(_plain, _plain_params([-9.0, -9.0, 1.0, 1.0, 1.0]), x)
     assert trial.record.neurons == (5, 3)
     assert trial.record.saves == pytest.approx(0.4)
     params = _plain_params([1.0, -9.0, -9.0, -9.0, 1.0])  # One came back, two more died.
     result = demp_jax.cut(_plain, params, x, like=trial.removed)
     assert (result.record.neurons, result.record.protected) == ((5, 3), {"bias": 1})
     assert jax.tree.map(jnp.shape, result.variables) == jax.tree.map(jnp.shape, trial.variables)
-    assert (result.removed["bias"][2], result.removed["bias"][[1, 3]].sum()) == (True, 1)
+    assert (result.removed["bias"][1], result.removed["bias"][[2, 3]].sum()) == (True, 1)
     few = demp_jax.cut(_plain, _plain_params([1.0, 1.0, -9.0, 1.0, 1.0]), x, like=trial.removed)
     assert few.record.neurons == (5, 4)
     nothing = demp_jax.cut(_plain, params, x, like={})
     assert (nothing.removed, nothing.variables is params) == ({}, True)
+    assert demp_jax.cut(_plain, params, x).record.saves == pytest.approx(0.6)
 
 
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
@@ -346,6 +347,8 @@ def test_outputs_that_are_not_finite_refuse_the_cut():
         ({"epsilon": 0.0}, "epsilon must be a positive number; got epsilon=0.0"),
         ({"min_units": 0}, "min_units must be at least 1; got min_units=0"),
         ({"multiple": 0}, "multiple must be at least 1; got multiple=0"),
+        ({"like": {"hiden": np.ones(2, bool)}}, "like: no site is named 'hiden'. The sites are: bias."),
+        ({"like": {"bias": np.ones(3, bool)}}, r"like\['bias'\] must be 2 bools; got the shape \(3,\)."),
         ({"least_gain": 1.0}, r"least_gain must be in \[0, 1\); got least_gain=1.0"),
         ({"constant": -1.0}, "constant must be a finite number >= 0, or None; got constant=-1.0"),
     ],

@@ -197,8 +197,6 @@ def _observe(
 
     results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
     out = jax.tree.unflatten(graph.program.out_tree, results)
-    if not watch:
-        return out, [], []
     summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
     read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]
     return out, summaries, read

@@ -173,16 +173,16 @@ def _keep_floor(
     multiple: int,
     like: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Takes the most active units of sites that would fall below the floor, or between two multiples, back in."""
+    """Takes units back in where more would leave than `decide` allows: not named in `like` first, then most active."""
     for site, activity in zip(sites, activities, strict=True):
         leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
         kept = int((~leaves).sum())
-        first = np.ones(site.width, bool) if like is None else like.get(site.name, np.zeros(site.width, bool))
-        floor = max(min_units, int((~first).sum()) if like is not None else 0)
-        short = min(max(floor, -(-kept // multiple) * multiple), site.width) - kept
+        named = np.ones(site.width, bool) if like is None else like.get(site.name, np.zeros(site.width, bool))
+        floor = max(min_units, int((~named).sum()), -(-kept // multiple) * multiple)
+        short = min(floor, site.width) - kept
         if short > 0:
-            # The last to leave come first: those that stay anyway last, of the others those that are not named.
-            ranked = np.lexsort((-np.asarray(activity.magnitude), first, ~leaves))
+            # Of those that would leave, the ones that are not named first, and of these the most active.
+            ranked = np.lexsort((-np.asarray(activity.magnitude), named, ~leaves))
             removed[site.classes[ranked[:short]]] = False
 
 
