@@ -7,6 +7,7 @@ from demp_jax._src.activity import Activity as Activity
 from demp_jax._src.activity import alive as alive
 from demp_jax._src.activity import clear_caches as clear_caches
 from demp_jax._src.activity import observe as observe
+from demp_jax._src.activity import outputs as outputs
 from demp_jax._src.activity import summarise as summarise
 from demp_jax._src.activity import with_activity as with_activity
 from demp_jax._src.convolutions import compiler_options as compiler_options

@@ -81,6 +81,38 @@ def test_bits_of_many_batches_are_those_of_one(network):
         np.testing.assert_array_equal(demp_jax.alive(activity), demp_jax.alive(whole[site.name]))
 
 
+@pytest.mark.parametrize(
+    ("criterion", "reads"),
+    [("auto", ["nonzero"]), ("epsilon", ["maximum", "minimum"]), ("negative", ["maximum"]), ("sum", ["positive"])],
+)
+def test_only_what_a_criterion_reads(network, criterion, reads):
+    fn, variables = network
+    x = batch((16, 8, 8, 3))
+    whole = demp_jax.observe(fn, variables, [x[:8], x[8:]]).sites
+    found = demp_jax.observe(fn, variables, [x[:8], x[8:]], criterion=criterion).sites
+    for part, everything in zip(found, whole, strict=True):
+        known = {name for name, value in vars(part).items() if value is not None} - {"kind"}
+        assert known == {"magnitude", *reads}
+        for name in known:
+            np.testing.assert_allclose(getattr(part, name), getattr(everything, name), rtol=1e-5)
+        np.testing.assert_array_equal(demp_jax.alive(part, criterion), demp_jax.alive(everything, criterion))
+    with pytest.raises(ValueError, match="criterion must be one of"):
+        demp_jax.observe(fn, variables, [x], criterion="idle")
+
+
+def test_the_pass_that_proves_a_cut_gives_outputs_at_once(network):
+    fn, variables = network
+    result = demp_jax.cut(fn, variables, [batch((16, 8, 8, 3))])
+    assert result.plan is not None
+    others = batch((16, 8, 8, 3), seed=1)
+    with helpers.compilations() as compiled:
+        (found,) = demp_jax.outputs(result.fn, result.variables, [others])
+        assert compiled == []
+        (seen,) = demp_jax.observe(result.fn, result.variables, [others]).outputs
+    assert compiled != []
+    np.testing.assert_allclose(found, seen, rtol=1e-5, atol=1e-6)
+
+
 def test_bits_are_reduced_over_devices(network):
     fn, variables = network
     x = np.array(batch((16, 8, 8, 3)))

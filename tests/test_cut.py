@@ -319,6 +319,38 @@ def test_as_many_leave_as_in_a_trial():
     assert demp_jax.cut(_plain, params, x).record.saves == pytest.approx(0.6)
 
 
+def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many():
+    """A channel that nothing reads any more leaves before one that is named: the sum stays a plain one."""
+
+    def network(variables, x):
+        one, other = (
+            demp_jax.select(x @ branch, index, fill)
+            for branch, index, fill in zip(variables["branch"], variables["index"], variables["fill"], strict=True)
+        )
+        return jax.nn.relu(one + other + variables["bias"][None]) @ variables["out"]
+
+    variables = {
+        # The third channel of the first is constant, the first of the sum dead.
+        "branch": [jnp.array([[1.0, 1.0, 0.0, 1.0]]), jnp.array([[1.0, 2.0, 3.0, 1.0]])],
+        "index": [jnp.arange(4)] * 2,
+        "fill": [jnp.zeros(4)] * 2,
+        "bias": jnp.array([-9.0, 0.0, 0.0, 0.0]),
+        "out": jnp.ones((4, 2)),
+    }
+    x, first, third = [jnp.array([[1.0], [2.0]])], np.arange(4) == 0, np.arange(4) == 2
+    everything = demp_jax.cut(network, variables, x, constant=0.0)
+    assert {name: bits.tolist() for name, bits in everything.removed.items()} == {
+        "bias": first.tolist(),
+        "branch": (first | third).tolist(),
+        "branch+": first.tolist(),
+    }
+    like = {"bias": first, "branch": third, "branch+": first}
+    result = demp_jax.cut(network, variables, x, constant=0.0, like=like)
+    assert {name: bits.tolist() for name, bits in result.removed.items()} == dict.fromkeys(like, first.tolist())
+    assert [index.tolist() for index in result.variables["index"]] == [[0, 1, 2]] * 2
+    assert result.record.difference == 0
+
+
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
     result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)

@@ -69,6 +69,23 @@ def test_the_mask_is_where_the_gradient_is():
     assert wrong < 0.02 * total
 
 
+def test_a_membership_is_of_one_shape_whichever_channels_meet():
+    """A step that was compiled for some widths serves other units of them, also where fewer channels of a sum meet."""
+    network, variables = helpers.split(helpers.Blocks(nnx.Rngs(0)))
+
+    def without(positions):
+        def change(leaf):
+            return leaf.at[positions].set(np.iinfo(np.int32).max) if leaf.dtype == jnp.int32 else leaf
+
+        changed = jax.tree.map(change, variables)
+        graph = demp_jax.trace(network, changed, batch(helpers.BLOCKS_INPUT))
+        return demp_jax.membership(graph, changed["params"])
+
+    one, other = without(jnp.array([2])), without(jnp.array([0, 5]))
+    helpers.assert_same_shapes(one, other)
+    assert any((a != b).any() for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True))
+
+
 def test_routing_is_not_known_from_shapes():
     model = models.ResNet(3, 5, base_width=4, blocks=(1,), rngs=nnx.Rngs(0))
     network, variables = helpers.split(model)

@@ -1,6 +1,5 @@
 """A target instead of a search: the controller against models of networks, its parts against identities, whole runs."""
 
-import dataclasses
 import json
 import logging
 
@@ -160,10 +159,11 @@ def test_a_forecast_is_what_a_cut_leaves(min_units):
     death_set = [batch((32, 8, 8, 3), 5)]
     options = {"params": lambda v: v["params"], "min_units": min_units}
     seen = demp_jax.forecast(net, variables, death_set, **options)
-    record = demp_jax.cut(net, variables, death_set, **options).record
-    assert record.refused is None
+    cut = demp_jax.cut(net, variables, death_set, **options)
+    assert cut.record.refused is None
     assert seen.neurons[1] < seen.neurons[0]
-    assert dataclasses.astuple(seen) == (record.neurons, record.parameters, record.flops)
+    assert (seen.neurons, seen.parameters, seen.flops) == (cut.record.neurons, cut.record.parameters, cut.record.flops)
+    assert {n: bits.tolist() for n, bits in seen.removed.items()} == {n: b.tolist() for n, b in cut.removed.items()}
 
 
 def test_the_least_that_is_left():
@@ -320,7 +320,7 @@ def test_more_that_dies_than_was_asked_for_is_said():
     problem = pose(short_config(**TARGET))
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     dense = problem.dense_parameters
-    forecast = demp_jax.Forecast((40, 10), (dense, dense // 3), (100, 30))
+    forecast = demp_jax.Forecast((40, 10), (dense, dense // 3), (100, 30), {})
     with pytest.MonkeyPatch.context() as patch:
         said = []
         patch.setattr(target._LOG, "warning", lambda *args: said.append(args[0] % args[1:]))
@@ -371,7 +371,7 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     problem = pose(short_config(**{"method.target.step_time": 0.7}))
     dense = problem.dense.flops()
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
-    half = demp_jax.Forecast((40, 40), (2170, 2170), (dense, dense // 2))
+    half = demp_jax.Forecast((40, 40), (2170, 2170), (dense, dense // 2), {})
     assert steering.gain_to_time() == 0.1
     assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.TIME_PER_FLOPS / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):

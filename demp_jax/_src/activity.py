@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,13 @@ from demp_jax._src import convolutions, tracing
 from demp_jax._src import program as program_lib
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
+# What a criterion reads of an activity.
+_READS = {
+    "zero": ("nonzero",),
+    "epsilon": ("maximum", "minimum"),
+    "negative": ("maximum",),
+    "sum": ("positive",),
+}
 
 
 @functools.partial(
@@ -29,7 +36,7 @@ CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 )
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What the N units of one activation did on the examples seen so far.
+    """What the N units of one activation did on the examples seen so far; `None` where that was not wanted.
 
     Attributes:
       maximum: `[N]`, largest value over examples and space.
@@ -48,15 +55,36 @@ class Activity:
     kind: str
 
     def merge(self, other: Activity) -> Activity:
-        """Returns the activity on both sets of examples."""
+        """Returns the activity on both sets of examples; of both the same fields are known."""
+
+        def both(name: str, combine: Callable[[Any, Any], Any]) -> Any:
+            one, two = getattr(self, name), getattr(other, name)
+            return None if one is None else combine(one, two)
+
         return Activity(
-            maximum=np.maximum(self.maximum, other.maximum),
-            minimum=np.minimum(self.minimum, other.minimum),
-            magnitude=self.magnitude + other.magnitude,
-            positive=self.positive | other.positive,
-            nonzero=self.nonzero | other.nonzero,
+            maximum=both("maximum", np.maximum),
+            minimum=both("minimum", np.minimum),
+            magnitude=both("magnitude", np.add),
+            positive=both("positive", np.logical_or),
+            nonzero=both("nonzero", np.logical_or),
             kind=self.kind,
         )
+
+
+class Range(NamedTuple):
+    """The values of N units read at one place, on the examples seen so far.
+
+    Attributes:
+      maximum: `[N]`, largest value over examples and space.
+      minimum: `[N]`, smallest value.
+    """
+
+    maximum: Any
+    minimum: Any
+
+    def merge(self, other: Range) -> Range:
+        """Returns the range on both sets of examples."""
+        return Range(np.maximum(self.maximum, other.maximum), np.minimum(self.minimum, other.minimum))
 
 
 def summarise(value: jax.Array, axis: int = -1, kind: str = "zero") -> Activity:
@@ -106,8 +134,7 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
       ValueError: for an unknown criterion or an epsilon that is not positive.
     """
     check_criterion(criterion, epsilon)
-    if criterion == "auto":
-        criterion = {"zero": "zero", "soft": "epsilon", "negative": "negative", "branch": "zero"}[activity.kind]
+    criterion = _resolved(criterion, activity.kind)
     if criterion == "zero":
         return activity.nonzero
     if criterion == "epsilon":
@@ -115,6 +142,12 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
     if criterion == "negative":
         return activity.maximum > 0
     return activity.positive
+
+
+def _resolved(criterion: str, kind: str) -> str:
+    """Returns the criterion by which an activation of a kind is judged."""
+    by_kind = {"zero": "zero", "soft": "epsilon", "negative": "negative", "branch": "zero"}
+    return by_kind[kind] if criterion == "auto" else criterion
 
 
 def check_criterion(criterion: str, epsilon: float) -> None:
@@ -181,7 +214,8 @@ def _observe(
     watch: bool,
     batch_axis: int,
     exclude: tuple[str, ...],
-) -> tuple[Any, list[Activity], list[Activity]]:
+    criterion: str | None,
+) -> tuple[Any, list[Activity], list[Range]]:
     if held is None and not watch:
         return convolutions.with_fast_convolutions(fn)(variables, x), [], []
     graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
@@ -197,9 +231,18 @@ def _observe(
 
     results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
     out = jax.tree.unflatten(graph.program.out_tree, results)
-    summaries = [summarise(v, site.axis, site.kind) for v, site in zip(values, sites, strict=False)]
-    read = [summarise(v, use.axis, "branch") for v, use in zip(values[len(sites) :], ends, strict=True)]
-    return out, summaries, read
+    summaries = [_only(summarise(v, site.axis, site.kind), criterion) for v, site in zip(values, sites, strict=False)]
+    read = [summarise(v, use.axis) for v, use in zip(values[len(sites) :], ends, strict=True)]
+    return out, summaries, [Range(seen.maximum, seen.minimum) for seen in read]
+
+
+def _only(activity: Activity, criterion: str | None) -> Activity:
+    """Returns what a criterion reads, and the magnitude; all with `None`."""
+    if criterion is None:
+        return activity
+    wanted = {"magnitude", *_READS[_resolved(criterion, activity.kind)]}
+    unwanted: dict[str, Any] = {f.name: None for f in dataclasses.fields(activity) if f.name not in {"kind", *wanted}}
+    return dataclasses.replace(activity, **unwanted)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,13 +251,13 @@ class Observation:
 
     Attributes:
       sites: the activity of every site and branch of the graph, in order.
-      uses: the activity of the values read at the uses that were asked for, by their index in the graph.
+      uses: the range of the values read at the uses that were asked for, by their index in the graph.
       outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
       examples: how many examples were seen.
     """
 
     sites: list[Activity]
-    uses: Mapping[int, Activity]
+    uses: Mapping[int, Range]
     outputs: list[Any]
     examples: int
 
@@ -228,6 +271,7 @@ def observe(
     held: Sequence[np.ndarray] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
+    criterion: str | None = None,
 ) -> Observation:
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
 
@@ -239,18 +283,23 @@ def observe(
       held: per site and branch of the graph, `[width]`: the value each unit is held at, NaN where it keeps its own.
       batch_axis: the axis of each batch along which examples lie.
       exclude: as given to `trace`.
+      criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
+        compiles in half the time.
 
     Returns:
       The accumulated observation, on the host.
 
     Raises:
-      ValueError: when there is no batch.
+      ValueError: when there is no batch, or for an unknown criterion.
     """
+    if criterion is not None:
+        check_criterion(criterion, epsilon=1.0)
     sites: list[Activity] | None = None
-    read: list[Activity] = []
+    read: list[Range] = []
     outputs = []
     examples = 0
-    options: dict[str, Any] = {"uses": uses, "watch": True, "batch_axis": batch_axis, "exclude": tuple(exclude)}
+    options = {"batch_axis": batch_axis, "exclude": tuple(exclude), "criterion": criterion}
+    options |= {"uses": uses, "watch": True}
     for x, (out, now, now_read) in _passes(fn, variables, batches, held, options):
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -270,8 +319,19 @@ def outputs(
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
 ) -> list[Any]:
-    """Returns the `outputs` that `observe` would give; without its reductions it compiles in less time."""
-    options: dict[str, Any] = {"uses": (), "watch": False, "batch_axis": batch_axis, "exclude": tuple(exclude)}
+    """Returns the outputs of `fn(variables, x)` on every batch, on the host, as `observe` does beside the activity.
+
+    Without that it compiles in half the time. The pass is the one by which `cut` proves itself: right after a cut, for
+    batches of the death set's shape, nothing is compiled.
+
+    Args:
+      fn, variables, batches, held, batch_axis, exclude: see `observe`; the last two matter where units are held alone.
+
+    Returns:
+      A list with one tree of NumPy arrays per batch.
+    """
+    options: dict[str, Any] = {"batch_axis": batch_axis, "exclude": tuple(exclude) if held is not None else ()}
+    options |= {"uses": (), "watch": False, "criterion": None}
     return [out for _, (out, _, _) in _passes(fn, variables, batches, held, options)]
 
 
@@ -281,7 +341,7 @@ def _passes(
     batches: Iterable[Any],
     held: Sequence[np.ndarray] | None,
     options: dict[str, Any],
-) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Activity]]]]:
+) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Range]]]]:
     """Yields every batch with what `_observe` makes of it, on the host."""
     fixed = None if held is None else list(held)
     leaves, structure = jax.tree.flatten(variables)

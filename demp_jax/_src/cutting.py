@@ -101,11 +101,14 @@ class Cut:
     @property
     def removed(self) -> dict[str, np.ndarray]:
         """By name of a site or branch, `[width]` bool: which of its units left; those that lost none are not named."""
-        if self.plan is None:
-            return {}
-        gone = np.append(self.plan.decision.removed, False)
-        sites = (*self.plan.graph.sites, *self.plan.graph.branches)
-        return {site.name: gone[site.classes] for site in sites if gone[site.classes].any()}
+        return {} if self.plan is None else _units(self.plan.graph, self.plan.decision.removed)
+
+
+def _units(graph: Graph, classes: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the units of some classes, by name of a site or branch; those that have none are left out."""
+    chosen = np.append(classes, False)
+    units = {site.name: chosen[site.classes] for site in (*graph.sites, *graph.branches)}
+    return {name: bits for name, bits in units.items() if bits.any()}
 
 
 def cut(
@@ -153,8 +156,9 @@ def cut(
         calls dead. What is left computes what the network computes with those units held at zero. Units that can only
         leave together leave where all of them are named; a unit that must stay, stays.
       like: by name of a site or branch, `[width]` bool, such as `Cut.removed` of a trial some steps before: no more
-        units leave of each than are named here, these before others, and none of those that are not named. Where as
-        many are still dead the widths are those of the trial, for which a step may have been compiled meanwhile.
+        units leave of each than are named here, these before others (but for channels of a branch that nothing reads
+        any more), and none of those that are not named. Where as many are still dead the widths are those of the
+        trial, for which a step may have been compiled meanwhile.
       constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
         leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
       tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
@@ -208,7 +212,8 @@ def cut(
     if like is not None:
         _check_bits("like", like, (*graph.sites, *graph.branches))
     held = None if chosen is None else [_held(site.classes, chosen) for site in (*graph.sites, *graph.branches)]
-    observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, **watched)
+    judged = _judged(graph, criterion)
+    observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, criterion=judged, **watched)
     options: dict[str, Any] = {
         "criterion": criterion,
         "epsilon": epsilon,
@@ -267,11 +272,13 @@ class Forecast:
 
     Attributes:
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
+      removed: which units would leave, as `Cut.removed`.
     """
 
     neurons: tuple[int, int]
     parameters: tuple[int, int]
     flops: tuple[int, int]
+    removed: dict[str, np.ndarray]
 
 
 def forecast(
@@ -305,7 +312,9 @@ def forecast(
         raise ValueError("the death set is empty: give at least one batch of training inputs.")
     graph = graph or tracing.trace(fn, variables, batches[0], batch_axis=batch_axis, exclude=exclude)
     uses = planning.needed_uses(graph, constant)
-    observation = activity_lib.observe(fn, variables, batches, uses=uses, batch_axis=batch_axis, exclude=exclude)
+    # The pass that `cut` has compiled.
+    watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude, "criterion": _judged(graph, criterion)}
+    observation = activity_lib.observe(fn, variables, batches, uses=uses, **watched)
     options: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon, "constant": constant, "min_units": min_units}
     removed = planning.decide(graph, observation, **options).removed
     count = _counter(graph, variables, params)
@@ -314,6 +323,7 @@ def forecast(
         (graph.neurons, graph.neurons - gone),
         (count(None), count(removed)),
         (graph.flops(), graph.flops(removed)),
+        _units(graph, removed),
     )
 
 
@@ -444,13 +454,18 @@ def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -
     for i, seen in observation.uses.items():
         varies = graph.uses[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
         maximum = np.where(varies, np.inf, seen.maximum)
-        uses[i] = dataclasses.replace(seen, maximum=maximum)
+        uses[i] = seen._replace(maximum=maximum)
     return dataclasses.replace(observation, uses=uses)
 
 
 def _exact(graph: Graph, criterion: str) -> bool:
     """Returns whether all that a criterion calls dead is exactly zero."""
     return criterion == "zero" or (criterion == "auto" and all(site.kind == "zero" for site in graph.sites))
+
+
+def _judged(graph: Graph, criterion: str) -> str | None:
+    """Returns the criterion that is all that activity is wanted for; `None` where the middle of what leaves is, too."""
+    return criterion if _exact(graph, criterion) else None
 
 
 def _rounding(graph: Graph, constant: float | None) -> float:

@@ -35,7 +35,7 @@ class Membership:
         once.
       axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
         they are, or `None` where all are always alive.
-      readers: per `select`, the last first: which classes of a branch are read by which classes after it.
+      readers: per `select`, the last first: which classes of a branch are read by which classes after it, K where none.
       bare: `[K + 1]` bool, other classes without an activation (and the entry K): alive whatever the activations do.
     """
 
@@ -110,7 +110,10 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[tuple[Any, Any], ...]:
             valid = (index >= 0) & (index < len(use.classes))
             read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
             ours = (read >= 0) & branches[read]
-            pairs = (read[ours], np.where(readers < 0, graph.classes, readers)[ours])
+            # One pair per position, or none at all: which channels meet differs from cut to cut, and a step that was
+            # compiled for these widths has to serve all of them.
+            size = index.size if ours.any() else 0
+            pairs = (np.where(ours & (a >= 0), a, graph.classes)[:size] for a in (read, readers))
             found.append(tuple(jnp.asarray(a, jnp.int32) for a in pairs))
     bare &= ~branches
     return tuple((branch, reader) for branch, reader in reversed(found))

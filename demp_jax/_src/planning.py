@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from demp_jax._src import axes as axes_lib
-from demp_jax._src.activity import Activity, Observation, alive
+from demp_jax._src.activity import Activity, Observation, Range, alive
 from demp_jax._src.graph import Graph, Use
 
 
@@ -83,7 +83,7 @@ def decide(
       multiple: every site keeps a multiple of this many units, or all that it has.
       chosen: `[classes]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
       like: by name of a site or branch, `[width]` bool: no more units leave of each than are named here, these before
-        others, and none of those that are not named.
+        others (but for channels that nothing reads), and none of those that are not named.
       only: `[classes]` bool, which may leave; all by default.
     """
     verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
@@ -95,9 +95,11 @@ def decide(
     removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
     needed = _count(graph, wanted & ~removed)
     before = removed.copy()
-    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, min_units, multiple, like)
-    _drop_unread(graph, removed)
-    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, min_units, multiple, like)
+    options: dict[str, Any] = {"min_units": min_units, "multiple": multiple, "like": like}
+    nothing = np.zeros_like(removed)
+    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, nothing, **options)
+    unread = _drop_unread(graph, removed)
+    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, unread, **options)
     protected = _count(graph, before & ~removed)
     return Decision(removed, protected, needed, _folds(graph, observation.uses, removed), condemned)
 
@@ -123,7 +125,7 @@ def dead_classes(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
     return held & ~lives
 
 
-def _idle(graph: Graph, uses: Mapping[int, Activity], constant: float) -> np.ndarray:
+def _idle(graph: Graph, uses: Mapping[int, Range], constant: float) -> np.ndarray:
     """Returns which classes are read as constants everywhere."""
     idle = np.ones(graph.classes, bool)
     for i, use in enumerate(graph.uses):
@@ -132,11 +134,11 @@ def _idle(graph: Graph, uses: Mapping[int, Activity], constant: float) -> np.nda
     return idle
 
 
-def _span(activity: Activity) -> np.ndarray:
+def _span(activity: Activity | Range) -> np.ndarray:
     return np.asarray(activity.maximum, np.float32) - np.asarray(activity.minimum, np.float32)
 
 
-def _middle(activity: Activity) -> np.ndarray:
+def _middle(activity: Activity | Range) -> np.ndarray:
     return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
 
 
@@ -145,7 +147,7 @@ def _absorbs(use: Use) -> bool:
 
 
 def _blocked(
-    graph: Graph, uses: Mapping[int, Activity], condemned: np.ndarray, idle: np.ndarray, constant: float | None
+    graph: Graph, uses: Mapping[int, Range], condemned: np.ndarray, idle: np.ndarray, constant: float | None
 ) -> np.ndarray:
     """Returns which classes are read as something that neither vanishes nor can be taken up."""
     blocked = np.zeros(graph.classes, bool)
@@ -169,11 +171,17 @@ def _keep_floor(
     sites: Sequence,
     activities: Sequence[Activity],
     removed: np.ndarray,
+    unread: np.ndarray,
+    *,
     min_units: int,
     multiple: int,
     like: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Takes units back in where more would leave than `decide` allows: not named in `like` first, then most active."""
+    """Takes units back in where more would leave than `decide` allows: not named in `like` first, then most active.
+
+    What is `unread`, `[classes]` bool, comes last. So where a sum and what it adds lose as many channels they lose the
+    same ones, whichever they are, and the sum stays a plain one.
+    """
     for site, activity in zip(sites, activities, strict=True):
         leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
         kept = int((~leaves).sum())
@@ -181,13 +189,14 @@ def _keep_floor(
         floor = max(min_units, int((~named).sum()), -(-kept // multiple) * multiple)
         short = min(floor, site.width) - kept
         if short > 0:
-            # Of those that would leave, the ones that are not named first, and of these the most active.
-            ranked = np.lexsort((-np.asarray(activity.magnitude), named, ~leaves))
+            # Of those that would leave, the ones that are read, of these the ones that are not named, then by activity.
+            useless = np.append(unread, False)[site.classes]
+            ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~leaves))
             removed[site.classes[ranked[:short]]] = False
 
 
-def _drop_unread(graph: Graph, removed: np.ndarray) -> None:
-    """Removes the channels of branches that no `select` reads any more."""
+def _drop_unread(graph: Graph, removed: np.ndarray) -> np.ndarray:
+    """Removes the channels of branches that no `select` reads any more; returns which these are, `[classes]` bool."""
     while True:
         read = np.ones(graph.classes, bool)
         for branch in graph.branches:
@@ -201,7 +210,7 @@ def _drop_unread(graph: Graph, removed: np.ndarray) -> None:
             classes = use.classes[index[(index >= 0) & (index < len(use.classes))]]
             read[classes[classes >= 0]] = True
         if not (~read & ~removed).any():
-            return
+            return ~read
         removed |= ~read
 
 
@@ -228,7 +237,7 @@ def _count(graph: Graph, classes: np.ndarray) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _folds(graph: Graph, uses: Mapping[int, Activity], removed: np.ndarray) -> tuple[Fold, ...]:
+def _folds(graph: Graph, uses: Mapping[int, Range], removed: np.ndarray) -> tuple[Fold, ...]:
     folds = []
     for i, activity in uses.items():
         use = graph.uses[i]
