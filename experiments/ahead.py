@@ -182,6 +182,11 @@ class Ahead:
             return None
 
     @property
+    def trying(self) -> bool:
+        """Whether it is not known yet what is to be cut."""
+        return not self._planned.done()
+
+    @property
     def busy(self) -> bool:
         """Whether its thread is at work, beside which a CPU's steps take longer."""
         return self._prepared is not None and not self._prepared.done()

@@ -134,6 +134,11 @@ class Checkpoints:
         self._manager.close()
 
 
+def all_finite(tree: Any) -> bool:
+    """Returns whether no entry of a tree of arrays is infinite or NaN; on the host, where what is saved goes anyway."""
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
+
+
 def _named(tree: Any) -> dict[str, Any]:
     pairs = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}

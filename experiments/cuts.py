@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,6 +18,12 @@ from experiments.feed import Feed
 from experiments.methods import Method, Ranking
 from experiments.network import Network, calibrated
 from experiments.problem import Problem
+
+# In a trial a unit counts as constant if it varies by this part of what it may vary by when it leaves, as of those at
+# the limit many are beyond it some steps later; and of every site so many, or this part, are left out, for those that
+# are all the same. A step compiled for widths that come to be too small is of no use.
+_FIRM = 0.5
+_SPARED, _SPARED_PART = 2, 1 / 8
 
 
 class Standing(NamedTuple):
@@ -114,10 +121,24 @@ def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
 
 
 def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
-    """Cuts dead units."""
+    """Cuts dead units; a trial those that can be expected to leave when the cut is due."""
     options = {**_options(at), "least_gain": at.least_gain, "like": at.like}
-    cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
+    death_set = at.feed.death_set(at.step)
+    # Units that are zero get no gradient, and stay; constants move.
+    if at.opt_state is None and options["constant"] is not None:
+        options["constant"] *= _FIRM
+        if at.like is None:
+            looked = {name: options[name] for name in ("criterion", "epsilon", "constant", "min_units", "exclude")}
+            found = demp_jax.forecast(at.network, at.variables, death_set, graph=at.graph, **looked)
+            options["like"] = {name: _spared(bits) for name, bits in found.removed.items()}
+    cut = demp_jax.cut(at.network, at.variables, death_set, **at.trained, **options)
     return cut, {"why": "dead"}
+
+
+def _spared(bits: np.ndarray) -> np.ndarray:
+    """Returns which of the units that could leave are to leave."""
+    count = int(bits.sum())
+    return bits & (np.cumsum(bits) <= count - max(_SPARED, math.ceil(_SPARED_PART * count)))
 
 
 def _options(at: Standing) -> dict[str, Any]:

@@ -211,12 +211,6 @@ def prepare(images: jax.Array, *, preparation: Preparation) -> jax.Array:
     return preparation(images)
 
 
-@jax.jit
-def all_finite(tree: Any) -> jax.Array:
-    """Returns whether no entry of a tree is infinite or NaN, `bool[]`."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
-
-
 def compiled(step: Callable[..., Any], *args: Any, task: Task) -> Any:
     """Returns `train_step` or `train_steps` compiled for arguments like these, arrays or their shapes."""
     return cast("Any", step).lower(*args, task=task).compile(compiler_options=demp_jax.compiler_options())

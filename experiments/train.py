@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import json
 import logging
@@ -33,7 +34,7 @@ from experiments.counters import Counters, Stopwatch
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Batches, Feed
 from experiments.problem import Problem, pose, size
-from experiments.step import StepMetrics, TrainState, all_finite, free_compiled
+from experiments.step import StepMetrics, TrainState, free_compiled
 from experiments.stepper import Stepper
 
 _LOG = logging.getLogger(__name__)
@@ -130,6 +131,8 @@ class _Run:
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
         self.ahead: ahead_lib.Ahead | None = None
+        # A checkpoint that waits for what a trial finds: its step, arrays, what belongs to them, and the trial.
+        self.unsaved: tuple[int, dict[str, Any], dict[str, Any], ahead_lib.Ahead] | None = None
         self.steering: target_lib.Steering | None = None
         if problem.goal is not None:
             self.steering = target_lib.Steering(
@@ -211,6 +214,7 @@ class _Run:
                 with contextlib.closing(self.feed.batches(first, last, self._together)) as feed:
                     stopped_by = self._loop(first, last, feed, stop)
             finally:
+                self._save_waiting()
                 if self.ahead is not None:
                     self.ahead.abandon()
             self._tick("other")
@@ -258,9 +262,12 @@ class _Run:
                 with self._spending("evaluation", "evaluating"):
                     self._evaluate(step)
                 self.progress.update(step, None, self.stepper.graph.neurons, self.counters.test_accuracy)
+            if self.unsaved is not None and not self.unsaved[-1].trying:
+                with self._spending("checkpoints", "saving"):
+                    self._save_waiting()
             if step != self.continued and (step == last or stopped_by or (step > 0 and step % lengths.checkpoint == 0)):
                 with self._spending("checkpoints", "saving"):
-                    self._save(step)
+                    self._save(step, at_once=step == last or stopped_by is not None)
             if step == last or stopped_by:
                 return None if step == last else stopped_by
             if not self.pending:
@@ -446,9 +453,9 @@ class _Run:
         flushed = self._flush(step)
         right, loss = 0, 0.0
         for inputs, labels in self.feed.test_batches():
-            # The program that looks at a death set gives the outputs, too: one compilation serves both.
-            seen = demp_jax.observe(self.network, self.state.variables, [inputs], exclude=self.problem.exclude)
-            logits = seen.outputs[0][: len(labels)].astype(np.float64)
+            # The program that proves a cut gives the outputs: one compilation serves both.
+            (logits,) = demp_jax.outputs(self.network, self.state.variables, [inputs])
+            logits = logits[: len(labels)].astype(np.float64)
             shifted = logits - logits.max(1, keepdims=True)
             right += int((logits.argmax(1) == labels).sum())
             loss += float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).sum())
@@ -470,7 +477,8 @@ class _Run:
     def _who_is_dead(self, inputs: Iterable[jax.Array]) -> dict[str, Any]:
         options = self.config.pruning
         sites = self.stepper.graph.sites
-        seen = demp_jax.observe(self.network, self.state.variables, inputs, exclude=self.problem.exclude)
+        exclude, criterion = self.problem.exclude, options.criterion
+        seen = demp_jax.observe(self.network, self.state.variables, inputs, exclude=exclude, criterion=criterion)
         dead = {
             site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))
             for site, activity in zip(sites, seen.sites, strict=False)
@@ -561,27 +569,42 @@ class _Run:
 
     # Saving, and the end.
 
-    def _save(self, step: int) -> None:
+    def _save(self, step: int, *, at_once: bool) -> None:
+        """Saves, `at_once` or as soon as a trial that is going on has found what is to be cut."""
         self._flush(step)
         # The loss of a step is that before its update: what the last update made shows in the parameters.
-        if not all_finite(self.state.variables["params"]):
+        if not checkpoints_lib.all_finite(self.state.variables["params"]):
             raise NonFiniteLossError(self._non_finite(step, math.nan))
         self._tick("checkpoints")
-        planned, failure = None, None
-        try:
-            planned = None if self.ahead is None else self.ahead.planned().as_json()
-        except Exception as error:
-            failure = error  # What training came to is sound, and is saved before the run ends.
+        self._save_waiting()
         meta = {
             "config": workdir.as_json(self.config),
             "input_shape": list(self.problem.input_shape),
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),
-            "open_cut": self.open_cut,
-            "ahead": planned,
+            "open_cut": copy.deepcopy(self.open_cut),
             "steering": None if self.steering is None else self.steering.as_json(),
         }
-        self.checkpoints.save(step, self.state._asdict(), meta)
+        arrays = self.state._asdict()
+        if at_once or self.ahead is None or not self.ahead.trying:
+            self._write(step, arrays, meta, self.ahead)
+        else:
+            # The next step reuses the memory of the state.
+            self.unsaved = (step, jax.tree.map(jnp.copy, arrays), meta, self.ahead)
+
+    def _save_waiting(self) -> None:
+        """Writes the checkpoint that waits for a trial, if any."""
+        if self.unsaved is not None:
+            unsaved, self.unsaved = self.unsaved, None
+            self._write(*unsaved)
+
+    def _write(self, step: int, arrays: dict[str, Any], meta: dict[str, Any], ahead: ahead_lib.Ahead | None) -> None:
+        planned, failure = None, None
+        try:
+            planned = None if ahead is None else ahead.planned().as_json()
+        except Exception as error:
+            failure = error  # What training came to is sound, and is saved before the run ends.
+        self.checkpoints.save(step, arrays, {**meta, "ahead": planned})
         if failure is not None:
             raise failure
 

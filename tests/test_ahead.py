@@ -1,5 +1,7 @@
 """Cuts that wait until they pay, and are prepared while training goes on."""
 
+import json
+import shutil
 import threading
 
 import jax
@@ -9,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import demp_jax
 from experiments import ahead, cuts, train
+from experiments.feed import Feed
+from experiments.problem import pose
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import last_digests, lines, short_config, without_times
@@ -192,6 +197,65 @@ def test_where_too_few_are_dead_half_of_them_are_tried_next():
         "b": [1, 0, 0, 0],
         "c": [0, 0, 0, 0],
     }
+
+
+def test_a_checkpoint_waits_for_a_trial_but_training_does_not(tmp_path, monkeypatch):
+    """Due while a trial goes on, it is of that step all the same: a run that continues there ends alike."""
+    changes = CHANGES | {"steps": "40", "pruning.ahead": "6", "checkpoint_every": "11"}
+    train_and_evaluate(short_config(**changes), tmp_path / "whole")
+    checkpoints, plain, released = tmp_path / "parts" / "checkpoints", cuts.dead, threading.Event()
+
+    def slow(at):
+        assert threading.current_thread() is threading.main_thread() or released.wait(10)
+        return plain(at)
+
+    def stop(self, step, stop):
+        del self, stop
+        if step != 14:
+            return None
+        assert not (checkpoints / "11").exists()
+        released.set()
+        return train.signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cuts, "dead", slow)
+        patch.setattr(train._Run, "_stopped", stop)
+        train_and_evaluate(short_config(**changes), tmp_path / "parts")
+    assert sorted(int(path.name) for path in checkpoints.iterdir()) == [11, 14]
+    assert json.loads((checkpoints / "11" / "meta" / "metadata").read_text())["ahead"]["since"] == 10
+    shutil.rmtree(checkpoints / "14")
+    train_and_evaluate(short_config(**changes), tmp_path / "parts")
+    assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
+    one, other = (without_times(lines(tmp_path / part / "cuts.jsonl")) for part in ("whole", "parts"))
+    assert one == other
+
+
+def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
+    """Of what is constant as good as surely, and not all of it: a site of 3 names 1, one of 24 names 21."""
+    asked = []
+
+    def forecast(network, variables, batches, **options):
+        del network, variables, batches
+        asked.append(options["constant"])
+        return demp_jax.Forecast((0, 0), (0, 0), (0, 0), {"a": np.arange(5) > 1, "b": np.arange(24) >= 0, "c": bits})
+
+    def cut(network, variables, batches, **options):
+        del network, variables, batches
+        like = options["like"]
+        asked.append((options["constant"], like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()}))
+
+    bits = np.array([True, True])
+    monkeypatch.setattr(demp_jax, "forecast", forecast)
+    monkeypatch.setattr(demp_jax, "cut", cut)
+    problem = pose(short_config(**CHANGES | {"pruning.constant": 0.1}))
+    trial = cuts.Standing(problem, Feed(problem), 10, None, None, None, None)
+    cuts.dead(trial)
+    assert asked == [0.05, (0.05, {"a": [2], "b": list(range(21)), "c": []})]
+    # Not once more of those that are tried again, and not when the cut is made.
+    asked.clear()
+    cuts.dead(trial._replace(like={"c": bits}))
+    cuts.dead(trial._replace(like={"c": bits}, opt_state=()))
+    assert asked == [(0.05, {"c": [0, 1]}), (0.1, {"c": [0, 1]})]
 
 
 def test_a_plan_survives_a_checkpoint():

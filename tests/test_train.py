@@ -451,8 +451,8 @@ def test_a_cut_at_a_checkpoint_is_on_record_after_a_kill(finished, tmp_path, mon
 
     save = train._Run._save
 
-    def save_and_die(self, step):
-        save(self, step)
+    def save_and_die(self, step, *, at_once):
+        save(self, step, at_once=at_once)
         if step == 20:
             dies()
 
