@@ -11,7 +11,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,8 @@ from baselines import masking, sparsity
 from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
+from experiments import evaluation, plots, progress, records, runtime, signals, summaries, trackers, workdir
 from experiments import network as network_lib
-from experiments import plots, progress, records, runtime, signals, summaries, trackers, workdir
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.counters import Counters, Stopwatch
@@ -41,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 
 # Steps that are taken together take no longer, so that a signal need not wait.
 _CALL_SECONDS = 2.0
+
+# Training waits for the smaller step no longer than this, in seconds, without a word.
+_LONG_WAIT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -393,6 +396,13 @@ class _Run:
         started = time.perf_counter()
         planned, stepper = ahead.planned(), ahead.prepared()
         waited = round(time.perf_counter() - started, 4)
+        if waited > _LONG_WAIT:
+            enough = self.problem.lengths.ahead + 100 * math.ceil(waited / self.seconds / 100)
+            _LOG.warning(
+                "step %d: training waited %.0f seconds for the smaller step to be compiled, as long as %d steps; with "
+                "--config.pruning.ahead=%d it would not",
+                *(step, waited, round(waited / self.seconds), enough),
+            )
         if planned.leave is None:
             self._note(step, {**planned.record, "why": "dead", "since": planned.since, "trials": planned.trial})
             return
@@ -451,17 +461,8 @@ class _Run:
     def _evaluate(self, step: int) -> None:
         """Measures accuracy and loss on every test example, once."""
         flushed = self._flush(step)
-        right, loss = 0, 0.0
-        for inputs, labels in self.feed.test_batches():
-            # The program that proves a cut gives the outputs: one compilation serves both.
-            (logits,) = demp_jax.outputs(self.network, self.state.variables, [inputs])
-            logits = logits[: len(labels)].astype(np.float64)
-            shifted = logits - logits.max(1, keepdims=True)
-            right += int((logits.argmax(1) == labels).sum())
-            loss += float((np.log(np.exp(shifted).sum(1)) - shifted[np.arange(len(labels)), labels]).sum())
-        examples = self.problem.dataset.test_examples
-        self.counters.test_accuracy = right / examples
-        line = {"test_accuracy": self.counters.test_accuracy, "test_loss": loss / examples}
+        line = evaluation.on_test_set(self.problem, self.feed, self.network, self.state.variables)
+        self.counters.test_accuracy = line["test_accuracy"]
         if not math.isfinite(line["test_loss"]):
             raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
         self.records.metrics(step, line if flushed else {**line, **self._progress(step)})
@@ -469,22 +470,14 @@ class _Run:
     def _watch(self, step: int) -> None:
         """Writes who is dead: their number by site, and each unit as a bit, packed, in hexadecimal."""
         self._flush(step)
-        line: dict[str, Any] = {"width": self.stepper.graph.widths, **self._who_is_dead(self.feed.death_set(step))}
-        if self.config.watch.whole:
-            line["whole"] = self._who_is_dead(self.feed.whole_training_set())
-        self.records.dead(step, line)
-
-    def _who_is_dead(self, inputs: Iterable[jax.Array]) -> dict[str, Any]:
-        options = self.config.pruning
-        sites = self.stepper.graph.sites
-        exclude, criterion = self.problem.exclude, options.criterion
-        seen = demp_jax.observe(self.network, self.state.variables, inputs, exclude=exclude, criterion=criterion)
-        dead = {
-            site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))
-            for site, activity in zip(sites, seen.sites, strict=False)
+        network = (self.stepper.graph, self.network, self.state.variables)
+        line = {
+            "width": self.stepper.graph.widths,
+            **evaluation.dead(self.problem, *network, self.feed.death_set(step)),
         }
-        bits = {name: np.packbits(units).tobytes().hex() for name, units in dead.items()}
-        return {"dead": {name: int(units.sum()) for name, units in dead.items()}, "bits": bits}
+        if self.config.watch.whole:
+            line["whole"] = evaluation.dead(self.problem, *network, self.feed.whole_training_set())
+        self.records.dead(step, line)
 
     def _steer(self, step: int, steering: target_lib.Steering) -> None:
         """Sets the strength of the regulariser by what a cut would leave."""
