@@ -71,19 +71,11 @@ def _outcome(workdir: Path) -> dict[str, Any]:
     cuts = read_lines(workdir / "cuts.jsonl")
     # In a thread of its own the trial costs the loop nothing but the wait for what is not ready.
     waited = sum(sum(cut["seconds"].values()) for cut in cuts if "slice" in cut["seconds"])
-    kept = ("test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio")
-    more = (
-        "step_time_ratio",
-        "seconds_total",
-        "seconds_compiling",
-        "cuts",
-        "steps",
-        "seed",
-        "command",
-        "commit",
-        "device",
-    )
-    return {**{name: summary[name] for name in (*kept, *more)}, "seconds_cutting": round(waited, 2)}
+    # What it came to, what it took, where it is from.
+    kept = ["test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio"]
+    kept += ["step_time_ratio", "seconds_total", "seconds_compiling", "cuts", "steps"]
+    kept += ["seed", "command", "commit", "device"]
+    return {**{name: summary[name] for name in kept}, "seconds_cutting": round(waited, 2)}
 
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

@@ -123,16 +123,21 @@ def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
 def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
     """Cuts dead units; a trial those that can be expected to leave when the cut is due."""
     options = {**_options(at), "least_gain": at.least_gain, "like": at.like}
-    death_set = at.feed.death_set(at.step)
     # Units that are zero get no gradient, and stay; constants move.
     if at.opt_state is None and options["constant"] is not None:
         options["constant"] *= _FIRM
         if at.like is None:
-            looked = {name: options[name] for name in ("criterion", "epsilon", "constant", "min_units", "exclude")}
-            found = demp_jax.forecast(at.network, at.variables, death_set, graph=at.graph, **looked)
-            options["like"] = {name: _spared(bits) for name, bits in found.removed.items()}
-    cut = demp_jax.cut(at.network, at.variables, death_set, **at.trained, **options)
+            found = forecast(at, constant=options["constant"]).removed
+            options["like"] = {name: _spared(bits) for name, bits in found.items()}
+    cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
     return cut, {"why": "dead"}
+
+
+def forecast(at: Standing, **changed: Any) -> demp_jax.Forecast:
+    """Returns what a cut of all that is dead would leave, with options of `demp_jax.forecast` changed."""
+    options = {name: _options(at)[name] for name in ("criterion", "epsilon", "constant", "min_units", "exclude")}
+    death_set, params = at.feed.death_set(at.step), at.trained["params"]
+    return demp_jax.forecast(at.network, at.variables, death_set, graph=at.graph, params=params, **(options | changed))
 
 
 def _spared(bits: np.ndarray) -> np.ndarray:

@@ -482,17 +482,7 @@ class _Run:
     def _steer(self, step: int, steering: target_lib.Steering) -> None:
         """Sets the strength of the regulariser by what a cut would leave."""
         self._flush(step)
-        options = {name: self.method.options[name] for name in ("criterion", "epsilon", "constant", "min_units")}
-        forecast = demp_jax.forecast(
-            self.network,
-            self.state.variables,
-            self.feed.death_set(step),
-            graph=self.stepper.graph,
-            params=lambda variables: variables["params"],
-            exclude=self.problem.exclude,
-            **options,
-        )
-        left = steering.look(step, forecast)
+        left = steering.look(step, cuts_lib.forecast(self._standing(step)))
         opt_state = demp_jax.with_strength_factor(self.state.opt_state, steering.factor)
         self.state = self.state._replace(opt_state=opt_state)
         self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
@@ -553,6 +543,7 @@ class _Run:
         }
 
     def _non_finite(self, step: int, loss: float) -> str:
+        self._save_waiting()  # It is of a step before that.
         last = self.checkpoints.latest()
         kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint had been written yet"
         return (

@@ -98,6 +98,9 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
         np.testing.assert_array_equal(demp_jax.alive(part, criterion), demp_jax.alive(everything, criterion))
     with pytest.raises(ValueError, match="criterion must be one of"):
         demp_jax.observe(fn, variables, [x], criterion="idle")
+    other = "sum" if criterion != "sum" else "zero"
+    with pytest.raises(ValueError, match=f"criterion='{other}' reads .*Observe with this one"):
+        demp_jax.alive(found[0], other)
 
 
 def test_the_pass_that_proves_a_cut_gives_outputs_at_once(network):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import demp_jax
 from experiments import ahead, cuts, train
+from experiments.errors import NonFiniteLossError
 from experiments.feed import Feed
 from experiments.problem import pose
 from experiments.stepper import Stepper
@@ -233,6 +234,27 @@ def test_a_checkpoint_waits_for_a_trial_but_training_does_not(tmp_path, monkeypa
     assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
     one, other = (without_times(lines(tmp_path / part / "cuts.jsonl")) for part in ("whole", "parts"))
     assert one == other
+
+
+def test_a_checkpoint_that_waits_is_kept_when_the_loss_breaks(tmp_path, monkeypatch):
+    plain, taken, released = cuts.dead, Stepper.__call__, threading.Event()
+
+    def slow(at):
+        assert threading.current_thread() is threading.main_thread() or released.wait(10)
+        return plain(at)
+
+    def breaks(self, state, batches):
+        state, metrics = taken(self, state, batches)
+        if int(state.step) == 12:
+            released.set()
+            metrics = metrics._replace(loss=metrics.loss * jnp.nan)
+        return state, metrics
+
+    monkeypatch.setattr(cuts, "dead", slow)
+    monkeypatch.setattr(Stepper, "__call__", breaks)
+    changes = CHANGES | {"pruning.ahead": "6", "checkpoint_every": "11", "log_every": "2"}
+    with pytest.raises(NonFiniteLossError, match="became nan at step 12; the checkpoint of step 11 is kept"):
+        train_and_evaluate(short_config(**changes), tmp_path)
 
 
 def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):

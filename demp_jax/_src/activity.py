@@ -131,10 +131,16 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
       `[N]` bool.
 
     Raises:
-      ValueError: for an unknown criterion or an epsilon that is not positive.
+      ValueError: for an unknown criterion, an epsilon that is not positive, or an activity that lacks what is read.
     """
     check_criterion(criterion, epsilon)
     criterion = _resolved(criterion, activity.kind)
+    missing = [name for name in _READS[criterion] if getattr(activity, name) is None]
+    if missing:
+        raise ValueError(
+            f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was observed for "
+            "another criterion. Observe with this one, or with criterion=None for all."
+        )
     if criterion == "zero":
         return activity.nonzero
     if criterion == "epsilon":
