@@ -36,20 +36,20 @@ _SHAPES = (
     (2, 128, 128, 1),
     (2, 29, 37, 1),
 )
-# Those, such ones within a loop, and examples; by scale.
-CASES: dict[str, tuple[tuple[tuple[int, int, int, int], ...], tuple[tuple[int, int, int, int], ...], int]] = {
-    "tiny": (((8, 2, 3, 1), (2, 3, 2, 1)), ((8, 2, 3, 1),), 4),
-    "cpu": (_SHAPES, ((16, 16, 16, 1), (8, 64, 64, 1), (4, 64, 128, 2)), 128),
-    "gpu": (_SHAPES[1:2], _SHAPES[1:2], 512),
+_LOOPED = ((16, 16, 16, 1), (8, 64, 64, 1), (4, 64, 128, 2))
+# Those, whether within a loop, and examples; by scale.
+CASES: dict[str, list[tuple[tuple[int, int, int, int], bool, int]]] = {
+    "tiny": [((8, 2, 3, 1), False, 4), ((2, 3, 2, 1), False, 4), ((8, 2, 3, 1), True, 4)],
+    "cpu": [*((shape, False, 128) for shape in _SHAPES), *((shape, True, 128) for shape in _LOOPED)],
+    "gpu": [(_SHAPES[1], loop, 512) for loop in (False, True)],
 }
 # How often a loop goes round.
 _ROUNDS = 4
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per shape: times of the result and of both gradients, and the largest relative difference."""
-    alone, within, examples = CASES[scale]
-    for loop, (side, inputs, outputs, stride) in [*((False, s) for s in alone), *((True, s) for s in within)]:
+    for (side, inputs, outputs, stride), loop, examples in cases:
         x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
         g = jax.random.normal(jax.random.key(2), (examples, -(-side // stride), -(-side // stride), outputs))

@@ -34,12 +34,12 @@ CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
 }
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per network and cache, cold and warm: seconds by stage."""
-    for case in range(len(CASES[scale])):
+    for case in cases:
         with tempfile.TemporaryDirectory() as cache:
             for state in ("cold", "warm"):
-                command = [sys.executable, "-m", "benchmarks.cut", scale, str(case)]
+                command = [sys.executable, "-m", "benchmarks.cut", scale, str(CASES[scale].index(case))]
                 done = subprocess.run(
                     command,
                     cwd=_ROOT,

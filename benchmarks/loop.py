@@ -50,10 +50,10 @@ _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
 _ROUNDS = {"tiny": (1, 1), "cpu": (3, 15), "gpu": (2, 50)}
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per network: seconds per step by way of running it, and ratios to the bare step."""
     rounds, repeats = _ROUNDS[scale]
-    for data, model, batch, steps in CASES[scale]:
+    for data, model, batch, steps in cases:
         model, shape = {"name": "resnet18", **model}, _SHAPES[data]
         net, variables = programs.initial(model, shape)
         bare = programs.built(net, variables, shape, batch)

@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What DemP costs a training step before anything is pruned: its parts alone and all together, to the plain step."""
+"""What DemP costs a training step before anything is pruned: its parts alone and all together, to the plain step.
+
+Steps are taken as the training program takes them, ten in a call.
+"""
 
 from __future__ import annotations
 
@@ -20,21 +23,26 @@ PARTS: dict[str, dict[str, Any]] = {
     "alive bits and noise": {"noise": 5e-5},
     "everything": {"strength": 5e-3, "noise": 5e-5},
 }
+# Model, batch, rounds; by scale.
 CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
     "tiny": [({"base_width": 4, "stem_stride": 2}, 8, 2)],
-    "cpu": [({"base_width": 16}, 128, 15), ({"base_width": 16, "stem_stride": 2}, 128, 15)],
-    "gpu": [({"base_width": 64, "dtype": dtype}, 512, 50) for dtype in ("float32", "bfloat16")],
+    "cpu": [({"base_width": 16}, 128, 11), ({"base_width": 16, "stem_stride": 2}, 128, 21)],
+    "gpu": [({"base_width": 64, "dtype": dtype}, 512, 11) for dtype in ("float32", "bfloat16")],
 }
+_TOGETHER = 10
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per network: times and seconds to compile of every part."""
-    for model, batch, repeats in CASES[scale]:
+    for model, batch, repeats in cases:
         model = {"name": "resnet18", **model}
         net, variables = programs.initial(model, (32, 32, 3))
-        steps = {name: programs.built(net, variables, (32, 32, 3), batch, **part) for name, part in PARTS.items()}
+        steps = {
+            name: programs.built(net, variables, (32, 32, 3), batch, together=_TOGETHER, **part)
+            for name, part in PARTS.items()
+        }
         compiling = _compiling(steps, 1 if scale == "tiny" else 4)
-        timings = interleaved(steps, repeats)
+        timings = interleaved(steps, repeats, _TOGETHER)
         parts = {
             name: {
                 **timings[name].record(),
@@ -43,7 +51,7 @@ def rows(scale: str) -> Iterator[dict[str, Any]]:
             }
             for name in PARTS
         }
-        yield {"model": model, "batch": batch, "parts": parts}
+        yield {"model": model, "batch": batch, "steps_per_call": _TOGETHER, "parts": parts}
         jax.clear_caches()
 
 

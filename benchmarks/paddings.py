@@ -30,9 +30,9 @@ CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
 }
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per size of images: of every convolution the seconds of each way."""
-    for side, examples, least, most, count in CASES[scale]:
+    for side, examples, least, most, count in cases:
         draw = random.Random(f"{side}, {most}")
         found = []
         for _ in range(count):

@@ -18,17 +18,19 @@ from configs.base import variants
 from experiments import network
 from experiments.data import Preparation
 from experiments.devices import Devices
-from experiments.step import Data, Task, TrainState, compiled, train_step
+from experiments.step import Data, Task, TrainState, compiled, train_step, train_steps
 
 
 @dataclasses.dataclass
 class Program:
-    """A training step with its state; called, it takes one step on the same batch.
+    """A training step with its state; called, it takes so many steps as are taken together, on the same batches.
 
     Attributes:
       net, variables, graph: the network, its variables at the start, and its trace.
       batch: how many examples a step takes.
       task: what a step does.
+      together: how many steps a call takes. One alone takes a batch as it is; several take theirs from a training set,
+        in a loop of the compiled program, as the training program takes up to ten of them.
     """
 
     net: network.Network
@@ -36,30 +38,36 @@ class Program:
     graph: demp_jax.Graph
     batch: int
     task: Task
+    together: int = 1
 
     def __post_init__(self) -> None:
         rng = np.random.default_rng(0)
         shape = self.graph.program.avals[self.graph.program.inputs[-1]].shape[1:]
-        images = jnp.asarray(rng.integers(0, 255, (self.batch, *shape)), jnp.uint8)
-        data = Data(images, jnp.asarray(rng.integers(0, 10, self.batch), jnp.int32))
+        examples = self.batch * self.together
+        images = jnp.asarray(rng.integers(0, 255, (examples, *shape)), jnp.uint8)
+        data = Data(images, jnp.asarray(rng.integers(0, 10, examples), jnp.int32))
         opt_state = jax.jit(self.task.tx.init)(self.variables["params"])
         copied = jax.tree.map(jnp.copy, self.variables)
         state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
         members = demp_jax.membership(self.graph, self.variables["params"])
         self._compiled: Any = None
         # Placed as the training program does, and as a step leaves its state: the compiled step takes no other.
-        self._state, self._data, self._members = Devices(1).everywhere((state, data, members))
+        which: tuple[Any, ...] = (None,)
+        if self.together > 1:
+            which = (jnp.arange(examples).reshape(self.together, self.batch), jnp.asarray(self.together))
+        self._state, *self._rest = Devices(1).everywhere((state, data, *which, members))
 
     def __call__(self) -> Any:
-        """Takes a step; returns what can be waited for. Compiles if that was not done."""
+        """Takes its steps; returns what can be waited for. Compiles if that was not done."""
         if self._compiled is None:
             self.compile()
-        self._state, metrics = self._compiled(self._state, self._data, None, self._members)
+        self._state, metrics = self._compiled(self._state, *self._rest)
         return self._state, metrics
 
     def compile(self) -> None:
-        """Traces and compiles the step, whether or not that was done before."""
-        self._compiled = compiled(train_step, self._state, self._data, None, self._members, task=self.task)
+        """Traces and compiles the steps, whether or not that was done before."""
+        step = train_step if self.together == 1 else train_steps
+        self._compiled = compiled(step, self._state, *self._rest, task=self.task)
 
     @property
     def parameters(self) -> int:
@@ -82,8 +90,9 @@ def built(
     strength: float = 0.0,
     noise: float = 0.0,
     updater: Any = None,
+    together: int = 1,
 ) -> Program:
-    """Returns the step of a network for images of a shape, with parts of DemP."""
+    """Returns the step of a network for images of a shape, with parts of DemP, and so many of them in a call."""
     graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
     if strength or noise:
@@ -104,7 +113,7 @@ def built(
         updater=updater,
         replicated=Devices(1).replicated,
     )
-    return Program(net, variables, graph, batch, task)
+    return Program(net, variables, graph, batch, task, together)
 
 
 def initial(model: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[network.Network, Any]:

@@ -4,7 +4,8 @@
 Each suite adds its records, one line each as soon as it has been measured, to `results/benchmarks/SUITE.jsonl`, and
 prints its table. Ratios are medians over rounds in which every program takes its turn. The scale is `gpu` where there
 is one, else `cpu`; `tiny` proves in seconds that a suite works. `python -m benchmarks.run SUITE --table` prints the
-table of the records there are, and `--fill=benchmarks/README.md` writes it there.
+table of the records there are, and `--fill=benchmarks/README.md` writes it there. `--only=TEXT` measures the cases of
+which the line in the suite's `CASES` has that text: `train --only=vgg16`.
 """
 
 from __future__ import annotations
@@ -38,12 +39,20 @@ SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
-def measure(suite: str, scale: str, out: Path) -> list[dict[str, Any]]:
-    """Runs a suite and appends its records to a file as they come; returns them."""
+def measure(suite: str, scale: str, out: Path, only: str = "") -> list[dict[str, Any]]:
+    """Runs a suite, the cases with a text in them, and appends its records to a file as they come; returns them.
+
+    Raises:
+      ValueError: when no case has it.
+    """
+    cases = [case for case in SUITES[suite].CASES[scale] if only in str(case)]
+    if not cases:
+        known = "; ".join(str(case) for case in SUITES[suite].CASES[scale])
+        raise ValueError(f"--only={only} is in no case of {suite} at the scale {scale}; there are: {known}")
     found = []
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
-    for row in SUITES[suite].rows(scale):
+    for row in SUITES[suite].rows(scale, cases):
         record = {"benchmark": suite, "scale": scale, **row, **records_lib.provenance()}
         found.append(record)
         with out.open("a") as file:
@@ -62,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=[*SUITES, "gpu"], help="gpu: all suites at the scale of a GPU")
     parser.add_argument("--scale", choices=SCALES, help="by default gpu where there is one, else cpu")
+    parser.add_argument("--only", default="", help="text of the cases to measure; all by default")
     parser.add_argument("--out", type=Path, help="folder of the records; results/benchmarks by default")
     parser.add_argument("--table", action="store_true", help="measure nothing, show the records there are")
     parser.add_argument("--fill", type=Path, help="file whose table of this suite is replaced")
@@ -71,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     scale = options.scale or ("cpu" if jax.default_backend() == "cpu" and options.suite != "gpu" else "gpu")
     for suite in SUITES if options.suite == "gpu" else [options.suite]:
         path = (options.out or _RESULTS) / f"{suite}.jsonl"
-        found = records_lib.read_lines(path) if options.table else measure(suite, scale, path)
+        found = records_lib.read_lines(path) if options.table else measure(suite, scale, path, options.only)
         text = markdown(suite, found)
         if options.fill:
             options.fill.write_text(tables.fill(options.fill.read_text(), path.name, text))

@@ -52,9 +52,9 @@ def plain(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
 WAYS: dict[str, Callable[..., jax.Array]] = {"sum": plain, "take": take, "scatter": scatter, "matmul": matmul}
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per shape: times of every way."""
-    for examples, side, channels in CASES[scale]:
+    for examples, side, channels in cases:
         rng = np.random.default_rng(0)
         left, right = (np.sort(rng.choice(channels, channels // 2, replace=False)) for _ in range(2))
         # Position of each channel of the right side on the left, or one beyond it.

@@ -3,7 +3,7 @@
 
 Efficiency is the ratio of FLOPs over the ratio of times, cut to dense: 1 where time falls as FLOPs do. Widths are cut
 evenly, every site to the same part, or as a run with DemP left them; and both again rounded up to multiples of 4, on a
-GPU of 8.
+GPU of 8. Several steps are taken in a call, as the training program does.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from benchmarks.timing import interleaved
 
 _RUNS = Path(__file__).resolve().parent.parent / "results" / "resnet18_cifar_cpu.jsonl"
 SPARSITIES = (0.8, 0.9, 0.95)
+# Steps in a call, and rounds; by scale.
+_ROUNDS = {"tiny": (2, 2), "cpu": (4, 6), "gpu": (5, 5)}
 
 # Model, shape of an image, batch; by scale.
 _RESNET = {"name": "resnet18", "stem_stride": 1}
@@ -45,20 +47,20 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int]]] = {
 }
 
 
-def rows(scale: str) -> Iterator[dict[str, Any]]:
+def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per model: times of the dense step and of each cut."""
-    for model, shape, batch in CASES[scale]:
+    together, rounds = _ROUNDS[scale]
+    for model, shape, batch in cases:
         net, variables = programs.initial(model, shape)
-        dense = programs.built(net, variables, shape, batch)
+        dense = programs.built(net, variables, shape, batch, together=together)
         steps: dict[str, programs.Program] = {"dense": dense}
         for sparsity in SPARSITIES[:1] if scale == "tiny" else SPARSITIES:
             for widths, kept in _kinds(dense, sparsity).items():
                 for multiple in (1, 8 if scale == "gpu" else 4):
                     name = f"{sparsity:.0%}, {widths}{', rounded' if multiple > 1 else ''}"
-                    steps[name] = programs.built(
-                        *programs.narrowed(net, variables, shape, kept, multiple), shape, batch
-                    )
-        timings = interleaved(steps, 2 if scale == "tiny" else 9)
+                    cut = programs.narrowed(net, variables, shape, kept, multiple)
+                    steps[name] = programs.built(*cut, shape, batch, together=together)
+        timings = interleaved(steps, rounds, together)
         cuts = {}
         for name, step in steps.items():
             flops = step.step_flops / dense.step_flops
@@ -69,7 +71,7 @@ def rows(scale: str) -> Iterator[dict[str, Any]]:
                 "gflops_per_second": round(step.step_flops / timings[name].seconds / 1e9, 2),
                 **timings[name].record(),
             }
-        yield {"model": model, "image": list(shape), "batch": batch, "steps": cuts}
+        yield {"model": model, "image": list(shape), "batch": batch, "steps_per_call": together, "steps": cuts}
         jax.clear_caches()
 
 

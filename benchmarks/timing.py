@@ -18,7 +18,7 @@ class Timing:
     """How long a program takes.
 
     Attributes:
-      seconds: the median of its repeats.
+      seconds: the median of its repeats, of one step where a call takes several.
       ratio: the median, over rounds, of its time over that of the first program in the same round.
       spread: the middle half of those ratios, from the 25th to the 75th percentile.
     """
@@ -36,12 +36,13 @@ class Timing:
         }
 
 
-def interleaved(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, Timing]:
+def interleaved(programs: Mapping[str, Callable[[], Any]], repeats: int, steps: int = 1) -> dict[str, Timing]:
     """Times programs round by round, in another order each round; the first round warms up and does not count.
 
     Args:
       programs: by name, what to call; results are waited for.
       repeats: rounds that count, at least 1.
+      steps: how many steps a call takes.
     """
     times: dict[str, list[float]] = {name: [] for name in programs}
     for repeat in range(repeats + 1):
@@ -55,5 +56,5 @@ def interleaved(programs: Mapping[str, Callable[[], Any]], repeats: int) -> dict
     for name, taken in times.items():
         ratios = [a / b for a, b in zip(taken, first, strict=True)]
         low, high = np.percentile(ratios, (25, 75)).tolist()
-        found[name] = Timing(statistics.median(taken), statistics.median(ratios), (low, high))
+        found[name] = Timing(statistics.median(taken) / steps, statistics.median(ratios), (low, high))
     return found

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import types
 from pathlib import Path
 
 import pytest
@@ -34,21 +35,29 @@ def test_ratios_are_taken_within_rounds(monkeypatch):
     assert found["cut"].spread == pytest.approx((0.25, 0.25))
     assert found["cut"].seconds == pytest.approx(0.5 * 3.5)
     assert calls.count("cut") == calls.count("dense") == 5
+    calls.clear()
+    of_ten = timing.interleaved({"dense": program("dense", 2.0), "cut": program("cut", 0.5)}, 4, 10)
+    assert of_ten["cut"].ratio == pytest.approx(0.25)
+    assert of_ten["cut"].seconds == pytest.approx(0.5 * 3.5 / 10)
 
 
 def test_records_are_written_as_they_come(tmp_path, monkeypatch):
     class Suite:
+        CASES = types.MappingProxyType({"tiny": [("resnet18", 2), ("vgg16", 3)]})
+
         @staticmethod
-        def rows(scale):
-            yield {"case": 1, "asked": scale}
+        def rows(scale, cases):
+            yield {"cases": cases, "asked": scale}
             raise RuntimeError("out of memory")
 
     monkeypatch.setitem(run.SUITES, "step", Suite)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run.measure("step", "tiny", tmp_path / "new" / "step.jsonl")
+        run.measure("step", "tiny", tmp_path / "new" / "step.jsonl", "vgg")
     [record] = read_lines(tmp_path / "new" / "step.jsonl")
-    assert (record["benchmark"], record["asked"], record["case"]) == ("step", "tiny", 1)
+    assert (record["benchmark"], record["asked"], record["cases"]) == ("step", "tiny", [["vgg16", 3]])
     assert {"command", "commit", "versions", "device"} <= set(record)
+    with pytest.raises(ValueError, match=r"^--only=vit is in no case of step at the scale tiny; .*\('vgg16', 3\)$"):
+        run.measure("step", "tiny", tmp_path / "step.jsonl", "vit")
 
 
 def test_widths_that_demp_left():
