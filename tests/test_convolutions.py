@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import types
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -148,6 +149,47 @@ def test_every_convolution_has_the_layout_that_is_fast_in_loops(stride, dtype):
     assert len(layouts[0]) == len(layouts[1]) == 3
     assert set(layouts[0]) == {convolutions._FORWARD, convolutions._IMAGE_GRADIENT, convolutions._KERNEL_GRADIENT}
     assert set(layouts[1]) == {convolutions._FORWARD}
+
+
+@given(st.tuples(*(st.integers(1, high) for high in (70, 5, 5, 9))), st.integers(0, 99))
+def test_any_sum_over_positions(shape, seed):
+    x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    with mock.patch.object(convolutions, "_LARGE", 0):
+        fast = demp_jax.with_fast_convolutions(lambda x: jnp.sum(x, (0, 1, 2)), platform="cpu")
+        assert "_sum_over_positions" in str(jax.make_jaxpr(fast)(x))
+        np.testing.assert_allclose(jax.jit(fast)(x), x.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("axes", "dtype", "shape"),
+    [
+        ((1, 2), "float32", (64, 8, 8, 64)),
+        ((0, 1, 2), "bfloat16", (64, 8, 8, 64)),
+        ((0, 1, 2), "float32", (8, 8, 8, 64)),
+    ],
+)
+def test_other_sums_stay(axes, dtype, shape):
+    """Those of a pooling, in half precision, of few values."""
+    fn = lambda x: lax.reduce_sum(x, axes)  # noqa: E731
+    x = jnp.ones(shape, dtype)
+    assert str(jax.make_jaxpr(fn)(x)) == str(jax.make_jaxpr(demp_jax.with_fast_convolutions(fn, platform="cpu"))(x))
+
+
+def test_nothing_is_computed_within_transposes_and_sums():
+    """XLA computes the kernel's gradient from what it has computed already, and no activation a second time."""
+
+    def loss(kernel, x):
+        x = jax.nn.relu(jnp.sin(x))
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX)
+        return jnp.sum(y**2), jnp.sum(x, (0, 1, 2))
+
+    args = jnp.ones((3, 3, 8, 8)), jnp.ones((32, 24, 24, 8))
+    gradient = jax.grad(loss, has_aux=True)
+    maxima = []
+    for fn in (gradient, demp_jax.with_fast_convolutions(gradient, platform="cpu")):
+        text = jax.jit(fn, compiler_options=demp_jax.compiler_options()).lower(*args).compile().as_text()
+        maxima.append(text.count(" maximum("))
+    assert maxima[1] == 1 < maxima[0]
 
 
 def test_elsewhere_nothing_changes():

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The same convolutions, faster, where a backend is slow at them.
+"""The same convolutions, faster, where a backend is slow at them, and what stands beside them.
 
-XLA's convolutions on the CPU have four weak spots (`benchmarks/README.md` has the figures):
+XLA's programs of convolutions have five weak spots on the CPU (`benchmarks/README.md` has the figures):
 
 * It gives many to YNNPACK, which with JAX 0.10 computes them on one core, and with 0.12 still slower than Eigen does.
   `compiler_options` asks for Eigen.
@@ -12,6 +12,9 @@ XLA's convolutions on the CPU have four weak spots (`benchmarks/README.md` has t
 * Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
   in the body of a loop it is left with a plain one, a hundred times slower. So every convolution without groups leaves
   here in them.
+* What it fuses. A kernel's gradient takes image and gradient transposed, and BatchNorm takes sums over all positions.
+  XLA computes what comes before once more within them, in loops that jump about in memory. Here both are calls of their
+  own, which it leaves alone, and the sums go over some examples first.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs.
 """
@@ -28,6 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.experimental.xla_metadata import set_xla_metadata
 
 from demp_jax._src import program as program_lib
 
@@ -41,6 +45,9 @@ _FORWARD = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _IMAGE_GRADIENT = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
 _KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
 _FLAX = ("NHWC", "HWIO", "NHWC")  # The same as the first, by name.
+
+# Sums of fewer values are fast as they come.
+_LARGE = 2**17
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str]:
@@ -77,10 +84,11 @@ def _known(options: tuple[tuple[str, str], ...]) -> bool:
 def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = None) -> Callable[..., Any]:
     """Returns `fn` with convolutions computed by other means where those are faster, up to the order of sums the same.
 
-    It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, on the CPU; anywhere else it returns `fn`
-    itself. Convolutions inside of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stay as they
-    are; in a loop over steps, put it around what is inside. The result must be compiled, best with
-    `compiler_options`, and can no longer be differentiated faster than before: put it around the gradient.
+    It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and large sums of such images over all but
+    their channels, as BatchNorm takes them, on the CPU; anywhere else it returns `fn` itself. What is inside of
+    `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays as it is; in a loop over steps, put it
+    around what is inside. The result must be compiled, best with `compiler_options`, and can no longer be
+    differentiated faster than before: put it around the gradient.
 
     Example:
       >>> def loss(kernel, x):
@@ -111,16 +119,44 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
             small = math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
             return (_convolution if by_xla else _over_small_image if small else _beside_zeros)(x, kernel, op)
         if layout == _KERNEL_GRADIENT:
-            y = _convolution(x.transpose(3, 1, 2, 0), kernel.transpose(1, 2, 0, 3), op)
+            y = _convolution(_alone(_transposed, x, (3, 1, 2, 0)), _alone(_transposed, kernel, (1, 2, 0, 3)), op)
             return y.transpose(1, 2, 0, 3)
         return None
 
+    def sum_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
+        (x,) = operands
+        over_positions = x.ndim == 4 and tuple(op.params["axes"]) == (0, 1, 2) and x.dtype in (jnp.float32, jnp.float64)
+        return _alone(_sum_over_positions, x) if over_positions and x.size >= _LARGE else None
+
+    rules = {"conv_general_dilated": rule, "reduce_sum": sum_rule}
+
     def wrapped(*args: Any) -> Any:
         program = program_lib.trace(fn, *args)
-        results = program_lib.rewrite(program, jax.tree.leaves(args), {"conv_general_dilated": rule})
+        results = program_lib.rewrite(program, jax.tree.leaves(args), rules)
         return jax.tree.unflatten(program.out_tree, results)
 
     return wrapped
+
+
+def _alone(fn: Callable[..., jax.Array], *operands: Any) -> jax.Array:
+    """Calls a compiled function so that XLA neither inlines it nor fuses anything into it."""
+    with set_xla_metadata(inlineable="false"):
+        return fn(*operands)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _transposed(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    return x.transpose(axes)
+
+
+@jax.jit
+def _sum_over_positions(x: jax.Array) -> jax.Array:
+    """Returns the sum over all axes but the last, `[N, H, W, C]` to `[C]`, some examples first, which fills vectors."""
+    examples = x.shape[0]
+    # Of more, XLA makes windows, which it computes channel by channel.
+    together = max(number for number in range(1, 33) if examples % number == 0)
+    fewer = jnp.sum(x.reshape(examples // together, together, -1), 1)
+    return jnp.sum(fewer.reshape(-1, x.shape[-1]), 0)
 
 
 def _over_small_image(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
