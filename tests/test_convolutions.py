@@ -158,6 +158,23 @@ def test_any_sum_over_positions(shape, seed):
         fast = demp_jax.with_fast_convolutions(lambda x: jnp.sum(x, (0, 1, 2)), platform="cpu")
         assert "_sum_over_positions" in str(jax.make_jaxpr(fast)(x))
         np.testing.assert_allclose(jax.jit(fast)(x), x.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)
+        squares = demp_jax.with_fast_convolutions(lambda x: jnp.sum(jnp.square(x), (0, 1, 2)), platform="cpu")
+        assert "_squares_over_positions" in str(jax.make_jaxpr(squares)(x))
+        wanted = np.square(x.astype(np.float64)).sum((0, 1, 2))
+        np.testing.assert_allclose(jax.jit(squares)(x), wanted, rtol=1e-5, atol=1e-4)
+
+
+@given(st.tuples(*(st.integers(1, high) for high in (70, 5, 5, 9))), st.integers(0, 99))
+def test_any_question_who_is_zero_throughout(shape, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=shape).astype(np.float32) * (rng.random(shape) < 0.02)
+    with mock.patch.object(convolutions, "_LARGE", 0):
+        fast = demp_jax.with_fast_convolutions(lambda x: jnp.any(x != 0, (0, 1, 2)), platform="cpu")
+        assert "_nonzero_anywhere" in str(jax.make_jaxpr(fast)(x))
+        np.testing.assert_array_equal(jax.jit(fast)(x), (x != 0).any((0, 1, 2)))
+        for other in (1, x):
+            fast = demp_jax.with_fast_convolutions(lambda x, o=other: jnp.any(x != o, (0, 1, 2)), platform="cpu")
+            np.testing.assert_array_equal(jax.jit(fast)(x), (x != other).any((0, 1, 2)))
 
 
 @pytest.mark.parametrize(

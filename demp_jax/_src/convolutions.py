@@ -12,9 +12,9 @@ XLA's programs of convolutions have five weak spots on the CPU (`benchmarks/READ
 * Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
   in the body of a loop it is left with a plain one, a hundred times slower. So every convolution without groups leaves
   here in them.
-* What it fuses. A kernel's gradient takes image and gradient transposed, and BatchNorm takes sums over all positions.
-  XLA computes what comes before once more within them, in loops that jump about in memory. Here both are calls of their
-  own, which it leaves alone, and the sums go over some examples first.
+* What it fuses. A kernel's gradient takes image and gradient transposed; BatchNorm takes sums over all positions, and
+  who is alive is asked over all of them. XLA computes what comes before once more within them, in loops that jump about
+  in memory. Here all are calls of their own, which it leaves alone, and reductions go over some examples first.
 
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs.
 """
@@ -84,8 +84,9 @@ def _known(options: tuple[tuple[str, str], ...]) -> bool:
 def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = None) -> Callable[..., Any]:
     """Returns `fn` with convolutions computed by other means where those are faster, up to the order of sums the same.
 
-    It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and large sums of such images over all but
-    their channels, as BatchNorm takes them, on the CPU; anywhere else it returns `fn` itself. What is inside of
+    It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and of large such images sums over all but
+    their channels, as BatchNorm takes them, and whether a channel is zero throughout, on the CPU; anywhere else it
+    returns `fn` itself. What is inside of
     `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays as it is; in a loop over steps, put it
     around what is inside. The result must be compiled, best with `compiler_options`, and can no longer be
     differentiated faster than before: put it around the gradient.
@@ -123,15 +124,39 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
             return y.transpose(1, 2, 0, 3)
         return None
 
-    def sum_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
-        (x,) = operands
-        over_positions = x.ndim == 4 and tuple(op.params["axes"]) == (0, 1, 2) and x.dtype in (jnp.float32, jnp.float64)
-        return _alone(_sum_over_positions, x) if over_positions and x.size >= _LARGE else None
-
-    rules = {"conv_general_dilated": rule, "reduce_sum": sum_rule}
+    def over_positions(op: program_lib.Op, x: Any) -> bool:
+        return x.ndim == 4 and tuple(op.params["axes"]) == (0, 1, 2) and x.size >= _LARGE
 
     def wrapped(*args: Any) -> Any:
         program = program_lib.trace(fn, *args)
+        squared: dict[Any, Any] = {}
+        compared: dict[Any, Sequence[Any]] = {}
+
+        def remember_square(op: program_lib.Op, operands: Sequence[Any]) -> None:
+            squared[op.outputs[0]] = operands[0]
+
+        def remember_comparison(op: program_lib.Op, operands: Sequence[Any]) -> None:
+            compared[op.outputs[0]] = operands
+
+        def sum_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
+            (x,) = operands
+            if x.dtype not in (jnp.float32, jnp.float64) or not over_positions(op, x):
+                return None
+            made_of = squared.get(op.inputs[0])
+            return _alone(_sum_over_positions, x) if made_of is None else _alone(_squares_over_positions, made_of)
+
+        def any_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
+            x, other = compared.get(op.inputs[0], (None, None))
+            with_zero = x is not None and not isinstance(other, jax.core.Tracer) and np.all(np.asarray(other) == 0)
+            return _alone(_nonzero_anywhere, x) if with_zero and over_positions(op, operands[0]) else None
+
+        rules = {
+            "conv_general_dilated": rule,
+            "square": remember_square,
+            "ne": remember_comparison,
+            "reduce_sum": sum_rule,
+            "reduce_or": any_rule,
+        }
         results = program_lib.rewrite(program, jax.tree.leaves(args), rules)
         return jax.tree.unflatten(program.out_tree, results)
 
@@ -151,12 +176,29 @@ def _transposed(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
 
 @jax.jit
 def _sum_over_positions(x: jax.Array) -> jax.Array:
-    """Returns the sum over all axes but the last, `[N, H, W, C]` to `[C]`, some examples first, which fills vectors."""
+    """Returns the sum over all axes but the last, `[N, H, W, C]` to `[C]`."""
+    return _over_positions(jnp.sum, x)
+
+
+@jax.jit
+def _squares_over_positions(x: jax.Array) -> jax.Array:
+    """Returns the sum of squares over all axes but the last, `[N, H, W, C]` to `[C]`."""
+    return _over_positions(jnp.sum, jnp.square(x))
+
+
+@jax.jit
+def _nonzero_anywhere(x: jax.Array) -> jax.Array:
+    """Returns whether any value is other than zero, over all axes but the last, `[N, H, W, C]` to `[C]`."""
+    return _over_positions(jnp.any, x != 0)
+
+
+def _over_positions(reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """Reduces over some examples first, which fills vectors, then over the rest."""
     examples = x.shape[0]
     # Of more, XLA makes windows, which it computes channel by channel.
     together = max(number for number in range(1, 33) if examples % number == 0)
-    fewer = jnp.sum(x.reshape(examples // together, together, -1), 1)
-    return jnp.sum(fewer.reshape(-1, x.shape[-1]), 0)
+    fewer = reduce(x.reshape(examples // together, together, -1), 1)
+    return reduce(fewer.reshape(-1, x.shape[-1]), 0)
 
 
 def _over_small_image(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
