@@ -39,16 +39,21 @@ SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
-def measure(suite: str, scale: str, out: Path, only: str = "") -> list[dict[str, Any]]:
-    """Runs a suite, the cases with a text in them, and appends its records to a file as they come; returns them.
+def chosen(suite: str, scale: str, only: str = "") -> list[Any]:
+    """Returns the cases of a suite that have a text in them.
 
     Raises:
-      ValueError: when no case has it.
+      ValueError: when none has it.
     """
     cases = [case for case in SUITES[suite].CASES[scale] if only in str(case)]
     if not cases:
         known = "; ".join(str(case) for case in SUITES[suite].CASES[scale])
-        raise ValueError(f"--only={only} is in no case of {suite} at the scale {scale}; there are: {known}")
+        raise ValueError(f"--only={only} is in no case of {suite} at the scale {scale}; give a text of one of: {known}")
+    return cases
+
+
+def measure(suite: str, scale: str, out: Path, cases: Sequence[Any]) -> list[dict[str, Any]]:
+    """Runs cases of a suite and appends its records to a file as they come; returns them."""
     found = []
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -78,10 +83,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     # Runs of the suite `train` are processes of their own, on the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if options.only and options.suite == "gpu":
+        parser.error(f"--only={options.only} is for one suite; gpu runs all: name one of {', '.join(SUITES)}")
     scale = options.scale or ("cpu" if jax.default_backend() == "cpu" and options.suite != "gpu" else "gpu")
     for suite in SUITES if options.suite == "gpu" else [options.suite]:
         path = (options.out or _RESULTS) / f"{suite}.jsonl"
-        found = records_lib.read_lines(path) if options.table else measure(suite, scale, path, options.only)
+        try:
+            cases = [] if options.table else chosen(suite, scale, options.only)
+        except ValueError as error:
+            parser.error(str(error))
+        found = records_lib.read_lines(path) if options.table else measure(suite, scale, path, cases)
         text = markdown(suite, found)
         if options.fill:
             options.fill.write_text(tables.fill(options.fill.read_text(), path.name, text))

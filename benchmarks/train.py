@@ -28,7 +28,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, Any]]]] = {
     ],
     "cpu": [
         ("resnet18", "configs/resnet18_cifar.py:cpu", _COLD, {}),
-        # As sparse as the paper's sparser runs, and worse.
+        # Sparser: 93% in results/resnet18_cifar_cpu.jsonl.
         ("resnet18, SGDM", "configs/resnet18_cifar.py:cpu,sgdm", _COLD, {"method.strength": 0.005}),
         ("vgg16", "configs/vgg16_cifar.py:cpu", _COLD, {}),
     ],

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import types
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def test_ratios_are_taken_within_rounds(monkeypatch):
     assert of_ten["cut"].seconds == pytest.approx(0.5 * 3.5 / 10)
 
 
-def test_records_are_written_as_they_come(tmp_path, monkeypatch):
+def test_records_are_written_as_they_come(tmp_path, monkeypatch, capsys):
     class Suite:
         CASES = types.MappingProxyType({"tiny": [("resnet18", 2), ("vgg16", 3)]})
 
@@ -52,12 +53,18 @@ def test_records_are_written_as_they_come(tmp_path, monkeypatch):
 
     monkeypatch.setitem(run.SUITES, "step", Suite)
     with pytest.raises(RuntimeError, match="out of memory"):
-        run.measure("step", "tiny", tmp_path / "new" / "step.jsonl", "vgg")
+        run.main(["step", "--scale=tiny", f"--out={tmp_path / 'new'}", "--only=vgg"])
     [record] = read_lines(tmp_path / "new" / "step.jsonl")
     assert (record["benchmark"], record["asked"], record["cases"]) == ("step", "tiny", [["vgg16", 3]])
     assert {"command", "commit", "versions", "device"} <= set(record)
-    with pytest.raises(ValueError, match=r"^--only=vit is in no case of step at the scale tiny; .*\('vgg16', 3\)$"):
-        run.measure("step", "tiny", tmp_path / "step.jsonl", "vit")
+    wrong = {
+        "step": r"error: --only=vit is in no case of step at the scale tiny; .*\('vgg16', 3\)$",
+        "gpu": r"error: --only=vit is for one suite; .*name one of step, ",
+    }
+    for suite, message in wrong.items():
+        with pytest.raises(SystemExit):
+            run.main([suite, "--scale=tiny", f"--out={tmp_path}", "--only=vit"])
+        assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
 
 
 def test_widths_that_demp_left():
