@@ -14,6 +14,8 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 from jax import lax
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 import demp_jax
 from demp_jax import models
@@ -23,31 +25,41 @@ from experiments import step
 FLAX = ("NHWC", "HWIO", "NHWC")
 
 
-def _reference(x, kernel, strides, padding, apart):
-    """y[n, p, q, o] = sum over i, j, c of x[n, p s + i a - low, q s + j a - low, c] k[i, j, c, o], in float64."""
-    x = np.pad(x, ((0, 0), *padding, (0, 0))).astype(np.float64)
+def _reference(x, kernel, strides, padding, apart, g=None):
+    """y[n, p, q, o] = sum over i, j, c of x[n, p s + i a - low, q s + j a - low, c] k[i, j, c, o], in float64.
+
+    With the gradient g of y also those of x and of k.
+    """
+    whole = np.pad(x, ((0, 0), *padding, (0, 0))).astype(np.float64)
     span = [(k - 1) * a + 1 for k, a in zip(kernel.shape[:2], apart, strict=True)]
-    size = [(x.shape[1 + d] - span[d]) // strides[d] + 1 for d in range(2)]
+    size = [(whole.shape[1 + d] - span[d]) // strides[d] + 1 for d in range(2)]
     y = np.zeros((x.shape[0], *size, kernel.shape[3]))
+    g = np.zeros(y.shape) if g is None else g
+    of_x, of_kernel = np.zeros(whole.shape), np.zeros(kernel.shape)
     for p in range(size[0]):
         for q in range(size[1]):
             top, left = p * strides[0], q * strides[1]
-            patch = x[:, top : top + span[0] : apart[0], left : left + span[1] : apart[1]]
-            y[:, p, q] = np.einsum("nijc,ijco->no", patch, kernel)
-    return y
+            at = np.s_[:, top : top + span[0] : apart[0], left : left + span[1] : apart[1]]
+            y[:, p, q] = np.einsum("nijc,ijco->no", whole[at], kernel)
+            of_x[at] += np.einsum("no,ijco->nijc", g[:, p, q], kernel)
+            of_kernel += np.einsum("nijc,no->ijco", whole[at], g[:, p, q])
+    (top, _), (left, _) = padding
+    return y, of_x[:, top : top + x.shape[1], left : left + x.shape[2]], of_kernel
 
 
 @st.composite
 def _cases(draw):
     pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
     image = draw(st.one_of(pair(1, 3), pair(8, 12)))
-    kernel, strides, apart = draw(pair(1, 4)), draw(pair(1, 3)), draw(pair(1, 2))
+    kernel = draw(pair(1, 4))
+    # Most have neither, and then there are more ways.
+    strides, apart = draw(st.one_of(st.just(((1, 1), (1, 1))), st.tuples(pair(1, 3), pair(1, 2))))
     span = [(k - 1) * a + 1 for k, a in zip(kernel, apart, strict=True)]
     low, high = draw(pair(0, 3)), draw(pair(0, 3))
     short = [max(0, s - i - lo - hi) for s, i, lo, hi in zip(span, image, low, high, strict=True)]
     padding = tuple((lo, hi + more) for lo, hi, more in zip(low, high, short, strict=True))
     # Few channels, and numbers of them that are computed with zeros beside them.
-    channels = st.one_of(st.integers(1, 4), st.sampled_from((5, 7, 13, 17, 21, 25, 31)))
+    channels = st.one_of(st.integers(1, 4), st.sampled_from((5, 7, 8, 13, 16, 21, 31)))
     examples, inputs, outputs = draw(st.integers(1, 6)), draw(channels), draw(channels)
     rng = np.random.default_rng(draw(st.integers(0, 99)))
     x = rng.normal(size=(examples, *image, inputs)).astype(np.float32)
@@ -60,15 +72,25 @@ def _replaced(fn, *args):
     return count(fn) - count(demp_jax.with_fast_convolutions(fn, platform="cpu"))
 
 
-@given(_cases())
-def test_any_convolution_and_its_gradients(case):
+def _kernels(fn, *args):
+    """Returns the inputs and outputs of the kernels of all convolutions of `fn`."""
+    found = set()
+    for eqn in jax.make_jaxpr(fn)(*args).eqns:
+        if eqn.primitive.name == "conv_general_dilated":
+            out_axis, in_axis = eqn.params["dimension_numbers"].rhs_spec[:2]
+            kernel = eqn.invars[1].aval.shape
+            found.add((kernel[in_axis], kernel[out_axis]))
+    return found
+
+
+def _agrees(case):
+    """The result and both gradients, as plain NumPy has them."""
     x, kernel, strides, padding, apart = case
 
     def forward(x, kernel):
         return lax.conv_general_dilated(x, kernel, strides, padding, rhs_dilation=apart, dimension_numbers=FLAX)
 
-    wanted = _reference(*case)
-    g = np.random.default_rng(0).normal(size=wanted.shape).astype(np.float32)
+    g = np.random.default_rng(0).normal(size=jax.eval_shape(forward, x, kernel).shape).astype(np.float32)
 
     def all_three(x, kernel):
         y, back = jax.vjp(forward, x, kernel)
@@ -76,9 +98,34 @@ def test_any_convolution_and_its_gradients(case):
 
     fast = demp_jax.with_fast_convolutions(all_three, platform="cpu")
     found = jax.jit(fast, compiler_options=demp_jax.compiler_options())(x, kernel)
-    np.testing.assert_allclose(found[0], wanted, rtol=1e-4, atol=1e-4)
-    for ours, theirs in zip(found, jax.jit(all_three)(x, kernel), strict=True):
-        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
+    for ours, wanted in zip(found, _reference(*case, g), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+@given(_cases())
+def test_any_convolution_and_its_gradients(case):
+    _agrees(case)
+
+
+@pytest.mark.parametrize("channels", [(3, 12), (12, 3), (8, 7), (13, 4)])
+@pytest.mark.parametrize(
+    ("kernel", "padding"),
+    [((3, 3), ((1, 1), (1, 1))), ((1, 3), ((0, 0), (0, 2))), ((2, 4), ((1, 2), (3, 0))), ((3, 5), ((4, 0), (1, 3)))],
+)
+def test_convolutions_by_pairs_and_with_outputs_for_inputs(channels, kernel, padding):
+    rng = np.random.default_rng(0)
+    columns = 8 - sum(padding[1]) + kernel[1] - 1
+    x = rng.normal(size=(3, 6, columns, channels[0])).astype(np.float32)
+    case = x, rng.normal(size=(*kernel, *channels)).astype(np.float32), (1, 1), padding, (1, 1)
+    args = case[:2]
+
+    def conv(x, kernel):
+        return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=FLAX)
+
+    if channels[1] <= 8:
+        (found,) = _kernels(demp_jax.with_fast_convolutions(conv, platform="cpu"), *args)
+        assert found[0] == (channels[0] + channels[0] % 2) * 2
+    _agrees(case)
 
 
 @pytest.mark.parametrize(("image", "replaced"), [(2, 2), (3, 0), (16, 0)])
@@ -98,38 +145,64 @@ def test_what_is_replaced(image, replaced):
 @pytest.mark.parametrize(
     ("channels", "computed"),
     [
-        # Up to 16 inputs and outputs, to multiples of 8; the same for the image's gradient.
-        ((7, 5), {(8, 8)}),
-        ((12, 16), {(16, 16)}),
+        # Two columns for one, with even inputs, up to 8 outputs as multiples of 4; the same for the image's gradient.
+        ((7, 5), {(16, 16), (12, 16)}),
         ((4, 4), {(8, 8)}),
-        ((3, 64), {(8, 64), (64, 8)}),
-        ((21, 9), {(21, 16), (16, 21)}),
+        ((12, 12), {(24, 24)}),
+        ((9, 15), {(20, 32), (16, 16)}),
+        ((3, 64), {(8, 64), (128, 8)}),
+        ((21, 7), {(44, 16), (8, 21)}),
+        # Up to 16 inputs and outputs, to multiples of 8.
+        ((13, 16), {(16, 16)}),
+        ((21, 13), {(21, 16), (16, 21)}),
         # More inputs, where one or two are wanting; more outputs as they are.
         ((22, 37), {(24, 37), (37, 22)}),
         ((31, 30), {(32, 30), (32, 31)}),
         ((45, 61), {(45, 61), (61, 45)}),
         # As they are.
         ((24, 48), {(24, 48), (48, 24)}),
-        ((8, 16), {(8, 16), (16, 8)}),
     ],
 )
-def test_what_is_computed_beside_zeros(channels, computed):
+def test_what_is_computed_beside_zeros_and_by_pairs(channels, computed):
     def both(x, kernel):
         y, back = jax.vjp(lambda x: lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX), x)
         return y, back(y)
 
     args = jnp.ones((2, 8, 8, channels[0])), jnp.ones((3, 3, *channels))
-    jaxpr = jax.make_jaxpr(demp_jax.with_fast_convolutions(both, platform="cpu"))(*args)
-    found = set()
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name == "conv_general_dilated":
-            out_axis, in_axis = eqn.params["dimension_numbers"].rhs_spec[:2]
-            kernel = eqn.invars[1].aval.shape
-            found.add((kernel[in_axis], kernel[out_axis]))
-    assert found == computed
+    assert _kernels(demp_jax.with_fast_convolutions(both, platform="cpu"), *args) == computed
     y, back = jax.jit(demp_jax.with_fast_convolutions(both, platform="cpu"))(*args)
     assert y.shape == (2, 8, 8, channels[1])
     assert back[0].shape == args[0].shape
+
+
+@pytest.mark.parametrize(
+    ("image", "stride", "apart", "padding"),
+    [(7, 1, 1, "SAME"), (8, 2, 1, "SAME"), (8, 1, 2, "SAME"), (8, 1, 1, ((0, 0), (0, 1)))],
+)
+def test_what_no_pairs_are_made_of(image, stride, apart, padding):
+    """An odd number of columns in the result, strides, taps that lie apart."""
+
+    def conv(x, kernel):
+        dilation = (apart, apart)
+        return lax.conv_general_dilated(
+            x, kernel, (stride, stride), padding, rhs_dilation=dilation, dimension_numbers=FLAX
+        )
+
+    args = jnp.ones((2, image, image, 8)), jnp.ones((3, 3, 8, 8))
+    assert _kernels(demp_jax.with_fast_convolutions(conv, platform="cpu"), *args) == {(8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("channels", "stride", "along"),
+    [((5, 12), 1, 12), ((12, 5), 1, 12), ((9, 5), 1, 5), ((9, 9), 1, 9), ((12, 5), 2, 5), ((64, 32), 1, 64)],
+)
+def test_more_channels_lie_along_vectors_in_the_gradient_of_a_kernel(channels, stride, along):
+    def loss(kernel, x):
+        return jnp.sum(lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=FLAX) ** 2)
+
+    args = jnp.ones((3, 3, *channels)), jnp.ones((50, 7, 7, channels[0]))
+    kernels = _kernels(demp_jax.with_fast_convolutions(jax.grad(loss), platform="cpu"), *args)
+    assert {outputs for inputs, outputs in kernels if inputs == 50} == {along}
 
 
 @pytest.mark.parametrize(("stride", "dtype"), [(1, "float32"), (2, "float32"), (1, "bfloat16")])
@@ -200,13 +273,33 @@ def test_nothing_is_computed_within_transposes_and_sums():
         y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX)
         return jnp.sum(y**2), jnp.sum(x, (0, 1, 2))
 
-    args = jnp.ones((3, 3, 8, 8)), jnp.ones((32, 24, 24, 8))
+    args = jnp.ones((3, 3, 24, 24)), jnp.ones((32, 24, 24, 24))
     gradient = jax.grad(loss, has_aux=True)
     maxima = []
     for fn in (gradient, demp_jax.with_fast_convolutions(gradient, platform="cpu")):
         text = jax.jit(fn, compiler_options=demp_jax.compiler_options()).lower(*args).compile().as_text()
         maxima.append(text.count(" maximum("))
     assert maxima[1] == 1 < maxima[0]
+
+
+@pytest.mark.parametrize("kind", [AxisType.Explicit, AxisType.Auto])
+def test_what_is_spread_over_devices(kind):
+    """Convolutions and sums of images on all of them."""
+
+    def loss(kernel, x):
+        y = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=FLAX)
+        return jnp.sum(y**2), (jnp.sum(y, (0, 1, 2)), jnp.any(x != 0, (0, 1, 2)), y)
+
+    fn = jax.grad(loss, has_aux=True)
+    rng = np.random.default_rng(0)
+    args = rng.normal(size=(3, 3, 4, 8)).astype(np.float32), rng.normal(size=(16, 8, 8, 4)).astype(np.float32)
+    wanted = jax.jit(fn)(*args)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
+    spread = [jax.device_put(a, NamedSharding(mesh, P(*axes))) for a, axes in zip(args, ((), ("data",)), strict=True)]
+    with mock.patch.object(convolutions, "_LARGE", 0):
+        found = jax.jit(demp_jax.with_fast_convolutions(fn, platform="cpu"))(*spread)
+    for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 def test_elsewhere_nothing_changes():

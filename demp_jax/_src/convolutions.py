@@ -7,8 +7,9 @@ XLA's programs of convolutions have five weak spots on the CPU (`benchmarks/READ
   `compiler_options` asks for Eigen.
 * Images smaller than the kernel, as in the last stage of a ResNet-18 on 16 x 16 maps or of a VGG-16 on 32 x 32 images.
   XLA exchanges image and kernel there and is left with a plain loop, up to ten times slower than a product of matrices.
-* Numbers of channels that do not fill vectors, as units that leave one by one bring about. With a few channels of zero
-  beside them many are faster.
+* Few channels, and numbers of them that do not fill vectors, as units that leave one by one bring about. With a few
+  channels of zero beside them many are faster, with few two columns of an image taken for one of twice the channels,
+  and gradients of kernels with outputs in the place of inputs.
 * Gradients within a loop. XLA brings a convolution into the layouts its fast code takes in the main computation alone;
   in the body of a loop it is left with a plain one, a hundred times slower. So every convolution without groups leaves
   here in them.
@@ -86,9 +87,9 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
 
     It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and of large such images sums over all but
     their channels, as BatchNorm takes them, and whether a channel is zero throughout, on the CPU; anywhere else it
-    returns `fn` itself. What is inside of
-    `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays as it is; in a loop over steps, put it
-    around what is inside. The result must be compiled, best with `compiler_options`, and can no longer be
+    returns `fn` itself. What is inside of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays
+    as it is; in a loop over steps, put it around what is inside. So does what is spread over a mesh with explicit axes
+    (`jax.sharding.AxisType.Explicit`). The result must be compiled, best with `compiler_options`, and can no longer be
     differentiated faster than before: put it around the gradient.
 
     Example:
@@ -111,6 +112,8 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
 
     def rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
         x, kernel = operands
+        if _spread(x) or _spread(kernel):
+            return None
         layout = tuple(op.params["dimension_numbers"])
         if (op.params["feature_group_count"], op.params["batch_group_count"]) != (1, 1):
             return None
@@ -118,14 +121,13 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
         if layout in (_FORWARD, _IMAGE_GRADIENT):
             kernel = kernel if layout == _FORWARD else jnp.swapaxes(kernel, 2, 3)
             small = math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
-            return (_convolution if by_xla else _over_small_image if small else _beside_zeros)(x, kernel, op)
-        if layout == _KERNEL_GRADIENT:
-            y = _convolution(_alone(_transposed, x, (3, 1, 2, 0)), _alone(_transposed, kernel, (1, 2, 0, 3)), op)
-            return y.transpose(1, 2, 0, 3)
-        return None
+            if by_xla or small:
+                return (_convolution if by_xla else _over_small_image)(x, kernel, op)
+            return (_by_pairs if _pairs_are_faster(kernel, op) else _beside_zeros)(x, kernel, op)
+        return _kernel_gradient(x, kernel, op) if layout == _KERNEL_GRADIENT else None
 
     def over_positions(op: program_lib.Op, x: Any) -> bool:
-        return x.ndim == 4 and tuple(op.params["axes"]) == (0, 1, 2) and x.size >= _LARGE
+        return x.ndim == 4 and tuple(op.params["axes"]) == (0, 1, 2) and x.size >= _LARGE and not _spread(x)
 
     def wrapped(*args: Any) -> Any:
         program = program_lib.trace(fn, *args)
@@ -161,6 +163,11 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
         return jax.tree.unflatten(program.out_tree, results)
 
     return wrapped
+
+
+def _spread(x: Any) -> bool:
+    """Returns whether an array is spread over axes of a mesh that are explicit, so that not every reshape exists."""
+    return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 
 def _alone(fn: Callable[..., jax.Array], *operands: Any) -> jax.Array:
@@ -246,15 +253,76 @@ def _beside_zeros(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Ar
     return _convolution(x, kernel, op)[..., :outputs]
 
 
-def _convolution(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
-    """Returns XLA's convolution of operands in the layouts of Flax."""
+def _pairs_are_faster(kernel: jax.Array, op: program_lib.Op) -> bool:
+    """Returns whether `_by_pairs` can compute the convolution, and does so faster; as measured."""
+    params, columns = op.params, op.eqn.outvars[0].aval.shape[2]
+    steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
+    if set(steps) != {1} or kernel.shape[1] < 3 or columns % 2:
+        return False
+    inputs, outputs = kernel.shape[2:]
+    return outputs <= 8 or (outputs <= 16 and inputs <= 12)
+
+
+def _by_pairs(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns the convolution with every two columns taken for one of twice the channels.
+
+    `[N, H, W, C]` is `[N, H, W/2, 2 C]` without anything moving in memory. Columns s and r of a pair of the image and
+    of one of the result meet by the kernel K2[i, a, (s, c), (r, o)] = K[i, 2 a + s - r, c, o], zero where K has no such
+    tap: of three columns one in four.
+    """
+    (rows, (low, _)), columns = op.params["padding"], op.eqn.outvars[0].aval.shape[2]
+    wide, inputs, outputs = kernel.shape[1:]
+    more_inputs, more_outputs = -inputs % 2, -outputs % (4 if outputs <= 8 else 2)
+    zero = jnp.zeros([], x.dtype)
+    pairs = wide // 2 + 1
+    high = columns + 2 * (pairs - 1) - x.shape[2] - low
+    x = lax.pad(x, zero, ((0, 0, 0), (0, 0, 0), (low, high, 0), (0, more_inputs, 0)))
+    shifted = [
+        lax.pad(kernel, zero, ((0, 0, 0), (r, 2 * pairs - wide - r, 0), (0, more_inputs, 0), (0, more_outputs, 0)))
+        for r in range(2)
+    ]
+    both = jnp.concatenate(shifted, 3).reshape(kernel.shape[0], pairs, -1, 2 * (outputs + more_outputs))
+    y = _convolution(x.reshape(*x.shape[:2], x.shape[2] // 2, -1), both, op, (rows, (0, 0)))
+    return y.reshape(*y.shape[:2], columns, -1)[..., :outputs]
+
+
+def _kernel_gradient(x: jax.Array, g: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns the gradient of a kernel from the image `[N, H, W, C]` and the gradient of the result, `[N, P, Q, O]`.
+
+    At stride 1 it is dK[i, j, c, o] = sum over n, p, q of x[n, p + i - low, q + j - low, c] g[n, p, q, o]: as many
+    images as inputs, convolved with a kernel g that has O outputs. It is as well, its taps from last to first, as many
+    images as outputs, convolved with a kernel x that has C; which is faster where these are more and fill vectors.
+    """
     params = op.params
+    inputs, outputs = x.shape[3], g.shape[3]
+    filled = [channels / (-(-channels // 8) * 8) for channels in (inputs, outputs)]
+    taps = op.eqn.outvars[0].aval.shape[:2]
+    padding = [tuple(size - 1 - pad for pad in pads) for size, pads in zip(taps, params["padding"], strict=True)]
+    steps = {*params["window_strides"], *params["rhs_dilation"]}
+    if inputs <= outputs or filled[0] < filled[1] or steps != {1} or min(map(min, padding)) < 0:
+        y = _convolution(_alone(_transposed, x, (3, 1, 2, 0)), _alone(_transposed, g, (1, 2, 0, 3)), op)
+        return y.transpose(1, 2, 0, 3)
+    y = _convolution(_alone(_transposed, g, (3, 1, 2, 0)), _alone(_transposed, x, (1, 2, 0, 3)), op, padding)
+    return y[:, ::-1, ::-1].transpose(1, 2, 3, 0)
+
+
+def _convolution(
+    x: jax.Array, kernel: jax.Array, op: program_lib.Op, padding: Sequence[tuple[int, int]] | None = None
+) -> jax.Array:
+    """Returns XLA's convolution of operands in the layouts of Flax; `padding`: in the place of its own."""
+    params = op.params
+    padding, dilation = params["padding"] if padding is None else padding, params["lhs_dilation"]
+    if min(low for low, _ in padding) < 0:
+        # By Eigen, which reads past the end of an image then.
+        within = [(*pads, apart - 1) for pads, apart in zip(padding, dilation, strict=True)]
+        x = lax.pad(x, jnp.zeros([], x.dtype), ((0, 0, 0), *within, (0, 0, 0)))
+        padding, dilation = ((0, 0), (0, 0)), (1, 1)
     return lax.conv_general_dilated(
         x,
         kernel,
         params["window_strides"],
-        params["padding"],
-        lhs_dilation=params["lhs_dilation"],
+        padding,
+        lhs_dilation=dilation,
         rhs_dilation=params["rhs_dilation"],
         dimension_numbers=_FLAX,
         precision=params["precision"],
