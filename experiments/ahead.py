@@ -23,7 +23,7 @@ import demp_jax
 
 _LOG = logging.getLogger(__name__)
 
-# Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.6 to 1.0 on a CPU
+# Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 1.0 on a CPU
 # (benchmarks/README.md, suite `step`).
 TIME_PER_FLOPS = 0.7
 # After so many trials a cut is made all the same, and its step compiled when it is needed.

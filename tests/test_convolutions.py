@@ -52,7 +52,7 @@ def _cases(draw):
     pair = lambda low, high: st.tuples(st.integers(low, high), st.integers(low, high))  # noqa: E731
     image = draw(st.one_of(pair(1, 3), pair(8, 12)))
     kernel = draw(pair(1, 4))
-    # Most have neither, and then there are more ways.
+    # Half have neither strides nor gaps: most other ways are for those.
     strides, apart = draw(st.one_of(st.just(((1, 1), (1, 1))), st.tuples(pair(1, 3), pair(1, 2))))
     span = [(k - 1) * a + 1 for k, a in zip(kernel, apart, strict=True)]
     low, high = draw(pair(0, 3)), draw(pair(0, 3))
