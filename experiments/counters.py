@@ -21,7 +21,7 @@ class Counters:
       seconds_total, seconds_compiling: of the run, and of it for compiling.
       seconds: of what is not compiling, by `PARTS`.
       cuts: how many removed something.
-      last_cut: the step of the last cut, also of one that removed nothing; -1 before the first.
+      last_cut: the step of the last cut, or trial of one, also where nothing left; -1 before the first.
       waited: what waiting with a cut has cost, in parts of a dense step's time times steps.
       test_accuracy: as last measured; NaN before.
     """

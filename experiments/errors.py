@@ -12,7 +12,7 @@ class UsageError(ValueError):
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss became infinite or NaN. The message names the step and the last good checkpoint."""
+    """The loss, or a parameter, became infinite or NaN. The message names the step and the last good checkpoint."""
 
 
 class ExportError(RuntimeError):

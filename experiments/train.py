@@ -22,7 +22,7 @@ import ml_collections
 import numpy as np
 
 import demp_jax
-from baselines import masking, sparsity
+from baselines import sparsity
 from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
 from experiments import cuts as cuts_lib
@@ -31,19 +31,17 @@ from experiments import network as network_lib
 from experiments import stepper as stepper_lib
 from experiments import target as target_lib
 from experiments.counters import Counters, Stopwatch
+from experiments.cutting import Cutting, Loop
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Batches, Feed
-from experiments.problem import Problem, pose, size
-from experiments.step import StepMetrics, TrainState, free_compiled
-from experiments.stepper import Stepper
+from experiments.learner import Learner
+from experiments.problem import Problem, pose
+from experiments.step import StepMetrics, TrainState
 
 _LOG = logging.getLogger(__name__)
 
 # Steps that are taken together take no longer, so that a signal need not wait.
 _CALL_SECONDS = 2.0
-
-# Training waits for the smaller step no longer than this, in seconds, without a word.
-_LONG_WAIT = 10.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,15 +123,13 @@ class _Run:
         self.batches: Batches | None = None
         # Of a step, as last timed.
         self.seconds = math.inf
-        # The record of a cut that waits for the next step to compile.
-        self.open_cut: dict[str, Any] | None = None
-        self.cut_ended = 0.0
         self.stopwatch = Stopwatch(compiling)
-        # Whether a cut has been prepared beside the steps that are timed now.
+        # Whether a cut was being prepared when the timing of steps began.
         self.beside = False
         # Where it was continued: what belongs to that step is on record already.
         self.continued = checkpoints.latest()
-        self.ahead: ahead_lib.Ahead | None = None
+        # What that checkpoint says beside the arrays.
+        self.meta: dict[str, Any] = {} if self.continued is None else checkpoints.meta(self.continued)
         # A checkpoint that waits for what a trial finds: its step, arrays, what belongs to them, and the trial.
         self.unsaved: tuple[int, dict[str, Any], dict[str, Any], ahead_lib.Ahead] | None = None
         self.steering: target_lib.Steering | None = None
@@ -145,9 +141,8 @@ class _Run:
         # they compute has to be in one order.
         alone = self.devices.count == 1 and self.devices.processes == 1
         self.pool = ThreadPoolExecutor(1, "cut") if alone else None
-        self.network, self.state = self._initial() if self.continued is None else self._restored(self.continued)
-        self.stepper = Stepper(problem, self.network, self.state.variables)
-        self._count()
+        network, state = self._initial() if self.continued is None else self._restored(self.continued)
+        self.learner = Learner(problem, network, state)
 
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
         network, variables = self.problem.initial()
@@ -164,7 +159,7 @@ class _Run:
         return network, self.devices.everywhere(TrainState(jnp.zeros([], jnp.int32), variables, opt_state, key))
 
     def _restored(self, step: int) -> tuple[network_lib.Network, TrainState]:
-        meta = self.checkpoints.meta(step)
+        meta = self.meta
         network, variables = self.problem.abstract()
         variables = checkpoints_lib.shaped_like(variables, meta["shapes"], "variables/")
         opt_state = jax.eval_shape(self.method.tx.init, variables["params"])
@@ -172,23 +167,10 @@ class _Run:
         abstract = {"step": jax.ShapeDtypeStruct((), jnp.int32), "variables": variables}
         state = TrainState(**self.checkpoints.restore(step, {**abstract, "opt_state": opt_state, "key": key}))
         self.counters = Counters(**meta["counters"])
-        self.open_cut = meta.get("open_cut")
-        if meta.get("ahead") is not None:
-            self.ahead = ahead_lib.Ahead.resumed(meta["ahead"])
         if self.steering is not None:
             self.steering.load(meta["steering"])
         _LOG.info("continuing from step %d", step)
         return network.resized(state.variables), state
-
-    def _count(self) -> None:
-        """Counts the weights that are left and the FLOPs they take; those at zero do not count, where some are held."""
-        params = self.state.variables["params"]
-        self.parameters, self.flops = size(params), self.stepper.graph.flops()
-        if self.method.updater is not None:
-            dense = masking.densities(params, self.state.opt_state)
-            sizes = dict(zip(demp_jax.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True))
-            self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
-            self.flops = self.stepper.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
 
     def _remasked(self, step: int) -> bool:
         """Returns whether the masks may have changed at a step."""
@@ -203,14 +185,19 @@ class _Run:
     def go(self, mode: str) -> Result:
         """Runs to the end, or until a signal; `mode` is that of the progress bar."""
         summary_path = self.folder / "summary.json"
-        first, last = int(self.state.step), self.problem.lengths.run
+        first, last = int(self.learner.state.step), self.problem.lengths.run
         if first == last and summary_path.exists():
             _LOG.info("%s holds the finished run; nothing to do", self.folder)
-            return Result(json.loads(summary_path.read_text()), self.network, self.state.variables, None)
+            return Result(json.loads(summary_path.read_text()), self.learner.network, self.learner.variables, None)
         self.feed = Feed(self.problem)
         self.records = self._opened_records(first) if self.devices.first else records.NoRecords()
-        self._start_timing()
         self.progress = progress.Progress(last, first, self.problem.dense.neurons, mode)
+        self.cutting = Cutting(
+            *(self.problem, self.feed, self.records, self.counters, self.compiling, self.pool, self.steering),
+            loop=Loop(settle=self._settled, doing=self.progress.doing),
+            left=self.meta,
+        )
+        self._start_timing()
         closing = contextlib.closing(self.records)
         with signals.stop_on_signal() as stop, self.pool or contextlib.nullcontext(), closing, self.progress:
             try:
@@ -218,8 +205,8 @@ class _Run:
                     stopped_by = self._loop(first, last, feed, stop)
             finally:
                 self._save_waiting()
-                if self.ahead is not None:
-                    self.ahead.abandon()
+                if self.cutting.coming is not None:
+                    self.cutting.coming.abandon()
             self._tick("other")
             summary = self._summary(None if stopped_by else self._step_time_ratio(stop))
             if summary["step_time_ratio"] is None:  # Also when stopped while it was measured: it is when continued.
@@ -229,11 +216,11 @@ class _Run:
                 plots.curves(metrics, cuts, self.folder / "curves.png")
                 if not stopped_by:
                     self.records.summary(summary)
-        return Result(summary, self.network, self.state.variables, stopped_by)
+        return Result(summary, self.learner.network, self.learner.variables, stopped_by)
 
     def _opened_records(self, first: int) -> records.Records:
         tracker = trackers.Tracker(self.config.tracker, self.folder, workdir.as_json(self.config))
-        return records.Records(self.folder, first, tracker, self.open_cut)
+        return records.Records(self.folder, first, tracker, self.meta.get("open_cut"))
 
     def _loop(
         self,
@@ -245,7 +232,8 @@ class _Run:
         """Takes the steps from `first` to `last`; returns the signal that stopped it, if any.
 
         At each step: look who is dead, steer, cut, evaluate, save, then update. So a checkpoint holds the network after
-        a cut of its step, and a run that continues from it does not cut again.
+        a cut of its step, and a run that continues from it does not cut again; one that was stopped begins there to
+        prepare what it had not.
         """
         lengths, batch = self.problem.lengths, self.config.batch_size
         self._tick("other")
@@ -264,7 +252,7 @@ class _Run:
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 with self._spending("evaluation", "evaluating"):
                     self._evaluate(step)
-                self.progress.update(step, None, self.stepper.graph.neurons, self.counters.test_accuracy)
+                self.progress.update(step, None, self.learner.graph.neurons, self.counters.test_accuracy)
             if self.unsaved is not None and not self.unsaved[-1].trying:
                 with self._spending("checkpoints", "saving"):
                     self._save_waiting()
@@ -277,20 +265,21 @@ class _Run:
                 self._start_timing()
             self.batches = next(feed)
             self._tick("data")
-            with contextlib.nullcontext() if self.stepper.compiled else self.progress.doing("compiling the step"):
-                self.state, metrics = self.stepper(self.state, self.batches)
-            self._close_cut()
+            compiled = self.learner.stepper.compiled
+            with contextlib.nullcontext() if compiled else self.progress.doing("compiling the step"):
+                metrics = self.learner.take(self.batches)
+            self.cutting.close(self.learner)
             self.pending.append((step, self.batches.steps, metrics))
-            self.counters.train_flops += 3.0 * self.flops * batch * self.batches.steps
+            self.counters.train_flops += 3.0 * self.learner.flops * batch * self.batches.steps
             step += self.batches.steps
             if self._remasked(step - 1):
                 if getattr(self.method.updater, "dense_gradients", False):
                     # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
-                    self.counters.train_flops += (self.stepper.graph.flops() - self.flops) * batch
-                self._count()
+                    self.counters.train_flops += (self.learner.graph.flops() - self.learner.flops) * batch
+                self.learner.count()
             if step % lengths.log == 0:
                 line = self._flush(step)
-                self.progress.update(step, line["loss"], self.stepper.graph.neurons, self.counters.test_accuracy)
+                self.progress.update(step, line["loss"], self.learner.graph.neurons, self.counters.test_accuracy)
             self._tick("steps")
 
     def _together(self, step: int) -> int:
@@ -315,8 +304,7 @@ class _Run:
             step == lengths.run
             or any(length and step % length == 0 for length in every)
             or (goal is not None and goal.due(step))
-            or (self.ahead is not None and self.ahead.due == step)
-            or cuts_lib.possible(self.method, step)
+            or self.cutting.possible(step)
             or self._remasked(step - 1)
         )
 
@@ -328,151 +316,32 @@ class _Run:
             return None
         return stop() or signal.SIGTERM
 
-    # Cutting and measuring.
+    # Cutting and measuring, before an update.
 
-    def _cut(self, step: int, *, stopping: bool = False) -> None:
-        """Cuts what the method wants cut at a step, if anything, or begins to prepare it.
+    def _cut(self, step: int, *, stopping: bool) -> None:
+        """Cuts what is to be cut at a step, or begins to prepare it."""
+        self.cutting(step, self.learner, self.batches, stopping=stopping)
 
-        A run that is stopping prepares nothing before it has saved: continued, it comes here again.
-        """
-        last = step == self.problem.lengths.run
-        if self.ahead is not None and self.ahead.due == step:
-            ahead, self.ahead = self.ahead, None
-            with self.progress.doing("cutting"):
-                self._carry_out(step, ahead)
-        for cutter in cuts_lib.due(self.method, step, self.state.opt_state):
-            # What is left, such as the last group of every GroupNorm, may have to stay.
-            if not self.stepper.graph.prunable:
-                continue
-            self._flush(step)
-            # One that masks first cuts what it left without weights.
-            alone = cutter is cuts_lib.dead and self.method.updater is None
-            if not alone or last or not self.problem.lengths.ahead:
-                with self.progress.doing("cutting"):
-                    self._take(step, *cutter(self._standing(step, least_gain=0.0 if last else self._least_gain(step))))
-            elif self.ahead is None and (not stopping or self.counters.last_cut == step):
-                self._prepare(step)
-
-    def _standing(self, step: int, **more: Any) -> cuts_lib.Standing:
-        state = self.state
-        return cuts_lib.Standing(
-            self.problem, self.feed, step, self.network, state.variables, self.stepper.graph, state.opt_state, **more
-        )
-
-    def _least_gain(self, step: int) -> float:
-        """Returns which part of the FLOPs a cut at a step has to save to pay."""
-        lengths = self.problem.lengths
-        remaining = lengths.run - step - lengths.ahead
-        period = ahead_lib.period(lengths.cut_every, lengths.ahead)
-        least = ahead_lib.least_gain(lengths.cut_cost, self.counters.waited, period, remaining)
-        # How much time a cut saves is known once it is made.
-        return least if self.steering is None else min(least, self.steering.gain_to_time())
-
-    def _prepare(self, step: int, like: dict[str, np.ndarray] | None = None, trial: int = 1) -> None:
-        """Begins to prepare a cut, unless the run ends before it could pay; `like` as `demp_jax.cut` takes it."""
-        due = step + self.problem.lengths.ahead
-        if due >= self.problem.lengths.run:
-            return
-        # The next step reuses the memory of the state.
-        variables = jax.tree.map(jnp.copy, self.state.variables)
-        at = self._standing(step, least_gain=self._least_gain(step), like=like)
-        at = at._replace(variables=variables, opt_state=None)
-        state, batches = self.state._replace(variables=None, opt_state=None), self.batches
-
-        def prepare(cut: demp_jax.Cut) -> Stepper:
-            assert isinstance(cut.fn, network_lib.Network)
-            stepper = Stepper(self.problem, cut.fn, cut.variables)
-            if batches is not None:
-                opt_state = jax.eval_shape(self.method.tx.init, cut.variables["params"])
-                stepper.compile(stepper_lib.abstract(state, cut.variables, opt_state), batches)
-            return stepper
-
-        self.counters.last_cut = step
-        self.ahead = ahead_lib.Ahead.start(step, due, lambda: cuts_lib.dead(at)[0], prepare, self.pool, trial)
-
-    def _carry_out(self, step: int, ahead: ahead_lib.Ahead) -> None:
-        """Makes a cut that was prepared, of units that are dead now."""
+    def _settled(self, step: int) -> float:
+        """Waits for the steps taken; returns the seconds of one."""
         self._flush(step)
-        started = time.perf_counter()
-        planned, stepper = ahead.planned(), ahead.prepared()
-        waited = round(time.perf_counter() - started, 4)
-        if waited > _LONG_WAIT:
-            enough = self.problem.lengths.ahead + 100 * math.ceil(waited / self.seconds / 100)
-            _LOG.warning(
-                "step %d: training waited %.0f seconds for the smaller step to be compiled, as long as %d steps; with "
-                "--config.pruning.ahead=%d it would not",
-                *(step, waited, round(waited / self.seconds), enough),
-            )
-        if planned.leave is None:
-            self._note(step, {**planned.record, "why": "dead", "since": planned.since, "trials": planned.trial})
-            return
-        result, more = cuts_lib.dead(self._standing(step, like=planned.leave))
-        result.record.seconds["wait"] = waited
-        fits = planned.fits(result.removed)
-        if not fits and result.plan is not None and planned.trial < ahead_lib.TRIALS:
-            self._prepare(step, planned.fewer(result.removed), planned.trial + 1)
-            if self.ahead is not None:
-                return
-        more |= {"since": planned.since, "trials": planned.trial}
-        self._take(step, result, more, stepper if fits else None)
-
-    def _take(self, step: int, result: demp_jax.Cut, more: dict[str, Any], stepper: Stepper | None = None) -> None:
-        """Goes on with what a cut left, and with its step if that was prepared."""
-        self.devices.agree(f"the cut of step {step}", result.record.removed)
-        self._note(step, {**dataclasses.asdict(result.record), **more})
-        if result.plan is not None:
-            assert isinstance(result.fn, network_lib.Network)
-            self.network = result.fn
-            state = self.state._replace(variables=result.variables, opt_state=result.opt_state)
-            self.state = self.devices.everywhere(state)
-            self.stepper = Stepper(self.problem, self.network, self.state.variables)
-            if stepper is not None:
-                self.stepper.take_over(stepper)
-            self._count()
-            free_compiled()
-        self.cut_ended = self.compiling.seconds
-        if step == self.problem.lengths.run:
-            self._close_cut()
-
-    def _note(self, step: int, record: dict[str, Any]) -> None:
-        """Counts a cut, and begins its record."""
-        self._close_cut()
-        self.counters.last_cut = step
-        self.counters.cuts += bool(record["removed"])
-        if record["refused"]:
-            _LOG.warning("step %d: the cut was refused: %s", step, record["refused"])
-        if record["waiting"]:
-            lengths = self.problem.lengths
-            period = ahead_lib.period(lengths.cut_every, lengths.ahead)
-            self.counters.waited += ahead_lib.TIME_PER_FLOPS * record["saves"] * period
-        elif record["removed"]:
-            self.counters.waited = 0.0
-        self.open_cut = {"step": step, **record}
-        self.cut_ended = self.compiling.seconds
-
-    def _close_cut(self) -> None:
-        """Writes the record of the last cut, once the step after it has been compiled."""
-        if self.open_cut is not None:
-            self.open_cut["seconds"]["recompile"] = round(self.compiling.seconds - self.cut_ended, 4)
-            self.open_cut["step_bytes"] = self.stepper.bytes
-            self.records.cut(self.open_cut.pop("step"), self.open_cut)
-            self.open_cut = None
+        return self.seconds
 
     def _evaluate(self, step: int) -> None:
         """Measures accuracy and loss on every test example, once."""
         flushed = self._flush(step)
-        line = evaluation.on_test_set(self.problem, self.feed, self.network, self.state.variables)
+        line = evaluation.on_test_set(self.problem, self.feed, self.learner.network, self.learner.variables)
         self.counters.test_accuracy = line["test_accuracy"]
         if not math.isfinite(line["test_loss"]):
-            raise NonFiniteLossError(self._non_finite(step, line["test_loss"]))
+            raise NonFiniteLossError(self._non_finite(step, f"the loss became {line['test_loss']}"))
         self.records.metrics(step, line if flushed else {**line, **self._progress(step)})
 
     def _watch(self, step: int) -> None:
         """Writes who is dead: their number by site, and each unit as a bit, packed, in hexadecimal."""
         self._flush(step)
-        network = (self.stepper.graph, self.network, self.state.variables)
+        network = (self.learner.graph, self.learner.network, self.learner.variables)
         line = {
-            "width": self.stepper.graph.widths,
+            "width": self.learner.graph.widths,
             **evaluation.dead(self.problem, *network, self.feed.death_set(step)),
         }
         if self.config.watch.whole:
@@ -482,9 +351,9 @@ class _Run:
     def _steer(self, step: int, steering: target_lib.Steering) -> None:
         """Sets the strength of the regulariser by what a cut would leave."""
         self._flush(step)
-        left = steering.look(step, cuts_lib.forecast(self._standing(step)))
-        opt_state = demp_jax.with_strength_factor(self.state.opt_state, steering.factor)
-        self.state = self.state._replace(opt_state=opt_state)
+        left = steering.look(step, cuts_lib.forecast(self.cutting.standing(step, self.learner)))
+        opt_state = demp_jax.with_strength_factor(self.learner.state.opt_state, steering.factor)
+        self.learner.state = self.learner.state._replace(opt_state=opt_state)
         self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
 
     def _flush(self, step: int) -> dict[str, Any]:
@@ -497,7 +366,7 @@ class _Run:
         for first, count, metrics in pending:
             for number, loss in enumerate(metrics.loss[:count], first + 1):
                 if not np.isfinite(loss):
-                    raise NonFiniteLossError(self._non_finite(number, float(loss)))
+                    raise NonFiniteLossError(self._non_finite(number, f"the loss became {loss}"))
         seconds = time.perf_counter() - self.timed[0] - (self.compiling.seconds - self.timed[1])
         losses = np.concatenate([metrics.loss[:count] for _, count, metrics in pending])
         correct = np.concatenate([metrics.correct[:count] for _, count, metrics in pending])
@@ -512,10 +381,10 @@ class _Run:
             "active": {name: int(bits[count - 1].sum()) for name, bits in last.alive.items()},
             **self._progress(step),
         }
-        undisturbed = not (self.beside or self._preparing() or singly)
+        undisturbed = not (self.beside or self.cutting.preparing or singly)
         if self.steering is not None and self.steering.by_time and undisturbed:
             # Each process has a clock, and all are to steer alike; where they are several nothing is prepared.
-            self.steering.timed(self.flops, self.devices.firsts(line["seconds_per_step"]))
+            self.steering.timed(self.learner.flops, self.devices.firsts(line["seconds_per_step"]))
         self.records.metrics(step, line)
         self._start_timing()
         return line
@@ -523,11 +392,7 @@ class _Run:
     def _start_timing(self) -> None:
         """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
         self.timed = (time.perf_counter(), self.compiling.seconds)
-        self.beside = self._preparing()
-
-    def _preparing(self) -> bool:
-        """Returns whether a cut is being prepared beside the steps, which then take longer."""
-        return self.ahead is not None and self.ahead.busy
+        self.beside = self.cutting.preparing
 
     def _progress(self, step: int) -> dict[str, Any]:
         """Returns where the schedules and the network stand before the update of a step."""
@@ -537,17 +402,17 @@ class _Run:
             "learning_rate": float(self.problem.rate(step)),
             "strength": float(self.method.strength(step)) * factor,
             "noise": float(self.method.noise(step)) * min(factor, 1.0),
-            "neurons": self.stepper.graph.neurons,
-            "parameters": self.parameters,
-            "width": self.stepper.graph.widths,
+            "neurons": self.learner.graph.neurons,
+            "parameters": self.learner.parameters,
+            "width": self.learner.graph.widths,
         }
 
-    def _non_finite(self, step: int, loss: float) -> str:
+    def _non_finite(self, step: int, what: str) -> str:
         self._save_waiting()  # It is of a step before that.
         last = self.checkpoints.latest()
         kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint had been written yet"
         return (
-            f"the loss became {loss} at step {step}; {kept} in {self.folder}. Lower config.optimizer.learning_rate or "
+            f"{what} at step {step}; {kept} in {self.folder}. Lower config.optimizer.learning_rate or "
             "config.method.noise, and start in another --workdir."
         )
 
@@ -557,8 +422,8 @@ class _Run:
         """Saves, `at_once` or as soon as a trial that is going on has found what is to be cut."""
         self._flush(step)
         # The loss of a step is that before its update: what the last update made shows in the parameters.
-        if not checkpoints_lib.all_finite(self.state.variables["params"]):
-            raise NonFiniteLossError(self._non_finite(step, math.nan))
+        if not checkpoints_lib.all_finite(self.learner.variables["params"]):
+            raise NonFiniteLossError(self._non_finite(step, "parameters became infinite or NaN"))
         self._tick("checkpoints")
         self._save_waiting()
         meta = {
@@ -566,15 +431,16 @@ class _Run:
             "input_shape": list(self.problem.input_shape),
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),
-            "open_cut": copy.deepcopy(self.open_cut),
+            "open_cut": copy.deepcopy(self.cutting.open),
             "steering": None if self.steering is None else self.steering.as_json(),
         }
-        arrays = self.state._asdict()
-        if at_once or self.ahead is None or not self.ahead.trying:
-            self._write(step, arrays, meta, self.ahead)
+        arrays = self.learner.state._asdict()
+        ahead = self.cutting.coming
+        if at_once or ahead is None or not ahead.trying:
+            self._write(step, arrays, meta, ahead)
         else:
             # The next step reuses the memory of the state.
-            self.unsaved = (step, jax.tree.map(jnp.copy, arrays), meta, self.ahead)
+            self.unsaved = (step, jax.tree.map(jnp.copy, arrays), meta, ahead)
 
     def _save_waiting(self) -> None:
         """Writes the checkpoint that waits for a trial, if any."""
@@ -610,18 +476,20 @@ class _Run:
         with contextlib.closing(self.feed.batches(0, 1)) as feed:
             batches = next(feed)
         with self.progress.doing("timing the step"):
-            return stepper_lib.time_ratio(self.problem, self.stepper, self.state, batches, lambda: stop() is not None)
+            return stepper_lib.time_ratio(
+                self.problem, self.learner.stepper, self.learner.state, batches, lambda: stop() is not None
+            )
 
     def _summary(self, step_time_ratio: float | None) -> dict[str, Any]:
-        self._count()
-        graph, steering = self.stepper.graph, self.steering
+        self.learner.count()
+        graph, steering = self.learner.graph, self.steering
         return summaries.of_run(
             self.problem,
             self.counters,
             graph,
-            steps=int(self.state.step),
-            parameters=self.parameters,
-            flops=self.flops,
+            steps=int(self.learner.state.step),
+            parameters=self.learner.parameters,
+            flops=self.learner.flops,
             step_time_ratio=step_time_ratio,
-            target=None if steering is None else steering.summary(self.parameters, graph, step_time_ratio),
+            target=None if steering is None else steering.summary(self.learner.parameters, graph, step_time_ratio),
         )

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demp_jax
-from experiments import ahead, cuts, train
+from experiments import ahead, cuts, cutting, train
 from experiments.errors import NonFiniteLossError
 from experiments.feed import Feed
 from experiments.problem import pose
@@ -77,8 +77,8 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Stepper, "compile", watched)
     said = []
-    monkeypatch.setattr(train, "_LONG_WAIT", 0.0)
-    monkeypatch.setattr(train._LOG, "warning", lambda *args: said.append((args[0] % args[1:], args[4])))
+    monkeypatch.setattr(cutting, "_LONG_WAIT", 0.0)
+    monkeypatch.setattr(cutting._LOG, "warning", lambda *args: said.append((args[0] % args[1:], args[4])))
     result = train_and_evaluate(short_config(**CHANGES), tmp_path)
     cuts = lines(tmp_path / "cuts.jsonl")
     assert said[0][0].startswith("step 12: training waited")

@@ -128,8 +128,8 @@ with signals.stop_on_signal() as stop:
         ("experiments.stepper:Stepper.compile", 1, 130),
         ("experiments.stepper:Stepper.compile", 2, 130),
         ("experiments.train:_Run._evaluate", 1, 130),
-        ("experiments.train:_Run._carry_out", 1, 130),
-        ("experiments.train:_Run._carry_out", 2, 130),
+        ("experiments.cutting:Cutting._carry_out", 1, 130),
+        ("experiments.cutting:Cutting._carry_out", 2, 130),
         ("experiments.checkpoints:Checkpoints.save", 2, 130),
         ("experiments.stepper:time_ratio", 1, 130),
         ("experiments.plots:curves", 1, 0),  # The run has ended.
