@@ -300,6 +300,22 @@ def test_tables_are_judged_at_the_sparsities_that_they_name():
     assert _outcomes("table3", vit | {(1, "DemP + ReLU"): [(43, 70)]}, FIGURES["table3"].judge_at_size) == [yes, no]
 
 
+def test_a_run_that_cut_nothing_is_not_faster_for_a_smaller_network(tmp_path):
+    """It may have been faster by chance."""
+
+    def judged(sparsity):
+        points = []
+        for case in FIGURES["speed"].cases("cpu", [0]):
+            demp = case.level > 0
+            summary = {"test_accuracy": 0.9, "weight_sparsity": sparsity if demp else 0.0}
+            summary |= {"seconds_steps": 90.0 if demp else 100.0, "seconds_data": 0.0, "seconds_cuts": 0.0}
+            points += FIGURES["speed"].points(case, Outcome(case.run, tmp_path, summary, None))
+        return {verdict.outcome for verdict in FIGURES["speed"].verdicts(points, "cpu")}
+
+    assert judged(0.3) == {"holds"}
+    assert judged(0.04) == {"not tested"}
+
+
 @pytest.mark.parametrize("name", FIGURES)
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
 def test_of_no_runs_there_are_the_claims(name, scale):
