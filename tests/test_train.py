@@ -412,6 +412,24 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpo
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["16", "8"]
 
 
+def test_parameters_that_are_not_finite_are_not_saved(tmp_path, monkeypatch):
+    """The loss of the update that broke them was that before it."""
+    real = Stepper.__call__
+
+    def step(self, state, *args):
+        new, metrics = real(self, state, *args)
+        if int(new.step) == 16:
+            broken = jax.tree.map(lambda leaf: leaf * jnp.nan, new.variables["params"])
+            new = new._replace(variables={**new.variables, "params": broken})
+        return new, metrics
+
+    monkeypatch.setattr(Stepper, "__call__", step)
+    message = "parameters became infinite or NaN at step 16; the checkpoint of step 8 is kept"
+    with pytest.raises(NonFiniteLossError, match=message):
+        train_and_evaluate(short_config(), tmp_path)
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["8"]
+
+
 def test_a_rate_that_is_far_too_high_is_noticed(tmp_path):
     with pytest.raises(NonFiniteLossError, match=r"the loss became (nan|inf) at step \d+; "):
         train_and_evaluate(short_config(**{"optimizer.learning_rate": 1e38}), tmp_path)
