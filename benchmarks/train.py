@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """From end to end: seconds, accuracy and FLOPs of the same recipe, dense and with DemP.
 
-They go one after the other with the whole machine, as a user's would; a machine whose speed changes meanwhile shows
-in the ratio. They are ordinary runs of `experiments.run` in `runs/benchmarks/`: those that ended are not run again, and
+The runs go one after the other with the whole machine, as a user's would; a machine whose speed changes meanwhile shows
+in the ratio. They are those of `experiments.run` in `runs/benchmarks/`: those that ended are not run again, and
 those that were interrupted go on. What is timed is the whole run: compiling, cutting, evaluating, saving.
 """
 

@@ -98,9 +98,10 @@ class Cutting:
 
     def possible(self, step: int) -> bool:
         """Returns whether a step may have a cut."""
-        return self._made(step) or cuts.possible(self._problem.method, step)
+        return self._arrives(step) or cuts.possible(self._problem.method, step)
 
-    def _made(self, step: int) -> bool:
+    def _arrives(self, step: int) -> bool:
+        """Returns whether the cut that was prepared is to be made at a step."""
         return self.coming is not None and self.coming.due == step
 
     def standing(self, step: int, learner: Learner, **more: Any) -> cuts.Standing:
@@ -121,7 +122,7 @@ class Cutting:
             comes here again, as `last_cut` is of an earlier step.
         """
         method, last = self._problem.method, step == self._problem.lengths.run
-        if self._made(step):
+        if self._arrives(step):
             with self._loop.doing("cutting"):
                 self._carry_out(step, learner, batches)
         for cutter in cuts.due(method, step, learner.state.opt_state):

@@ -193,7 +193,13 @@ class _Run:
         self.records = self._opened_records(first) if self.devices.first else records.NoRecords()
         self.progress = progress.Progress(last, first, self.problem.dense.neurons, mode)
         self.cutting = Cutting(
-            *(self.problem, self.feed, self.records, self.counters, self.compiling, self.pool, self.steering),
+            self.problem,
+            self.feed,
+            self.records,
+            self.counters,
+            self.compiling,
+            self.pool,
+            self.steering,
             loop=Loop(settle=self._settled, doing=self.progress.doing),
             left=self.meta,
         )
@@ -247,7 +253,7 @@ class _Run:
                 with self._spending("evaluation", "looking at what a cut would leave"):
                     self._steer(step, self.steering)
             if self.counters.last_cut != step:
-                self._cut(step, stopping=stopped_by is not None)
+                self.cutting(step, self.learner, self.batches, stopping=stopped_by is not None)
                 self._tick("cuts")
             if step != self.continued and (step == last or (step > 0 and step % lengths.evaluate == 0)):
                 with self._spending("evaluation", "evaluating"):
@@ -316,11 +322,7 @@ class _Run:
             return None
         return stop() or signal.SIGTERM
 
-    # Cutting and measuring, before an update.
-
-    def _cut(self, step: int, *, stopping: bool) -> None:
-        """Cuts what is to be cut at a step, or begins to prepare it."""
-        self.cutting(step, self.learner, self.batches, stopping=stopping)
+    # Measuring, before an update.
 
     def _settled(self, step: int) -> float:
         """Waits for the steps taken; returns the seconds of one."""

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys
 from experiments import checkpoints, train
+from experiments.cutting import Cutting
 from experiments.stepper import Stepper
 from tests.runs import short_config
 
@@ -32,7 +33,7 @@ def deadly(real, when):
 if kind == "step":
     Stepper.__call__ = deadly(Stepper.__call__, lambda *_: counter() == int(number))
 elif kind == "cut":
-    train._Run._cut = deadly(train._Run._cut, lambda run, step: step == int(number))
+    Cutting.__call__ = deadly(Cutting.__call__, lambda self, step, *_: step == int(number))
 elif kind == "save":
     manager = checkpoints.ocp.CheckpointManager
     manager.save = deadly(manager.save, lambda self, step, *_: step == int(number))

@@ -15,6 +15,7 @@ from flax import nnx
 import demp_jax
 from experiments import counters, cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
+from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
 from experiments.stepper import Stepper
@@ -278,14 +279,14 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
 
             patch.setattr(Stepper, "__call__", step)
         elif moment.startswith("after"):
-            real_cut = train._Run._cut
+            real_cut = Cutting.__call__
 
-            def cut(self, step, **options):
-                real_cut(self, step, **options)
+            def cut(self, step, *args, **options):
+                real_cut(self, step, *args, **options)
                 if step == stop_at:
                     raise _Interrupted
 
-            patch.setattr(train._Run, "_cut", cut)
+            patch.setattr(Cutting, "__call__", cut)
         else:
             real_evaluate = train._Run._evaluate
 
