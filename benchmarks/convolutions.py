@@ -41,7 +41,6 @@ _LOOPED = ((16, 16, 16, 1), (8, 64, 64, 1), (4, 64, 128, 2))
 CASES: dict[str, list[tuple[tuple[int, int, int, int], bool, int]]] = {
     "tiny": [((8, 2, 3, 1), False, 4), ((2, 3, 2, 1), False, 4), ((8, 2, 3, 1), True, 4)],
     "cpu": [*((shape, False, 128) for shape in _SHAPES), *((shape, True, 128) for shape in _LOOPED)],
-    "gpu": [(_SHAPES[1], loop, 512) for loop in (False, True)],
 }
 # How often a loop goes round.
 _ROUNDS = 4

@@ -42,7 +42,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
     ],
     "gpu": [
         ("digits", _SMALL, 8, 800),
-        *(("cifar10", {"base_width": 64, "dtype": dtype}, 512, 200) for dtype in ("float32", "bfloat16")),
+        *(("cifar10", {"base_width": 64, "dtype": dtype}, 512, 200) for dtype in ("bfloat16", "float32")),
     ],
 }
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}

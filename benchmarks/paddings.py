@@ -26,7 +26,6 @@ from benchmarks.timing import interleaved
 CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
     "tiny": ((4, 2, 3, 9, 2),),
     "cpu": ((32, 32, 3, 32, 30), (16, 128, 3, 32, 40), (16, 64, 17, 64, 20), (8, 128, 3, 48, 30), (4, 256, 8, 64, 30)),
-    "gpu": ((16, 512, 3, 64, 3),),
 }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ import demp_jax
 from configs.base import variants
 from experiments import network
 from experiments.data import Preparation
-from experiments.devices import Devices
+from experiments.devices import Devices, processors
 from experiments.step import Data, Task, TrainState, compiled, train_step, train_steps
 
 
@@ -70,6 +71,15 @@ class Program:
         self._compiled = compiled(step, self._state, *self._rest, task=self.task)
 
     @property
+    def bytes_accessed(self) -> float | None:
+        """Bytes that XLA counts as read and written in a step; `None` where it does not tell, or before compiling.
+
+        It counts the body of a loop once, as often as it goes round.
+        """
+        cost = None if self._compiled is None else self._compiled.cost_analysis()
+        return (cost or {}).get("bytes accessed")
+
+    @property
     def parameters(self) -> int:
         """How many parameters are trained."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
@@ -78,6 +88,13 @@ class Program:
     def step_flops(self) -> float:
         """FLOPs of a step: three times those of the forward pass."""
         return 3.0 * self.graph.flops() * self.batch
+
+
+def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
+    """Returns what calls return; those that compile take the cores of an accelerator's host, on a CPU one by one."""
+    workers = 1 if jax.default_backend() == "cpu" else min(8, max(1, processors() // 2))
+    with ThreadPoolExecutor(workers) as pool:
+        return list(pool.map(lambda call: call(), calls))
 
 
 def built(
@@ -129,16 +146,22 @@ def narrowed(
     kept: Callable[[str, int], int],
     multiple: int = 1,
 ) -> tuple[network.Network, Any]:
-    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real cut."""
-    graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
-    leave = {
-        site.name: np.arange(site.width) >= min(site.width, max(1, math.ceil(kept(site.name, site.width))))
-        for site in graph.sites
-    }
-    # Rounding is the cut's: it takes units back in.
-    x = jax.random.uniform(jax.random.key(0), (2, *shape))
-    result = demp_jax.cut(
-        net, variables, [x], params=lambda v: v["params"], leave=leave, multiple=multiple, tolerance=math.inf
-    )
+    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real cut.
+
+    It is made on the host's processor, which compiles in less time than an accelerator does.
+    """
+    variables = jax.device_get(variables)
+    with jax.default_device(jax.devices("cpu")[0]):
+        graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+        leave = {
+            site.name: np.arange(site.width) >= min(site.width, max(1, math.ceil(kept(site.name, site.width))))
+            for site in graph.sites
+        }
+        # Rounding is the cut's: it takes units back in.
+        x = jax.random.uniform(jax.random.key(0), (2, *shape))
+        result = demp_jax.cut(
+            net, variables, [x], params=lambda v: v["params"], leave=leave, multiple=multiple, tolerance=math.inf
+        )
+        left = jax.device_get(result.variables)
     assert isinstance(result.fn, network.Network)
-    return result.fn, result.variables
+    return result.fn, jax.tree.map(jnp.asarray, left)

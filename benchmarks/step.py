@@ -8,6 +8,7 @@ GPU of 8. Several steps are taken in a call, as the training program does.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,33 +17,35 @@ from typing import Any
 
 import jax
 
-from benchmarks import programs
+from benchmarks import ceilings, programs
 from benchmarks.timing import interleaved
 
 _RUNS = Path(__file__).resolve().parent.parent / "results" / "resnet18_cifar_cpu.jsonl"
-SPARSITIES = (0.8, 0.9, 0.95)
 # Steps in a call, and rounds; by scale.
-_ROUNDS = {"tiny": (2, 2), "cpu": (4, 6), "gpu": (5, 5)}
+_ROUNDS = {"tiny": (2, 2), "cpu": (4, 6), "gpu": (5, 7)}
 
-# Model, shape of an image, batch; by scale.
+# Model, shape of an image, batch, weight sparsities of its cuts; by scale, what matters most first.
+_ALL = (0.8, 0.9, 0.95)
 _RESNET = {"name": "resnet18", "stem_stride": 1}
-CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int]]] = {
-    "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8)],
+_WIDE = {**_RESNET, "base_width": 64}
+_VGG = {"name": "vgg16", "base_width": 64}
+_BF16 = {"dtype": "bfloat16"}
+CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[float, ...]]]] = {
+    "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8, (0.8,))],
     "cpu": [
-        ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128),
-        ({**_RESNET, "base_width": 32}, (32, 32, 3), 64),
-        ({**_RESNET, "base_width": 64}, (32, 32, 3), 16),
-        ({"name": "vgg16", "base_width": 64, "hidden": 512}, (32, 32, 3), 16),
+        ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128, _ALL),
+        ({**_RESNET, "base_width": 32}, (32, 32, 3), 64, _ALL),
+        (_WIDE, (32, 32, 3), 16, _ALL),
+        ({**_VGG, "hidden": 512}, (32, 32, 3), 16, _ALL),
     ],
     "gpu": [
-        ({**_RESNET, "base_width": 64, "dtype": dtype}, (32, 32, 3), batch)
-        for batch in (128, 512)
-        for dtype in ("float32", "bfloat16")
-    ]
-    + [
-        ({"name": "vgg16", "base_width": 64, "hidden": 4096, "dtype": "bfloat16"}, (32, 32, 3), 512),
-        ({"name": "resnet50", "base_width": 64, "dtype": "bfloat16"}, (224, 224, 3), 128),
-        ({"name": "vit", "dtype": "bfloat16"}, (224, 224, 3), 64),
+        (_WIDE | _BF16, (32, 32, 3), 512, _ALL),
+        (_WIDE | _BF16, (32, 32, 3), 128, (0.9,)),
+        (_WIDE, (32, 32, 3), 512, (0.9,)),
+        ({"name": "resnet50", "base_width": 64} | _BF16, (224, 224, 3), 128, (0.9,)),
+        ({"name": "vit"} | _BF16, (224, 224, 3), 64, (0.9,)),
+        ({**_VGG, "hidden": 4096} | _BF16, (32, 32, 3), 512, (0.9,)),
+        (_WIDE, (32, 32, 3), 128, (0.9,)),
     ],
 }
 
@@ -50,16 +53,19 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int]]] = {
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per model: times of the dense step and of each cut."""
     together, rounds = _ROUNDS[scale]
-    for model, shape, batch in cases:
+    for model, shape, batch, sparsities in cases:
         net, variables = programs.initial(model, shape)
         dense = programs.built(net, variables, shape, batch, together=together)
         steps: dict[str, programs.Program] = {"dense": dense}
-        for sparsity in SPARSITIES[:1] if scale == "tiny" else SPARSITIES:
+        makers: dict[str, Callable[[], Any]] = {}
+        for sparsity in sparsities:
             for widths, kept in _kinds(dense, sparsity).items():
                 for multiple in (1, 8 if scale == "gpu" else 4):
                     name = f"{sparsity:.0%}, {widths}{', rounded' if multiple > 1 else ''}"
-                    cut = programs.narrowed(net, variables, shape, kept, multiple)
-                    steps[name] = programs.built(*cut, shape, batch, together=together)
+                    makers[name] = functools.partial(programs.narrowed, net, variables, shape, kept, multiple)
+        for name, (small, left) in zip(makers, programs.at_once(makers.values()), strict=True):
+            steps[name] = programs.built(small, left, shape, batch, together=together)
+        programs.at_once(step.compile for step in steps.values())
         timings = interleaved(steps, rounds, together)
         cuts = {}
         for name, step in steps.items():
@@ -69,9 +75,12 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
                 "flops_ratio": round(flops, 4),
                 "efficiency": round(flops / timings[name].ratio, 3),
                 "gflops_per_second": round(step.step_flops / timings[name].seconds / 1e9, 2),
+                "bytes_accessed": step.bytes_accessed,
                 **timings[name].record(),
             }
-        yield {"model": model, "image": list(shape), "batch": batch, "steps_per_call": together, "steps": cuts}
+        roof = ceilings.measure(model.get("dtype", "float32"), 256 if scale == "tiny" else None)
+        setting = {"model": model, "image": list(shape), "batch": batch, "steps_per_call": together}
+        yield {**setting, "ceilings": roof, "steps": cuts}
         jax.clear_caches()
 
 
@@ -96,22 +105,20 @@ def _left_by_demp(sparsity: float) -> dict[str, float]:
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
-    found: list[tuple[str, ...]] = [("model", "batch", "cut", "weight sparsity", "FLOPs", "time", "efficiency")]
+    header = ("model", "batch", "cut", "weight sparsity", "FLOPs", "time", "efficiency")
+    roof = any("ceilings" in record for record in records)
+    found: list[tuple[str, ...]] = [(*header, "TFLOP/s", "of the roofline") if roof else header]
     for record in records:
         model = record["model"]
         name = f"{model['name']}, width {model.get('base_width', '768')}, {model.get('dtype', 'float32')}"
         name += ", half-size maps" if model.get("stem_stride") == 2 else ""
         for cut, row in record["steps"].items():
-            if cut != "dense":
-                found.append(
-                    (
-                        name,
-                        str(record["batch"]),
-                        cut,
-                        f"{row['weight_sparsity']:.1%}",
-                        f"x {row['flops_ratio']:.3f}",
-                        f"x {row['ratio']:.3f}",
-                        f"{row['efficiency']:.2f}",
-                    )
-                )
+            if cut == "dense" and not roof:
+                continue
+            cells = [name, str(record["batch"]), cut, f"{row['weight_sparsity']:.1%}", f"x {row['flops_ratio']:.3f}"]
+            cells += [f"x {row['ratio']:.3f}", f"{row['efficiency']:.2f}"]
+            if roof:
+                share = ceilings.share(record["ceilings"], row) if "ceilings" in record else None
+                cells += [f"{row['gflops_per_second'] / 1e3:.1f}", "" if share is None else f"{share:.0%}"]
+            found.append(tuple(cells))
     return found

@@ -164,3 +164,18 @@ def test_activity_costs_no_accuracy_and_no_gradient(network):
     graph = demp_jax.trace(fn, variables, x)
     assert set(activity) == set(graph.widths)  # The same names in training as in evaluation.
     assert {n: a.maximum.size for n, a in activity.items()} == graph.widths
+
+
+def test_products_are_taken_at_full_precision():
+    """An accelerator's default takes fewer bits of float32, and a cut could not be told from its rounding."""
+    seen = []
+
+    def network(params, x):
+        seen.append(jax.config.jax_default_matmul_precision)
+        return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+
+    params = {"hidden": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
+    demp_jax.outputs(network, params, [jnp.ones((2, 3))])
+    demp_jax.observe(network, params, [jnp.ones((2, 3))])
+    assert seen
+    assert set(seen) == {"highest"}

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import paddings, run, step, timing
+from benchmarks import ceilings, paddings, run, step, timing
 from experiments import tables
 from experiments.records import read_lines
 
@@ -59,12 +59,62 @@ def test_records_are_written_as_they_come(tmp_path, monkeypatch, capsys):
     assert {"command", "commit", "versions", "device"} <= set(record)
     wrong = {
         "step": r"error: --only=vit is in no case of step at the scale tiny; .*\('vgg16', 3\)$",
-        "gpu": r"error: --only=vit is for one suite; .*name one of step, ",
+        "gpu": r"error: --only is for one suite; .*name one of step, ",
     }
     for suite, message in wrong.items():
         with pytest.raises(SystemExit):
             run.main([suite, "--scale=tiny", f"--out={tmp_path}", "--only=vit"])
         assert re.search(message, capsys.readouterr().err.strip().splitlines()[-1])
+
+
+class _Suite:
+    """Its cases are what its records say; text is an error."""
+
+    def __init__(self, **cases):
+        self.CASES = cases
+
+    @staticmethod
+    def rows(scale, cases):
+        for case in cases:
+            if isinstance(case, str):
+                raise RuntimeError(case)
+            yield {"case": case}
+
+    @staticmethod
+    def table(records):
+        return [("case",), *((str(record["case"]),) for record in records)]
+
+
+def test_all_suites_take_turns_and_none_stops_another(tmp_path, monkeypatch, capsys):
+    suites = {"step": _Suite(gpu=["out of memory", 2]), "paddings": _Suite(cpu=[9]), "cut": _Suite(gpu=[1])}
+    monkeypatch.setattr(run, "SUITES", suites)
+    with pytest.raises(SystemExit) as end:
+        run.main(["gpu", f"--out={tmp_path}"])
+    assert end.value.code == 1
+    printed = capsys.readouterr().out
+    order = re.findall(r"^(\w+): (.+), begun after", printed, re.MULTILINE)
+    assert order == [("step", "out of memory"), ("cut", "1"), ("step", "2")]
+    assert printed.splitlines()[-1] == "step: RuntimeError: out of memory: out of memory"
+    assert [r["case"] for r in read_lines(tmp_path / "step_gpu.jsonl")] == [2]
+    assert [run.suite_of(path) for path in sorted(tmp_path.iterdir())] == ["cut", "step"]
+    assert "cut\n| case |\n| --- |\n| 1 |\n" in printed
+    suites["step"].CASES["gpu"] = [1, 2]
+    with pytest.raises(SystemExit) as end:
+        run.main(["gpu", f"--out={tmp_path}", "--minutes=0"])
+    assert end.value.code == 1
+    assert re.search(r"step: not begun after 0 s: 2\Z", capsys.readouterr().out.strip())
+
+
+def test_a_share_of_the_roofline():
+    """Of a step of 2 TFLOPs and 4 GB in 10 ms on a device of 400 TFLOP/s and 2 TB/s: 5 ms and 2 ms at least."""
+    found = {"gflops_per_second": 400e3, "gbytes_per_second": 2e3}
+    step = {"seconds": 0.01, "gflops_per_second": 200e3, "bytes_accessed": 4e9}
+    assert ceilings.share(found, step) == pytest.approx(0.5)
+    assert ceilings.share(found, step | {"bytes_accessed": 16e9}) == pytest.approx(0.8)
+    assert ceilings.share(found, step | {"bytes_accessed": None}) is None
+    measured = ceilings.measure("float32", 64)
+    assert measured["gflops_per_second"] > 0
+    assert measured["gbytes_per_second"] > 0
 
 
 def test_widths_that_demp_left():
@@ -105,4 +155,4 @@ def test_tables_come_from_records(path):
         assert {"command", "commit", "versions", "device"} <= set(record)
         assert record["scale"] != "tiny"
     text = (ROOT / "benchmarks" / "README.md").read_text()
-    assert tables.fill(text, path.name, run.markdown(path.stem, records)) == text
+    assert tables.fill(text, path.name, run.markdown(run.suite_of(path), records)) == text

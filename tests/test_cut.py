@@ -112,7 +112,7 @@ def _train(network, variables, opt_state, tx, shape, steps, first=0):
     return variables, opt_state
 
 
-def _check_training(network_name, tx, *, rtol=2e-5, atol=2e-6):
+def check_training(network_name, tx, *, rtol=2e-5, atol=2e-6):
     """Masked network == cut network: outputs, gradients, and the next ten steps."""
     network, variables, shape = _network(network_name)
     opt_state = tx.init(variables["params"])
@@ -141,7 +141,7 @@ def _check_training(network_name, tx, *, rtol=2e-5, atol=2e-6):
 @pytest.mark.parametrize("name", ENTRYWISE)
 def test_training_goes_on_as_if_nothing_had_been_cut(name):
     # Adam and its kin divide by the root of a mean square, which multiplies rounding errors of tiny gradients.
-    _check_training("mlp", ENTRYWISE[name], rtol=1e-3, atol=3e-4)
+    check_training("mlp", ENTRYWISE[name], rtol=1e-3, atol=3e-4)
 
 
 LONG = ("resnet50", "vit_relu", "vit_gelu", "blocks_coupled")
@@ -151,7 +151,7 @@ LONG = ("resnet50", "vit_relu", "vit_gelu", "blocks_coupled")
 def test_training_goes_on_for_every_architecture(network):
     # Rounding errors grow a hundredfold on their way through fifteen layers of BatchNorm, at every step.
     rate = 1e-2 * RATE if network == "vgg" else RATE
-    _check_training(network, optax.sgd(rate, momentum=0.9), rtol=1e-4, atol=1e-5)
+    check_training(network, optax.sgd(rate, momentum=0.9), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", WHOLE)

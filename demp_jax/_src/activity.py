@@ -282,7 +282,8 @@ def observe(
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
 
     Args:
-      fn: the network in evaluation mode; called again with the same `fn` and shapes, nothing is compiled.
+      fn: the network in evaluation mode; called again with the same `fn` and shapes, nothing is compiled. Its products
+        are taken at the precision `"highest"` where it names none.
       variables: its variables.
       batches: batches of inputs.
       uses: indices of the uses of the graph whose values are wanted, too.
@@ -354,7 +355,11 @@ def _passes(
     shapes = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
     observer = _observer(shapes, fn, **options)
     for x in batches:
-        yield x, _on_host(observer(variables, x, fixed))
+        # Products of float32 in fewer bits, an accelerator's default, differ from one width to another by more than the
+        # order of sums does: a cut could not be proved.
+        with jax.default_matmul_precision("highest"):
+            found = observer(variables, x, fixed)
+        yield x, _on_host(found)
 
 
 def _put(value: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:

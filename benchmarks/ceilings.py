@@ -1,0 +1,63 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a device can do at most, as measured: products of large matrices, and copies of large arrays.
+
+The roofline model (Williams, Waterman, Patterson, 2009): a program that does F FLOPs and moves B bytes takes at least
+max(F / FLOPs per second, B / bytes per second).
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.timing import interleaved
+
+# Sides of the matrices, and bytes that are copied: far more than caches hold.
+_SIDE = {"cpu": 2048, "gpu": 8192}
+_BYTES = {"cpu": 2**28, "gpu": 2**32}
+_REPEATS = 9
+
+
+def measure(dtype: str, side: int | None = None) -> dict[str, float]:
+    """Returns the `gflops_per_second` of products in a dtype, on random numbers, and the `gbytes_per_second` of copies.
+
+    Bytes count once read and once written. Products are at JAX's default precision, as those of a step are.
+
+    Args:
+      dtype: of the products.
+      side: of the matrices; by default one that fills the device. Copies are as large as a matrix then.
+    """
+    backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    copied = _BYTES[backend] if side is None else 4 * side**2
+    side = side or _SIDE[backend]
+    a, b = (jax.random.normal(jax.random.key(k), (side, side), jnp.dtype(dtype)) for k in (0, 1))
+    x = jax.random.normal(jax.random.key(2), (copied // 4,))
+    # What XLA sees to be a copy it may leave out.
+    calls = {"product": jax.jit(jnp.matmul), "copy": jax.jit(lambda x: x + 1)}
+    given: dict[str, tuple[jax.Array, ...]] = {"product": (a, b), "copy": (x,)}
+    seconds = {
+        name: interleaved({name: functools.partial(call, *given[name])}, _REPEATS)[name].seconds
+        for name, call in calls.items()
+    }
+    return {
+        "gflops_per_second": round(2 * side**3 / seconds["product"] / 1e9, 1),
+        "gbytes_per_second": round(2 * copied / seconds["copy"] / 1e9, 1),
+    }
+
+
+def share(found: Mapping[str, float], step: Mapping[str, Any]) -> float | None:
+    """Returns the least time of a step by the roofline over the time that it took; `None` where bytes are not known.
+
+    Args:
+      found: what `measure` returned.
+      step: its `seconds`, `gflops_per_second` and `bytes_accessed`.
+    """
+    if not step.get("bytes_accessed"):
+        return None
+    arithmetic = step["gflops_per_second"] * step["seconds"] / found["gflops_per_second"]
+    memory = step["bytes_accessed"] / 1e9 / found["gbytes_per_second"]
+    return float(max(arithmetic, memory) / step["seconds"])
