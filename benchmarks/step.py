@@ -24,28 +24,32 @@ _RUNS = Path(__file__).resolve().parent.parent / "results" / "resnet18_cifar_cpu
 # Steps in a call, and rounds; by scale.
 _ROUNDS = {"tiny": (2, 2), "cpu": (4, 6), "gpu": (5, 7)}
 
-# Model, shape of an image, batch, weight sparsities of its cuts; by scale, what matters most first.
-_ALL = (0.8, 0.9, 0.95)
+SPARSITIES = (0.8, 0.9, 0.95)
+
+# Model, shape of an image, batch, and of which names its cuts are, all by default; by scale, what matters most first.
 _RESNET = {"name": "resnet18", "stem_stride": 1}
 _WIDE = {**_RESNET, "base_width": 64}
 _VGG = {"name": "vgg16", "base_width": 64}
 _BF16 = {"dtype": "bfloat16"}
-CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[float, ...]]]] = {
-    "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8, (0.8,))],
+_SOME = ("90%, even, rounded", "90%, DemP", "90%, DemP, rounded")
+CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str, ...] | None]]] = {
+    "tiny": [({**_RESNET, "base_width": 8, "stem_stride": 2}, (16, 16, 3), 8, ("80%, even", "80%, DemP, rounded"))],
     "cpu": [
-        ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128, _ALL),
-        ({**_RESNET, "base_width": 32}, (32, 32, 3), 64, _ALL),
-        (_WIDE, (32, 32, 3), 16, _ALL),
-        ({**_VGG, "hidden": 512}, (32, 32, 3), 16, _ALL),
+        ({**_RESNET, "base_width": 16, "stem_stride": 2}, (32, 32, 3), 128, None),
+        ({**_RESNET, "base_width": 32}, (32, 32, 3), 64, None),
+        (_WIDE, (32, 32, 3), 16, None),
+        ({**_VGG, "hidden": 512}, (32, 32, 3), 16, None),
     ],
+    # Every program takes a GPU half a minute to compile.
     "gpu": [
-        (_WIDE | _BF16, (32, 32, 3), 512, _ALL),
-        (_WIDE | _BF16, (32, 32, 3), 128, (0.9,)),
-        (_WIDE, (32, 32, 3), 512, (0.9,)),
-        ({"name": "resnet50", "base_width": 64} | _BF16, (224, 224, 3), 128, (0.9,)),
-        ({"name": "vit"} | _BF16, (224, 224, 3), 64, (0.9,)),
-        ({**_VGG, "hidden": 4096} | _BF16, (32, 32, 3), 512, (0.9,)),
-        (_WIDE, (32, 32, 3), 128, (0.9,)),
+        (_WIDE | _BF16, (32, 32, 3), 512, _SOME),
+        (_WIDE | _BF16, (32, 32, 3), 128, _SOME[2:]),
+        (_WIDE, (32, 32, 3), 512, _SOME[2:]),
+        ({"name": "vit"} | _BF16, (224, 224, 3), 64, ("90%, even, rounded",)),
+        ({"name": "resnet50", "base_width": 64} | _BF16, (224, 224, 3), 128, ("90%, even, rounded",)),
+        ({**_VGG, "hidden": 4096} | _BF16, (32, 32, 3), 512, ("90%, even, rounded",)),
+        (_WIDE | _BF16, (32, 32, 3), 512, None),
+        (_WIDE, (32, 32, 3), 128, _SOME[2:]),
     ],
 }
 
@@ -53,16 +57,17 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[flo
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per model: times of the dense step and of each cut."""
     together, rounds = _ROUNDS[scale]
-    for model, shape, batch, sparsities in cases:
+    for model, shape, batch, names in cases:
         net, variables = programs.initial(model, shape)
         dense = programs.built(net, variables, shape, batch, together=together)
         steps: dict[str, programs.Program] = {"dense": dense}
         makers: dict[str, Callable[[], Any]] = {}
-        for sparsity in sparsities:
+        for sparsity in SPARSITIES:
             for widths, kept in _kinds(dense, sparsity).items():
                 for multiple in (1, 8 if scale == "gpu" else 4):
                     name = f"{sparsity:.0%}, {widths}{', rounded' if multiple > 1 else ''}"
-                    makers[name] = functools.partial(programs.narrowed, net, variables, shape, kept, multiple)
+                    if names is None or name in names:
+                        makers[name] = functools.partial(programs.narrowed, net, variables, shape, kept, multiple)
         for name, (small, left) in zip(makers, programs.at_once(makers.values()), strict=True):
             steps[name] = programs.built(small, left, shape, batch, together=together)
         programs.at_once(step.compile for step in steps.values())

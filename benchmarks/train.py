@@ -48,19 +48,27 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
         ),
         ("vgg16", "configs/vgg16_cifar.py:cpu", _COLD, _TWINS),
     ],
+    # A program takes a GPU half a minute to compile, as long as thousands of its steps.
     "gpu": [
         (
             "resnet18",
             "configs/resnet18_cifar.py",
             _COLD
             | {
-                "steps": "10ep",
-                "optimizer.schedule": "cosine",
+                "steps": "30ep",
+                "batch_size": 512,
                 "model.dtype": "bfloat16",
-                "pruning.every": "5%",
+                "optimizer.schedule": "cosine",
+                "method.strength": 0.0015,
                 "method.strength_span": "50%",
                 "method.noise_span": "50%",
                 "method.noise": 0.0,
+                "pruning.every": "25%",
+                "pruning.ahead": "600",
+                "pruning.constant": 0.1,
+                "pruning.tolerance": 100.0,
+                "eval_every": "50%",
+                "checkpoint_every": "50%",
             },
             _TWINS,
         )
