@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ import demp_jax
 from configs.base import variants
 from experiments import network
 from experiments.data import Preparation
-from experiments.devices import Devices, processors
+from experiments.devices import Devices
 from experiments.step import Data, Task, TrainState, compiled, train_step, train_steps
 
 
@@ -30,6 +30,7 @@ class Program:
       net, variables, graph: the network, its variables at the start, and its trace.
       batch: how many examples a step takes.
       task: what a step does.
+      compile_seconds: how long it took to trace and compile the step; `None` before that.
       together: how many steps a call takes. One alone takes a batch as it is; several take theirs from a training set,
         in a loop of the compiled program, as the training program takes up to ten of them.
     """
@@ -52,6 +53,7 @@ class Program:
         state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
         members = demp_jax.membership(self.graph, self.variables["params"])
         self._compiled: Any = None
+        self.compile_seconds: float | None = None
         # Placed as the training program does, and as a step leaves its state: the compiled step takes no other.
         which: tuple[Any, ...] = (None,)
         if self.together > 1:
@@ -68,7 +70,9 @@ class Program:
     def compile(self) -> None:
         """Traces and compiles the steps, whether or not that was done before."""
         step = train_step if self.together == 1 else train_steps
+        started = time.perf_counter()
         self._compiled = compiled(step, self._state, *self._rest, task=self.task)
+        self.compile_seconds = time.perf_counter() - started
 
     @property
     def bytes_accessed(self) -> float | None:
@@ -88,13 +92,6 @@ class Program:
     def step_flops(self) -> float:
         """FLOPs of a step: three times those of the forward pass."""
         return 3.0 * self.graph.flops() * self.batch
-
-
-def at_once(calls: Iterable[Callable[[], Any]]) -> list[Any]:
-    """Returns what calls return; those that compile take the cores of an accelerator's host, on a CPU one by one."""
-    workers = 1 if jax.default_backend() == "cpu" else min(8, max(1, processors() // 2))
-    with ThreadPoolExecutor(workers) as pool:
-        return list(pool.map(lambda call: call(), calls))
 
 
 def built(

@@ -32,10 +32,10 @@ from experiments import tables
 # On a GPU in this order: what matters most first, what takes longest last.
 SUITES: dict[str, ModuleType] = {
     "step": step,
-    "cut": cut,
-    "shortcuts": shortcuts,
     "overhead": overhead,
+    "shortcuts": shortcuts,
     "loop": loop,
+    "cut": cut,
     "train": train,
     "convolutions": convolutions,
     "paddings": paddings,

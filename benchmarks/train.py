@@ -48,7 +48,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
         ),
         ("vgg16", "configs/vgg16_cifar.py:cpu", _COLD, _TWINS),
     ],
-    # A program takes a GPU half a minute to compile, as long as thousands of its steps.
+    # Batches that fill a GPU, and few cuts: a program takes as long to compile as thousands of its steps.
     "gpu": [
         (
             "resnet18",

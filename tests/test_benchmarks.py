@@ -117,6 +117,25 @@ def test_a_share_of_the_roofline():
     assert measured["gbytes_per_second"] > 0
 
 
+def test_the_table_of_steps_tells_of_the_dense_step_once():
+    """And only where more is known of it than its ratio to itself."""
+    row = {"weight_sparsity": 0.0, "flops_ratio": 1.0, "ratio": 1.0, "efficiency": 1.0, "gflops_per_second": 200e3}
+    row |= {"seconds": 0.01, "bytes_accessed": 16e9}
+    cut = row | {"weight_sparsity": 0.9, "flops_ratio": 0.1, "ratio": 0.2, "efficiency": 0.5}
+    old = {"model": {"name": "resnet18", "base_width": 64}, "batch": 512, "steps": {"dense": row, "90%, even": cut}}
+    assert [line[2] for line in step.table([old, old])] == ["cut", "90%, even", "90%, even"]
+    new = old | {"ceilings": {"gflops_per_second": 400e3, "gbytes_per_second": 2e3}}
+    found = step.table([new | {"steps": {"dense": row}}, new, new | {"batch": 128}])
+    assert [line[1:3] for line in found[1:]] == [
+        ("512", "dense"),
+        ("512", "90%, even"),
+        ("128", "dense"),
+        ("128", "90%, even"),
+    ]
+    assert found[0][-2:] == ("TFLOP/s", "of the roofline")
+    assert found[1][-2:] == ("200.0", "80%")
+
+
 def test_widths_that_demp_left():
     """From a record of results/: every site keeps a part of its width, fewer where more weights are gone."""
     parts = [step._left_by_demp(sparsity) for sparsity in (0.8, 0.95)]
