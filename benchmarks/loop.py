@@ -22,6 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
 
 from benchmarks import programs
 from configs.base import variants
@@ -112,9 +113,15 @@ def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: A
         "progress": "off",
         **more,
     }
+    cache = jax.config.values["jax_compilation_cache_dir"]
     config = variants("benchmarks", "", {"": {**changes, **{f"model.{name}": value for name, value in model.items()}}})
     with tempfile.TemporaryDirectory() as folder:
-        train_and_evaluate(config, Path(folder) / "run")
+        try:
+            train_and_evaluate(config, Path(folder) / "run")
+        finally:
+            # It turns the cache of compiled programs on, which is not for what others measure in this process.
+            jax.config.update("jax_compilation_cache_dir", cache)
+            compilation_cache.reset_cache()
         lines = records_lib.read_lines(Path(folder) / "run" / "metrics.jsonl")
     # Before the first line of metrics the program does not know how many steps it can take in a call.
     return statistics.median([line["seconds_per_step"] for line in lines if "seconds_per_step" in line][1:])

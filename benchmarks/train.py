@@ -38,7 +38,12 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             _COLD | {"model.base_width": 32},
             # About as fast as DemP by training for less long: which keeps more accuracy?
             _TWINS
-            | {"dense, 8.4 epochs": _DENSE | {"steps": "8.4ep"}, "demp, lambda 0.001": {"method.strength": 0.001}},
+            | {
+                "dense, 8.4 epochs": _DENSE | {"steps": "8.4ep"},
+                "demp, lambda 0.001": {"method.strength": 0.001},
+                "dense, 9 epochs": _DENSE | {"steps": "9ep"},
+                "demp, lambda 0.0005": {"method.strength": 0.0005},
+            },
         ),
         # Sparser: 93% in results/resnet18_cifar_cpu.jsonl.
         (
@@ -49,14 +54,14 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
         ),
         ("vgg16", "configs/vgg16_cifar.py:cpu", _COLD, _TWINS),
     ],
-    # Batches that fill a GPU, and few cuts: a program takes as long to compile as thousands of its steps.
+    # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there.
     "gpu": [
         (
             "resnet18",
             "configs/resnet18_cifar.py",
             _COLD
             | {
-                "steps": "30ep",
+                "steps": "100ep",
                 "batch_size": 512,
                 "model.dtype": "bfloat16",
                 "optimizer.schedule": "cosine",
@@ -65,7 +70,8 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
                 "method.noise_span": "50%",
                 "method.noise": 0.0,
                 "pruning.every": "25%",
-                "pruning.ahead": "600",
+                "pruning.ahead": "2000",
+                "pruning.cut_cost": "500",
                 "pruning.constant": 0.1,
                 "pruning.tolerance": 100.0,
                 "eval_every": "50%",

@@ -36,7 +36,7 @@ def _resnet(dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_a_cut_is_proved_at_the_precision_of_a_step(dtype, record_property):
+def test_a_cut_is_proved_in_full_precision(dtype, record_property):
     """A step's products of float32 take fewer bits on a GPU. The proof's do not, else no cut could be told exact."""
     network, variables, x = _resnet(dtype)
     result = demp_jax.cut(network, variables, [x], params=helpers.params_of)
@@ -48,8 +48,8 @@ def test_a_cut_is_proved_at_the_precision_of_a_step(dtype, record_property):
         assert record.difference <= 1e-5 * max(record.scale, 1)
     before, after = jax.jit(network)(variables, x), jax.jit(result.fn)(result.variables, x)
     default = float(jnp.max(jnp.abs(before - after))) / record.scale
-    record_property("relative difference", {"proved": record.difference / record.scale, "default precision": default})
-    assert default <= 0.1
+    record_property("relative_difference", {"proved": record.difference / record.scale, "default precision": default})
+    assert default <= (1e-2 if dtype == "float32" else 0.06)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -81,7 +81,13 @@ def test_a_step_of_the_whole_network_learns(dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(variables) if jnp.issubdtype(leaf.dtype, jnp.floating)} == {
         jnp.dtype("float32")
     }
-    # Noise is for weights of live units: dead ones stay dead.
+    # Noise that would wake the dead, were it theirs: it is for weights of live units.
+    noise = demp_jax.add_weight_noise(1.0, key=0)
+    none = jax.tree.map(jnp.zeros_like, variables["params"])
+    live = demp_jax.weight_mask(members, alive, none)
+    moved, _ = jax.jit(noise.update)(none, noise.init(none), none, live=live)
+    for update, mask in zip(jax.tree.leaves(moved), jax.tree.leaves(live), strict=True):
+        np.testing.assert_array_equal(update != 0, np.broadcast_to(mask, update.shape))
     assert np.mean(np.concatenate([~np.asarray(bits) for bits in alive.values()])) > 0.2
 
 

@@ -283,7 +283,7 @@ def observe(
 
     Args:
       fn: the network in evaluation mode; called again with the same `fn` and shapes, nothing is compiled. Its products
-        are taken at the precision `"highest"` where it names none.
+        are taken at the precision `"highest"` where it names none itself, whatever `jax.default_matmul_precision` is.
       variables: its variables.
       batches: batches of inputs.
       uses: indices of the uses of the graph whose values are wanted, too.
