@@ -90,7 +90,7 @@ class _Parsed(BaseException):
 
 
 def check(words: list[str]) -> None:
-    """Checks a command: a target of the Makefile, extras of setup.py, or flags as the program itself parses them.
+    """Checks a command: a target of the Makefile, extras of setup.py, tests, or flags as the program parses them.
 
     Of a run on digits everything that its config asks for is checked, up to the first step.
     """
@@ -103,6 +103,10 @@ def check(words: list[str]) -> None:
         extras = re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.M)
         for listed in re.findall(r"\[([\w,]+)\]", words[-1]):
             assert set(listed.split(",")) <= set(extras), listed
+    elif words[:3] == ["python", "-m", "pytest"]:
+        marker = words[words.index("-m", 3) + 1]
+        assert f'"{marker}: ' in (ROOT / "pyproject.toml").read_text(), marker
+        assert (ROOT / words[-1]).exists(), words[-1]
     else:
         assert words[:2] == ["python", "-m"], words
         parsed = _parsed(words[2], words[3:])
