@@ -48,7 +48,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
             for name in names
         }
         if scale == "gpu":
-            # A process tries a kernel out once: the time of that, of what they share, is nobody's.
+            # A process tries kernels out once: whichever is compiled first would pay for those that all share.
             steps["plain"].compile()
         compiling = _compiling(steps, _COMPILED[scale])
         timings = interleaved(steps, repeats, _TOGETHER)

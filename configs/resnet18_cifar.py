@@ -13,8 +13,9 @@ the paper's accuracies (its figure 3) have not been reproduced here yet. Variant
 * `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regulariser over the first
   half of the run, no noise, constant units folded away: 6 minutes on two cores. Expected, as measured with one
   seed (results/benchmarks/train.jsonl): test accuracy 77.9% at 79.6% weight sparsity, against 78.9% dense; with
-  `--config.model.base_width=32`, in 13 minutes, 81.8% at 92.1%, against 83.1% in 19, and with
-  `--config.method.strength=0.0005` too, in 15, 83.2% and with seed 1 82.8% at 74 and 77%. With `sgdm` give another
+  `--config.model.base_width=32`, in 13 minutes, 81.8% at 92.1%, against 83.1% in 19; of this width and with
+  `--config.method.strength=0.0005`, in 15 minutes, 83.2% at 74.4%, and with another seed 82.8% at 77.1%, against 83.1%
+  and 83.5% in 19 and 17. With `sgdm` give another
   `method.strength`; what was tried is in the README;
 * `smoke`: 4 steps on 512 images.
 """
