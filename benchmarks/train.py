@@ -56,7 +56,12 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             {"dense": _DENSE, "demp": {"method.strength": 0.005}},
         ),
         ("vgg16", "configs/vgg16_cifar.py:cpu", _COLD, _TWINS),
-        ("vgg16, width 32", "configs/vgg16_cifar.py:cpu", _COLD | {"model.base_width": 32}, _TWINS),
+        (
+            "vgg16, width 32",
+            "configs/vgg16_cifar.py:cpu",
+            _COLD | {"model.base_width": 32},
+            _TWINS | {"demp, lambda 0.002": {"method.strength": 0.002}},
+        ),
     ],
     # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there.
     "gpu": [
