@@ -6,7 +6,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -96,17 +96,20 @@ class Program:
         return 3.0 * self.graph.flops() * self.batch
 
 
-def _moved(jaxpr: Any) -> int:
-    """Returns the bytes of the operands and results of the convolutions and products of a jaxpr."""
-    found = 0
+def products(jaxpr: Any) -> Iterator[Any]:
+    """Yields the convolutions and products of a jaxpr, those within others' too."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("conv_general_dilated", "dot_general"):
-            arrays = [v.aval for v in (*eqn.invars, *eqn.outvars)]
-            found += sum(aval.size * aval.dtype.itemsize for aval in arrays)
+            yield eqn
         for inner in jax.tree.leaves(eqn.params, is_leaf=lambda p: hasattr(p, "eqns")):
             if hasattr(inner, "eqns"):
-                found += _moved(getattr(inner, "jaxpr", inner))
-    return found
+                yield from products(getattr(inner, "jaxpr", inner))
+
+
+def _moved(jaxpr: Any) -> int:
+    """Returns the bytes of the operands and results of the convolutions and products of a jaxpr."""
+    arrays = [v.aval for op in products(jaxpr) for v in (*op.invars, *op.outvars)]
+    return sum(aval.size * aval.dtype.itemsize for aval in arrays)
 
 
 def built(

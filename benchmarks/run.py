@@ -25,12 +25,13 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, loop, overhead, paddings, shortcuts, step, train
+from benchmarks import convolutions, cut, loop, overhead, paddings, shares, shortcuts, step, train
 from experiments import records as records_lib
 from experiments import tables
 
 SUITES: dict[str, ModuleType] = {
     "step": step,
+    "shares": shares,
     "overhead": overhead,
     "cut": cut,
     "loop": loop,
@@ -140,7 +141,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, help="folder of the records; results/benchmarks by default")
     parser.add_argument("--table", action="store_true", help="measure nothing, show the records there are")
     parser.add_argument("--fill", type=Path, help="file whose table of this suite is replaced")
-    parser.add_argument("--minutes", type=float, default=8.0, help="gpu: how long it may take")
+    parser.add_argument("--minutes", type=float, help="gpu: how long it may take, 8 by default")
     options = parser.parse_args(arguments)
     # Runs of the suite `train` are processes of their own, on the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
@@ -149,7 +150,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for name in ("only", "table", "fill"):
             if getattr(options, name):
                 parser.error(f"--{name} is for one suite; gpu runs all: name one of {', '.join(SUITES)}")
-        sys.exit(not measure_all(options.scale or "gpu", folder, 60 * options.minutes))
+        minutes = 8.0 if options.minutes is None else options.minutes
+        sys.exit(not measure_all(options.scale or "gpu", folder, 60 * minutes))
+    if options.minutes is not None:
+        parser.error("--minutes is for gpu, which runs all suites; of one suite --only=TEXT names the cases")
     scale = options.scale or ("cpu" if jax.default_backend() == "cpu" else "gpu")
     path = records_file(folder, options.suite, scale)
     try:

@@ -74,12 +74,12 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     together, rounds = _ROUNDS[scale]
     for model, shape, batch, names in cases:
         dense = _dense(json.dumps(model), shape, batch, together)
-        kinds = _kinds(dense, (1, 8 if scale == "gpu" else 4))
-        if unknown := set(names or ()) - set(kinds):
-            raise ValueError(f"no cut is called {', '.join(unknown)}; give some of: {'; '.join(kinds)}")
+        known = kinds(dense, (1, 8 if scale == "gpu" else 4))
+        if unknown := set(names or ()) - set(known):
+            raise ValueError(f"no cut is called {', '.join(unknown)}; give some of: {'; '.join(known)}")
         steps: dict[str, programs.Program] = {"dense": dense}
-        for name in kinds if names is None else names:
-            cut = programs.narrowed(dense.net, dense.variables, shape, *kinds[name])
+        for name in known if names is None else names:
+            cut = programs.narrowed(dense.net, dense.variables, shape, *known[name])
             steps[name] = programs.built(*cut, shape, batch, together=together)
         try:
             timings = interleaved(steps, rounds, together)
@@ -112,7 +112,7 @@ def _dense(model: str, shape: tuple[int, int, int], batch: int, together: int) -
     return programs.built(*programs.initial(json.loads(model), shape), shape, batch, together=together)
 
 
-def _kinds(dense: programs.Program, multiples: tuple[int, int]) -> dict[str, tuple[Callable[[str, int], int], int]]:
+def kinds(dense: programs.Program, multiples: Sequence[int]) -> dict[str, tuple[Callable[[str, int], int], int]]:
     """Returns, by the name of a cut, how many units every site keeps, and of what it keeps a multiple."""
     found: dict[str, tuple[Callable[[str, int], int], int]] = {}
     for sparsity in SPARSITIES:

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
-from benchmarks import ceilings, paddings, programs, run, step, timing
+import demp_jax
+from benchmarks import ceilings, paddings, programs, run, shares, step, timing
 from experiments import tables
 from experiments.records import read_lines
 
@@ -121,6 +123,13 @@ def test_a_suite_without_cases_at_a_scale(tmp_path, capsys):
     assert last.endswith("error: paddings has no cases at the scale gpu; give --scale=tiny or cpu")
 
 
+def test_one_suite_has_no_limit_of_time(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run.main(["paddings", "--scale=tiny", "--minutes=3", f"--out={tmp_path}"])
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("error: --minutes is for gpu, which runs all suites; of one suite --only=TEXT names the cases")
+
+
 def test_a_share_of_the_roofline():
     """Of a step of 2 TFLOPs and 4 GB in 10 ms on a device of 400 TFLOP/s and 2 TB/s: 5 ms and 2 ms at least."""
     found = {"gflops_per_second": 400e3, "gbytes_per_second": 2e3}
@@ -176,10 +185,48 @@ def test_widths_that_demp_left():
 def test_cuts_of_the_cases_are_known():
     """All of them, but those by DemP of other networks, have a name that a case may ask for."""
     dense = programs.built(*programs.initial({"name": "resnet18", "base_width": 4}, (8, 8, 3)), (8, 8, 3), 2)
-    known = set(step._kinds(dense, (1, 8)))
+    known = set(step.kinds(dense, (1, 8)))
     assert len(known) == 12
     for _, _, _, names in itertools.chain(*step.CASES.values()):
         assert set(names or ()) <= known
+
+
+def test_nothing_but_the_convolutions_of_a_step(monkeypatch):
+    """Results and both gradients, but for the first's of its input."""
+    monkeypatch.setattr(demp_jax, "with_fast_convolutions", lambda fn: fn)
+    built = programs.initial({"name": "resnet18", "base_width": 4, "stem_stride": 2}, (8, 8, 3))
+    program = programs.built(*built, (8, 8, 3), 2, together=3)
+    timed = shares.convolutions(program)
+    first, *_ = found = timed()
+    (image, kernel, _), before = first, timed.args[0][0]
+    np.testing.assert_array_equal(image, before[0])
+    np.testing.assert_array_equal(kernel, before[1])
+    conv = jax.lax.conv_general_dilated(image, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    np.testing.assert_allclose(first[2], conv, rtol=1e-5, atol=1e-5)
+    # All others' arrays are other ones after every round, and neither vanish nor grow beyond bounds.
+    for after, given in zip(found[1:], timed.args[0][1:], strict=True):
+        for now, then in (after[0], given[0]), (after[2], given[2]):
+            assert not np.array_equal(now, then)
+            assert 0.01 < np.std(now) < 100
+    ops = list(programs.products(timed.func.trace(*timed.args).jaxpr.jaxpr))
+    convolutions = [eqn for eqn in ops if eqn.primitive.name == "conv_general_dilated"]
+    # Twenty, of three blocks the shortcuts among them, and the last layer.
+    assert (len(convolutions), len(ops)) == (3 * 20 - 1, 3 * 21 - 1)
+
+
+def test_what_a_step_would_be_if_convolutions_took_time_as_flops():
+    """Of a dense step 0.6 is convolutions; cut to a fifth of its FLOPs it takes 0.5, of which 0.2 are."""
+
+    def row(flops, ratio, convolutions):
+        return {"flops_ratio": flops, "ratio": ratio, "convolutions": {"ratio": convolutions}}
+
+    steps = {"dense": row(1.0, 1.0, 0.6), "80%, even": row(0.2, 0.5, 0.2)}
+    record = {"model": {"name": "vgg16", "base_width": 64}, "batch": 16, "steps": steps}
+    header, dense, cut = shares.table([record])
+    assert header[3:] == ("FLOPs", "convolutions", "all else", "time", "efficiency", "of convolutions", "at best")
+    assert dense[3:] == ("x 1.000", "0.600", "0.400", "1.000", "1.00", "1.00", "1.00")
+    # 0.2 / 0.5; 0.2 / (0.2 / 0.6); 0.2 / (0.2 * 0.6 + 0.3).
+    assert cut[3:] == ("x 0.200", "0.200", "0.300", "0.500", "0.40", "0.60", "0.48")
 
 
 def test_ways_are_compared_to_the_best_of_each_convolution():
