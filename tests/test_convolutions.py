@@ -192,6 +192,70 @@ def test_what_no_pairs_are_made_of(image, stride, apart, padding):
     assert _kernels(demp_jax.with_fast_convolutions(conv, platform="cpu"), *args) == {(8, 8)}
 
 
+@pytest.mark.parametrize("channels", [(12, 5), (5, 12), (9, 9)])
+@pytest.mark.parametrize(("kernel", "padding"), [((3, 3), "SAME"), ((1, 1), "SAME"), ((2, 5), ((2, 3), (0, 6)))])
+def test_transposed_convolutions_and_their_gradients(channels, kernel, padding):
+    """Of an image with zeros between its positions."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(3, 9, 8, channels[0])).astype(np.float32)
+    weights = rng.normal(size=(*kernel, *channels)).astype(np.float32)
+    pads = [(-(-k // 2), k // 2 + 1) for k in kernel] if padding == "SAME" else padding
+
+    def forward(x, weights):
+        return lax.conv_general_dilated(x, weights, (1, 1), pads, lhs_dilation=(2, 2), dimension_numbers=FLAX)
+
+    g = rng.normal(size=jax.eval_shape(forward, x, weights).shape).astype(np.float32)
+
+    def all_three(x, weights):
+        y, back = jax.vjp(forward, x, weights)
+        return y, *back(g)
+
+    between = np.zeros((3, 17, 15, channels[0]), np.float32)
+    between[:, ::2, ::2] = x
+    y, of_x, of_weights = _reference(between, weights, (1, 1), pads, (1, 1), g)
+    found = jax.jit(demp_jax.with_fast_convolutions(all_three, platform="cpu"))(x, weights)
+    for ours, wanted in zip(found, (y, of_x[:, ::2, ::2], of_weights), strict=True):
+        np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
+
+
+def _loss_of_strides(strides):
+    def loss(x, kernel):
+        return jnp.sum(lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=FLAX) ** 2)
+
+    return loss
+
+
+@pytest.mark.parametrize(
+    ("kernel", "strides", "computed"),
+    [
+        # Four phases of the image's five channels each.
+        ((3, 3), (2, 2), {(8, 8), (7, 20)}),
+        ((2, 3), (2, 2), {(8, 8), (7, 20)}),
+        # Of three phases or one tap most would be zeros.
+        ((3, 3), (3, 3), {(8, 8), (7, 5)}),
+        ((3, 1), (2, 2), {(8, 8), (7, 5)}),
+        ((3, 3), (2, 1), {(8, 8), (7, 5)}),
+        # A product.
+        ((1, 1), (2, 2), set()),
+        ((1, 1), (1, 3), set()),
+    ],
+)
+def test_what_is_computed_of_convolutions_with_strides(kernel, strides, computed):
+    args = jnp.ones((2, 12, 12, 5)), jnp.ones((*kernel, 5, 7))
+    gradient = jax.value_and_grad(_loss_of_strides(strides))
+    assert _kernels(demp_jax.with_fast_convolutions(gradient, platform="cpu"), *args) == computed
+
+
+def test_images_too_small_for_the_kernel():
+    def loss(x, kernel):
+        return jnp.sum(lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=FLAX))
+
+    gradient = demp_jax.with_fast_convolutions(jax.value_and_grad(loss, (0, 1)), platform="cpu")
+    value, grads = jax.jit(gradient)(jnp.ones((2, 3, 2, 4)), jnp.ones((3, 3, 4, 5)))
+    assert value == 0
+    assert not any(np.any(g) for g in grads)
+
+
 @pytest.mark.parametrize(
     ("channels", "stride", "along"),
     [((5, 12), 1, 12), ((12, 5), 1, 12), ((9, 5), 1, 5), ((9, 9), 1, 9), ((12, 5), 2, 5), ((64, 32), 1, 64)],
@@ -371,7 +435,8 @@ def test_the_gradient_of_a_residual_network():
 
     x = jax.random.normal(jax.random.key(0), (6, 16, 16, 3))
     gradient = jax.value_and_grad(loss, has_aux=True)
-    assert _replaced(gradient, params, x) == 7
+    # Seven over images smaller than the kernel; of three shortcuts with strides the result and the image's gradient.
+    assert _replaced(gradient, params, x) == 7 + 2 * 3
     plain = jax.jit(gradient)(params, x)
     fast = jax.jit(demp_jax.with_fast_convolutions(gradient, platform="cpu"))(params, x)
     assert jax.tree.structure(plain) == jax.tree.structure(fast)

@@ -1,12 +1,14 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The same convolutions, faster, where a backend is slow at them, and what stands beside them.
 
-XLA's programs of convolutions have five weak spots on the CPU (`benchmarks/README.md` has the figures):
+XLA's programs of convolutions have six weak spots on the CPU (`benchmarks/README.md` has the figures):
 
 * It gives many to YNNPACK, which with JAX 0.10 computes them on one core, and with 0.12 still slower than Eigen does.
   `compiler_options` asks for Eigen.
 * Images smaller than the kernel, as in the last stage of a ResNet-18 on 16 x 16 maps or of a VGG-16 on 32 x 32 images.
   XLA exchanges image and kernel there and is left with a plain loop, up to ten times slower than a product of matrices.
+* Strides. XLA goes over the zeros that the gradient with respect to the image has between its positions, and over those
+  that a kernel of one tap leaves out.
 * Few channels, and numbers of them that do not fill vectors, as units that leave one by one bring about. With a few
   channels of zero beside them many are faster, with few two columns of an image taken for one of twice the channels,
   and gradients of kernels with outputs in the place of inputs.
@@ -112,7 +114,8 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
 
     def rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
         x, kernel = operands
-        if _spread(x) or _spread(kernel):
+        empty = 0 in (x.size, kernel.size, op.eqn.outvars[0].aval.size)
+        if empty or _spread(x) or _spread(kernel):
             return None
         layout = tuple(op.params["dimension_numbers"])
         if (op.params["feature_group_count"], op.params["batch_group_count"]) != (1, 1):
@@ -123,7 +126,7 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
             small = math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
             if by_xla or small:
                 return (_convolution if by_xla else _over_small_image)(x, kernel, op)
-            return (_by_pairs if _pairs_are_faster(kernel, op) else _beside_zeros)(x, kernel, op)
+            return _by_shape(kernel, op)(x, kernel, op)
         return _kernel_gradient(x, kernel, op) if layout == _KERNEL_GRADIENT else None
 
     def over_positions(op: program_lib.Op, x: Any) -> bool:
@@ -240,6 +243,73 @@ def _even(inputs: int, outputs: int) -> tuple[int, int]:
     return more if inputs <= 16 or more - inputs <= 2 else inputs, -(-outputs // 8) * 8 if outputs <= 16 else outputs
 
 
+def _by_shape(kernel: jax.Array, op: program_lib.Op) -> Callable[[jax.Array, jax.Array, program_lib.Op], jax.Array]:
+    """Returns the way to compute a convolution that is fastest for its shape."""
+    params = op.params
+    strides, dilation = set(params["window_strides"]), set(params["lhs_dilation"])
+    if kernel.shape[:2] == (1, 1) and (strides != {1}) != (dilation != {1}):
+        return _at_points
+    # Of more zeros between positions, or of fewer taps, most taps of a phase would be zero.
+    if strides | set(params["rhs_dilation"]) == {1} and dilation == {2} and min(kernel.shape[:2]) > 1:
+        return _by_phases
+    return _by_pairs if _pairs_are_faster(kernel, op) else _beside_zeros
+
+
+def _at_points(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns the convolution with a kernel of one tap as a product, over those positions alone that it takes or makes.
+
+    It has a stride, or an image with zeros between its positions, but not both.
+    """
+    params, out = op.params, op.eqn.outvars[0].aval
+    dilation, (down, across) = params["lhs_dilation"], params["window_strides"]
+    pads = [(low, high, apart - 1) for (low, high), apart in zip(params["padding"], dilation, strict=True)]
+
+    def padded(y: jax.Array) -> jax.Array:
+        return lax.pad(y, jnp.zeros([], y.dtype), ((0, 0, 0), *pads, (0, 0, 0)))
+
+    dilated = set(dilation) != {1}
+    x = x if dilated else padded(x)[:, ::down, ::across]
+    y = lax.dot_general(
+        x.reshape(-1, x.shape[3]),
+        kernel[0, 0],
+        (((1,), (0,)), ((), ())),
+        precision=params["precision"],
+        preferred_element_type=params["preferred_element_type"],
+    ).reshape(*x.shape[:3], out.shape[3])
+    return padded(y) if dilated else y
+
+
+def _by_phases(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
+    """Returns the convolution of an image with zeros between its positions, such as the gradient of one with a stride.
+
+    With d - 1 zeros between them, the results at p = d m + r are a convolution of the image without the zeros, y[m] =
+    sum over a of x[m + a] K[d a + low - r]: one for each phase r, the first d results. All phases are computed as one,
+    with channels of each, and taps of zero where a phase has none.
+    """
+    params, out = op.params, op.eqn.outvars[0].aval
+    zero = jnp.zeros([], x.dtype)
+    apart, padding, sizes = params["lhs_dilation"], [], []
+    for axis, (d, (low, _)) in enumerate(zip(apart, params["padding"], strict=True)):
+        size = kernel.shape[axis]
+        first = -(low // d)
+        last = (d - 1 + size - 1 - low) // d
+        taps = d * (last - first + 1)
+        # Of the phase r, the tap at d (a - first) is K[d a + low - r].
+        shift = [d * first + low - r for r in range(d)]
+        phases = [
+            lax.pad(kernel, zero, [(-by, taps - size + by, 0) if n == axis else (0, 0, 0) for n in range(kernel.ndim)])
+            for by in shift
+        ]
+        kernel = jnp.concatenate([lax.slice_in_dim(each, 0, None, d, axis) for each in phases], 3)
+        sizes.append(-(-out.shape[1 + axis] // d))
+        padding.append((-first, sizes[-1] + last - x.shape[1 + axis]))
+    y = _convolution(x, kernel, op, padding, (1, 1))
+    # Channels are those of the phase of columns, of rows, and of the result, from the outermost.
+    y = y.reshape(-1, *sizes, apart[1], apart[0], out.shape[3]).transpose(0, 1, 4, 2, 3, 5)
+    y = y.reshape(-1, sizes[0] * apart[0], sizes[1] * apart[1], out.shape[3])
+    return y[:, : out.shape[1], : out.shape[2]]
+
+
 def _beside_zeros(x: jax.Array, kernel: jax.Array, op: program_lib.Op) -> jax.Array:
     """Returns the convolution, with inputs and outputs of zero beside its own where that is faster."""
     params = op.params
@@ -298,7 +368,7 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, op: program_lib.Op) -> jax.Arra
     filled = [channels / (-(-channels // 8) * 8) for channels in (inputs, outputs)]
     taps = op.eqn.outvars[0].aval.shape[:2]
     padding = [tuple(size - 1 - pad for pad in pads) for size, pads in zip(taps, params["padding"], strict=True)]
-    steps = {*params["window_strides"], *params["rhs_dilation"]}
+    steps = {*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"]}
     if inputs <= outputs or filled[0] < filled[1] or steps != {1} or min(map(min, padding)) < 0:
         y = _convolution(_alone(_transposed, x, (3, 1, 2, 0)), _alone(_transposed, g, (1, 2, 0, 3)), op)
         return y.transpose(1, 2, 0, 3)
@@ -307,11 +377,16 @@ def _kernel_gradient(x: jax.Array, g: jax.Array, op: program_lib.Op) -> jax.Arra
 
 
 def _convolution(
-    x: jax.Array, kernel: jax.Array, op: program_lib.Op, padding: Sequence[tuple[int, int]] | None = None
+    x: jax.Array,
+    kernel: jax.Array,
+    op: program_lib.Op,
+    padding: Sequence[tuple[int, int]] | None = None,
+    dilation: Sequence[int] | None = None,
 ) -> jax.Array:
-    """Returns XLA's convolution of operands in the layouts of Flax; `padding`: in the place of its own."""
+    """Returns XLA's convolution of operands in the layouts of Flax; `padding`, `dilation`: in the place of its own."""
     params = op.params
-    padding, dilation = params["padding"] if padding is None else padding, params["lhs_dilation"]
+    padding = params["padding"] if padding is None else padding
+    dilation = params["lhs_dilation"] if dilation is None else dilation
     if min(low for low, _ in padding) < 0:
         # By Eigen, which reads past the end of an image then.
         within = [(*pads, apart - 1) for pads, apart in zip(padding, dilation, strict=True)]
