@@ -160,6 +160,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             cells += [f"x {row['ratio']:.3f}", f"{row['efficiency']:.2f}"]
             if roof:
                 share = f"{ceilings.share(record['ceilings'], row):.0%}" if "ceilings" in record else ""
-                cells += [f"{row['gflops_per_second'] / 1e3:.1f}", share]
+                cells += [f"{row['gflops_per_second'] / 1e3:.3g}", share]
             found.append(tuple(cells))
     return found

@@ -172,7 +172,7 @@ def test_the_table_of_steps_tells_of_the_dense_step_once():
         ("128", "90%, even"),
     ]
     assert found[0][-2:] == ("TFLOP/s", "of the roofline")
-    assert found[1][-2:] == ("200.0", "80%")
+    assert found[1][-2:] == ("200", "80%")
 
 
 def test_widths_that_demp_left():
