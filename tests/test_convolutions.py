@@ -218,13 +218,6 @@ def test_transposed_convolutions_and_their_gradients(channels, kernel, padding):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
 
-def _loss_of_strides(strides):
-    def loss(x, kernel):
-        return jnp.sum(lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=FLAX) ** 2)
-
-    return loss
-
-
 @pytest.mark.parametrize(
     ("kernel", "strides", "computed"),
     [
@@ -241,9 +234,12 @@ def _loss_of_strides(strides):
     ],
 )
 def test_what_is_computed_of_convolutions_with_strides(kernel, strides, computed):
+    def loss(x, kernel):
+        return jnp.sum(lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=FLAX) ** 2)
+
     args = jnp.ones((2, 12, 12, 5)), jnp.ones((*kernel, 5, 7))
-    gradient = jax.value_and_grad(_loss_of_strides(strides))
-    assert _kernels(demp_jax.with_fast_convolutions(gradient, platform="cpu"), *args) == computed
+    gradient = demp_jax.with_fast_convolutions(jax.value_and_grad(loss), platform="cpu")
+    assert _kernels(gradient, *args) == computed
 
 
 def test_images_too_small_for_the_kernel():
