@@ -35,7 +35,8 @@ class Membership:
         once.
       axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
         they are, or `None` where all are always alive.
-      readers: per `select`, the last first: which classes of a branch are read by which classes after it, K where none.
+      readers: `[R, S]` each: per `select`, the last first, which classes of a branch are read by which classes after
+        it, K where none.
       bare: `[K + 1]` bool, other classes without an activation (and the entry K): alive whatever the activations do.
     """
 
@@ -43,7 +44,7 @@ class Membership:
     units: Any
     positions: Any
     axes: tuple[tuple[tuple[int, int] | None, ...], ...]
-    readers: tuple[tuple[Any, Any], ...]
+    readers: tuple[Any, Any]
     bare: Any
 
 
@@ -89,7 +90,7 @@ def _joined(vectors: list[np.ndarray]) -> jax.Array:
     return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
 
 
-def _readers(graph: Graph, bare: np.ndarray) -> tuple[tuple[Any, Any], ...]:
+def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Returns who reads the channels of branches, and marks those channels in `bare`: they live if a reader does."""
     routed = np.zeros_like(bare)
     for use in graph.uses:
@@ -112,11 +113,14 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[tuple[Any, Any], ...]:
             ours = (read >= 0) & branches[read]
             # One pair per position, or none at all: which channels meet differs from cut to cut, and a step that was
             # compiled for these widths has to serve all of them.
-            size = index.size if ours.any() else 0
-            pairs = (np.where(ours & (a >= 0), a, graph.classes)[:size] for a in (read, readers))
-            found.append(tuple(jnp.asarray(a, jnp.int32) for a in pairs))
+            if ours.any():
+                found.append([np.where(ours & (a >= 0), a, graph.classes) for a in (read, readers)])
     bare &= ~branches
-    return tuple((branch, reader) for branch, reader in reversed(found))
+    most = max((read.size for read, _ in found), default=0)
+    filled = np.full((2, len(found), most), graph.classes, np.int32)
+    for row, pairs in enumerate(reversed(found)):
+        filled[:, row, : pairs[0].size] = pairs
+    return jnp.asarray(filled[0]), jnp.asarray(filled[1])
 
 
 def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any) -> Any:
@@ -133,12 +137,20 @@ def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any
     Returns:
       A tree like `params` of bool arrays that broadcast against the parameters.
     """
+    # All indices are within bounds; to check them takes as many operations again, which have to be compiled.
+    within = "promise_in_bounds"
+
+    def raised(lives: jax.Array, pairs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        branches, readers = pairs
+        return lives.at[branches].max(lives.at[readers].get(mode=within), mode=within), None
+
     lives = members.bare
     if members.sites:
-        lives = lives.at[members.units].max(jnp.concatenate([alive[name] for name in members.sites]))
-    for branch, reader in members.readers:
-        lives = lives.at[branch].max(lives[reader])
-    bits = lives[members.positions]
+        bits = jnp.concatenate([alive[name] for name in members.sites])
+        lives = lives.at[members.units].max(bits, mode=within)
+    if members.readers[0].size:
+        lives, _ = jax.lax.scan(raised, lives, members.readers)
+    bits = lives.at[members.positions].get(mode=within)
     leaves = []
     for leaf, axes in zip(jax.tree.leaves(params), members.axes, strict=True):
         mask = jnp.ones((1,) * leaf.ndim, bool)
