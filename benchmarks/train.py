@@ -60,7 +60,12 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             "vgg16, width 32",
             "configs/vgg16_cifar.py:cpu",
             _COLD | {"model.base_width": 32},
-            _TWINS | {"demp, lambda 0.002": {"method.strength": 0.002}},
+            _TWINS
+            | {
+                "demp, lambda 0.002": {"method.strength": 0.002},
+                # For about as long as DemP at the recipe's 0.005.
+                "dense, 5 epochs": _DENSE | {"steps": "5ep"},
+            },
         ),
     ],
     # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there.

@@ -217,7 +217,7 @@ SPEED = Figure(
         for network, value in _SPEEDUPS.items()
     ),
     doubts="a narrow ResNet-18 on a CPU takes hardly less time when it is smaller (benchmarks/README.md), and in a run "
-    "of two minutes a sixth of the time is waiting for smaller steps to be compiled; other work ran beside these runs.",
+    "of two minutes a part of the time is waiting for smaller steps to be compiled.",
 )
 
 FIGURES = (FIG3, FIG14, FIG15, FIG16, SPEED)
