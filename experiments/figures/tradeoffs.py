@@ -216,8 +216,9 @@ SPEED = Figure(
         {"what": f"how much faster DemP trains, {network}", "value": f"x {value}", "source": "paper, 4.1"}
         for network, value in _SPEEDUPS.items()
     ),
-    doubts="a narrow ResNet-18 on a CPU takes hardly less time when it is smaller (benchmarks/README.md), and in a run "
-    "of two minutes a part of the time is waiting for smaller steps to be compiled.",
+    doubts="networks an eighth as wide take hardly less time on a CPU when they are smaller, and in a run of minutes "
+    "waiting for smaller steps to be compiled takes more; half as wide they train up to 1.4 times as fast "
+    "(benchmarks/README.md, suite train).",
 )
 
 FIGURES = (FIG3, FIG14, FIG15, FIG16, SPEED)
