@@ -1,5 +1,7 @@
 """Which weights belong to live neurons."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,9 +41,10 @@ def test_a_coupled_neuron_lives_where_any_of_its_activations_does():
     np.testing.assert_array_equal(np.ravel(mask["bn0"]["scale"]), np.arange(8) == 3)
 
 
-def test_the_mask_is_where_the_gradient_is():
+@pytest.mark.parametrize("blocks", [(1, 1), (3, 2)])
+def test_the_mask_is_where_the_gradient_is(blocks):
     """For ReLU: a weight of a dead neuron has no gradient, and every other weight has one."""
-    model = models.ResNet(3, 4, base_width=6, blocks=(1, 1), rngs=nnx.Rngs(0))
+    model = models.ResNet(3, 4, base_width=6, blocks=blocks, rngs=nnx.Rngs(0))
     helpers.kill_units(model, np.random.default_rng(2), 0.5)
     for block in model.blocks:
         # A scale of exactly zero, which training never meets, stops the gradient to a branch that is not dead.
@@ -67,6 +70,37 @@ def test_the_mask_is_where_the_gradient_is():
         wrong += int((np.asarray(g)[m] == 0).sum())
     assert dead > 0.3 * total
     assert wrong < 0.02 * total
+
+
+def test_a_branch_lives_where_what_reads_its_sums_does():
+    """Through two sums, the second of fewer channels, and through a third one beside them."""
+    first, second, third = np.array([2, 0, 1, 3]), np.array([1, 3, 0]), np.array([3, 1])
+    widths = {"a": 4, "b": 4, "c": 3, "d": 2}
+    params = {name: jax.random.normal(jax.random.key(n), (3, w)) for n, (name, w) in enumerate(widths.items())}
+    params["out"] = jnp.ones((5, 2))
+    routes = {name: jnp.asarray(index) for name, index in {"1": first, "2": second, "3": third}.items()}
+    variables = {"params": params, "routes": routes, "fills": {n: jnp.zeros(i.size) for n, i in routes.items()}}
+
+    def network(variables, x):
+        def taken(y, name):
+            return demp_jax.select(y, variables["routes"][name], variables["fills"][name])
+
+        a, b, c, d = (x @ variables["params"][name] for name in "abcd")
+        ends = [jax.nn.relu(taken(taken(a, "1") + b, "2") + c), jax.nn.relu(taken(a, "3") + d)]
+        return jnp.concatenate(ends, -1) @ variables["params"]["out"]
+
+    graph = demp_jax.trace(network, variables, batch((5, 3)))
+    members = demp_jax.membership(graph, params)
+    sites = sorted(graph.sites, key=lambda site: -site.width)
+    assert [site.width for site in sites] == [3, 2]
+    weight_mask = jax.jit(demp_jax.weight_mask)
+    for pattern in itertools.product((False, True), repeat=5):
+        c, d = np.array(pattern[:3]), np.array(pattern[3:])
+        mask = weight_mask(members, {sites[0].name: jnp.asarray(c), sites[1].name: jnp.asarray(d)}, params)
+        b = np.isin(np.arange(4), second[c])
+        a = np.isin(np.arange(4), [*first[b], *third[d]])
+        for name, lives in {"a": a, "b": b, "c": c, "d": d}.items():
+            np.testing.assert_array_equal(np.broadcast_to(mask[name], params[name].shape), np.tile(lives, (3, 1)))
 
 
 def test_a_membership_is_of_one_shape_whichever_channels_meet():
