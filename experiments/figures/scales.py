@@ -57,8 +57,8 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "gpu": ("configs/vgg16_cifar.py", _GPU | {"optimizer.schedule": "one_cycle"}),
         "cpu": (
             "configs/vgg16_cifar.py",
-            # Adam moves a scale by no more than its learning rate in a step, and a cycle begins with small ones: in
-            # three epochs the scales get nowhere, whatever lambda.
+            # Adam moves a scale by about its learning rate in a step, and a cycle begins with small ones: in three
+            # epochs nothing died at any lambda tried, 0.05 the largest.
             _CPU
             | {
                 "steps": "6ep",
