@@ -42,7 +42,7 @@ SUITES: dict[str, ModuleType] = {
 }
 # The suite `gpu` takes the next case of each of these in turn, what matters most first; and what is left after them.
 # Whole runs are not among them: on a GPU those take longer than all else.
-_TURNS = (*["step"] * 3, *["shortcuts"] * 3, *["step"] * 2, "overhead", *["step"] * 2, "cut", "step", "loop")
+_TURNS = (*["step"] * 3, *["shortcuts"] * 3, *["step"] * 2, "overhead", "loop", *["step"] * 2, "cut", "step", "loop")
 # Seconds that a case takes a GPU at least, most of them for compiling: guesses, for none to be begun in vain.
 _SECONDS = {"step": 40, "shortcuts": 10, "overhead": 90, "cut": 120, "loop": 120}
 SCALES = ("tiny", "cpu", "gpu")
