@@ -68,14 +68,14 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             },
         ),
     ],
-    # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there.
+    # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there. A few minutes.
     "gpu": [
         (
             "resnet18",
             "configs/resnet18_cifar.py",
             _COLD
             | {
-                "steps": "100ep",
+                "steps": "30ep",
                 "batch_size": 512,
                 "model.dtype": "bfloat16",
                 "optimizer.schedule": "cosine",
@@ -84,7 +84,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
                 "method.noise_span": "50%",
                 "method.noise": 0.0,
                 "pruning.every": "25%",
-                "pruning.ahead": "2000",
+                "pruning.ahead": "700",
                 "pruning.cut_cost": "500",
                 "pruning.constant": 0.1,
                 "pruning.tolerance": 100.0,
