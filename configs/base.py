@@ -183,7 +183,7 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.min_units = 1  # Units that every site keeps.
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
     # Until the last cut, which cuts all that is dead:
-    c.pruning.multiple = 1  # Every site keeps a multiple of this many units: 8 can be faster on a GPU.
+    c.pruning.multiple = 0  # Every site keeps a multiple of this many units; 0: of 8 on a GPU, else of 1.
     c.pruning.cut_cost = "50"  # What a cut costs, in steps: it waits until it pays; "0": it never waits.
     c.pruning.ahead = "100"  # For so many steps it is prepared, while training goes on; "0": it is made at once.
 

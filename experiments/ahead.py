@@ -17,15 +17,16 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import numpy as np
 
 import demp_jax
 
 _LOG = logging.getLogger(__name__)
 
-# Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 1.0 on a CPU
-# (benchmarks/README.md, suite `step`).
-TIME_PER_FLOPS = 0.7
+# Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 1.0 on a CPU, 0.04 to 0.36
+# on a GPU (benchmarks/README.md, suite `step`).
+_TIME_PER_FLOPS, _TIME_PER_FLOPS_GPU = 0.7, 0.2
 # After so many trials a cut is made all the same, and its step compiled when it is needed.
 TRIALS = 3
 
@@ -46,7 +47,12 @@ def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
     if cost <= 0:
         return 0.0
     time = max((cost - waited) / every, cost / max(remaining, 1))
-    return min(max(time / TIME_PER_FLOPS, 0.0), 1 - 1e-9)
+    return min(max(time / time_per_flops(), 0.0), 1 - 1e-9)
+
+
+def time_per_flops() -> float:
+    """Returns about which part of a step's time a cut saves for all of its FLOPs."""
+    return _TIME_PER_FLOPS_GPU if jax.default_backend() == "gpu" else _TIME_PER_FLOPS
 
 
 def period(every: int, ahead: int) -> int:

@@ -229,7 +229,7 @@ class Cutting:
         if record["waiting"]:
             lengths = self._problem.lengths
             period = ahead_lib.period(lengths.cut_every, lengths.ahead)
-            self._counters.waited += ahead_lib.TIME_PER_FLOPS * record["saves"] * period
+            self._counters.waited += ahead_lib.time_per_flops() * record["saves"] * period
         elif record["removed"]:
             self._counters.waited = 0.0
         self.open = {"step": step, **record}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import demp_jax
-from experiments.ahead import TIME_PER_FLOPS
+from experiments.ahead import time_per_flops
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require
 
@@ -221,7 +221,7 @@ class Steering:
         """Returns which part of a step's time goes with a part of the FLOPs: as measured in this run, once it was."""
         dense, cut = self._dense[2], self._timed_cuts()
         if dense not in self._seconds or not cut:
-            return TIME_PER_FLOPS
+            return time_per_flops()
         # The first lines of a program hold what it did once.
         before, after = (statistics.median(self._seconds[flops]) for flops in (dense, cut[-1]))
         saved = (1 - after / before) / (1 - cut[-1] / dense)

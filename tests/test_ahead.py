@@ -50,15 +50,22 @@ def test_waiting_costs_at_most_what_the_cuts_do(cost, every, preparing, deaths):
         saves += (1 - saves) * death
         remaining = (len(deaths) - chance + 1) * every
         if saves > 0 and saves >= ahead.least_gain(cost, waited, every, remaining):
-            assert ahead.TIME_PER_FLOPS * saves * remaining >= cost * (1 - 1e-6)  # The rest of the run repays it.
+            assert ahead.time_per_flops() * saves * remaining >= cost * (1 - 1e-6)  # The rest of the run repays it.
             cuts, waited, saves = cuts + 1, 0.0, 0.0
         else:
-            waited += ahead.TIME_PER_FLOPS * saves * every
-            lost += ahead.TIME_PER_FLOPS * saves * every
+            waited += ahead.time_per_flops() * saves * every
+            lost += ahead.time_per_flops() * saves * every
     assert lost <= cost * (cuts + 1) + 1e-6 or waited > cost
     if waited > cost:
         # Then a cut would not have been repaid by the end.
-        assert ahead.TIME_PER_FLOPS * saves * every < cost
+        assert ahead.time_per_flops() * saves * every < cost
+
+
+def test_a_gpu_saves_less_of_its_time_so_that_a_cut_has_to_save_more(monkeypatch):
+    here = ahead.least_gain(10, 0.0, 1000, 10**6)
+    assert here == pytest.approx(0.01 / 0.7)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert ahead.least_gain(10, 0.0, 1000, 10**6) == pytest.approx(0.01 / 0.2)
 
 
 def test_a_cut_that_costs_nothing_is_always_made():

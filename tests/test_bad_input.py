@@ -72,7 +72,7 @@ BAD = {
     "pruning.criterion": ("asleep", "config.pruning.criterion must be one of auto, epsilon, .*; got 'asleep'"),
     "pruning.epsilon": (0.0, "config.pruning.epsilon must be a finite number > 0; got 0.0"),
     "pruning.min_units": (0, "config.pruning.min_units must be at least 1; got 0"),
-    "pruning.multiple": (0, "config.pruning.multiple must be at least 1; got 0"),
+    "pruning.multiple": (-1, "config.pruning.multiple must be at least 1, or 0 for the device's own; got -1"),
     "pruning.cut_cost": ("-1", r"config.pruning.cut_cost must be a duration >= 0"),
     "pruning.ahead": ("soon", r"config.pruning.ahead must be a duration in steps"),
     "step_time_seconds": (0.0, "config.step_time_seconds must be a finite number > 0; got 0.0"),

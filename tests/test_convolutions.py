@@ -362,9 +362,50 @@ def test_what_is_spread_over_devices(kind):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("channels", "strides", "kernels"),
+    [
+        ((21, 41), (1, 1), {(24, 48), (48, 24), (4, 48)}),  # Of the gradient of the kernel the examples are the inputs.
+        ((8, 31), (2, 2), {(8, 32), (32, 8), (4, 32)}),
+        ((16, 24), (1, 1), None),  # All multiples of 8.
+        ((3, 64), (1, 1), None),  # 8 would be more than 1.35 times as many.
+        ((17, 16), (1, 1), None),
+    ],
+)
+def test_a_gpu_gets_multiples_of_eight_channels(channels, strides, kernels):
+    """In bfloat16; of ones, so that all sums are exact, and zeros beside the channels change nothing."""
+    rng = np.random.default_rng(0)
+
+    def ones(*shape):
+        return rng.choice([-1.0, 0.0, 1.0], shape)
+
+    x, kernel = ones(4, 5, 6, channels[0]), ones(3, 3, *channels)
+    padding = ((1, 1), (1, 1))
+
+    def forward(x, kernel):
+        return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=FLAX)
+
+    g = ones(*jax.eval_shape(forward, jnp.asarray(x), jnp.asarray(kernel)).shape)
+
+    def all_three(x, kernel, g):
+        y, back = jax.vjp(forward, x, kernel)
+        return y, *back(g)
+
+    def given(dtype):
+        return [jnp.asarray(a, dtype) for a in (x, kernel, g)]
+
+    fast = demp_jax.with_fast_convolutions(all_three, platform="gpu")
+    assert _kernels(fast, *given("bfloat16")) == (kernels or _kernels(all_three, *given("bfloat16")))
+    assert _kernels(fast, *given("float32")) == _kernels(all_three, *given("float32"))
+    wanted = _reference(x, kernel, strides, padding, (1, 1), g)
+    for ours, theirs in zip(jax.jit(fast)(*given("bfloat16")), wanted, strict=True):
+        assert ours.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(np.asarray(ours), np.asarray(jnp.asarray(theirs, jnp.bfloat16)))
+
+
 def test_elsewhere_nothing_changes():
     fn = lambda x: x  # noqa: E731
-    assert demp_jax.with_fast_convolutions(fn, platform="gpu") is fn
+    assert demp_jax.with_fast_convolutions(fn, platform="tpu") is fn
     assert demp_jax.compiler_options("gpu") == {}
 
 

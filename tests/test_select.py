@@ -31,6 +31,17 @@ def test_every_channel_is_the_one_its_index_names_or_its_fill(few, dtype, monkey
     jax.clear_caches()
 
 
+@pytest.mark.parametrize(("backend", "channels", "product"), [("cpu", 128, True), ("gpu", 128, True)])
+def test_few_channels_are_routed_by_a_product(backend, channels, product, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    jax.clear_caches()
+    for width, wanted in ((channels, product), (channels + 1, False)):
+        x, index = jnp.ones((2, width)), jnp.arange(3)
+        text = jax.jit(lambda x, i: demp_jax.select(x, i, jnp.zeros(3))).lower(x, index).as_text()
+        assert ("dot_general" in text, "gather" in text) == (wanted, not wanted)
+    jax.clear_caches()
+
+
 def test_an_identity_costs_nothing():
     x = jnp.ones((2, 4))
     fn = lambda x: demp_jax.select(x, jnp.arange(4), jnp.zeros(4), identity=True)  # noqa: E731

@@ -373,7 +373,7 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     half = demp_jax.Forecast((40, 40), (2170, 2170), (dense, dense // 2), {})
     assert steering.gain_to_time() == 0.1
-    assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.TIME_PER_FLOPS / 2, abs=1e-3)
+    assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.time_per_flops() / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):
         steering.timed(dense, seconds)
     for seconds in (5.0, 0.8, 0.8, 0.8, 0.1):

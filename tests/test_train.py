@@ -18,6 +18,7 @@ from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
+from experiments.methods.method import pruning
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import config_of, last_digests, lines, short_config, without_times
@@ -571,6 +572,14 @@ def test_options(tmp_path, changes):
     if "pruning.exclude" in changes:
         assert result.summary["widths"]["norm/1"] == 16
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
+
+
+@pytest.mark.parametrize(("backend", "own"), [("cpu", 1), ("gpu", 8)])
+def test_widths_are_rounded_up_on_a_gpu(backend, own, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    for asked, taken in ((0, own), (1, 1), (4, 4)):
+        config = short_config(**{"pruning.multiple": asked})
+        assert pruning(config, epoch=10.0, run=30)[1]["multiple"] == taken
 
 
 def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):

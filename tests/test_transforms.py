@@ -239,6 +239,30 @@ def test_noise_of_all_leaves_is_one_draw():
     assert text.count("erf_inv") == 1
 
 
+def test_a_condition_on_the_noise_is_for_a_cpu_alone(monkeypatch):
+    """Another device's host would wait for it. The noise is the same, and none of variance 0."""
+    amount = lambda step: jnp.where(step == 0, 0.04, 0.0)  # noqa: E731
+    tx = demp_jax.add_weight_noise(amount, key=3)
+
+    def both():
+        text = jax.jit(tx.update).lower(GRADS, tx.init(PARAMS), live=LIVE).as_text()
+        state, found = tx.init(PARAMS), []
+        for _ in range(2):
+            noisy, state = tx.update(GRADS, state, live=LIVE)
+            found.append(noisy)
+        return "stablehlo.case" in text, found
+
+    conditional, here = both()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    jax.clear_caches()
+    unconditional, there = both()
+    jax.clear_caches()
+    assert conditional
+    assert not unconditional
+    assert_trees_close(there, here, rtol=1e-6)
+    assert_trees_close(there[1], GRADS, rtol=0)
+
+
 def test_asymmetric_noise_needs_to_know_who_lives():
     with pytest.raises(ValueError, match=r"asymmetric noise needs to know .*live=mask.*or use `demp`"):
         _update(demp_jax.add_weight_noise(0.1, key=0))

@@ -19,6 +19,9 @@ XLA's programs of convolutions have six weak spots on the CPU (`benchmarks/READM
   who is alive is asked over all of them. XLA computes what comes before once more within them, in loops that jump about
   in memory. Here all are calls of their own, which it leaves alone, and reductions go over some examples first.
 
+And one on a GPU: units of multiplication take channels by eight. To float16 XLA adds channels of zero for that (its
+source, `cudnn_pad_for_convolutions.cc`), to bfloat16 it does not.
+
 Dimension letters: N examples, H W image, P Q positions of the result, C inputs, O outputs.
 """
 
@@ -48,6 +51,10 @@ _FORWARD = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 _IMAGE_GRADIENT = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
 _KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
 _FLAX = ("NHWC", "HWIO", "NHWC")  # The same as the first, by name.
+
+# Of how many channels a GPU computes multiples fast, and how much larger an image may grow for that, both of XLA's rule
+# for float16.
+_TOGETHER, _GROWTH = 8, 1.35
 
 # Sums of fewer values are fast as they come.
 _LARGE = 2**17
@@ -87,12 +94,14 @@ def _known(options: tuple[tuple[str, str], ...]) -> bool:
 def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = None) -> Callable[..., Any]:
     """Returns `fn` with convolutions computed by other means where those are faster, up to the order of sums the same.
 
-    It changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and of large such images sums over all but
-    their channels, as BatchNorm takes them, and whether a channel is zero throughout, on the CPU; anywhere else it
-    returns `fn` itself. What is inside of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays
-    as it is; in a loop over steps, put it around what is inside. So does what is spread over a mesh with explicit axes
-    (`jax.sharding.AxisType.Explicit`). The result must be compiled, best with `compiler_options`, and can no longer be
-    differentiated faster than before: put it around the gradient.
+    On a CPU it changes two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and of large such images sums
+    over all but their channels, as BatchNorm takes them, and whether a channel is zero throughout. On a GPU it puts
+    channels of zero beside those of such convolutions in bfloat16 whose numbers are no multiples of 8, if that makes no
+    image more than 1.35 times as large. Anywhere else it returns `fn` itself. What is inside of `lax.scan`,
+    `lax.while_loop`, `lax.cond` and `jax.checkpoint` of `fn` stays as it is; in a loop over steps, put it around what
+    is inside. So does what is spread over a mesh with explicit axes (`jax.sharding.AxisType.Explicit`). The result must
+    be compiled, best with `compiler_options`, and can no longer be differentiated faster than before: put it around the
+    gradient.
 
     Example:
       >>> def loss(kernel, x):
@@ -109,17 +118,18 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
     Returns:
       A function with the same arguments and results.
     """
-    if (platform or jax.default_backend()) != "cpu":
+    platform = platform or jax.default_backend()
+    if platform == "gpu":
+        return _with_aligned_convolutions(fn)
+    if platform != "cpu":
         return fn
 
     def rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
         x, kernel = operands
         empty = 0 in (x.size, kernel.size, op.eqn.outvars[0].aval.size)
-        if empty or _spread(x) or _spread(kernel):
+        if empty or _spread(x) or _spread(kernel) or _grouped(op):
             return None
         layout = tuple(op.params["dimension_numbers"])
-        if (op.params["feature_group_count"], op.params["batch_group_count"]) != (1, 1):
-            return None
         by_xla = x.dtype not in (jnp.float32, jnp.float64)  # Others are not computed as they are.
         if layout in (_FORWARD, _IMAGE_GRADIENT):
             kernel = kernel if layout == _FORWARD else jnp.swapaxes(kernel, 2, 3)
@@ -171,6 +181,46 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str | None = Non
 def _spread(x: Any) -> bool:
     """Returns whether an array is spread over axes of a mesh that are explicit, so that not every reshape exists."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
+
+
+def _grouped(op: program_lib.Op) -> bool:
+    return (op.params["feature_group_count"], op.params["batch_group_count"]) != (1, 1)
+
+
+def _with_aligned_convolutions(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns `fn` with convolutions in bfloat16 of numbers of channels that are multiples of `_TOGETHER`."""
+
+    def rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
+        x, kernel = operands
+        layout = tuple(op.params["dimension_numbers"])
+        known = layout in (_FORWARD, _IMAGE_GRADIENT, _KERNEL_GRADIENT)
+        if not known or x.dtype != jnp.bfloat16 or _grouped(op) or _spread(x) or _spread(kernel):
+            return None
+        # Of a gradient's operands, image and gradient of the result, only the last axis is one of channels.
+        gradient = layout == _KERNEL_GRADIENT
+        before = (x, kernel, op.eqn.outvars[0].aval)
+        of_channels = ((3,), (3,) if gradient else (2, 3), (2, 3) if gradient else (3,))
+        shapes = [
+            tuple(-(-size // _TOGETHER) * _TOGETHER if axis in axes else size for axis, size in enumerate(array.shape))
+            for array, axes in zip(before, of_channels, strict=True)
+        ]
+        images = (0, 1) if gradient else (0, 2)
+        grown = max(math.prod(shapes[n]) / max(before[n].size, 1) for n in images)
+        if shapes == [array.shape for array in before] or grown > _GROWTH:
+            return None
+        x, kernel = (
+            lax.pad(a, jnp.zeros([], a.dtype), [(0, to - size, 0) for size, to in zip(a.shape, shape, strict=True)])
+            for a, shape in zip(operands, shapes[:2], strict=True)
+        )
+        y = _convolution(x, kernel, op, layout=op.params["dimension_numbers"])
+        return lax.slice(y, (0,) * y.ndim, before[2].shape)
+
+    def wrapped(*args: Any) -> Any:
+        program = program_lib.trace(fn, *args)
+        results = program_lib.rewrite(program, jax.tree.leaves(args), {"conv_general_dilated": rule})
+        return jax.tree.unflatten(program.out_tree, results)
+
+    return wrapped
 
 
 def _alone(fn: Callable[..., jax.Array], *operands: Any) -> jax.Array:
@@ -382,8 +432,9 @@ def _convolution(
     op: program_lib.Op,
     padding: Sequence[tuple[int, int]] | None = None,
     dilation: Sequence[int] | None = None,
+    layout: Any = _FLAX,
 ) -> jax.Array:
-    """Returns XLA's convolution of operands in the layouts of Flax; `padding`, `dilation`: in the place of its own."""
+    """Returns XLA's convolution of operands; `padding`, `dilation`: in the place of its own; `layout`: not Flax's."""
     params = op.params
     padding = params["padding"] if padding is None else padding
     dilation = params["lhs_dilation"] if dilation is None else dilation
@@ -399,7 +450,7 @@ def _convolution(
         padding,
         lhs_dilation=dilation,
         rhs_dilation=params["rhs_dilation"],
-        dimension_numbers=_FLAX,
+        dimension_numbers=layout,
         precision=params["precision"],
         preferred_element_type=params["preferred_element_type"],
     )

@@ -104,8 +104,12 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     def draw() -> jax.Array:
         return std * threefry.normal(key, sum(sizes))
 
-    # Past its span the noise is 0 and costs nothing. It is split outside, where that is part of what adds it.
-    flat = jax.lax.cond(std > 0, draw, lambda: jnp.zeros(sum(sizes), jnp.float32))
+    # On a CPU noise past its span costs nothing. For other devices the host would have to read the condition back
+    # before it could launch the rest of the step. It is split outside, where that is part of what adds it.
+    if jax.default_backend() == "cpu":
+        flat = jax.lax.cond(std > 0, draw, lambda: jnp.zeros(sum(sizes), jnp.float32))
+    else:
+        flat = draw()
     parts = jnp.split(flat, np.cumsum(sizes)[:-1])
     noise = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
     if live is not None:
