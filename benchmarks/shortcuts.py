@@ -3,7 +3,8 @@
 
 Timed is relu(y + selected x) with its gradients to both, for x and y with half of the channels left, other ones on each
 side: `take` (a gather; its gradient scatters), `scatter` (adds into y at positions; its gradient gathers), `matmul` (a
-product with a 0-1 matrix), all in ratios to a plain sum of that many channels.
+product with a 0-1 matrix, in full precision, as no number may change), all in ratios to a plain sum of that many
+channels.
 """
 
 from __future__ import annotations
@@ -18,11 +19,14 @@ import numpy as np
 
 from benchmarks.timing import interleaved
 
-# Examples, side of the image, channels of the dense network.
-CASES: dict[str, tuple[tuple[int, int, int], ...]] = {
-    "tiny": ((2, 4, 8),),
-    "cpu": ((128, 16, 16), (128, 4, 64), (16, 32, 64), (16, 16, 128), (16, 4, 512)),
-    "gpu": ((512, 32, 64), (512, 16, 128), (512, 4, 512)),
+# Examples, side of the image, channels of the dense network, dtype.
+_GPU = ((512, 32, 64), (512, 16, 128), (512, 8, 256), (512, 4, 512))
+CASES: dict[str, tuple[tuple[int, int, int, str], ...]] = {
+    "tiny": ((2, 4, 8, "float32"),),
+    "cpu": tuple(
+        (*size, "float32") for size in ((128, 16, 16), (128, 4, 64), (16, 32, 64), (16, 16, 128), (16, 4, 512))
+    ),
+    "gpu": tuple((*size, dtype) for dtype in ("bfloat16", "float32") for size in _GPU),
 }
 
 
@@ -34,7 +38,7 @@ def take(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
 def matmul(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
     """Adds a product with the 0-1 matrix of the index."""
     matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
-    return y + jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+    return y + jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
 
 def scatter(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
@@ -54,18 +58,19 @@ WAYS: dict[str, Callable[..., jax.Array]] = {"sum": plain, "take": take, "scatte
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     """Yields a record per shape: times of every way."""
-    for examples, side, channels in cases:
+    for examples, side, channels, dtype in cases:
         rng = np.random.default_rng(0)
         left, right = (np.sort(rng.choice(channels, channels // 2, replace=False)) for _ in range(2))
         # Position of each channel of the right side on the left, or one beyond it.
         found = [int(np.flatnonzero(left == c)[0]) if c in left else len(left) for c in right]
         index = jnp.asarray(found, jnp.int32)
-        x, y = (jax.random.normal(jax.random.key(k), (examples, side, side, channels // 2)) for k in (0, 1))
+        shape = (examples, side, side, channels // 2)
+        x, y = (jax.random.normal(jax.random.key(k), shape, jnp.dtype(dtype)) for k in (0, 1))
 
         calls = {name: functools.partial(_gradients(way), x, y, index) for name, way in WAYS.items()}
         timings = interleaved(calls, 2 if scale == "tiny" else 31)
         ways = {name: timing.record() for name, timing in timings.items()}
-        yield {"examples": examples, "image": side, "channels": channels // 2, "ways": ways}
+        yield {"examples": examples, "image": side, "channels": channels // 2, "dtype": dtype, "ways": ways}
 
 
 def _gradients(way: Callable[..., jax.Array]) -> Callable[..., Any]:
@@ -78,9 +83,10 @@ def _gradients(way: Callable[..., jax.Array]) -> Callable[..., Any]:
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
     ways = list(WAYS)[1:]
-    found: list[tuple[str, ...]] = [("examples", "image", "channels", *ways)]
+    found: list[tuple[str, ...]] = [("examples", "image", "channels", "dtype", *ways)]
     for record in records:
         side = record["image"]
         cells = [f"x {record['ways'][way]['ratio']:.2f}" for way in ways]
-        found.append((str(record["examples"]), f"{side} x {side}", str(record["channels"]), *cells))
+        dtype = record.get("dtype", "float32")
+        found.append((str(record["examples"]), f"{side} x {side}", str(record["channels"]), dtype, *cells))
     return found
