@@ -56,7 +56,7 @@ class ChannelSum(nnx.Module):
         for i, (x, ordered) in enumerate(zip(xs, self.ordered, strict=True)):
             index, fill = getattr(self, f"index_{i}")[...], getattr(self, f"fill_{i}")[...]
             identity = ordered and x.shape[-1] == index.shape[0]
-            routed = select(x, index, fill, identity=identity)
+            routed = select(x, index, fill, identity=identity, unique_indices=True)
             total = routed if total is None else total + routed
         assert total is not None
         return total

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import NamedSharding
 
@@ -165,14 +166,23 @@ def train_steps(
         state, metrics = train_step(state, data, None if examples is None else examples[0], members, task=task)
         return state, jax.tree.map(lambda leaf: leaf[None], metrics)
 
-    def take(number: jax.Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
+    # Who was alive is kept in one array for all sites: of so many of their own, a GPU launches a kernel for each.
+    def packed(metrics: StepMetrics) -> tuple[jax.Array, ...]:
+        bits = jax.tree.leaves(metrics.alive)
+        return metrics.loss, metrics.correct, jnp.concatenate(bits) if bits else jnp.zeros(0, bool)
+
+    def take(number: jax.Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
         state, all_metrics = carry
         state, metrics = train_step(state, data, examples[number], members, task=task)
-        return state, jax.tree.map(lambda every, one: every.at[number].set(one), all_metrics, metrics)
+        return state, jax.tree.map(lambda every, one: every.at[number].set(one), all_metrics, packed(metrics))
 
     _, one = jax.eval_shape(functools.partial(train_step, task=task), state, data, examples[0], members)
-    none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), one)
-    return jax.lax.with_sharding_constraint(jax.lax.fori_loop(0, count, take, (state, none)), task.replicated)
+    none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), jax.eval_shape(packed, one))
+    state, (loss, correct, bits) = jax.lax.fori_loop(0, count, take, (state, none))
+    sizes, tree = [leaf.size for leaf in jax.tree.leaves(one.alive)], jax.tree.structure(one.alive)
+    apart = jnp.split(bits, np.cumsum(sizes)[:-1], axis=1) if sizes else []
+    result = state, StepMetrics(loss, correct, jax.tree.unflatten(tree, apart))
+    return jax.lax.with_sharding_constraint(result, task.replicated)
 
 
 def _apart(leaf: jax.Array, parts: int) -> jax.Array:

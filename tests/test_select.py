@@ -1,4 +1,7 @@
-"""Channels routed through an index: by a gather and by a product, the same numbers."""
+"""Channels routed through an index."""
+
+import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -9,36 +12,45 @@ import demp_jax
 from demp_jax._src import select as select_lib
 
 
-@pytest.mark.parametrize("few", [0, 128])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_every_channel_is_the_one_its_index_names_or_its_fill(few, dtype, monkeypatch):
+@pytest.mark.parametrize("last", [0, 3])
+@pytest.mark.parametrize("few", [0, 128])
+def test_every_channel_is_the_one_its_index_names_or_its_fill(few, last, dtype, monkeypatch):
+    """With the derivatives forward and back; channel 0 is named twice, which its gradient sums, or once."""
     monkeypatch.setattr(select_lib, "_FEW_CHANNELS", few)
     jax.clear_caches()
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.normal(size=(2, 3, 5)), dtype)
-    index = jnp.asarray([4, 0, select_lib.NOTHING, 2, 0, 7], jnp.int32)
+    x, dx = (jnp.asarray(rng.normal(size=(2, 3, 5)), dtype) for _ in range(2))
+    index = jnp.asarray([4, 0, select_lib.NOTHING, 2, last, 7], jnp.int32)
     fill = jnp.arange(6, dtype=jnp.float32)
-    found, back = jax.vjp(lambda x: demp_jax.select(x, index, fill), x)
-    assert found.dtype == x.dtype
-    wanted = np.full((2, 3, 6), np.arange(6.0), np.float32)
-    wanted[..., [0, 1, 3, 4]] = np.asarray(x, np.float32)[..., [4, 0, 2, 0]]
-    np.testing.assert_array_equal(np.asarray(found, np.float32), wanted)
-    g = jnp.asarray(rng.normal(size=found.shape), dtype)
-    gradient = np.zeros((2, 3, 5))
-    for o, i in ((0, 4), (1, 0), (3, 2), (4, 0)):
-        gradient[..., i] += np.asarray(g, np.float64)[..., o]
-    np.testing.assert_allclose(np.asarray(back(g)[0], np.float64), gradient, rtol=1e-2 if dtype == "bfloat16" else 1e-6)
+    for unique in {False, last == 3}:
+        fn = functools.partial(demp_jax.select, index=index, fill=fill, unique_indices=unique)
+        found, back = jax.vjp(fn, x)
+        assert found.dtype == x.dtype
+        wanted, moved = np.full((2, 3, 6), np.arange(6.0), np.float32), np.zeros((2, 3, 6), np.float32)
+        for array, of in ((wanted, x), (moved, dx)):
+            array[..., [0, 1, 3, 4]] = np.asarray(of, np.float32)[..., [4, 0, 2, last]]
+        np.testing.assert_array_equal(np.asarray(found, np.float32), wanted)
+        np.testing.assert_array_equal(np.asarray(jax.jvp(fn, (x,), (dx,))[1], np.float32), moved)
+        np.testing.assert_array_equal(np.asarray(jax.vmap(fn)(x), np.float32), wanted)
+        g = jnp.asarray(rng.normal(size=found.shape), dtype)
+        gradient = np.zeros((2, 3, 5))
+        for o, i in ((0, 4), (1, 0), (3, 2), (4, last)):
+            gradient[..., i] += np.asarray(g, np.float64)[..., o]
+        np.testing.assert_allclose(
+            np.asarray(back(g)[0], np.float64), gradient, rtol=1e-2 if dtype == "bfloat16" else 1e-6
+        )
     jax.clear_caches()
 
 
-@pytest.mark.parametrize(("backend", "channels", "product"), [("cpu", 128, True), ("gpu", 128, True)])
-def test_few_channels_are_routed_by_a_product(backend, channels, product, monkeypatch):
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+@pytest.mark.parametrize("unique", [False, True])
+def test_nothing_is_scattered_where_no_channel_is_named_twice(unique, monkeypatch):
+    monkeypatch.setattr(select_lib, "_FEW_CHANNELS", 0)
     jax.clear_caches()
-    for width, wanted in ((channels, product), (channels + 1, False)):
-        x, index = jnp.ones((2, width)), jnp.arange(3)
-        text = jax.jit(lambda x, i: demp_jax.select(x, i, jnp.zeros(3))).lower(x, index).as_text()
-        assert ("dot_general" in text, "gather" in text) == (wanted, not wanted)
+    x, index = jnp.ones((2, 3, 9)), jnp.arange(7)
+    gradient = jax.jit(jax.grad(lambda x, i: jnp.sum(demp_jax.select(x, i, jnp.zeros(7), unique_indices=unique) ** 2)))
+    scattered = re.findall(r"scatter.*?-> tensor<(\S+)>", gradient.lower(x, index).as_text().replace("\n", " "))
+    assert ("2x3x9xf32" in scattered) is not unique
     jax.clear_caches()
 
 

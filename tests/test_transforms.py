@@ -239,16 +239,19 @@ def test_noise_of_all_leaves_is_one_draw():
     assert text.count("erf_inv") == 1
 
 
-def test_a_condition_on_the_noise_is_for_a_cpu_alone(monkeypatch):
-    """Another device's host would wait for it. The noise is the same, and none of variance 0."""
+def test_a_gpu_draws_the_same_noise_without_a_condition_leaf_by_leaf(monkeypatch):
+    """Its host would wait for the condition, and one vector of all has an order. None is of variance 0."""
+    some = {"kernel": jnp.ones((3, 2, 4, 5)), "none": jnp.ones((2, 0)), "scalar": jnp.ones(()), "row": jnp.ones((1, 7))}
     amount = lambda step: jnp.where(step == 0, 0.04, 0.0)  # noqa: E731
     tx = demp_jax.add_weight_noise(amount, key=3)
 
+    grads, live = {"net": GRADS, "some": some}, {"net": LIVE, "some": jax.tree.map(lambda leaf: leaf > 0, some)}
+
     def both():
-        text = jax.jit(tx.update).lower(GRADS, tx.init(PARAMS), live=LIVE).as_text()
-        state, found = tx.init(PARAMS), []
+        text = jax.jit(tx.update).lower(grads, tx.init(grads), live=live).as_text()
+        state, found = tx.init(grads), []
         for _ in range(2):
-            noisy, state = tx.update(GRADS, state, live=LIVE)
+            noisy, state = tx.update(grads, state, live=live)
             found.append(noisy)
         return "stablehlo.case" in text, found
 
@@ -260,7 +263,9 @@ def test_a_condition_on_the_noise_is_for_a_cpu_alone(monkeypatch):
     assert conditional
     assert not unconditional
     assert_trees_close(there, here, rtol=1e-6)
-    assert_trees_close(there[1], GRADS, rtol=0)
+    assert_trees_close(there[1], grads, rtol=0)
+    moved = np.concatenate([np.ravel(a - b) for a, b in zip(*map(jax.tree.leaves, (there[0], grads)), strict=True)])
+    assert np.unique(moved[moved != 0]).size == np.count_nonzero(moved)  # No number is drawn twice.
 
 
 def test_asymmetric_noise_needs_to_know_who_lives():

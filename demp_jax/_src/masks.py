@@ -35,8 +35,8 @@ class Membership:
         once.
       axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
         they are, or `None` where all are always alive.
-      readers: `[R, S]` each: per `select`, the last first, which classes of a branch are read by which classes after
-        it, K where none.
+      readers: `[R]` each: which classes of a branch live if which others do that are of none, K where none; through
+        however many sums, so that a step need not go from one to the next.
       bare: `[K + 1]` bool, other classes without an activation (and the entry K): alive whatever the activations do.
     """
 
@@ -100,26 +100,37 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
         if not isinstance(use.sink, Route):
             routed[use.classes[use.classes >= 0]] = False
     branches = routed & bare
-    found = []
-    for use in graph.uses:
+    # By class of a branch: all others that it lives by. Of the last sums first, as those before lead to them.
+    ends: dict[int, set[int]] = {}
+    # Per sum: the classes of its operand, and how many such others each position of its has at most.
+    sums: list[tuple[np.ndarray, int]] = []
+    pairs, most = [], 0
+    for use in reversed(graph.uses):
         if isinstance(use.sink, Route):
             index = graph.indices.get(graph.variable(use.sink.index))
             if index is None:
                 raise ValueError("membership: the graph was traced from shapes; trace with arrays to know the routing.")
             readers = graph.axes[graph.variable(use.sink.index)][0]
             readers = np.full(index.size, -1) if readers is None else readers
+            if not branches[use.classes[use.classes >= 0]].any():
+                continue
             valid = (index >= 0) & (index < len(use.classes))
             read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
-            ours = (read >= 0) & branches[read]
-            # One pair per position, or none at all: which channels meet differs from cut to cut, and a step that was
-            # compiled for these widths has to serve all of them.
-            if ours.any():
-                found.append([np.where(ours & (a >= 0), a, graph.classes) for a in (read, readers)])
+            ours = (read >= 0) & branches[read] & (readers >= 0)
+            for one, reader in zip(read[ours].tolist(), readers[ours].tolist(), strict=True):
+                further = ends.get(reader, set()) if branches[reader] else {reader}
+                ends.setdefault(one, set()).update(further)
+                pairs += [(one, end) for end in further]
+            # Which channels meet differs from cut to cut, and a step that was compiled for these widths has to serve
+            # all of them: there is room for those that could.
+            known = readers[readers >= 0]
+            beyond = sum(count for operand, count in sums if np.isin(known, operand).any())
+            sums.append((use.classes, beyond + int((~branches[known]).any())))
+            most += sums[-1][1] * index.size
     bare &= ~branches
-    most = max((read.size for read, _ in found), default=0)
-    filled = np.full((2, len(found), most), graph.classes, np.int32)
-    for row, pairs in enumerate(reversed(found)):
-        filled[:, row, : pairs[0].size] = pairs
+    filled = np.full((2, max(most, len(pairs))), graph.classes, np.int32)
+    if pairs:
+        filled[:, : len(pairs)] = np.asarray(pairs).T
     return jnp.asarray(filled[0]), jnp.asarray(filled[1])
 
 
@@ -140,16 +151,13 @@ def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any
     # All indices are within bounds; to check them takes as many operations again, which have to be compiled.
     within = "promise_in_bounds"
 
-    def raised(lives: jax.Array, pairs: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        branches, readers = pairs
-        return lives.at[branches].max(lives.at[readers].get(mode=within), mode=within), None
-
     lives = members.bare
     if members.sites:
         bits = jnp.concatenate([alive[name] for name in members.sites])
         lives = lives.at[members.units].max(bits, mode=within)
-    if members.readers[0].size:
-        lives, _ = jax.lax.scan(raised, lives, members.readers)
+    branches, readers = members.readers
+    if branches.size:
+        lives = lives.at[branches].max(lives.at[readers].get(mode=within), mode=within)
     bits = lives.at[members.positions].get(mode=within)
     leaves = []
     for leaf, axes in zip(jax.tree.leaves(params), members.axes, strict=True):

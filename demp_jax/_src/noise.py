@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -99,22 +101,49 @@ def add_weight_noise(
 
 def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
-    sizes = [leaf.size for leaf in leaves]
-
-    def draw() -> jax.Array:
-        return std * threefry.normal(key, sum(sizes))
-
-    # On a CPU noise past its span costs nothing. For other devices the host would have to read the condition back
-    # before it could launch the rest of the step. It is split outside, where that is part of what adds it.
-    if jax.default_backend() == "cpu":
-        flat = jax.lax.cond(std > 0, draw, lambda: jnp.zeros(sum(sizes), jnp.float32))
+    shapes = [leaf.shape for leaf in leaves]
+    whole = sum(map(math.prod, shapes))
+    if jax.default_backend() == "cpu" or not threefry.is_numbered(key, whole):
+        # Past its span the noise is 0 and costs nothing. It is split outside, where that is part of what adds it.
+        flat = jax.lax.cond(std > 0, lambda: std * threefry.normal(key, whole), lambda: jnp.zeros(whole, jnp.float32))
+        noise = _apart(flat, shapes)
     else:
-        flat = draw()
-    parts = jnp.split(flat, np.cumsum(sizes)[:-1])
-    noise = [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)]
+        noise = [std * drawn for drawn in _in_place(key, shapes)]
     if live is not None:
         # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
         masks = {path_name(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
         noise = [n * masks[path_name(path)] for n, path in zip(noise, paths, strict=True)]
     noisy = [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(updates), noisy)
+
+
+def _apart(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Returns parts of a vector in shapes, one after the other."""
+    parts = jnp.split(flat, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
+    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _in_place(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+    """Returns the normals `_apart(threefry.normal(key, ...), shapes)`, each drawn where it is needed.
+
+    For a GPU: a vector of all has an order, into which the parameters, their moments and their updates would have to be
+    brought from that of the convolutions at every step; and before it goes on past a condition, the host waits for what
+    it comes to.
+    """
+    starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
+    small = [n for n, shape in enumerate(shapes) if len(shape) < 2]
+    found: dict[int, jax.Array] = {}
+    if small:
+        # Those of vectors at once, which compiles faster.
+        numbers = np.concatenate([np.arange(starts[n], starts[n + 1], dtype=np.uint32) for n in small])
+        vectors = _apart(threefry.normal_at(key, jnp.asarray(numbers)), [shapes[n] for n in small])
+        found = dict(zip(small, vectors, strict=True))
+    for n, shape in enumerate(shapes):
+        if n not in found:
+            strides = np.cumprod([1, *shape[:0:-1]])[::-1]
+            axes = [jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(len(shape))]
+            within = sum(
+                (by * np.uint32(stride) for by, stride in zip(axes, strides, strict=True)), np.uint32(starts[n])
+            )
+            found[n] = threefry.normal_at(key, jnp.asarray(within))
+    return [found[n] for n in range(len(shapes))]

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,14 +13,16 @@ import numpy as np
 from demp_jax._src.axes import SELECT
 from demp_jax._src.program import register_opaque
 
-# A product with a 0-1 matrix is up to twice as fast as a gather for so many channels on a CPU, up to 1.6 times on a
-# GPU, and slower for more on both (`benchmarks/README.md`, shortcuts).
+# On a CPU a step is up to 4% faster with products with a 0-1 matrix for so many channels than with gathers
+# (`benchmarks/README.md`, shortcuts).
 _FEW_CHANNELS = 128
 
 NOTHING = np.iinfo(np.int32).max  # An index that takes nothing: the fill value stands there.
 
 
-def select(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False) -> jax.Array:
+def select(
+    x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False, unique_indices: bool = False
+) -> jax.Array:
     """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` where `index[o]` is no channel of `x`.
 
     A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. The sum
@@ -33,27 +36,47 @@ def select(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = 
       index: `[channels out]`, int32, a variable of the network; start with `arange(channels)`.
       fill: `[channels out]`, a variable of the network that is not trained; start with zeros.
       identity: the caller's promise that `index` is `arange(channels in)`; the selection then costs nothing.
+      unique_indices: the caller's promise that `index` names no channel of `x` twice, as no cut of `arange(channels)`
+        does; the gradient is then a gather, too, and no sum over positions, which is faster.
 
     Returns:
       `[..., channels out]`.
     """
-    return _select(x, index, fill, identity=identity)
+    return _select(x, index, fill, identity=identity, unique_indices=unique_indices)
 
 
-def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool) -> jax.Array:
+def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns `x[..., index]`, 0 where there is no such channel."""
+    return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
+
+
+_taken_once = jax.custom_jvp(_taken)
+
+
+@_taken_once.defjvp
+def _taken_once_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    """Has the derivative of `_taken` put channels where they go, which transposed takes them from there."""
+    (x, index), (dx, _) = primals, tangents
+    places = jnp.full(x.shape[-1], index.size, index.dtype)
+    places = places.at[index].set(jnp.arange(index.size, dtype=index.dtype), mode="drop")
+    put = jnp.zeros((*x.shape[:-1], index.size), x.dtype).at[..., places].add(dx, mode="drop")
+    return _taken_once(x, index), put
+
+
+def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, unique_indices: bool) -> jax.Array:
     if identity:
         return x
-    if jax.default_backend() in ("cpu", "gpu") and x.shape[-1] <= _FEW_CHANNELS:
+    if jax.default_backend() == "cpu" and x.shape[-1] <= _FEW_CHANNELS:
         # Exact: every sum has one term that is not zero, or none.
         matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
         taken = jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
     else:
-        taken = jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
+        taken = (_taken_once if unique_indices else _taken)(x, index)
     held = index < x.shape[-1]
     return jnp.where(held, taken, jnp.where(held, 0, fill).astype(x.dtype))
 
 
 # The tracer recognises the call by its name and does not look inside, so `identity` hides nothing from it.
 _routed.__name__ = _routed.__qualname__ = SELECT
-_select = functools.partial(jax.jit, static_argnames=("identity",))(_routed)
+_select = functools.partial(jax.jit, static_argnames=("identity", "unique_indices"))(_routed)
 register_opaque(SELECT)

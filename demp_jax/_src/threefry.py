@@ -17,31 +17,41 @@ _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
+def is_numbered(key: jax.Array, size: int) -> bool:
+    """Returns whether every one of so many draws with a key can be made by its number, see `normal_at`."""
+    settings: Any = jax.config
+    default = str(jax.random.key_impl(key)) == "threefry2x32" and settings.jax_threefry_partitionable
+    return bool(default and size < 2**32)
+
+
 def normal(key: jax.Array, size: int) -> jax.Array:
     """Returns normals of mean 0 and variance 1, `float32[size]`.
 
     For a Threefry key and JAX's default way to number the draws, those of `jax.random.normal(key, (size,))`: the bits
     are the same, the floats up to rounding. For others `jax.random.normal` draws them.
     """
-    settings: Any = jax.config
-    default = str(jax.random.key_impl(key)) == "threefry2x32" and settings.jax_threefry_partitionable
-    if not default or size >= 2**32:
+    if not is_numbered(key, size):
         return jax.random.normal(key, (size,), jnp.float32)
-    bits = _bits(jax.random.key_data(key), size)
+    return normal_at(key, jax.lax.iota(jnp.uint32, size))
+
+
+def normal_at(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Returns those of the normals of `normal(key, ...)` that have the numbers given, `uint32[...]`, in their shape."""
+    bits = _bits(jax.random.key_data(key), numbers)
     # 23 bits to [1, 2), thence to (-1, 1), and through the inverse of the normal's distribution function.
     unit = jax.lax.bitcast_convert_type((bits >> 9) | np.uint32(0x3F800000), jnp.float32) - 1.0
     inner = np.nextafter(np.float32(-1), np.float32(0))
     return np.float32(np.sqrt(2)) * jax.lax.erf_inv(jnp.maximum(unit * (1 - inner) + inner, inner))
 
 
-def _bits(key: jax.Array, size: int) -> jax.Array:
-    """Returns random words, `uint32[size]`: Threefry-2x32 of 20 rounds, both words of the block i as word i.
+def _bits(key: jax.Array, numbers: jax.Array) -> jax.Array:
+    """Returns random words, `uint32[...]`: Threefry-2x32 of 20 rounds, both words of the block i as word i.
 
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
     schedule = (key[0], key[1], key[0] ^ key[1] ^ _PARITY)
-    left = jnp.broadcast_to(schedule[0], (size,))
-    right = jax.lax.iota(jnp.uint32, size) + schedule[1]
+    left = jnp.broadcast_to(schedule[0], numbers.shape)
+    right = numbers + schedule[1]
     for group in range(5):
         for rotation in _ROTATIONS[group % 2]:
             left = left + right
