@@ -3,8 +3,8 @@
 
 Timed is relu(y + selected x) with its gradients to both, for x and y with half of the channels left, other ones on each
 side: `take` (a gather; its gradient scatters), `scatter` (adds into y at positions; its gradient gathers), `matmul` (a
-product with a 0-1 matrix, in full precision, as no number may change), all in ratios to a plain sum of that many
-channels.
+product with a 0-1 matrix, in full precision, as no number may change), and `ours` (`demp_jax.select`: gathers forward
+and back, on a CPU products where channels are few), all in ratios to a plain sum of that many channels.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import demp_jax
 from benchmarks.timing import interleaved
 
 # Examples, side of the image, channels of the dense network, dtype.
@@ -53,7 +54,18 @@ def plain(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
     return y + x
 
 
-WAYS: dict[str, Callable[..., jax.Array]] = {"sum": plain, "take": take, "scatter": scatter, "matmul": matmul}
+def ours(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
+    """Adds as the networks of the library do."""
+    return y + demp_jax.select(x, index, jnp.zeros(index.size), unique_indices=True)
+
+
+WAYS: dict[str, Callable[..., jax.Array]] = {
+    "sum": plain,
+    "take": take,
+    "scatter": scatter,
+    "matmul": matmul,
+    "ours": ours,
+}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
@@ -86,7 +98,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     found: list[tuple[str, ...]] = [("examples", "image", "channels", "dtype", *ways)]
     for record in records:
         side = record["image"]
-        cells = [f"x {record['ways'][way]['ratio']:.2f}" for way in ways]
+        cells = [f"x {record['ways'][way]['ratio']:.2f}" if way in record["ways"] else "" for way in ways]
         dtype = record.get("dtype", "float32")
         found.append((str(record["examples"]), f"{side} x {side}", str(record["channels"]), dtype, *cells))
     return found
