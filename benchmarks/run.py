@@ -25,13 +25,14 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, loop, overhead, paddings, shares, shortcuts, step, train
+from benchmarks import convolutions, cut, kernels, loop, overhead, paddings, shares, shortcuts, step, train
 from experiments import records as records_lib
 from experiments import tables
 
 SUITES: dict[str, ModuleType] = {
     "step": step,
     "shares": shares,
+    "kernels": kernels,
     "overhead": overhead,
     "cut": cut,
     "loop": loop,
@@ -42,9 +43,19 @@ SUITES: dict[str, ModuleType] = {
 }
 # The suite `gpu` takes the next case of each of these in turn, what matters most first; and what is left after them.
 # Whole runs are not among them: on a GPU those take longer than all else.
-_TURNS = (*["step"] * 4, *["shortcuts"] * 8, "overhead", *["step"] * 2, "cut", *["step"] * 2, "loop")
-# Seconds that a case takes an H200, most of them for compiling, so that none is begun in vain; of `cut` a guess.
-_SECONDS = {"step": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
+_TURNS = (
+    *["step"] * 2,
+    "kernels",
+    "overhead",
+    *["step"] * 2,
+    *["shortcuts"] * 8,
+    "kernels",
+    "cut",
+    *["step"] * 2,
+    "loop",
+)
+# Seconds that a case takes an H200, most of them for compiling, so that none is begun in vain; of some a guess.
+_SECONDS = {"step": 40, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 

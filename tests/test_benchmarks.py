@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import demp_jax
-from benchmarks import ceilings, paddings, programs, run, shares, step, timing
+from benchmarks import ceilings, kernels, paddings, programs, run, shares, step, timing
 from experiments import tables
 from experiments.records import read_lines
 
@@ -227,6 +227,40 @@ def test_what_a_step_would_be_if_convolutions_took_time_as_flops():
     assert dense[3:] == ("x 1.000", "0.600", "0.400", "1.000", "1.00", "1.00", "1.00")
     # 0.2 / 0.5; 0.2 / (0.2 / 0.6); 0.2 / (0.2 * 0.6 + 0.3).
     assert cut[3:] == ("x 0.200", "0.200", "0.300", "0.500", "0.40", "0.60", "0.48")
+
+
+def test_what_a_device_did_in_a_step():
+    """Of a GPU by its streams: 20 us, 4 of them idle and 2 of two streams at once, in two steps."""
+
+    def event(pid, tid, ts, dur, name, op=None):
+        args = {} if op is None else {"hlo_op": op}
+        return {"ph": "X", "pid": pid, "tid": tid, "ts": ts, "dur": dur, "name": name, "args": args}
+
+    def named(kind, pid, name, tid=0):
+        return {"ph": "M", "pid": pid, "tid": tid, "name": kind, "args": {"name": name}}
+
+    device = [
+        event(1, 14, 100, 8, "sm90_xmma_fprop", "custom-call.1"),
+        event(1, 14, 112, 3, "input_reduce_fusion_2", "input_reduce_fusion.2"),
+        event(1, 15, 113, 4, "loop_add_fusion", "loop_add_fusion.7"),
+        event(1, 14, 117, 3, "sm90_xmma_dgrad", "custom-call.1"),
+    ]
+    names = [named("process_name", 1, "/device:GPU:0"), named("process_name", 2, "/host:CPU")]
+    names += [named("thread_name", 1, "Stream #14(Compute)", 14), named("thread_name", 1, "Stream #15(Compute)", 15)]
+    names += [named("thread_name", 1, "XLA Ops", 16)]
+    other = [event(1, 16, 100, 20, "all of it", "while.1"), event(2, 3, 90, 50, "launch", "custom-call.1")]
+    other += [event(1, 14, 90, 1, "no operation"), {"ph": "X", "pid": 2, "ts": 0, "dur": 1, "name": "Python"}]
+    found = kernels.summary([*names, *device, *other], 2)
+    assert (found["ms"], found["idle"], found["launches"]) == (0.01, 0.2, 2)
+    assert found["kinds"] == {
+        "convolutions": {"ms": 0.0055, "launches": 1},
+        "reductions": {"ms": 0.0015, "launches": 0.5},
+        "all else": {"ms": 0.002, "launches": 0.5},
+    }
+    assert next(iter(found["longest"].items())) == ("custom-call.1", 0.0055)
+    # Without a GPU everything that has an operation counts.
+    assert kernels.summary([*names[1:2], other[1]], 1)["launches"] == 1
+    assert kernels.summary([], 1)["launches"] == 0
 
 
 def test_ways_are_compared_to_the_best_of_each_convolution():

@@ -72,8 +72,9 @@ def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, 
         taken = jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
     else:
         taken = (_taken_once if unique_indices else _taken)(x, index)
-    held = index < x.shape[-1]
-    return jnp.where(held, taken, jnp.where(held, 0, fill).astype(x.dtype))
+    # Zero is added to what was taken, so that its gradient needs no mask.
+    filled = jnp.where(index < x.shape[-1], 0, fill).astype(x.dtype)
+    return taken + jnp.broadcast_to(filled, taken.shape)
 
 
 # The tracer recognises the call by its name and does not look inside, so `identity` hides nothing from it.
