@@ -184,8 +184,10 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
     # Until the last cut, which cuts all that is dead:
     c.pruning.multiple = 0  # Every site keeps a multiple of this many units; 0: of 8 on a GPU, else of 1.
-    c.pruning.cut_cost = "50"  # What a cut costs, in steps: it waits until it pays; "0": it never waits.
-    c.pruning.ahead = "100"  # For so many steps it is prepared, while training goes on; "0": it is made at once.
+    # What a cut costs, in steps: it waits until it pays; "0": it never waits; "": 50, on a GPU 500.
+    c.pruning.cut_cost = ""
+    # For so many steps it is prepared, while training goes on; "0": it is made at once; "": 100, on a GPU 3000.
+    c.pruning.ahead = ""
 
     c.watch = ml_collections.ConfigDict()
     c.watch.every = "0"  # Steps between looks at who is dead by pruning.criterion, cutting nothing; 0 for none.

@@ -15,6 +15,7 @@ import optax
 
 import demp_jax
 from baselines import structured
+from experiments import ahead as ahead_lib
 from experiments import data, methods, network, optimizers, progress, target, trackers
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
@@ -202,8 +203,10 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
         require(every[name] >= 1, f"config.{name}", config[name], "at least one step")
     require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
     tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
-    cut_cost = to_steps("config.pruning.cut_cost", config.pruning.cut_cost, epoch=epoch, run=run)
-    ahead = to_steps("config.pruning.ahead", config.pruning.ahead, epoch=epoch, run=run)
+    cut_cost, ahead = (
+        to_steps(f"config.pruning.{name}", text, epoch=epoch, run=run)
+        for name, text in ahead_lib.durations(config.pruning).items()
+    )
     watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
     return Lengths(
         epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_cost, ahead, watch

@@ -13,7 +13,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
-from experiments import counters, cuts, network, runtime, stepper, train
+from experiments import ahead, counters, cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
@@ -574,12 +574,17 @@ def test_options(tmp_path, changes):
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
 
 
-@pytest.mark.parametrize(("backend", "own"), [("cpu", 1), ("gpu", 8)])
-def test_widths_are_rounded_up_on_a_gpu(backend, own, monkeypatch):
+@pytest.mark.parametrize(("backend", "own", "lengths"), [("cpu", 1, ("50", "100")), ("gpu", 8, ("500", "3000"))])
+def test_a_gpu_rounds_widths_up_and_prepares_cuts_for_longer(backend, own, lengths, monkeypatch):
+    """Where the config does not say."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     for asked, taken in ((0, own), (1, 1), (4, 4)):
         config = short_config(**{"pruning.multiple": asked})
         assert pruning(config, epoch=10.0, run=30)[1]["multiple"] == taken
+    config.pruning.cut_cost = config.pruning.ahead = ""
+    assert ahead.durations(config.pruning) == {"cut_cost": lengths[0], "ahead": lengths[1]}
+    config.pruning.cut_cost, config.pruning.ahead = "0", "3%"
+    assert ahead.durations(config.pruning) == {"cut_cost": "0", "ahead": "3%"}
 
 
 def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
