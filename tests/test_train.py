@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
+from benchmarks import programs
 from experiments import ahead, counters, cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
@@ -227,6 +228,24 @@ def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_
     assert len(losses[0]) == len(losses[1])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert result.summary["widths"] == finished[1].summary["widths"]
+
+
+def test_steps_that_are_taken_together_tell_who_was_alive_at_every_site():
+    """Of sites of different widths, each with other dead units."""
+    net, variables = programs.initial({"name": "resnet18", "base_width": 4, "stem_stride": 2}, (8, 8, 3))
+    rng = np.random.default_rng(0)
+
+    def kill(path, leaf):
+        of_norm = "bn" in jax.tree_util.keystr(path) and "bias" in jax.tree_util.keystr(path)
+        return jnp.where(rng.random(leaf.shape) < 0.5, -100.0, leaf) if of_norm else leaf
+
+    variables = jax.tree_util.tree_map_with_path(kill, variables)
+    one, both = (programs.built(net, variables, (8, 8, 3), 4, together=n)()[1].alive for n in (1, 2))
+    assert {name: bits.shape for name, bits in both.items()} == {name: (2, *bits.shape) for name, bits in one.items()}
+    assert len({bits.size for bits in one.values()}) == 4
+    for name, bits in one.items():
+        np.testing.assert_array_equal(both[name][0], bits)
+    assert sum(not bits.all() for bits in one.values()) > 8
 
 
 def test_a_call_takes_no_longer_than_a_signal_can_wait(tmp_path, monkeypatch):
