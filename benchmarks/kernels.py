@@ -27,9 +27,9 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, str]]] = 
 }
 # Steps in a call, and calls that are traced.
 _TOGETHER, _CALLS = 5, 3
-# By kind, what names have in them, in lower case; the first that fits.
+# By kind, what names have in them, in lower case and but for casts ("convert"); the first that fits.
 _KINDS = {
-    "convolutions": ("conv", "fprop", "dgrad", "wgrad", "cudnn", "cutlass", "xmma"),
+    "convolutions": ("conv", "fprop", "dgrad", "wgrad", "implicit_gemm", "cudnn"),
     "products": ("gemm", "dot", "cublas", "nvjet"),
     "reductions": ("reduce",),
     "copies": ("copy", "transpose", "memcpy", "memset"),
@@ -108,6 +108,7 @@ def summary(events: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
 
 
 def _kind(name: str) -> str:
+    name = name.replace("convert", "")
     return next((kind for kind, parts in _KINDS.items() if any(part in name for part in parts)), "all else")
 
 

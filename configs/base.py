@@ -186,7 +186,8 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.multiple = 0  # Every site keeps a multiple of this many units; 0: of 8 on a GPU, else of 1.
     # What a cut costs, in steps: it waits until it pays; "0": it never waits; "": 50, on a GPU 500.
     c.pruning.cut_cost = ""
-    # For so many steps it is prepared, while training goes on; "0": it is made at once; "": 100, on a GPU 3000.
+    # For so many steps it is prepared, while training goes on; "0": it is made at once; "": 100; on a
+    # GPU 3000, at most a tenth of the run.
     c.pruning.ahead = ""
 
     c.watch = ml_collections.ConfigDict()

@@ -15,7 +15,6 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 
 import demp_jax
-from experiments import ahead as ahead_lib
 from experiments import keys, memory
 from experiments.data.arrays import Arrays
 from experiments.durations import to_steps
@@ -279,8 +278,7 @@ def _durations(problem: Problem, regularised: bool) -> Table:
     for justify in ("left", "right", "right", "left"):
         table.add_column(justify=justify)
     table.add_row("", "steps", "epochs", "")
-    own = {f"pruning.{name}": text for name, text in ahead_lib.durations(config.pruning).items()}
-    values = {**keys.flat(config), **own}
+    values = keys.flat(config)
     for key, what in rows.items():
         run = None if key == "steps" else lengths.run
         steps = to_steps(f"config.{key}", values[key], epoch=lengths.epoch, run=run)

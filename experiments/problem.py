@@ -163,7 +163,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     if goal is not None:
         _require_pressure(config, dense, variables["params"])
     return Problem(
-        config=config,
+        config=_settled(config, lengths, method),
         dataset=dataset,
         preparation=preparation,
         devices=devices,
@@ -192,6 +192,15 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
     )
 
 
+def _settled(config: ml_collections.ConfigDict, lengths: Lengths, method: methods.Method) -> ml_collections.ConfigDict:
+    """Returns a config that says what it left to the device, so that a run goes on alike on another one."""
+    settled = config.copy_and_resolve_references()
+    settled.pruning.cut_cost = config.pruning.cut_cost or str(lengths.cut_cost)
+    settled.pruning.ahead = config.pruning.ahead or str(lengths.ahead)
+    settled.pruning.multiple = config.pruning.multiple or method.options.get("multiple", 1)
+    return settled
+
+
 def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
     epoch = examples / config.batch_size
@@ -205,7 +214,7 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
     cut_cost, ahead = (
         to_steps(f"config.pruning.{name}", text, epoch=epoch, run=run)
-        for name, text in ahead_lib.durations(config.pruning).items()
+        for name, text in ahead_lib.durations(config.pruning, run).items()
     )
     watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
     return Lengths(

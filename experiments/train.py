@@ -78,12 +78,12 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
     runtime.use_compile_cache(config.compile_cache)
     mode = config.progress if jax.process_index() == 0 else "off"
     with progress.waiting("reading the dataset", mode):
-        problem = pose(config)
+        problem = pose(workdir.continued(Path(folder), config))
     with contextlib.ExitStack() as claimed:
         refused: UsageError | None = None
         try:
             if problem.devices.first:  # One process keeps the records of all.
-                claimed.enter_context(workdir.claim(Path(folder), config))
+                claimed.enter_context(workdir.claim(Path(folder), problem.config))
         except UsageError as error:
             refused = error
         if problem.devices.any(refused is not None):

@@ -32,6 +32,10 @@ FREE_FIELDS = (
 )
 
 
+# Fields that are the device's own where they are empty.
+OF_THE_DEVICE = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
+
+
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """Returns a config as it is kept in `config.json`."""
     return json.loads(config.to_json_best_effort())
@@ -82,6 +86,19 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
         yield
 
 
+def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a config with what it leaves to the device as the run in a folder has it, if there is one."""
+    try:
+        theirs = keys.flat(json.loads((workdir / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError):
+        return config  # Which `claim` complains of.
+    ours = keys.flat(config)
+    taken = {name: theirs[name] for name in OF_THE_DEVICE if not ours[name] and theirs.get(name)}
+    found = config.copy_and_resolve_references()
+    found.update_from_flattened_dict(taken)
+    return found
+
+
 def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """Raises `UsageError` unless a folder holds the run of a config; `FREE_FIELDS` may differ.
 
@@ -94,7 +111,7 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
     ours = keys.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    changed = [k for k in changed if k not in FREE_FIELDS]
+    changed = [k for k in changed if k not in FREE_FIELDS and (theirs.get(k) or k not in OF_THE_DEVICE)]
     if changed:
         differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])
         raise UsageError(

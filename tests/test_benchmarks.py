@@ -263,6 +263,21 @@ def test_what_a_device_did_in_a_step():
     assert kernels.summary([], 1)["launches"] == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("custom-call.3 sm90_xmma_fprop_implicit_gemm_bf16", "convolutions"),
+        ("conv_general_dilated.266 convolution", "convolutions"),
+        ("gemm_fusion_dot.1 cutlass_80_tensorop_bf16_s16816gemm", "products"),
+        ("loop_convert_fusion.7 loop_convert_fusion_7", "all else"),
+        ("input_convert_reduce_fusion.2 input_convert_reduce_fusion_2", "reductions"),
+        ("wrapped_transpose.4 wrapped_transpose_4", "copies"),
+    ],
+)
+def test_what_kind_a_kernel_is_of(name, kind):
+    assert kernels._kind(name) == kind
+
+
 def test_ways_are_compared_to_the_best_of_each_convolution():
     seconds = [{"XLA": 4.0, "ours": 1.0, "8, 8": 2.0}, {"XLA": 1.0, "ours": 2.0, "8, 8": 0.5}]
     few = [{"inputs": 3, "outputs": 16, "seconds": each} for each in seconds]

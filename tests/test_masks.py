@@ -103,6 +103,27 @@ def test_a_branch_lives_where_what_reads_its_sums_does():
             np.testing.assert_array_equal(np.broadcast_to(mask[name], params[name].shape), np.tile(lives, (3, 1)))
 
 
+@pytest.mark.parametrize("kept", ["excluded", "one channel"])
+def test_a_branch_lives_where_the_sum_that_reads_it_cannot_leave(kept):
+    """The sum is excluded, or has one channel alone; of the others' channels, those that it does not read are dead."""
+    width = 1 if kept == "one channel" else 3
+    params = {"a": jnp.ones((3, 4)), "b": jnp.ones((3, width)), "out": jnp.ones((width, 2))}
+    variables = {"params": params, "index": jnp.array([2, 0, 1][:width]), "fill": jnp.zeros(width)}
+
+    def network(variables, x):
+        a, b = (x @ variables["params"][name] for name in "ab")
+        return jax.nn.relu(demp_jax.select(a, variables["index"], variables["fill"]) + b) @ variables["params"]["out"]
+
+    graph = demp_jax.trace(network, variables, batch((5, 3)))
+    exclude = [site.name for site in graph.sites] if kept == "excluded" else []
+    graph = demp_jax.trace(network, variables, batch((5, 3)), exclude=exclude)
+    members = demp_jax.membership(graph, params)
+    alive = {site.name: jnp.zeros(site.width, bool) for site in [*graph.sites, *graph.branches]}
+    mask = demp_jax.weight_mask(members, alive, params)
+    lives = np.isin(np.arange(4), np.asarray(variables["index"]))
+    np.testing.assert_array_equal(np.broadcast_to(mask["a"], (3, 4)), np.tile(lives, (3, 1)))
+
+
 def test_a_membership_is_of_one_shape_whichever_channels_meet():
     """A step that was compiled for some widths serves other units of them, also where fewer channels of a sum meet."""
     network, variables = helpers.split(helpers.Blocks(nnx.Rngs(0)))

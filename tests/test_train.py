@@ -14,12 +14,13 @@ from flax import nnx
 
 import demp_jax
 from benchmarks import programs
-from experiments import ahead, counters, cuts, network, runtime, stepper, train
+from experiments import ahead, counters, cuts, network, runtime, stepper, train, workdir
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
 from experiments.methods.method import pruning
+from experiments.problem import pose
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import config_of, last_digests, lines, short_config, without_times
@@ -601,9 +602,31 @@ def test_a_gpu_rounds_widths_up_and_prepares_cuts_for_longer(backend, own, lengt
         config = short_config(**{"pruning.multiple": asked})
         assert pruning(config, epoch=10.0, run=30)[1]["multiple"] == taken
     config.pruning.cut_cost = config.pruning.ahead = ""
-    assert ahead.durations(config.pruning) == {"cut_cost": lengths[0], "ahead": lengths[1]}
+    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": lengths[0], "ahead": lengths[1]}
+    assert ahead.durations(config.pruning, 9000)["ahead"] == ("100" if backend == "cpu" else "900")
     config.pruning.cut_cost, config.pruning.ahead = "0", "3%"
-    assert ahead.durations(config.pruning) == {"cut_cost": "0", "ahead": "3%"}
+    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": "0", "ahead": "3%"}
+
+
+@pytest.mark.parametrize("missing", [(), ("multiple",)])
+def test_a_run_goes_on_with_what_the_device_it_began_on_chose(missing, tmp_path, monkeypatch):
+    """On another one, and where it was begun before there was such a field."""
+    config = short_config(**{"pruning.cut_cost": "", "pruning.ahead": ""})
+    with workdir.claim(tmp_path, pose(config).config):
+        kept = json.loads((tmp_path / "config.json").read_text())
+    assert [kept["pruning"][name] for name in ("multiple", "cut_cost", "ahead")] == [1, "50", "100"]
+    for name in missing:
+        del kept["pruning"][name]
+    (tmp_path / "config.json").write_text(json.dumps(kept))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    again = workdir.continued(tmp_path, config)
+    assert (again.pruning.cut_cost, again.pruning.ahead) == ("50", "100")
+    assert again.pruning.multiple == (0 if missing else 1)
+    assert config.pruning.ahead == ""
+    workdir.require_same(tmp_path, again)
+    again.pruning.ahead = "7"
+    with pytest.raises(UsageError, match=r"pruning.ahead='100' there, '7' here"):
+        workdir.require_same(tmp_path, again)
 
 
 def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):

@@ -9,6 +9,7 @@ import optax
 import pytest
 
 import demp_jax
+from demp_jax._src import noise as noise_lib
 from tests.helpers import assert_same_shapes, assert_trees_close, batch
 from tests.reference import demp as reference
 
@@ -239,9 +240,17 @@ def test_noise_of_all_leaves_is_one_draw():
     assert text.count("erf_inv") == 1
 
 
-def test_a_gpu_draws_the_same_noise_without_a_condition_leaf_by_leaf(monkeypatch):
+@pytest.mark.parametrize("small", [2**14, 6])
+def test_a_gpu_draws_the_same_noise_without_a_condition_leaf_by_leaf(small, monkeypatch):
     """Its host would wait for the condition, and one vector of all has an order. None is of variance 0."""
-    some = {"kernel": jnp.ones((3, 2, 4, 5)), "none": jnp.ones((2, 0)), "scalar": jnp.ones(()), "row": jnp.ones((1, 7))}
+    monkeypatch.setattr(noise_lib, "_SMALL", small)
+    some = {
+        "long": jnp.ones(9),
+        "kernel": jnp.ones((3, 2, 4, 5)),
+        "none": jnp.ones((2, 0)),
+        "scalar": jnp.ones(()),
+        "row": jnp.ones((1, 7)),
+    }
     amount = lambda step: jnp.where(step == 0, 0.04, 0.0)  # noqa: E731
     tx = demp_jax.add_weight_noise(amount, key=3)
 

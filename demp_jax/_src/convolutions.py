@@ -52,8 +52,8 @@ _IMAGE_GRADIENT = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
 _KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
 _FLAX = ("NHWC", "HWIO", "NHWC")  # The same as the first, by name.
 
-# Of how many channels a GPU computes multiples fast, and how much larger an image may grow for that, both of XLA's rule
-# for float16.
+# Of how many channels a GPU computes multiples fast, and how much larger an image may grow for that, both as in XLA's
+# rule for float16, which bounds kernels so, too.
 _TOGETHER, _GROWTH = 8, 1.35
 
 # Sums of fewer values are fast as they come.

@@ -116,16 +116,17 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
                 continue
             valid = (index >= 0) & (index < len(use.classes))
             read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
-            ours = (read >= 0) & branches[read] & (readers >= 0)
-            for one, reader in zip(read[ours].tolist(), readers[ours].tolist(), strict=True):
+            ours = (read >= 0) & branches[read]
+            # What cannot leave is always alive, as is the class beyond all others.
+            staying = np.where(readers < 0, graph.classes, readers)
+            for one, reader in zip(read[ours].tolist(), staying[ours].tolist(), strict=True):
                 further = ends.get(reader, set()) if branches[reader] else {reader}
                 ends.setdefault(one, set()).update(further)
                 pairs += [(one, end) for end in further]
             # Which channels meet differs from cut to cut, and a step that was compiled for these widths has to serve
             # all of them: there is room for those that could.
-            known = readers[readers >= 0]
-            beyond = sum(count for operand, count in sums if np.isin(known, operand).any())
-            sums.append((use.classes, beyond + int((~branches[known]).any())))
+            beyond = sum(count for operand, count in sums if np.isin(readers[readers >= 0], operand).any())
+            sums.append((use.classes, beyond + int((~branches[staying]).any())))
             most += sums[-1][1] * index.size
     bare &= ~branches
     filled = np.full((2, max(most, len(pairs))), graph.classes, np.int32)

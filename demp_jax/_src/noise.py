@@ -18,6 +18,9 @@ from demp_jax._src.regularization import check_amount, value_at
 
 AMPLITUDES = ("variance", "std")
 
+# So large vectors of parameters are those of scales and biases.
+_SMALL = 2**14
+
 
 class NoiseState(NamedTuple):
     """State of `add_weight_noise`.
@@ -61,8 +64,8 @@ def add_weight_noise(
         the parameters that broadcasts against them, such as `weight_mask` gives; `demp` fills it in.
 
     Returns:
-      The transformation. All leaves share one draw of normals, which compiles several times faster than one draw per
-      leaf.
+      The transformation. On a CPU all leaves share one draw of normals, which compiles several times faster than one
+      draw per leaf; elsewhere each has its part of the same numbers drawn where it is added.
 
     Raises:
       ValueError: for an unknown amplitude or an amount that is negative or not finite; from its update when
@@ -131,10 +134,10 @@ def _in_place(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Arr
     it comes to.
     """
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
-    small = [n for n, shape in enumerate(shapes) if len(shape) < 2]
+    small = [n for n, shape in enumerate(shapes) if len(shape) < 2 and math.prod(shape) <= _SMALL]
     found: dict[int, jax.Array] = {}
     if small:
-        # Those of vectors at once, which compiles faster.
+        # Those of vectors at once, which compiles faster; their numbers are a constant of the program.
         numbers = np.concatenate([np.arange(starts[n], starts[n + 1], dtype=np.uint32) for n in small])
         vectors = _apart(threefry.normal_at(key, jnp.asarray(numbers)), [shapes[n] for n in small])
         found = dict(zip(small, vectors, strict=True))

@@ -50,17 +50,22 @@ def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
     return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
-_taken_once = jax.custom_jvp(_taken)
-
-
-@_taken_once.defjvp
-def _taken_once_jvp(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+def _derivative(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
     """Has the derivative of `_taken` put channels where they go, which transposed takes them from there."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
     places = places.at[index].set(jnp.arange(index.size, dtype=index.dtype), mode="drop")
     put = jnp.zeros((*x.shape[:-1], index.size), x.dtype).at[..., places].add(dx, mode="drop")
-    return _taken_once(x, index), put
+    return _taken(x, index), put
+
+
+def _with_derivative(fn: Any) -> Any:
+    fn.defjvp(_derivative)
+    return fn
+
+
+# Not by a decorator: a network's text, as it is exported, has what is read by name.
+_taken_once = _with_derivative(jax.custom_jvp(_taken))
 
 
 def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, unique_indices: bool) -> jax.Array:
@@ -71,7 +76,9 @@ def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, 
         matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
         taken = jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
     else:
-        taken = (_taken_once if unique_indices else _taken)(x, index)
+        # A mesh with explicit axes would ask for shardings of what the derivative makes.
+        spread = any(axis is not None for axis in jax.typeof(x).sharding.spec)
+        taken = (_taken_once if unique_indices and not spread else _taken)(x, index)
     # Zero is added to what was taken, so that its gradient needs no mask.
     filled = jnp.where(index < x.shape[-1], 0, fill).astype(x.dtype)
     return taken + jnp.broadcast_to(filled, taken.shape)
