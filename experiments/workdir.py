@@ -111,7 +111,9 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
         raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
     ours = keys.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    changed = [k for k in changed if k not in FREE_FIELDS and (theirs.get(k) or k not in OF_THE_DEVICE)]
+    # What is left to the device there or here differs in nothing that was asked for.
+    of_the_device = {k for k in OF_THE_DEVICE if not (ours.get(k) and theirs.get(k))}
+    changed = [k for k in changed if k not in FREE_FIELDS and k not in of_the_device]
     if changed:
         differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])
         raise UsageError(

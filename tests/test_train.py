@@ -624,6 +624,7 @@ def test_a_run_goes_on_with_what_the_device_it_began_on_chose(missing, tmp_path,
     assert again.pruning.multiple == (0 if missing else 1)
     assert config.pruning.ahead == ""
     workdir.require_same(tmp_path, again)
+    workdir.require_same(tmp_path, config)
     again.pruning.ahead = "7"
     with pytest.raises(UsageError, match=r"pruning.ahead='100' there, '7' here"):
         workdir.require_same(tmp_path, again)
