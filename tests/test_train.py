@@ -14,12 +14,11 @@ from flax import nnx
 
 import demp_jax
 from benchmarks import programs
-from experiments import ahead, counters, cuts, network, runtime, stepper, train, workdir
+from experiments import counters, cuts, network, runtime, stepper, train
 from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
-from experiments.methods.method import pruning
 from experiments.problem import pose
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
@@ -112,7 +111,6 @@ def test_tensorboard_events_can_be_read(finished):
 
 def test_evaluation_covers_every_test_example_once(finished):
     workdir, result = finished
-    from experiments.problem import pose
 
     problem = pose(short_config())
     images, labels = problem.dataset.splits["test"]
@@ -594,42 +592,6 @@ def test_options(tmp_path, changes):
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
 
 
-@pytest.mark.parametrize(("backend", "own", "lengths"), [("cpu", 1, ("50", "100")), ("gpu", 8, ("500", "3000"))])
-def test_a_gpu_rounds_widths_up_and_prepares_cuts_for_longer(backend, own, lengths, monkeypatch):
-    """Where the config does not say."""
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    for asked, taken in ((0, own), (1, 1), (4, 4)):
-        config = short_config(**{"pruning.multiple": asked})
-        assert pruning(config, epoch=10.0, run=30)[1]["multiple"] == taken
-    config.pruning.cut_cost = config.pruning.ahead = ""
-    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": lengths[0], "ahead": lengths[1]}
-    assert ahead.durations(config.pruning, 9000)["ahead"] == ("100" if backend == "cpu" else "900")
-    config.pruning.cut_cost, config.pruning.ahead = "0", "3%"
-    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": "0", "ahead": "3%"}
-
-
-@pytest.mark.parametrize("missing", [(), ("multiple",)])
-def test_a_run_goes_on_with_what_the_device_it_began_on_chose(missing, tmp_path, monkeypatch):
-    """On another one, and where it was begun before there was such a field."""
-    config = short_config(**{"pruning.cut_cost": "", "pruning.ahead": ""})
-    with workdir.claim(tmp_path, pose(config).config):
-        kept = json.loads((tmp_path / "config.json").read_text())
-    assert [kept["pruning"][name] for name in ("multiple", "cut_cost", "ahead")] == [1, "50", "100"]
-    for name in missing:
-        del kept["pruning"][name]
-    (tmp_path / "config.json").write_text(json.dumps(kept))
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    again = workdir.continued(tmp_path, config)
-    assert (again.pruning.cut_cost, again.pruning.ahead) == ("50", "100")
-    assert again.pruning.multiple == (0 if missing else 1)
-    assert config.pruning.ahead == ""
-    workdir.require_same(tmp_path, again)
-    workdir.require_same(tmp_path, config)
-    again.pruning.ahead = "7"
-    with pytest.raises(UsageError, match=r"pruning.ahead='100' there, '7' here"):
-        workdir.require_same(tmp_path, again)
-
-
 def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
     """With widths rounded up, and with cuts that wait: until the last, and the run ends as small as any."""
     rounded = train_and_evaluate(short_config(**{"pruning.multiple": 8}), tmp_path / "rounded")
@@ -674,7 +636,6 @@ def test_who_is_dead_is_written_without_cutting(tmp_path):
     looks = lines(tmp_path / "dead.jsonl")
     assert [look["step"] for look in looks] == [0, 15, 30, 31]
     params = jax.device_get(result.variables)["params"]
-    from experiments.problem import pose
 
     images, _ = pose(short_config()).dataset.splits["train"]
     x = images.reshape(len(images), -1) / 16.0
