@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, cast
 
 import jax
@@ -46,15 +46,42 @@ class Data(NamedTuple):
     labels: jax.Array
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["bits"], meta_fields=["sites"])
+@dataclasses.dataclass(frozen=True)
+class Alive:
+    """Who was alive on a batch, as one array: of one for each site, every one takes a kernel to compile and to launch.
+
+    Attributes:
+      bits: `[..., U]` bool, the units of all sites one after the other.
+      sites: their names and how many units each has, in that order.
+    """
+
+    bits: Any
+    sites: tuple[tuple[str, int], ...]
+
+    @classmethod
+    def packed(cls, by_site: Mapping[str, jax.Array]) -> Alive:
+        """Returns the bits `[N]` of sites in one array."""
+        bits = [by_site[name] for name in sorted(by_site)]
+        sites = tuple((name, by_site[name].size) for name in sorted(by_site))
+        return cls(jnp.concatenate(bits) if bits else jnp.zeros(0, bool), sites)
+
+    def by_site(self) -> dict[str, Any]:
+        """Returns `[..., N]` bool by the name of the site."""
+        ends = np.cumsum([size for _, size in self.sites])[:-1]
+        parts = np.split(np.asarray(self.bits), ends, axis=-1) if self.sites else []
+        return {name: part for (name, _), part in zip(self.sites, parts, strict=True)}
+
+
 class StepMetrics(NamedTuple):
-    """What a step reports: the loss, how many examples were right, and by site who was alive on the batch.
+    """What a step reports: the loss, how many examples were right, and who was alive on the batch.
 
     Those of several steps have a leading axis.
     """
 
     loss: jax.Array
     correct: jax.Array
-    alive: dict[str, jax.Array]
+    alive: Alive
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,7 +162,10 @@ def train_step(
     if task.updater is not None:
         params = task.updater.post_gradient_update(params, opt_state)
     variables = {"params": params, "state": new_state}
-    result = TrainState(state.step + 1, variables, opt_state, state.key), StepMetrics(loss, correct, alive)
+    result = (
+        TrainState(state.step + 1, variables, opt_state, state.key),
+        StepMetrics(loss, correct, Alive.packed(alive)),
+    )
     return jax.lax.with_sharding_constraint(result, task.replicated)
 
 
@@ -166,22 +196,14 @@ def train_steps(
         state, metrics = train_step(state, data, None if examples is None else examples[0], members, task=task)
         return state, jax.tree.map(lambda leaf: leaf[None], metrics)
 
-    # Who was alive is kept in one array for all sites: of so many of their own, a GPU launches a kernel for each.
-    def packed(metrics: StepMetrics) -> tuple[jax.Array, ...]:
-        bits = jax.tree.leaves(metrics.alive)
-        return metrics.loss, metrics.correct, jnp.concatenate(bits) if bits else jnp.zeros(0, bool)
-
-    def take(number: jax.Array, carry: tuple[TrainState, Any]) -> tuple[TrainState, Any]:
+    def take(number: jax.Array, carry: tuple[TrainState, StepMetrics]) -> tuple[TrainState, StepMetrics]:
         state, all_metrics = carry
         state, metrics = train_step(state, data, examples[number], members, task=task)
-        return state, jax.tree.map(lambda every, one: every.at[number].set(one), all_metrics, packed(metrics))
+        return state, jax.tree.map(lambda every, one: every.at[number].set(one), all_metrics, metrics)
 
     _, one = jax.eval_shape(functools.partial(train_step, task=task), state, data, examples[0], members)
-    none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), jax.eval_shape(packed, one))
-    state, (loss, correct, bits) = jax.lax.fori_loop(0, count, take, (state, none))
-    sizes, tree = [leaf.size for leaf in jax.tree.leaves(one.alive)], jax.tree.structure(one.alive)
-    apart = jnp.split(bits, np.cumsum(sizes)[:-1], axis=1) if sizes else []
-    result = state, StepMetrics(loss, correct, jax.tree.unflatten(tree, apart))
+    none = jax.tree.map(lambda leaf: jnp.zeros((len(examples), *leaf.shape), leaf.dtype), one)
+    result = jax.lax.fori_loop(0, count, take, (state, none))
     return jax.lax.with_sharding_constraint(result, task.replicated)
 
 
@@ -193,7 +215,8 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
     """Returns loss, number of right answers, the network's next state, who was alive, and gradients, on a batch."""
     targets = jax.nn.one_hot(batch.labels, task.classes, dtype=jnp.float32)
     x, targets = task.preparation.train(key, batch.images, targets)
-    run = demp_jax.with_activity(task.network.train) if task.watch else _unwatched(task.network)
+    watched = functools.partial(demp_jax.with_activity, criterion=task.criterion) if task.watch else _unwatched
+    run = watched(task.network.train)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:
         (logits, new_state), activity = run({"params": params, "state": state}, x)
@@ -206,8 +229,8 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
     return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
 
 
-def _unwatched(network: Network) -> Callable[[Any, jax.Array], Any]:
-    return lambda variables, x: (network.train(variables, x), {})
+def _unwatched(fn: Callable[..., Any]) -> Callable[..., Any]:
+    return lambda variables, x: (fn(variables, x), {})
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:

@@ -380,7 +380,7 @@ class _Run:
             "loss": float(np.mean(losses)),
             "train_accuracy": float(np.mean(correct)) / self.config.batch_size,
             "seconds_per_step": self.seconds,
-            "active": {name: int(bits[count - 1].sum()) for name, bits in last.alive.items()},
+            "active": {name: int(bits[count - 1].sum()) for name, bits in last.alive.by_site().items()},
             **self._progress(step),
         }
         undisturbed = not (self.beside or self.cutting.preparing or singly)

@@ -96,8 +96,19 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
         for name in known:
             np.testing.assert_allclose(getattr(part, name), getattr(everything, name), rtol=1e-5)
         np.testing.assert_array_equal(demp_jax.alive(part, criterion), demp_jax.alive(everything, criterion))
-    with pytest.raises(ValueError, match="criterion must be one of"):
-        demp_jax.observe(fn, variables, [x], criterion="idle")
+    bits = {site.name: each for site, each in zip(demp_jax.trace(fn, variables, x).sites, whole, strict=False)}
+    _, watched = demp_jax.with_activity(fn, criterion=criterion)(variables, x)
+    assert set(watched) == set(bits)
+    for name, part in watched.items():
+        assert {field for field, value in vars(part).items() if value is not None} == {"kind", *reads}
+        np.testing.assert_array_equal(demp_jax.alive(part, criterion), demp_jax.alive(bits[name], criterion))
+    for call in (
+        lambda: demp_jax.observe(fn, variables, [x], criterion="idle"),
+        lambda: demp_jax.with_activity(fn, criterion="idle"),
+        lambda: demp_jax.summarise(x, criterion="idle"),
+    ):
+        with pytest.raises(ValueError, match="criterion must be one of .*got criterion='idle'"):
+            call()
     other = "sum" if criterion != "sum" else "zero"
     with pytest.raises(ValueError, match=f"criterion='{other}' reads .*Observe with this one"):
         demp_jax.alive(found[0], other)

@@ -1,5 +1,6 @@
 """The training program, run for real on small networks."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
 from experiments.problem import pose
+from experiments.step import Alive
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
 from tests.runs import config_of, last_digests, lines, short_config, without_times
@@ -230,7 +232,14 @@ def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_
 
 
 def test_steps_that_are_taken_together_tell_who_was_alive_at_every_site():
-    """Of sites of different widths, each with other dead units."""
+    """Of sites of different widths, each with other dead units, whatever their order."""
+    bits = {"wide": jnp.array([True, False, True]), "narrow": jnp.array([False])}
+    packed = Alive.packed(bits)
+    for steps in (packed, dataclasses.replace(packed, bits=jnp.stack([packed.bits] * 2))):
+        found = steps.by_site()
+        assert set(found) == set(bits)
+        for name, each in bits.items():
+            np.testing.assert_array_equal(found[name], np.broadcast_to(each, (*steps.bits.shape[:-1], each.size)))
     net, variables = programs.initial({"name": "resnet18", "base_width": 4, "stem_stride": 2}, (8, 8, 3))
     rng = np.random.default_rng(0)
 
@@ -239,7 +248,7 @@ def test_steps_that_are_taken_together_tell_who_was_alive_at_every_site():
         return jnp.where(rng.random(leaf.shape) < 0.5, -100.0, leaf) if of_norm else leaf
 
     variables = jax.tree_util.tree_map_with_path(kill, variables)
-    one, both = (programs.built(net, variables, (8, 8, 3), 4, together=n)()[1].alive for n in (1, 2))
+    one, both = (programs.built(net, variables, (8, 8, 3), 4, together=n)()[1].alive.by_site() for n in (1, 2))
     assert {name: bits.shape for name, bits in both.items()} == {name: (2, *bits.shape) for name, bits in one.items()}
     assert len({bits.size for bits in one.values()}) == 4
     for name, bits in one.items():

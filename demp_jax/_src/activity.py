@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -20,6 +20,7 @@ from demp_jax._src import convolutions, tracing
 from demp_jax._src import program as program_lib
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
+_FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
 # What a criterion reads of an activity.
 _READS = {
     "zero": ("nonzero",),
@@ -31,7 +32,7 @@ _READS = {
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["maximum", "minimum", "magnitude", "positive", "nonzero"],
+    data_fields=_FIELDS,
     meta_fields=["kind"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Range(NamedTuple):
         return Range(np.maximum(self.maximum, other.maximum), np.minimum(self.minimum, other.minimum))
 
 
-def summarise(value: jax.Array, axis: int = -1, kind: str = "zero") -> Activity:
+def summarise(value: jax.Array, axis: int = -1, kind: str = "zero", *, criterion: str | None = None) -> Activity:
     """Returns the activity of `value`, `[B, S, N]` with the units along `axis`, reduced over all other axes.
 
     Under `jax.jit` with sharded examples the reductions run over all devices.
@@ -96,18 +97,35 @@ def summarise(value: jax.Array, axis: int = -1, kind: str = "zero") -> Activity:
       value: the values of an activation on a batch.
       axis: where its units lie.
       kind: how it saturates, see `Activity`.
+      criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
+
+    Raises:
+      ValueError: for an unknown criterion.
     """
+    return _summary(value, axis, kind, _read_by(criterion, kind))
+
+
+def _read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
+    """Returns which fields of the activity of an activation of a kind a criterion reads; all of them with `None`."""
+    if criterion is None:
+        return _FIELDS
+    check_criterion(criterion, epsilon=1.0)
+    return _READS[_resolved(criterion, kind)]
+
+
+def _summary(value: jax.Array, axis: int, kind: str, fields: Collection[str]) -> Activity:
+    """Returns those fields of an activity."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
-    total = jnp.sum(value, axes, dtype=jnp.float32)
-    return Activity(
-        maximum=jnp.max(value, axes),
-        minimum=jnp.min(value, axes),
-        magnitude=jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
-        positive=total > 0,
+    reductions: dict[str, Callable[[], jax.Array]] = {
+        "maximum": lambda: jnp.max(value, axes),
+        "minimum": lambda: jnp.min(value, axes),
+        "magnitude": lambda: jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
+        "positive": lambda: jnp.sum(value, axes, dtype=jnp.float32) > 0,
         # One pass over the values, where the largest and the smallest would be two.
-        nonzero=jnp.any(value != 0, axes),
-        kind=kind,
-    )
+        "nonzero": lambda: jnp.any(value != 0, axes),
+    }
+    # What is not read is not even traced, which takes as long as compiling some of it.
+    return Activity(**{name: reductions[name]() if name in fields else None for name in _FIELDS}, kind=kind)
 
 
 def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01) -> Any:
@@ -164,10 +182,13 @@ def check_criterion(criterion: str, epsilon: float) -> None:
         raise ValueError(f"epsilon must be a positive number; got {epsilon=}.")
 
 
-def with_activity(fn: Callable[..., Any], *, batch_axis: int = 0) -> Callable[..., tuple[Any, dict[str, Activity]]]:
+def with_activity(
+    fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None
+) -> Callable[..., tuple[Any, dict[str, Activity]]]:
     """Returns `fn` with the activity of its neurons beside its result.
 
-    The result can be called under `jax.jit` and differentiated; what is not used of the activity costs nothing there.
+    The result can be called under `jax.jit` and differentiated; what is not used of the activity costs nothing there
+    but the time to trace it.
 
     Example:
       >>> def network(params, x):
@@ -180,10 +201,16 @@ def with_activity(fn: Callable[..., Any], *, batch_axis: int = 0) -> Callable[..
     Args:
       fn: a function `fn(variables, x, *args)`, in training or evaluation mode.
       batch_axis: the axis of `x` along which examples lie.
+      criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
 
     Returns:
       A function with the same arguments that returns `(fn(...), {name of the site: activity})`.
+
+    Raises:
+      ValueError: for an unknown criterion.
     """
+    if criterion is not None:
+        check_criterion(criterion, epsilon=1.0)
 
     def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
         analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis)
@@ -191,7 +218,7 @@ def with_activity(fn: Callable[..., Any], *, batch_axis: int = 0) -> Callable[..
         found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])
         pairs = zip(found, values, strict=True)
-        return out, {a.name: summarise(value, a.axis or 0, a.kind) for a, value in pairs}
+        return out, {a.name: summarise(value, a.axis or 0, a.kind, criterion=criterion) for a, value in pairs}
 
     return wrapped
 
@@ -237,18 +264,12 @@ def _observe(
 
     results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
     out = jax.tree.unflatten(graph.program.out_tree, results)
-    summaries = [_only(summarise(v, site.axis, site.kind), criterion) for v, site in zip(values, sites, strict=False)]
-    read = [summarise(v, use.axis) for v, use in zip(values[len(sites) :], ends, strict=True)]
+    summaries = [
+        _summary(value, site.axis, site.kind, {"magnitude", *_read_by(criterion, site.kind)})
+        for value, site in zip(values, sites, strict=False)
+    ]
+    read = [_summary(v, use.axis, "zero", Range._fields) for v, use in zip(values[len(sites) :], ends, strict=True)]
     return out, summaries, [Range(seen.maximum, seen.minimum) for seen in read]
-
-
-def _only(activity: Activity, criterion: str | None) -> Activity:
-    """Returns what a criterion reads, and the magnitude; all with `None`."""
-    if criterion is None:
-        return activity
-    wanted = {"magnitude", *_READS[_resolved(criterion, activity.kind)]}
-    unwanted: dict[str, Any] = {f.name: None for f in dataclasses.fields(activity) if f.name not in {"kind", *wanted}}
-    return dataclasses.replace(activity, **unwanted)
 
 
 @dataclasses.dataclass(frozen=True)
