@@ -67,6 +67,13 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
                 "dense, 5 epochs": _DENSE | {"steps": "5ep"},
             },
         ),
+        # The longer a run, the smaller the part of it before the first cut.
+        (
+            "vgg16, width 32, 10 epochs",
+            "configs/vgg16_cifar.py:cpu",
+            _COLD | {"model.base_width": 32, "steps": "10ep"},
+            {"dense": _DENSE, "demp, lambda 0.002": {"method.strength": 0.002}},
+        ),
     ],
     # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there. A few minutes.
     "gpu": [
