@@ -27,10 +27,6 @@ _LOG = logging.getLogger(__name__)
 # Of the part of the FLOPs that a cut saves, about so much is saved of a step's time: 0.4 to 1.0 on a CPU, 0.04 to 0.36
 # on a GPU at multiples of 8 (benchmarks/README.md, suite `step`).
 _TIME_PER_FLOPS, _TIME_PER_FLOPS_GPU = 0.7, 0.2
-# What a cut costs and how long it is prepared where a config does not say, in steps. A GPU tries kernels out: on an
-# H200 a step took 11 to 42 s to compile, as long as 800 to 12,000 steps; what that costs steps beside it is a guess.
-_COST, _COST_GPU = 50, 500
-_AHEAD, _AHEAD_GPU = 100, 3000
 # After so many trials a cut is made all the same, and its step compiled when it is needed.
 TRIALS = 3
 
@@ -57,20 +53,6 @@ def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
 def time_per_flops() -> float:
     """Returns about which part of a step's time a cut saves for all of its FLOPs."""
     return _TIME_PER_FLOPS_GPU if jax.default_backend() == "gpu" else _TIME_PER_FLOPS
-
-
-def durations(section: Any, run: int) -> dict[str, str]:
-    """Returns `cut_cost` and `ahead` of the section `pruning` of a config, the device's own where they are empty.
-
-    Args:
-      section: the section.
-      run: steps of the run; a GPU prepares a cut for a tenth of it at most.
-    """
-    gpu = jax.default_backend() == "gpu"
-    return {
-        "cut_cost": section.cut_cost or str(_COST_GPU if gpu else _COST),
-        "ahead": section.ahead or str(min(_AHEAD_GPU, run // 10) if gpu else _AHEAD),
-    }
 
 
 def period(every: int, ahead: int) -> int:

@@ -15,8 +15,7 @@ import optax
 
 import demp_jax
 from baselines import structured
-from experiments import ahead as ahead_lib
-from experiments import data, methods, network, optimizers, progress, target, trackers
+from experiments import data, device_defaults, methods, network, optimizers, progress, target, trackers
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
@@ -52,7 +51,7 @@ class Problem:
     """Everything that follows from a config alone.
 
     Attributes:
-      config: the config.
+      config: the config, which says what it had left to the device.
       dataset: its data.
       preparation: of the images.
       devices: of the run.
@@ -120,7 +119,9 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     trackers.require_usable(config.tracker)
     dataset = data.load(config)
     examples = dataset.train_examples
-    lengths = _lengths(config, examples)
+    epoch, run = _whole(config, examples)
+    config = device_defaults.settled(config, run)
+    lengths = _lengths(config, epoch, run)
     rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
     base = optimizers.base_optimizer(config, rate)
     method = methods.build(config, base, epoch=lengths.epoch, run=lengths.run)
@@ -163,7 +164,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     if goal is not None:
         _require_pressure(config, dense, variables["params"])
     return Problem(
-        config=_settled(config, lengths, method),
+        config=config,
         dataset=dataset,
         preparation=preparation,
         devices=devices,
@@ -192,20 +193,16 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
     )
 
 
-def _settled(config: ml_collections.ConfigDict, lengths: Lengths, method: methods.Method) -> ml_collections.ConfigDict:
-    """Returns a config that says what it left to the device, so that a run goes on alike on another one."""
-    settled = config.copy_and_resolve_references()
-    settled.pruning.cut_cost = config.pruning.cut_cost or str(lengths.cut_cost)
-    settled.pruning.ahead = config.pruning.ahead or str(lengths.ahead)
-    settled.pruning.multiple = config.pruning.multiple or method.options.get("multiple", 1)
-    return settled
-
-
-def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
+def _whole(config: ml_collections.ConfigDict, examples: int) -> tuple[float, int]:
+    """Returns the steps of an epoch and of the run."""
     require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
     epoch = examples / config.batch_size
     run = to_steps("config.steps", config.steps, epoch=epoch)
     require(run >= 1, "config.steps", config.steps, "at least one step")
+    return epoch, run
+
+
+def _lengths(config: ml_collections.ConfigDict, epoch: float, run: int) -> Lengths:
     every = {}
     for name in ("log_every", "eval_every", "checkpoint_every"):
         every[name] = to_steps(f"config.{name}", config[name], epoch=epoch, run=run)
@@ -213,8 +210,7 @@ def _lengths(config: ml_collections.ConfigDict, examples: int) -> Lengths:
     require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
     tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
     cut_cost, ahead = (
-        to_steps(f"config.pruning.{name}", text, epoch=epoch, run=run)
-        for name, text in ahead_lib.durations(config.pruning, run).items()
+        to_steps(f"config.pruning.{name}", config.pruning[name], epoch=epoch, run=run) for name in ("cut_cost", "ahead")
     )
     watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
     return Lengths(

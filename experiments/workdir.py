@@ -14,7 +14,7 @@ from typing import Any
 import ml_collections
 
 from configs import base
-from experiments import keys, records
+from experiments import device_defaults, keys, records
 from experiments.errors import UsageError
 
 # Fields that change where a run reads and what it shows, not what it computes.
@@ -30,10 +30,6 @@ FREE_FIELDS = (
     "checkpoints_kept",
     "log_every",
 )
-
-
-# Fields that are the device's own where they are empty.
-OF_THE_DEVICE = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
@@ -93,7 +89,7 @@ def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collection
     except (OSError, ValueError, AttributeError):
         return config  # Which `claim` complains of.
     ours = keys.flat(config)
-    taken = {name: theirs[name] for name in OF_THE_DEVICE if not ours[name] and theirs.get(name)}
+    taken = {name: theirs[name] for name in device_defaults.FIELDS if not ours[name] and theirs.get(name)}
     found = config.copy_and_resolve_references()
     found.update_from_flattened_dict(taken)
     return found
@@ -112,7 +108,7 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
     ours = keys.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     # What is left to the device there or here differs in nothing that was asked for.
-    of_the_device = {k for k in OF_THE_DEVICE if not (ours.get(k) and theirs.get(k))}
+    of_the_device = {k for k in device_defaults.FIELDS if not (ours.get(k) and theirs.get(k))}
     changed = [k for k in changed if k not in FREE_FIELDS and k not in of_the_device]
     if changed:
         differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])

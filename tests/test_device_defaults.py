@@ -5,9 +5,8 @@ import json
 import jax
 import pytest
 
-from experiments import ahead, workdir
+from experiments import device_defaults, workdir
 from experiments.errors import UsageError
-from experiments.methods.method import pruning
 from experiments.problem import pose
 from tests.runs import short_config
 
@@ -16,14 +15,13 @@ from tests.runs import short_config
 def test_a_gpu_rounds_widths_up_and_prepares_cuts_for_longer(backend, own, lengths, monkeypatch):
     """Where the config does not say."""
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    for asked, taken in ((0, own), (1, 1), (4, 4)):
-        config = short_config(**{"pruning.multiple": asked})
-        assert pruning(config, epoch=10.0, run=30)[1]["multiple"] == taken
-    config.pruning.cut_cost = config.pruning.ahead = ""
-    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": lengths[0], "ahead": lengths[1]}
-    assert ahead.durations(config.pruning, 9000)["ahead"] == ("100" if backend == "cpu" else "900")
-    config.pruning.cut_cost, config.pruning.ahead = "0", "3%"
-    assert ahead.durations(config.pruning, 10**5) == {"cut_cost": "0", "ahead": "3%"}
+    left = short_config(**{"pruning.multiple": 0, "pruning.cut_cost": "", "pruning.ahead": ""})
+    said = short_config(**{"pruning.multiple": 4, "pruning.cut_cost": "0", "pruning.ahead": "3%"})
+    for config, taken in ((left, (own, *lengths)), (said, (4, "0", "3%"))):
+        section = device_defaults.settled(config, 10**5).pruning
+        assert (section.multiple, section.cut_cost, section.ahead) == taken
+    assert device_defaults.settled(left, 9000).pruning.ahead == ("100" if backend == "cpu" else "900")
+    assert (left.pruning.multiple, left.pruning.ahead) == (0, "")
 
 
 @pytest.mark.parametrize("missing", [(), ("multiple",)])

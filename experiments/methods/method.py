@@ -7,7 +7,6 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
 import optax
 
 import demp_jax
@@ -16,10 +15,6 @@ from baselines.subject import Score
 from experiments.durations import to_steps
 from experiments.errors import require, require_choice
 from experiments.optimizers import require_nonnegative, require_positive
-
-# Cut evenly by 90%, a ResNet-18 in bfloat16 took x 1.03 of its dense step on a GPU, and x 0.69 with widths rounded up
-# to multiples of 8 (benchmarks/README.md, on a GPU).
-_MULTIPLE_GPU = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +74,7 @@ Builder = Callable[..., Method]
 
 
 def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], bool], dict[str, Any]]:
-    """Returns when to cut and the options of a cut."""
+    """Returns when to cut and the options of a cut, by a config that leaves nothing to the device."""
     section = config.pruning
     every = to_steps("config.pruning.every", section.every, epoch=epoch, run=run)
     require(every >= 1, "config.pruning.every", section.every, "at least one step (tau >= 1)")
@@ -88,7 +83,7 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     require_choice("config.pruning.criterion", section.criterion, demp_jax.CRITERIA)
     require_positive("config.pruning.epsilon", section.epsilon)
     require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
-    require(section.multiple >= 0, "config.pruning.multiple", section.multiple, "at least 1, or 0 for the device's own")
+    require(section.multiple >= 1, "config.pruning.multiple", section.multiple, "at least 1, or 0 for the device's own")
     for name in ("constant", "tolerance"):
         if section[name] is not None:
             require_nonnegative(f"config.pruning.{name}", section[name])
@@ -98,7 +93,7 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
         "constant": section.constant,
         "tolerance": section.tolerance,
         "min_units": section.min_units,
-        "multiple": section.multiple or (_MULTIPLE_GPU if jax.default_backend() == "gpu" else 1),
+        "multiple": section.multiple,
         "exclude": tuple(section.exclude),
     }
     dynamic = section.dynamic
