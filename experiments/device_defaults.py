@@ -8,8 +8,7 @@ from typing import Any
 import jax
 import ml_collections
 
-# Fields that are the device's own where they are empty, or 0.
-FIELDS = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
+from experiments.errors import require
 
 # Cut evenly by 90%, a ResNet-18 in bfloat16 took x 1.03 of its dense step on a GPU, and x 0.69 with widths rounded up
 # to multiples of 8 (benchmarks/README.md, on a GPU).
@@ -19,20 +18,33 @@ _MULTIPLE, _MULTIPLE_GPU = 1, 8
 _COST, _COST_GPU = "50", "500"
 _AHEAD, _AHEAD_GPU = 100, 3000
 
+# Fields that are the device's own: `multiple` where it is 0, the others where they are empty.
+FIELDS = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
+
 
 def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.ConfigDict:
-    """Returns a config that says what it left to the device, so that a run goes on alike on another one.
+    """Returns a config that says what it left to the device, so that a run keeps these values on another one.
+
+    How much of a step's time the FLOPs are that a cut saves is not among them (`ahead.time_per_flops`): that is asked
+    of the device a run is on.
 
     Args:
       config: the config; it is left as it is.
       run: steps of the run; a GPU prepares a cut for a tenth of it at most.
+
+    Raises:
+      UsageError: for a `multiple` that is negative.
     """
-    if jax.default_backend() == "gpu":
-        own: tuple[Any, ...] = (_MULTIPLE_GPU, _COST_GPU, str(min(_AHEAD_GPU, run // 10)))
-    else:
-        own = (_MULTIPLE, _COST, str(_AHEAD))
+    multiple = config.pruning.multiple
+    require(multiple >= 0, "config.pruning.multiple", multiple, "at least 1, or 0 for the device's own")
+    on_gpu = jax.default_backend() == "gpu"
+    ahead = min(_AHEAD_GPU, run // 10) if on_gpu else _AHEAD
+    own: dict[str, Any] = {
+        "multiple": _MULTIPLE_GPU if on_gpu else _MULTIPLE,
+        "cut_cost": _COST_GPU if on_gpu else _COST,
+        "ahead": str(ahead),
+    }
     found = config.copy_and_resolve_references()
-    for field, value in zip(FIELDS, own, strict=True):
-        section, name = field.split(".")
-        found[section][name] = found[section][name] or value
+    for name, value in own.items():
+        found.pruning[name] = found.pruning[name] or value
     return found

@@ -119,9 +119,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     trackers.require_usable(config.tracker)
     dataset = data.load(config)
     examples = dataset.train_examples
-    epoch, run = _whole(config, examples)
-    config = device_defaults.settled(config, run)
-    lengths = _lengths(config, epoch, run)
+    config, lengths = _settled(config, examples)
     rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
     base = optimizers.base_optimizer(config, rate)
     method = methods.build(config, base, epoch=lengths.epoch, run=lengths.run)
@@ -193,16 +191,13 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
     )
 
 
-def _whole(config: ml_collections.ConfigDict, examples: int) -> tuple[float, int]:
-    """Returns the steps of an epoch and of the run."""
+def _settled(config: ml_collections.ConfigDict, examples: int) -> tuple[ml_collections.ConfigDict, Lengths]:
+    """Returns a config that leaves nothing to the device, and its durations."""
     require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
     epoch = examples / config.batch_size
     run = to_steps("config.steps", config.steps, epoch=epoch)
     require(run >= 1, "config.steps", config.steps, "at least one step")
-    return epoch, run
-
-
-def _lengths(config: ml_collections.ConfigDict, epoch: float, run: int) -> Lengths:
+    config = device_defaults.settled(config, run)
     every = {}
     for name in ("log_every", "eval_every", "checkpoint_every"):
         every[name] = to_steps(f"config.{name}", config[name], epoch=epoch, run=run)
@@ -213,9 +208,8 @@ def _lengths(config: ml_collections.ConfigDict, epoch: float, run: int) -> Lengt
         to_steps(f"config.pruning.{name}", config.pruning[name], epoch=epoch, run=run) for name in ("cut_cost", "ahead")
     )
     watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
-    return Lengths(
-        epoch, run, every["log_every"], every["eval_every"], every["checkpoint_every"], tau, cut_cost, ahead, watch
-    )
+    intervals = (every["log_every"], every["eval_every"], every["checkpoint_every"])
+    return config, Lengths(epoch, run, *intervals, tau, cut_cost, ahead, watch)
 
 
 def size(params: Any) -> int:

@@ -109,8 +109,12 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
     ):
         with pytest.raises(ValueError, match="criterion must be one of .*got criterion='idle'"):
             call()
+    with pytest.raises(
+        ValueError, match=f"can be merged; one has .*, the other {', '.join(sorted(reads))}\\. Make both"
+    ):
+        whole[0].merge(next(iter(watched.values())))
     other = "sum" if criterion != "sum" else "zero"
-    with pytest.raises(ValueError, match=f"criterion='{other}' reads .*Observe with this one"):
+    with pytest.raises(ValueError, match=f"criterion='{other}' reads .*Give this one"):
         demp_jax.alive(found[0], other)
 
 

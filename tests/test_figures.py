@@ -372,7 +372,7 @@ def test_a_run_is_one_however_it_is_asked_for():
 def _check_durations(config):
     """Raises where a span does not fit into its run, and the like."""
     examples = {"cifar10": 50_000, "imagenet": 1_281_167}[config.data.name]
-    lengths = problem._lengths(config, config.data.train_examples or examples)
+    config, lengths = problem._settled(config, config.data.train_examples or examples)
     rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
     base = optimizers.base_optimizer(config, rate)
     methods.build(config, base, epoch=lengths.epoch, run=lengths.run)

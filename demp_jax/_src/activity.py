@@ -56,7 +56,17 @@ class Activity:
     kind: str
 
     def merge(self, other: Activity) -> Activity:
-        """Returns the activity on both sets of examples; of both the same fields are known."""
+        """Returns the activity on both sets of examples.
+
+        Raises:
+          ValueError: when other fields are known of one than of the other.
+        """
+        known = [{name for name in _FIELDS if getattr(each, name) is not None} for each in (self, other)]
+        if known[0] != known[1]:
+            raise ValueError(
+                f"activities of one criterion can be merged; one has {', '.join(sorted(known[0]))}, the other "
+                f"{', '.join(sorted(known[1]))}. Make both with the same criterion."
+            )
 
         def both(name: str, combine: Callable[[Any, Any], Any]) -> Any:
             one, two = getattr(self, name), getattr(other, name)
@@ -156,8 +166,8 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
     missing = [name for name in _READS[criterion] if getattr(activity, name) is None]
     if missing:
         raise ValueError(
-            f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was observed for "
-            "another criterion. Observe with this one, or with criterion=None for all."
+            f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was made for another "
+            "criterion. Give this one, or None for all, to observe, with_activity or summarise."
         )
     if criterion == "zero":
         return activity.nonzero

@@ -58,7 +58,7 @@ def build(config: Any, base: optax.GradientTransformation, *, epoch: float, run:
     """Returns the method of a config.
 
     Args:
-      config: the whole config.
+      config: the whole config, which leaves nothing to the device (`device_defaults.settled`).
       base: the base optimizer.
       epoch: steps per epoch.
       run: steps of the run.

@@ -74,7 +74,7 @@ Builder = Callable[..., Method]
 
 
 def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], bool], dict[str, Any]]:
-    """Returns when to cut and the options of a cut, by a config that leaves nothing to the device."""
+    """Returns when to cut and the options of a cut, by a config that `device_defaults.settled` gave."""
     section = config.pruning
     every = to_steps("config.pruning.every", section.every, epoch=epoch, run=run)
     require(every >= 1, "config.pruning.every", section.every, "at least one step (tau >= 1)")
@@ -83,7 +83,6 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     require_choice("config.pruning.criterion", section.criterion, demp_jax.CRITERIA)
     require_positive("config.pruning.epsilon", section.epsilon)
     require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
-    require(section.multiple >= 1, "config.pruning.multiple", section.multiple, "at least 1, or 0 for the device's own")
     for name in ("constant", "tolerance"):
         if section[name] is not None:
             require_nonnegative(f"config.pruning.{name}", section[name])
