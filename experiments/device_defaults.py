@@ -45,6 +45,7 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
         "ahead": str(ahead),
     }
     found = config.copy_and_resolve_references()
-    for name, value in own.items():
-        found.pruning[name] = found.pruning[name] or value
+    for field in FIELDS:
+        name = field.removeprefix("pruning.")
+        found.pruning[name] = found.pruning[name] or own[name]
     return found

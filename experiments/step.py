@@ -49,7 +49,7 @@ class Data(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["bits"], meta_fields=["sites"])
 @dataclasses.dataclass(frozen=True)
 class Alive:
-    """Who was alive on a batch, as one array: of one for each site, every one takes a kernel to compile and to launch.
+    """Who was alive on a batch, as one array: one for each site would take a kernel each, to compile and to launch.
 
     Attributes:
       bits: `[..., U]` bool, the units of all sites one after the other.
