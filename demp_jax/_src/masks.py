@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import operator
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from demp_jax._src.axes import Route
 from demp_jax._src.graph import Graph
+from demp_jax._src.parts import parts
 from demp_jax._src.paths import leaf_paths
 
 
@@ -160,12 +162,13 @@ def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any
     if branches.size:
         lives = lives.at[branches].max(lives.at[readers].get(mode=within), mode=within)
     bits = lives.at[members.positions].get(mode=within)
+    of_axes = iter(parts(bits, [place for axes in members.axes for place in axes if place is not None]))
     leaves = []
     for leaf, axes in zip(jax.tree.leaves(params), members.axes, strict=True):
-        mask = jnp.ones((1,) * leaf.ndim, bool)
-        for i, place in enumerate(axes):
-            if place is not None:
-                start, size = place
-                mask = mask & bits[start : start + size].reshape([size if j == i else 1 for j in range(leaf.ndim)])
-        leaves.append(mask)
+        lines = [
+            next(of_axes).reshape([-1 if j == i else 1 for j in range(leaf.ndim)])
+            for i, place in enumerate(axes)
+            if place is not None
+        ]
+        leaves.append(functools.reduce(operator.and_, lines) if lines else jnp.ones((1,) * leaf.ndim, bool))
     return jax.tree.unflatten(jax.tree.structure(params), leaves)

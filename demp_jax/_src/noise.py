@@ -13,6 +13,7 @@ import numpy as np
 import optax
 
 from demp_jax._src import threefry
+from demp_jax._src.parts import parts
 from demp_jax._src.paths import path_name
 from demp_jax._src.regularization import check_amount, value_at
 
@@ -122,8 +123,10 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
 
 def _apart(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
     """Returns parts of a vector in shapes, one after the other."""
-    parts = jnp.split(flat, np.cumsum([math.prod(shape) for shape in shapes])[:-1])
-    return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    sizes = [math.prod(shape) for shape in shapes]
+    starts = np.cumsum([0, *sizes])[:-1].tolist()
+    found = parts(flat, list(zip(starts, sizes, strict=True)))
+    return [part.reshape(shape) for part, shape in zip(found, shapes, strict=True)]
 
 
 def _in_place(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
