@@ -283,9 +283,9 @@ class _Run:
                     # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
                     self.counters.train_flops += (self.learner.graph.flops() - self.learner.flops) * batch
                 self.learner.count()
-            if step % lengths.log == 0:
-                line = self._flush(step)
-                self.progress.update(step, line["loss"], self.learner.graph.neurons, self.counters.test_accuracy)
+            if len(self.pending) > 1 and self.pending[-1][0] % lengths.log == 0:
+                # Of the steps before, while those that have just been dispatched keep the device busy.
+                self._flush(self.pending[-1][0], newest=False)
             self._tick("steps")
 
     def _together(self, step: int) -> int:
@@ -331,12 +331,12 @@ class _Run:
 
     def _evaluate(self, step: int) -> None:
         """Measures accuracy and loss on every test example, once."""
-        flushed = self._flush(step)
+        self._flush(step)
         line = evaluation.on_test_set(self.problem, self.feed, self.learner.network, self.learner.variables)
         self.counters.test_accuracy = line["test_accuracy"]
         if not math.isfinite(line["test_loss"]):
             raise NonFiniteLossError(self._non_finite(step, f"the loss became {line['test_loss']}"))
-        self.records.metrics(step, line if flushed else {**line, **self._progress(step)})
+        self.records.metrics(step, {**line, **self._progress(step)})
 
     def _watch(self, step: int) -> None:
         """Writes who is dead: their number by site, and each unit as a bit, packed, in hexadecimal."""
@@ -358,18 +358,24 @@ class _Run:
         self.learner.state = self.learner.state._replace(opt_state=opt_state)
         self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
 
-    def _flush(self, step: int) -> dict[str, Any]:
-        """Waits for the steps taken, checks their losses, and writes a line of metrics; returns it."""
+    def _flush(self, step: int, *, newest: bool = True) -> None:
+        """Waits for the steps taken before a step, checks their losses, and writes a line of metrics.
+
+        Args:
+          step: where they ended.
+          newest: whether the last call is one of them; otherwise it is left for the next line, and training goes on.
+        """
         if not self.pending:
-            return {}
-        pending = jax.device_get(self.pending)
+            return
+        self.pending, waiting = ([], self.pending) if newest else (self.pending[-1:], self.pending[:-1])
+        pending = jax.device_get(waiting)
+        now = time.perf_counter()
         self._tick("steps")
-        self.pending = []
         for first, count, metrics in pending:
             for number, loss in enumerate(metrics.loss[:count], first + 1):
                 if not np.isfinite(loss):
                     raise NonFiniteLossError(self._non_finite(number, f"the loss became {loss}"))
-        seconds = time.perf_counter() - self.timed[0] - (self.compiling.seconds - self.timed[1])
+        seconds = now - self.timed[0] - (self.compiling.seconds - self.timed[1])
         losses = np.concatenate([metrics.loss[:count] for _, count, metrics in pending])
         correct = np.concatenate([metrics.correct[:count] for _, count, metrics in pending])
         _, count, last = pending[-1]
@@ -387,13 +393,14 @@ class _Run:
         if self.steering is not None and self.steering.by_time and undisturbed:
             # Each process has a clock, and all are to steer alike; where they are several nothing is prepared.
             self.steering.timed(self.learner.flops, self.devices.firsts(line["seconds_per_step"]))
+        # What is done with metrics is part of the next steps' time, as they go on.
+        self._start_timing(now)
         self.records.metrics(step, line)
-        self._start_timing()
-        return line
+        self.progress.update(step, line["loss"], self.learner.graph.neurons, self.counters.test_accuracy)
 
-    def _start_timing(self) -> None:
+    def _start_timing(self, now: float | None = None) -> None:
         """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
-        self.timed = (time.perf_counter(), self.compiling.seconds)
+        self.timed = (time.perf_counter() if now is None else now, self.compiling.seconds)
         self.beside = self.cutting.preparing
 
     def _progress(self, step: int) -> dict[str, Any]:

@@ -20,7 +20,9 @@ from experiments.checkpoints import Checkpoints, load_pruned
 from experiments.cutting import Cutting
 from experiments.errors import NonFiniteLossError, UsageError
 from experiments.feed import Feed
+from experiments.learner import Learner
 from experiments.problem import pose
+from experiments.records import Records
 from experiments.step import Alive
 from experiments.stepper import Stepper
 from experiments.train import train_and_evaluate
@@ -217,8 +219,8 @@ def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_
     monkeypatch.setattr(train, "_CALL_SECONDS", 1e9)
     calls = _steps_per_call(monkeypatch)
     result = train_and_evaluate(short_config(steps_per_call=4), tmp_path)
-    # Singly until steps have been timed; then up to lines of metrics (5), checkpoints (8) and cuts (10).
-    timed = [(5, 3), (8, 2), (10, 4), (14, 1), (15, 1), (16, 4), (20, 4), (24, 1), (25, 4), (29, 1)]
+    # Singly until steps have been timed, beside the next; then up to lines of metrics (5), checkpoints (8), cuts (10).
+    timed = [(5, 1), (6, 2), (8, 2), (10, 4), (14, 1), (15, 1), (16, 4), (20, 4), (24, 1), (25, 4), (29, 1)]
     assert calls == [*((step, 1) for step in range(5)), *timed]
     workdir, alone = singly
     assert last_digests(tmp_path) == last_digests(workdir)
@@ -229,6 +231,30 @@ def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_
     assert len(losses[0]) == len(losses[1])
     np.testing.assert_allclose(*losses, rtol=1e-4)
     assert result.summary["widths"] == finished[1].summary["widths"]
+
+
+def test_training_goes_on_while_metrics_are_written(tmp_path, monkeypatch):
+    """The device has its next steps before the line of those before is made, unless that is asked for at their end."""
+    events, take, write = [], Learner.take, Records.metrics
+
+    def taken(self, batches):
+        events.append(("take", int(self.state.step)))
+        return take(self, batches)
+
+    def written(self, step, values):
+        if "loss" in values:
+            events.append(("write", step))
+        return write(self, step, values)
+
+    monkeypatch.setattr(Learner, "take", taken)
+    monkeypatch.setattr(Records, "metrics", written)
+    train_and_evaluate(short_config(eval_every="20", checkpoint_every="30"), tmp_path)
+    # At step 10 and 20 something is cut, at 30 the run ends.
+    assert [step for kind, step in events if kind == "write"] == [5, 10, 15, 20, 25, 30]
+    for step in (5, 15, 25):
+        assert events.index(("write", step)) == events.index(("take", step)) + 1
+    for step in (10, 20):
+        assert events.index(("write", step)) == events.index(("take", step)) - 1
 
 
 def test_steps_that_are_taken_together_tell_who_was_alive_at_every_site():
