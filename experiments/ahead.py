@@ -70,6 +70,8 @@ class Planned:
       leave: by site or branch, which units were dead and are to leave; `None` for a cut that waits.
       record: what the trial says, of a cut that waits or was refused; empty else.
       trial: how many trials it took, this one included.
+      least_gain: which part of the FLOPs it has to save.
+      spent: seconds that trials before took the loop, at their end.
     """
 
     since: int
@@ -77,6 +79,8 @@ class Planned:
     leave: dict[str, np.ndarray] | None
     record: dict[str, Any]
     trial: int = 1
+    least_gain: float = 0.0
+    spent: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
         """Returns it as it stands in a checkpoint."""
@@ -127,26 +131,26 @@ class Ahead:
     def start(
         since: int,
         due: int,
-        trial: Callable[[], demp_jax.Cut],
+        cut_copy: Callable[[], demp_jax.Cut],
         prepare: Callable[[demp_jax.Cut], Any] | None,
         pool: ThreadPoolExecutor | None,
-        number: int = 1,
+        **more: Any,
     ) -> Ahead:
         """Starts to prepare a cut.
 
         Args:
           since, due: see `Planned`.
-          trial: cuts a copy of the network as it stands.
+          cut_copy: cuts a copy of the network as it stands.
           prepare: makes what the cut network needs, such as its compiled step.
           pool: its thread does the work; with `None` the trial is done here and now, and nothing is prepared.
-          number: of the trial.
+          more: further fields of `Planned`.
         """
 
         def plan() -> tuple[Planned, demp_jax.Cut]:
-            cut = trial()
+            cut = cut_copy()
             if cut.plan is None:
-                return Planned(since, due, None, dataclasses.asdict(cut.record), number), cut
-            return Planned(since, due, cut.removed, {}, number), cut
+                return Planned(since, due, None, dataclasses.asdict(cut.record), **more), cut
+            return Planned(since, due, cut.removed, {}, **more), cut
 
         planned: Future[Planned] = Future()
         if pool is None:

@@ -135,7 +135,8 @@ class Cutting:
             if not alone or last or not self._problem.lengths.ahead:
                 with self._loop.doing("cutting"):
                     least = 0.0 if last else self._least_gain(step)
-                    self._take(step, learner, *cutter(self.standing(step, learner, least_gain=least)))
+                    result, more = cutter(self.standing(step, learner, least_gain=least))
+                    self._take(step, learner, result, {**more, "least_gain": least})
             elif self.coming is None and (not stopping or self._counters.last_cut == step):
                 self._prepare(step, learner, batches)
 
@@ -154,16 +155,20 @@ class Cutting:
         learner: Learner,
         batches: Batches | None,
         like: dict[str, np.ndarray] | None = None,
-        trial: int = 1,
+        **more: Any,
     ) -> None:
-        """Begins to prepare a cut, unless the run ends before it could pay; `like` as `demp_jax.cut` takes it."""
+        """Begins to prepare a cut, unless the run ends before it could pay.
+
+        `like` is as `demp_jax.cut` takes it; `more` are further fields of what is planned.
+        """
         problem = self._problem
         due = step + problem.lengths.ahead
         if due >= problem.lengths.run:
             return
         # The next step reuses the memory of the state.
         variables = jax.tree.map(jnp.copy, learner.variables)
-        at = self.standing(step, learner, least_gain=self._least_gain(step), like=like)
+        more["least_gain"] = self._least_gain(step)
+        at = self.standing(step, learner, least_gain=more["least_gain"], like=like)
         at = at._replace(variables=variables, opt_state=None)
         state = learner.state._replace(variables=None, opt_state=None)
 
@@ -176,7 +181,7 @@ class Cutting:
             return stepper
 
         self._counters.last_cut = step
-        self.coming = ahead_lib.Ahead.start(step, due, lambda: cuts.dead(at)[0], prepare, self._pool, trial)
+        self.coming = ahead_lib.Ahead.start(step, due, lambda: cuts.dead(at)[0], prepare, self._pool, **more)
 
     def _carry_out(self, step: int, learner: Learner, batches: Batches | None) -> None:
         """Makes the cut that was prepared, of units that are dead now."""
@@ -193,19 +198,22 @@ class Cutting:
                 "--config.pruning.ahead=%d it would not",
                 *(step, waited, round(waited / seconds), enough),
             )
+        more = {"since": planned.since, "trials": planned.trial, "least_gain": planned.least_gain}
         if planned.leave is None:
-            record = {**planned.record, "why": "dead", "since": planned.since, "trials": planned.trial}
-            self._note(step, learner, record)
+            self._note(step, learner, {**planned.record, "why": "dead", **more})
             return
-        result, more = cuts.dead(self.standing(step, learner, like=planned.leave))
+        result, why = cuts.dead(self.standing(step, learner, like=planned.leave))
         result.record.seconds["wait"] = waited
+        if planned.spent:
+            result.record.seconds["trials"] = planned.spent
         fits = planned.fits(result.removed)
         if not fits and result.plan is not None and planned.trial < ahead_lib.TRIALS:
-            self._prepare(step, learner, batches, planned.fewer(result.removed), planned.trial + 1)
+            spent = round(sum(result.record.seconds.values()), 4)
+            fewer = planned.fewer(result.removed)
+            self._prepare(step, learner, batches, fewer, trial=planned.trial + 1, spent=spent)
             if self.coming is not None:
                 return
-        more |= {"since": planned.since, "trials": planned.trial}
-        self._take(step, learner, result, more, stepper if fits else None)
+        self._take(step, learner, result, {**why, **more}, stepper if fits else None)
 
     def _take(
         self, step: int, learner: Learner, result: demp_jax.Cut, more: dict[str, Any], prepared: Stepper | None = None
@@ -232,6 +240,9 @@ class Cutting:
             self._counters.waited += ahead_lib.time_per_flops() * record["saves"] * period
         elif record["removed"]:
             self._counters.waited = 0.0
+        if record["removed"]:
+            # What is thought of it, beside which the times of steps before and after can be laid.
+            record["predicted_time"] = round(1 - ahead_lib.time_per_flops() * record["saves"], 4)
         self.open = {"step": step, **record}
         self._ended = self._compiling.seconds
 

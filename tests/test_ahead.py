@@ -100,6 +100,10 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
         assert cut["difference"] < 1e-4
         assert cut["saves"] == pytest.approx(1 - cut["flops"][1] / cut["flops"][0], abs=1e-5)
         assert cut["seconds"]["wait"] >= 0
+        assert cut["predicted_time"] == pytest.approx(1 - ahead.time_per_flops() * cut["saves"], abs=1e-4)
+        assert cut["saves"] >= cut["least_gain"] or cut["trials"] > 1
+    for cut in cuts:
+        assert not cut["waiting"] or 0 < cut["saves"] < cut["least_gain"]
     # The step at the first widths was compiled when it was needed, all others before that.
     assert [width for main, width in compiled if main] == [40]
     prepared = [width for main, width in compiled if not main]
@@ -132,6 +136,8 @@ def test_units_that_came_back_stay(tmp_path, monkeypatch):
     assert made
     assert max(seen) < 23
     assert max(cut["trials"] for cut in made) == ahead.TRIALS
+    for cut in made:  # What trials before took is part of what the loop waited.
+        assert (cut["seconds"].get("trials", 0.0) > 0) == (cut["trials"] > 1)
     assert all(cut["neurons"][1] > 1 + 16 and cut["difference"] < 1e-4 for cut in made)
 
 
