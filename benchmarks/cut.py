@@ -25,6 +25,8 @@ import demp_jax
 from benchmarks import programs
 from experiments.network import Network
 
+# A process that takes longer hangs.
+_SECONDS = 300
 _ROOT = Path(__file__).resolve().parent.parent
 
 CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
@@ -47,6 +49,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
                     capture_output=True,
                     text=True,
                     check=False,
+                    timeout=_SECONDS,
                 )
                 if done.returncode:
                     raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip()[-400:]}")

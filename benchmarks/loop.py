@@ -2,8 +2,10 @@
 """What stands around the step: the training program, the bare step, the step through `nnx.jit`, and PyTorch's.
 
 The same ResNet-18 at the same batch, in ratios to the bare step. In every round each way takes its turn, and so do runs
-of the program, of which the median of their own records counts: compiling and evaluating are left out. PyTorch takes
-part where it is installed. A network of small arrays, as many as in the others, shows what the host takes.
+of the program, of which the median of their own records counts: reading the batches and writing the records are part of
+it, compiling and evaluating are left out. The program takes several steps in a call; so do `bare steps together`, with
+nothing around them. PyTorch takes part where it is installed, on a GPU if that is where the others are. A network of
+small arrays, as many as in the others, shows what the host takes.
 """
 
 from __future__ import annotations
@@ -47,6 +49,10 @@ CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
     ],
 }
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
+# Of the regulariser, in the program and in bare steps; noise there is in none (the suite `overhead` has what it takes).
+_STRENGTH = 1e-3
+# Steps in a call of the program, at most: `config.steps_per_call`.
+_TOGETHER = 10
 # Rounds, and calls of each way in one; by scale.
 _ROUNDS = {"tiny": (1, 1), "cpu": (3, 15), "gpu": (2, 50)}
 
@@ -57,13 +63,16 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for data, model, batch, steps in cases:
         model, shape = {"name": "resnet18", **model}, _SHAPES[data]
         net, variables = programs.initial(model, shape)
-        bare = programs.built(net, variables, shape, batch)
+        bare = programs.built(net, variables, shape, batch, strength=_STRENGTH)
         ways: dict[str, Callable[[], Any]] = {"bare step": bare, "nnx.jit": _through_nnx(model, shape, batch)}
-        if importlib.util.find_spec("torch") and "dtype" not in model:
+        # As many as the program takes in a call, which does as they do.
+        together = programs.built(net, variables, shape, batch, strength=_STRENGTH, together=_TOGETHER)
+        if _has_torch() and model.get("dtype", "float32") == "float32":
             ways["PyTorch"] = _through_torch(model, shape, batch)
         taken: dict[str, list[float]] = {}
         for _ in range(rounds):
             found = {name: _in_a_row(call, repeats) for name, call in ways.items()}
+            found["bare steps together"] = _in_a_row(together, -(-repeats // _TOGETHER) + 1) / _TOGETHER
             found["program, a step per call"] = _program(model, batch, steps, data, steps_per_call=1)
             found["program"] = _program(model, batch, steps, data)
             for name, seconds in found.items():
@@ -109,6 +118,8 @@ def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: A
         "eval_every": "100%",
         "checkpoint_every": "100%",
         "pruning.every": "100%",
+        "method.strength": _STRENGTH,
+        "method.noise": 0.0,
         "step_time_seconds": 0.01,
         "progress": "off",
         **more,
@@ -152,6 +163,15 @@ def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int)
     return lambda: step(net, optimizer, x, y)
 
 
+def _has_torch() -> bool:
+    """Returns whether PyTorch is installed, for the device that JAX has."""
+    if not importlib.util.find_spec("torch"):
+        return False
+    import torch
+
+    return bool(jax.default_backend() == "cpu" or (jax.default_backend() == "gpu" and torch.cuda.is_available()))
+
+
 def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
     """Returns the same network's step in PyTorch, with AdamW."""
     import torch
@@ -179,11 +199,12 @@ def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: in
     widths = [base, base, base, 2 * base, 2 * base, 4 * base, 4 * base, 8 * base, 8 * base]
     blocks = [Block(a, b, 1 if a == b else 2) for a, b in itertools.pairwise(widths)]
     net = nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8 * base, 10))
-    net = net.to(memory_format=torch.channels_last)
+    place = "cpu" if jax.default_backend() == "cpu" else "cuda"
+    net = net.to(place, memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(net.parameters(), 5e-3, weight_decay=5e-4)
     images, labels = _made_up(shape, batch)
-    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(memory_format=torch.channels_last)
-    y = torch.from_numpy(labels.astype(np.int64))
+    x = torch.from_numpy(images.transpose(0, 3, 1, 2).copy()).to(place, memory_format=torch.channels_last)
+    y = torch.from_numpy(labels.astype(np.int64)).to(place)
 
     def step() -> float:
         optimizer.zero_grad()

@@ -20,6 +20,7 @@ from experiments import network
 from experiments.data import Preparation
 from experiments.devices import Devices
 from experiments.step import Data, Task, TrainState, compiled, train_step, train_steps
+from experiments.stepper import taken_bytes
 
 
 @dataclasses.dataclass
@@ -73,6 +74,11 @@ class Program:
         started = time.perf_counter()
         self._compiled = compiled(step, self._state, *self._rest, task=self.task)
         self.compile_seconds = time.perf_counter() - started
+
+    @property
+    def bytes(self) -> int | None:
+        """Memory that a call takes at once, in bytes, its images included; `None` before it is compiled or unknown."""
+        return None if self._compiled is None else taken_bytes(self._compiled)
 
     @property
     def least_bytes(self) -> int:

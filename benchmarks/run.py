@@ -3,7 +3,8 @@
 
 Each suite adds its records, one line each as soon as it has been measured, to `results/benchmarks/SUITE.jsonl`, those
 of a GPU to `SUITE_gpu.jsonl`, and prints its table. Ratios are medians over rounds in which every program takes its
-turn. The scale is `gpu` where there is one, else `cpu`; `tiny` proves in seconds that a suite works.
+turn. The scale is `gpu` where there is one, else `cpu`; `tiny` proves in seconds that a suite works, and leaves records
+only where `--out` says.
 `python -m benchmarks.run SUITE --table` prints the table of the records there are, and `--fill=benchmarks/README.md`
 writes it there. `--only=TEXT` measures the cases of which the line in the suite's `CASES` has that text:
 `train --only=vgg16`. `python -m benchmarks.run gpu` measures on one GPU what matters of all suites, what matters most
@@ -16,6 +17,7 @@ import argparse
 import json
 import os
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -55,7 +57,8 @@ _TURNS = (
     "loop",
 )
 # Seconds that a case takes an H200, most of them for compiling, so that none is begun in vain; of some a guess.
-_SECONDS = {"step": 40, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
+_SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
+_NO_GPU = "--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works"
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
@@ -156,23 +159,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     # Runs of the suite `train` are processes of their own, on the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    folder = options.out or _RESULTS
+    found = "cpu" if jax.default_backend() == "cpu" else "gpu"
+    scale = options.scale or ("gpu" if options.suite == "gpu" else found)
+    trial = scale == "tiny" and not options.table
+    folder = options.out or (Path(tempfile.mkdtemp(prefix="benchmarks-")) if trial else _RESULTS)
     if options.suite == "gpu":
         for name in ("only", "table", "fill"):
             if getattr(options, name):
                 parser.error(f"--{name} is for one suite; gpu runs all: name one of {', '.join(SUITES)}")
+        if scale == "gpu" and found == "cpu":
+            parser.error(_NO_GPU)
         minutes = 8.0 if options.minutes is None else options.minutes
-        sys.exit(not measure_all(options.scale or "gpu", folder, 60 * minutes))
+        sys.exit(not measure_all(scale, folder, 60 * minutes))
     if options.minutes is not None:
         parser.error("--minutes is for gpu, which runs all suites; of one suite --only=TEXT names the cases")
-    scale = options.scale or ("cpu" if jax.default_backend() == "cpu" else "gpu")
     path = records_file(folder, options.suite, scale)
     try:
         cases = [] if options.table else chosen(options.suite, scale, options.only)
     except ValueError as error:
         parser.error(str(error))
-    found = records_lib.read_lines(path) if options.table else measure(options.suite, scale, path, cases)
-    text = markdown(options.suite, found)
+    if cases and scale == "gpu" and found == "cpu":
+        parser.error(_NO_GPU)
+    rows = records_lib.read_lines(path) if options.table else measure(options.suite, scale, path, cases)
+    text = markdown(options.suite, rows)
     if options.fill:
         options.fill.write_text(tables.fill(options.fill.read_text(), path.name, text))
     else:

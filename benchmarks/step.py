@@ -98,6 +98,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
                 "gflops_per_second": round(step.step_flops / timings[name].seconds / 1e9, 2),
                 "least_gbytes": round(step.least_bytes / 1e9, 4),
                 "compile_seconds": round(step.compile_seconds or 0.0, 2),
+                "bytes": step.bytes,
                 **timings[name].record(),
             }
         roof = ceilings.measure(model.get("dtype", "float32"), 256 if scale == "tiny" else None)
@@ -142,8 +143,10 @@ def _left_by_demp(sparsity: float) -> dict[str, float]:
 
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
-    header = ("model", "batch", "cut", "weight sparsity", "FLOPs", "time", "efficiency")
+    header: tuple[str, ...] = ("model", "batch", "cut", "weight sparsity", "FLOPs", "time", "efficiency")
     roof = any("ceilings" in record for record in records)
+    memory = any(row.get("bytes") for record in records for row in record["steps"].values())
+    header += ("memory",) if memory else ()
     found: list[tuple[str, ...]] = [(*header, "TFLOP/s", "of the roofline") if roof else header]
     told = set()
     for record in records:
@@ -157,6 +160,9 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
             told.add((name, record["batch"]))
             cells = [name, str(record["batch"]), cut, f"{row['weight_sparsity']:.1%}", f"x {row['flops_ratio']:.3f}"]
             cells += [f"x {row['ratio']:.3f}", f"{row['efficiency']:.2f}"]
+            if memory:
+                dense = record["steps"]["dense"].get("bytes")
+                cells.append(f"x {row['bytes'] / dense:.2f}" if dense and row.get("bytes") else "")
             if roof:
                 share = f"{ceilings.share(record['ceilings'], row):.0%}" if "ceilings" in record else ""
                 cells += [f"{row['gflops_per_second'] / 1e3:.3g}", share]

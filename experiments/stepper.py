@@ -90,11 +90,16 @@ class Stepper:
     @property
     def bytes(self) -> int | None:
         """Memory that the step takes at once on a device, in bytes; `None` before it is compiled or where unknown."""
-        analysis = None if self._compiled is None else self._compiled.memory_analysis()
-        if analysis is None:
-            return None
-        whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-        return whole - analysis.alias_size_in_bytes  # What is donated counts twice.
+        return None if self._compiled is None else taken_bytes(self._compiled)
+
+
+def taken_bytes(program: Any) -> int | None:
+    """Returns the memory that a compiled program takes at once on a device, in bytes; `None` where that is unknown."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return None
+    whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return int(whole - analysis.alias_size_in_bytes)  # What is donated counts twice.
 
 
 def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:

@@ -1,5 +1,6 @@
 """The benchmarks: what they compute from times, that every suite works, that their tables come from records."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -93,6 +94,7 @@ def test_all_suites_take_turns_and_none_stops_another(tmp_path, monkeypatch, cap
     suites = {"step": _Suite(gpu=["out of memory", 2, 3]), "paddings": _Suite(cpu=[9]), "cut": _Suite(gpu=[1])}
     monkeypatch.setattr(run, "SUITES", suites)
     monkeypatch.setattr(run, "_TURNS", ("step", "cut", "cut", "paddings", "step"))
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
 
     def ended(**options):
         with pytest.raises(SystemExit) as end:
@@ -121,6 +123,27 @@ def test_a_suite_without_cases_at_a_scale(tmp_path, capsys):
         run.main(["paddings", "--scale=gpu", f"--out={tmp_path}"])
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.endswith("error: paddings has no cases at the scale gpu; give --scale=tiny or cpu")
+
+
+@pytest.mark.parametrize("arguments", [["gpu"], ["step", "--scale=gpu"]])
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is a GPU")
+def test_without_a_gpu_nothing_is_measured_as_of_one(arguments, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run.main([*arguments, f"--out={tmp_path}"])
+    assert not list(tmp_path.iterdir())
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works")
+
+
+@pytest.mark.parametrize("arguments", [["step"], ["gpu"]])
+def test_trials_are_not_added_to_the_records(arguments, monkeypatch):
+    monkeypatch.setattr(run, "SUITES", {"step": _Suite(tiny=[1])})
+    monkeypatch.setattr(run, "_TURNS", ("step",))
+    files = {path: path.read_bytes() for path in RECORDS}
+    with contextlib.suppress(SystemExit):
+        run.main([*arguments, "--scale=tiny"])
+    assert {path: path.read_bytes() for path in RECORDS} == files
+    assert sorted((ROOT / "results" / "benchmarks").glob("*.jsonl")) == sorted(RECORDS)
 
 
 def test_one_suite_has_no_limit_of_time(tmp_path, capsys):
@@ -287,6 +310,15 @@ def test_ways_are_compared_to_the_best_of_each_convolution():
         ("8 x 8", "3 to 16", "2", "x 2.83", "x 4.00", "x 2.00", "x 4.00"),
         ("8 x 8", "17 to 64", "1", "x 4.00", "x 4.00", "x 1.00", "x 1.00"),
     ]
+
+
+@pytest.mark.slow
+def test_all_suites_work_in_turn(tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        run.main(["gpu", "--scale=tiny", f"--out={tmp_path}"])
+    assert end.value.code == 0
+    assert {run.suite_of(path) for path in tmp_path.iterdir()} == {*run._TURNS}
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.slow
