@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -73,14 +74,18 @@ def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
     cut = time.perf_counter() - started
     assert isinstance(result.fn, Network)
     started = time.perf_counter()
+    bytes_before = before.bytes
     after = programs.built(result.fn, result.variables, (32, 32, 3), batch, strength=1e-3)
     traced = time.perf_counter() - started
     started = time.perf_counter()
     jax.block_until_ready(after())
     first = time.perf_counter() - started
-    started = time.perf_counter()
-    jax.block_until_ready(after())
-    step = time.perf_counter() - started
+    taken = []
+    for _ in range(5):
+        started = time.perf_counter()
+        jax.block_until_ready(after())
+        taken.append(time.perf_counter() - started)
+    step = statistics.median(taken)
     stages = {**result.record.seconds, "retrace": traced, "recompile": first - step}
     return {
         "model": model,
@@ -90,6 +95,7 @@ def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
         "stages": {stage: round(seconds, 3) for stage, seconds in stages.items()},
         "seconds": round(cut + traced + first - step, 3),
         "step_seconds": round(step, 4),
+        "bytes": [bytes_before, after.bytes],
     }
 
 
@@ -106,14 +112,18 @@ def _with_dead_units(variables: Any) -> Any:
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
     stages = ("measure", "slice", "prove", "retrace", "recompile")
-    found: list[tuple[str, ...]] = [("model", "cache", *stages, "whole", "in steps")]
+    measured = any("bytes" in record for record in records)
+    found: list[tuple[str, ...]] = [("model", "cache", *stages, "whole", "in steps", *(["memory"] if measured else []))]
     for record in records:
         model = record["model"]
         name = f"resnet18, width {model['base_width']}, {model.get('dtype', 'float32')}"
         name += ", half-size maps" if model.get("stem_stride") == 2 else ""
         cells = tuple(f"{record['stages'][stage]:.1f} s" for stage in stages)
         steps = record["seconds"] / record["step_seconds"]
-        found.append((name, record["cache"], *cells, f"{record['seconds']:.1f} s", f"{steps:.0f}"))
+        row = (name, record["cache"], *cells, f"{record['seconds']:.1f} s", f"{steps:.0f}")
+        before, after = record.get("bytes", (None, None))
+        memory = f"x {after / before:.2f}" if before and after else ""
+        found.append((*row, memory) if measured else row)
     return found
 
 

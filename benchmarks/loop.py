@@ -112,8 +112,9 @@ def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: A
         "steps": str(steps),
         "batch_size": batch,
         "data.name": data,
-        "data.crop": 4 if data == "cifar10" else 0,
-        "data.flip": data == "cifar10",
+        # As of `programs.built`.
+        "data.crop": 4,
+        "data.flip": True,
         "log_every": str(max(steps // 4, 1)),
         "eval_every": "100%",
         "checkpoint_every": "100%",
