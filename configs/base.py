@@ -202,7 +202,7 @@ def base() -> ml_collections.ConfigDict:
     c.step_time_seconds = 2.0  # How long the final step is timed beside the dense one, ten steps at least.
     c.tracker = ""  # wandb: metrics, cuts and the summary also go to Weights & Biases; "" for none.
     c.progress = "auto"  # auto, bar, lines, off.
-    c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none.
+    c.compile_cache = "~/.cache/demp_jax/xla"  # Folder of compiled programs; "" for none but JAX's own, if that is set.
     return c
 
 

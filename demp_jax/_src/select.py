@@ -13,7 +13,7 @@ import numpy as np
 from demp_jax._src.axes import SELECT
 from demp_jax._src.program import register_opaque
 
-# On a CPU a step is up to 4% faster with products with a 0-1 matrix for so many channels than with gathers
+# On a CPU a step is up to 5% faster with products with a 0-1 matrix for so many channels than with gathers
 # (`benchmarks/README.md`, shortcuts).
 _FEW_CHANNELS = 128
 
