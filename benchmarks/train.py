@@ -136,7 +136,7 @@ def _outcome(workdir: Path) -> dict[str, Any]:
 def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the header and the rows of the table of records."""
     header = ("recipe", "run", "test accuracy", "weight sparsity", "FLOPs", "training FLOPs", "last step")
-    found: list[tuple[str, ...]] = [(*header, "cuts", "cutting", "seconds", "faster")]
+    found: list[tuple[str, ...]] = [(*header, "cuts", "cutting", "seconds", "faster", "commit")]
     for record in records:
         first = next(iter(record["runs"].values()))["seconds_total"]
         for kind, run in record["runs"].items():
@@ -153,6 +153,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
                     f"{run['seconds_cutting'] / run['seconds_total']:.1%} of the time",
                     f"{run['seconds_total']:.0f}",
                     f"x {first / run['seconds_total']:.2f}",
+                    run["commit"][:7],
                 )
             )
     return found
