@@ -124,6 +124,8 @@ class _Run:
         # Of a step, as last timed.
         self.seconds = math.inf
         self.stopwatch = Stopwatch(compiling)
+        # Whether steps were dispatched before any had been timed: one per call, which takes longer than those to come.
+        self.singly = self.config.steps_per_call > 1
         # Whether a cut was being prepared when the timing of steps began.
         self.beside = False
         # Where it was continued: what belongs to that step is on record already.
@@ -277,15 +279,15 @@ class _Run:
             self.cutting.close(self.learner)
             self.pending.append((step, self.batches.steps, metrics))
             self.counters.train_flops += 3.0 * self.learner.flops * batch * self.batches.steps
+            if len(self.pending) > 1 and step % lengths.log == 0:
+                # Of the steps before, while those that have just been dispatched keep the device busy.
+                self._flush(step, newest=False)
             step += self.batches.steps
             if self._remasked(step - 1):
                 if getattr(self.method.updater, "dense_gradients", False):
                     # Weights that are zero need their gradients this once (Evci et al., 2020, appendix H).
                     self.counters.train_flops += (self.learner.graph.flops() - self.learner.flops) * batch
                 self.learner.count()
-            if len(self.pending) > 1 and self.pending[-1][0] % lengths.log == 0:
-                # Of the steps before, while those that have just been dispatched keep the device busy.
-                self._flush(self.pending[-1][0], newest=False)
             self._tick("steps")
 
     def _together(self, step: int) -> int:
@@ -369,18 +371,17 @@ class _Run:
             return
         self.pending, waiting = ([], self.pending) if newest else (self.pending[-1:], self.pending[:-1])
         pending = jax.device_get(waiting)
-        now = time.perf_counter()
+        now = (time.perf_counter(), self.compiling.seconds)
         self._tick("steps")
         for first, count, metrics in pending:
             for number, loss in enumerate(metrics.loss[:count], first + 1):
                 if not np.isfinite(loss):
                     raise NonFiniteLossError(self._non_finite(number, f"the loss became {loss}"))
-        seconds = now - self.timed[0] - (self.compiling.seconds - self.timed[1])
+        seconds = now[0] - self.timed[0] - (now[1] - self.timed[1])
         losses = np.concatenate([metrics.loss[:count] for _, count, metrics in pending])
         correct = np.concatenate([metrics.correct[:count] for _, count, metrics in pending])
         _, count, last = pending[-1]
-        # Steps that are taken one per call, as long as none has been timed, take longer than those to come.
-        singly = math.isinf(self.seconds) and self.config.steps_per_call > 1
+        singly, self.singly = self.singly, self.singly and math.isinf(self.seconds) and not newest
         self.seconds = max(seconds, 1e-9) / len(losses)
         line = {
             "loss": float(np.mean(losses)),
@@ -398,9 +399,9 @@ class _Run:
         self.records.metrics(step, line)
         self.progress.update(step, line["loss"], self.learner.graph.neurons, self.counters.test_accuracy)
 
-    def _start_timing(self, now: float | None = None) -> None:
-        """Begins to time steps: cuts, evaluations, checkpoints and compiling are no part of a step's time."""
-        self.timed = (time.perf_counter() if now is None else now, self.compiling.seconds)
+    def _start_timing(self, now: tuple[float, float] | None = None) -> None:
+        """Begins to time steps: cuts, evaluations and compiling are no part of a step's time."""
+        self.timed = now or (time.perf_counter(), self.compiling.seconds)
         self.beside = self.cutting.preparing
 
     def _progress(self, step: int) -> dict[str, Any]:

@@ -239,3 +239,14 @@ def test_statistics_are_those_of_the_batch(tmp_path):
     first = x.reshape(32, -1) @ variables["params"]["dense"][0]["kernel"]
     np.testing.assert_allclose(state["norm"][0]["mean"], first.mean(0), atol=1e-4)
     np.testing.assert_allclose(state["norm"][0]["var"], first.var(0), atol=1e-3)
+
+
+def test_a_line_of_metrics_is_of_before_the_update_of_its_step(tmp_path):
+    """Masks change at the same steps; an evaluation there asks for the line at once, without one it comes later."""
+    found = []
+    for number, every in enumerate(("5", "100%")):
+        train_and_evaluate(_config("magnitude", eval_every=every, checkpoint_every="100%"), tmp_path / str(number))
+        rows = lines(tmp_path / str(number) / "metrics.jsonl")
+        found.append([(line["step"], line["parameters"]) for line in rows if "loss" in line])
+    assert len({parameters for _, parameters in found[0]}) > 2
+    assert found[0] == found[1]
