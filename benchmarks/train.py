@@ -125,7 +125,9 @@ def _outcome(workdir: Path) -> dict[str, Any]:
     summary = json.loads((workdir / "summary.json").read_text())
     cuts = read_lines(workdir / "cuts.jsonl")
     # In a thread of its own the trial costs the loop nothing but the wait for what is not ready.
-    waited = sum(sum(cut["seconds"].values()) for cut in cuts if "slice" in cut["seconds"])
+    waited = sum(
+        sum(cut["seconds"].values()) if "slice" in cut["seconds"] else cut["seconds"].get("trials", 0.0) for cut in cuts
+    )
     # What it came to, what it took, where it is from.
     kept = ["test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio"]
     kept += ["step_time_ratio", "seconds_total", "seconds_compiling", "cuts", "steps"]

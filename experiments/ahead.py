@@ -70,7 +70,7 @@ class Planned:
       leave: by site or branch, which units were dead and are to leave; `None` for a cut that waits.
       record: what the trial says, of a cut that waits or was refused; empty else.
       trial: how many trials it took, this one included.
-      least_gain: which part of the FLOPs it has to save.
+      least_gain: which part of the FLOPs it has to save; `None` where a checkpoint does not say.
       spent: seconds that trials before took the loop, at their end.
     """
 
@@ -79,7 +79,7 @@ class Planned:
     leave: dict[str, np.ndarray] | None
     record: dict[str, Any]
     trial: int = 1
-    least_gain: float = 0.0
+    least_gain: float | None = None
     spent: float = 0.0
 
     def as_json(self) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
     options["least_gain"] = at.least_gain
     death_set = at.feed.death_set(at.step)
     cut = demp_jax.cut(at.network, at.variables, death_set, leave=idle, **at.trained, **options)
-    return cut, {"why": "read with weights of zero alone"}
+    return cut, {"why": "read with weights of zero alone", "least_gain": at.least_gain}
 
 
 def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
@@ -130,7 +130,7 @@ def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
             found = forecast(at, constant=options["constant"]).removed
             options["like"] = {name: _spared(bits) for name, bits in found.items()}
     cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
-    return cut, {"why": "dead"}
+    return cut, {"why": "dead", "least_gain": at.least_gain}
 
 
 def forecast(at: Standing, **changed: Any) -> demp_jax.Forecast:

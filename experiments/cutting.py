@@ -135,8 +135,7 @@ class Cutting:
             if not alone or last or not self._problem.lengths.ahead:
                 with self._loop.doing("cutting"):
                     least = 0.0 if last else self._least_gain(step)
-                    result, more = cutter(self.standing(step, learner, least_gain=least))
-                    self._take(step, learner, result, {**more, "least_gain": least})
+                    self._take(step, learner, *cutter(self.standing(step, learner, least_gain=least)))
             elif self.coming is None and (not stopping or self._counters.last_cut == step):
                 self._prepare(step, learner, batches)
 
@@ -200,7 +199,10 @@ class Cutting:
             )
         more = {"since": planned.since, "trials": planned.trial, "least_gain": planned.least_gain}
         if planned.leave is None:
-            self._note(step, learner, {**planned.record, "why": "dead", **more})
+            record = {**planned.record, "why": "dead", **more}
+            if planned.spent:
+                record["seconds"] = {**record["seconds"], "trials": planned.spent}
+            self._note(step, learner, record)
             return
         result, why = cuts.dead(self.standing(step, learner, like=planned.leave))
         result.record.seconds["wait"] = waited

@@ -104,6 +104,8 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
         assert cut["saves"] >= cut["least_gain"] or cut["trials"] > 1
     for cut in cuts:
         assert not cut["waiting"] or 0 < cut["saves"] < cut["least_gain"]
+        # What trials before took is part of what the loop waited.
+        assert (cut["seconds"].get("trials", 0.0) > 0) == (cut.get("trials", 1) > 1)
     # The step at the first widths was compiled when it was needed, all others before that.
     assert [width for main, width in compiled if main] == [40]
     prepared = [width for main, width in compiled if not main]
