@@ -127,7 +127,9 @@ def test_a_suite_without_cases_at_a_scale(tmp_path, capsys):
 
 @pytest.mark.parametrize("arguments", [["gpu"], ["step", "--scale=gpu"]])
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="there is a GPU")
-def test_without_a_gpu_nothing_is_measured_as_of_one(arguments, tmp_path, capsys):
+def test_without_a_gpu_nothing_is_measured_as_of_one(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "SUITES", {"step": _Suite(gpu=[1])})
+    monkeypatch.setattr(run, "_TURNS", ("step",))
     with pytest.raises(SystemExit):
         run.main([*arguments, f"--out={tmp_path}"])
     assert not list(tmp_path.iterdir())
