@@ -129,8 +129,12 @@ def built(
     noise: float = 0.0,
     updater: Any = None,
     together: int = 1,
+    fast_convolutions: bool = True,
 ) -> Program:
-    """Returns the step of a network for images of a shape, with parts of DemP, and so many of them in a call."""
+    """Returns the step of a network for images of a shape, with parts of DemP, and so many of them in a call.
+
+    With `fast_convolutions=False` convolutions are as XLA has them.
+    """
     graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
     if strength or noise:
@@ -148,6 +152,7 @@ def built(
         accumulate=1,
         watch=watch,
         needs_live=bool(noise),
+        fast_convolutions=fast_convolutions,
         updater=updater,
         replicated=Devices(1).replicated,
     )

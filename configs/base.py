@@ -48,6 +48,8 @@ def base() -> ml_collections.ConfigDict:
     # Steps in one call of the compiled program, where nothing else is due between them: for two seconds at most, and of
     # data that lies on the devices.
     c.steps_per_call = 10
+    # A step computes convolutions by other means where XLA is slow at them; False: as XLA does, on a CPU a step a call.
+    c.fast_convolutions = True
     c.devices = 0  # How many devices batches are split over; 0 for all.
     c.label_smoothing = 0.0  # In [0, 1).
 

@@ -28,6 +28,8 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
     How much of a step's time the FLOPs are that a cut saves is not among them (`ahead.time_per_flops`): that is asked
     of the device a run is on.
 
+    Convolutions as XLA has them want a step in a call on a CPU, whatever the config asks for.
+
     Args:
       config: the config; it is left as it is.
       run: steps of the run; a GPU prepares a cut for a tenth of it at most.
@@ -48,4 +50,7 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
     for field in FIELDS:
         name = field.removeprefix("pruning.")
         found.pruning[name] = found.pruning[name] or own[name]
+    if not found.fast_convolutions and jax.default_backend() == "cpu":
+        # In a loop, such as that over the steps of a call, XLA computes their gradients by plain code there.
+        found.steps_per_call = 1
     return found

@@ -99,6 +99,7 @@ class Task:
         unit is alive on the batch that is alive in a part of it.
       watch: whether a step reports who was alive on its batch.
       needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
+      fast_convolutions: whether convolutions are computed by other means where those are faster.
       updater: what holds weights at zero, with its masks in the optimizer's state; `None` for nothing.
       replicated: the sharding of what is on every device.
     """
@@ -113,6 +114,7 @@ class Task:
     accumulate: int
     watch: bool
     needs_live: bool
+    fast_convolutions: bool
     updater: Updater | None
     replicated: NamedSharding
 
@@ -223,7 +225,8 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
         return cross_entropy(logits, targets, task.label_smoothing), (logits, new_state, activity)
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
-    gradient = demp_jax.with_fast_convolutions(gradient)
+    if task.fast_convolutions:
+        gradient = demp_jax.with_fast_convolutions(gradient)
     (loss, (logits, new_state, activity)), grads = gradient(params)
     alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
     return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
@@ -246,7 +249,8 @@ def prepare(images: jax.Array, *, preparation: Preparation) -> jax.Array:
 
 def compiled(step: Callable[..., Any], *args: Any, task: Task) -> Any:
     """Returns `train_step` or `train_steps` compiled for arguments like these, arrays or their shapes."""
-    return cast("Any", step).lower(*args, task=task).compile(compiler_options=demp_jax.compiler_options())
+    options = demp_jax.compiler_options() if task.fast_convolutions else {}
+    return cast("Any", step).lower(*args, task=task).compile(compiler_options=options)
 
 
 def free_compiled() -> None:

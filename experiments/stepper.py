@@ -44,6 +44,7 @@ class Stepper:
             accumulate=problem.config.accumulate,
             watch=True,
             needs_live=method.needs_live,
+            fast_convolutions=problem.config.fast_convolutions,
             updater=method.updater,
             replicated=problem.devices.replicated,
         )

@@ -1,5 +1,6 @@
 """Convolutions by other means: the same numbers, and only where they are asked for."""
 
+import functools
 import os
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 import demp_jax
+from benchmarks import programs
 from demp_jax import models
 from demp_jax._src import convolutions
 from experiments import step
@@ -429,10 +431,13 @@ print(*("__ynn_fusion" in lowered.compile(compiler_options=o).as_text() for o in
 
 
 def test_the_step_is_compiled_with_the_options():
+    """Where convolutions are not as XLA has them."""
     asked = []
-    lowered = types.SimpleNamespace(compile=lambda **kwargs: asked.append(kwargs))
-    step.compiled(types.SimpleNamespace(lower=lambda *args, task: lowered), task=None)
-    assert asked == [{"compiler_options": demp_jax.compiler_options()}]
+    lowered = types.SimpleNamespace(compile=lambda **kwargs: asked.append(kwargs["compiler_options"]))
+    for fast in (True, False):
+        task = types.SimpleNamespace(fast_convolutions=fast)
+        step.compiled(types.SimpleNamespace(lower=lambda *args, task: lowered), task=task)
+    assert asked == [demp_jax.compiler_options(), {}]
     assert demp_jax.compiler_options()
 
 
@@ -479,3 +484,13 @@ def test_the_gradient_of_a_residual_network():
     assert jax.tree.structure(plain) == jax.tree.structure(fast)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(fast), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(a))) + 1e-7)
+
+
+def test_a_step_with_convolutions_as_xla_has_them():
+    """One for each of a ResNet-18's and for both of its gradients, but for that of the image; to the same numbers."""
+    net, variables = programs.initial({"name": "resnet18", "base_width": 4}, (8, 8, 3))
+    steps = [programs.built(net, variables, (8, 8, 3), 4, fast_convolutions=fast) for fast in (False, True)]
+    traced = [jax.make_jaxpr(functools.partial(step.train_step, task=s.task))(s._state, *s._rest) for s in steps]
+    plain, fast = (str(jaxpr).count("conv_general_dilated[") for jaxpr in traced)
+    assert fast < plain == 3 * 20 - 1
+    np.testing.assert_allclose(*(s()[1].loss for s in steps), rtol=1e-5)

@@ -24,6 +24,15 @@ def test_a_gpu_rounds_widths_up_and_prepares_cuts_for_longer(backend, own, lengt
     assert (left.pruning.multiple, left.pruning.ahead) == (0, "")
 
 
+@pytest.mark.parametrize(("backend", "fast", "taken"), [("cpu", False, 1), ("cpu", True, 7), ("gpu", False, 7)])
+def test_convolutions_as_xla_has_them_are_in_no_loop_on_a_cpu(backend, fast, taken, monkeypatch):
+    """Where their gradients would be computed by plain code."""
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    config = short_config(steps_per_call=7, fast_convolutions=fast)
+    assert device_defaults.settled(config, 100).steps_per_call == taken
+    assert config.steps_per_call == 7
+
+
 @pytest.mark.parametrize("missing", [(), ("multiple",)])
 def test_a_run_goes_on_with_what_the_device_it_began_on_chose(missing, tmp_path, monkeypatch):
     """On another one, and where it was begun before there was such a field."""

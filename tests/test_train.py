@@ -611,13 +611,17 @@ def test_pruning_at_the_end_only(tmp_path):
         {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
         {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4},
         pytest.param({"model.norm": False, "method.penalised": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
-        {"pruning.exclude": ("norm/1",), "pruning.start": "15"},
+        {"pruning.exclude": ("norm/1",), "pruning.start": "15", "fast_convolutions": False},
     ],
 )
-def test_options(tmp_path, changes):
+def test_options(tmp_path, changes, monkeypatch):
+    tasks = []
+    real = stepper.compiled
+    monkeypatch.setattr(stepper, "compiled", lambda *args, task: tasks.append(task) or real(*args, task=task))
     result = train_and_evaluate(
         short_config(**{"steps": "20", "method.strength_span": "20", "method.noise_span": "20"} | changes), tmp_path
     )
+    assert {task.fast_convolutions for task in tasks} == {changes.get("fast_convolutions", True)}
     assert np.isfinite(result.summary["test_accuracy"])
     assert result.summary["steps"] == 20
     graph = demp_jax.trace(result.network, result.variables, jax.ShapeDtypeStruct((2, 8, 8, 1), jnp.float32))
