@@ -24,7 +24,6 @@ _COLD: dict[str, Any] = {"compile_cache": ""}
 _DENSE: dict[str, Any] = {"method.name": "dense"}
 _TWINS: dict[str, dict[str, Any]] = {"dense": _DENSE, "demp": {}}
 _WEAK = "demp, lambda 0.0005"
-_AS_XLA: dict[str, Any] = {"fast_convolutions": False}
 
 # Name, config, changes of all runs, further changes of each: the first is what the others are compared with.
 CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]]] = {
@@ -49,12 +48,11 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             _COLD | {"model.base_width": 32, "seed": 1},
             {"dense": _DENSE, _WEAK: {"method.strength": 0.0005}},
         ),
-        # As XLA computes convolutions, a step in a call: what a program without ours would take.
         (
             "resnet18, width 32, seed 2",
             "configs/resnet18_cifar.py:cpu",
             _COLD | {"model.base_width": 32, "seed": 2},
-            {"dense": _DENSE, _WEAK: {"method.strength": 0.0005}, "dense, XLA's convolutions": _DENSE | _AS_XLA},
+            {"dense": _DENSE, _WEAK: {"method.strength": 0.0005}},
         ),
         # Sparser: 93% in results/resnet18_cifar_cpu.jsonl.
         (
