@@ -49,6 +49,7 @@ def base() -> ml_collections.ConfigDict:
     # data that lies on the devices.
     c.steps_per_call = 10
     # A step computes convolutions by other means where XLA is slow at them; False: as XLA does, on a CPU a step a call.
+    # There it is slow with accumulate, which is a loop.
     c.fast_convolutions = True
     c.devices = 0  # How many devices batches are split over; 0 for all.
     c.label_smoothing = 0.0  # In [0, 1).

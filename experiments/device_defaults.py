@@ -52,5 +52,5 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
         found.pruning[name] = found.pruning[name] or own[name]
     if not found.fast_convolutions and jax.default_backend() == "cpu":
         # In a loop, such as that over the steps of a call, XLA computes their gradients by plain code there.
-        found.steps_per_call = 1
+        found.steps_per_call = min(1, found.steps_per_call)  # What is not allowed stays so.
     return found

@@ -31,6 +31,8 @@ def test_convolutions_as_xla_has_them_are_in_no_loop_on_a_cpu(backend, fast, tak
     config = short_config(steps_per_call=7, fast_convolutions=fast)
     assert device_defaults.settled(config, 100).steps_per_call == taken
     assert config.steps_per_call == 7
+    config = short_config(steps_per_call=0, fast_convolutions=fast)
+    assert device_defaults.settled(config, 100).steps_per_call == 0
 
 
 @pytest.mark.parametrize("missing", [(), ("multiple",)])
