@@ -85,7 +85,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
         for name in known if names is None else names:
             cut = programs.narrowed(dense.net, dense.variables, shape, *known[name])
             steps[name] = programs.built(*cut, shape, batch, together=together)
-        calls = {name: _in_a_row(each, together // each.together) for name, each in steps.items()}
+        calls = {name: _repeated(each, together // each.together) for name, each in steps.items()}
         try:
             timings = interleaved(calls, rounds, together)
         except Exception:
@@ -112,7 +112,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
         yield {**setting, "ceilings": roof, "steps": cuts}
 
 
-def _in_a_row(step: programs.Program, count: int) -> Callable[[], Any]:
+def _repeated(step: programs.Program, count: int) -> Callable[[], Any]:
     """Returns what takes a step in each of so many calls, none of which is waited for but the last."""
 
     def take() -> Any:
