@@ -60,9 +60,9 @@ def _hessian_times_gradient(
     variables: Any, x: Any, y: Any, live: Any, shift: bool, fn: Any, graph: Any, *static: Any
 ) -> jax.Array:
     of = losses.gated(fn, graph, *static)
-    layer = np.zeros(graph.classes, np.int32)
+    layer = np.zeros(graph.num_groups, np.int32)
     for number, site in enumerate(graph.sites):
-        layer[site.classes[site.classes >= 0]] = number
+        layer[site.groups[site.groups >= 0]] = number
 
     def loss(gates: jax.Array, thresholds: jax.Array) -> jax.Array:
         return of(gates, thresholds[layer], variables, x, y, live)

@@ -48,7 +48,7 @@ def watch_distance(
         released:  |d_e - d_{e-1}| < d_2 * min(1 - rho - 0.1, 0.99),   d_e = ||theta_e - theta_1|| / ||theta_1||, e > 1
 
     The second never fires for rho >= 0.9: give it a latest time elsewhere. The state mirrors the parameters, so
-    `demp_jax.cut` slices it.
+    `demp_jax.prune` slices it.
 
     Args:
       inner: the optimizer.

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from baselines.subject import Subject
+from demp_jax.tracing import per_unit
 
 
 def score(subject: Subject) -> np.ndarray:
@@ -21,27 +22,27 @@ def score(subject: Subject) -> np.ndarray:
 def norms(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
     """Returns the sum of absolute weights of every class and how many they are, `[K]` each.
 
-    Weights that read classes which have left are not counted.
+    Weights that read groups which have left are not counted.
     """
     graph, live = subject.graph, subject.live
     leaves = jax.device_get(jax.tree.leaves(subject.variables))
     fed = np.append(graph.fed, -1)
     # The last entry is for units that always stay.
     there = np.append(np.where(fed[:-1] >= 0, live[fed[:-1]], True), True)
-    total, count = np.zeros(graph.classes), np.zeros(graph.classes)
-    for maker in graph.makers:
-        if maker.variable is None:
+    total, count = np.zeros(graph.num_groups), np.zeros(graph.num_groups)
+    for producer in graph.producers:
+        if producer.variable is None:
             continue
-        weights = np.abs(np.asarray(leaves[maker.variable], np.float64))
+        weights = np.abs(np.asarray(leaves[producer.variable], np.float64))
         counted = np.ones(weights.shape)
-        for axis, classes in enumerate(graph.axes[maker.variable]):
-            if axis != maker.weight_axis and classes is not None:
-                counted = counted * there[classes].reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
-        others = tuple(i for i in range(weights.ndim) if i != maker.weight_axis)
-        units = fed[maker.classes]
+        for axis, groups in enumerate(graph.axes[producer.variable]):
+            if axis != producer.weight_axis and groups is not None:
+                counted = counted * there[groups].reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
+        others = tuple(i for i in range(weights.ndim) if i != producer.weight_axis)
+        units = fed[producer.groups]
         np.add.at(total, units[units >= 0], (weights * counted).sum(others)[units >= 0])
         np.add.at(count, units[units >= 0], counted.sum(others)[units >= 0])
-    missing = [s.name for s in graph.sites if not np.append(count > 0, True)[s.classes].all()]
+    missing = [s.name for s in graph.sites if not per_unit(count > 0, s.groups, True).all()]
     if missing:
         raise ValueError(f"no kernel can be told to compute the units of {', '.join(missing)}; leave them unranked.")
     return total, count

@@ -30,7 +30,7 @@ def gated(
     fn: Callable[[Any, Any], Any], graph: demp_jax.Graph, exclude: tuple[str, ...], position: str, loss: Loss
 ) -> Callable[..., jax.Array]:
     """Returns the loss of a batch as a function `(gates [K], thresholds [K], variables, x, y, live [K])`."""
-    run = demp_jax.with_gates(fn, graph, position=position, exclude=exclude)
+    run = demp_jax.tracing.with_gates(fn, graph, position=position, exclude=exclude)
 
     def of(gates: jax.Array, thresholds: jax.Array, variables: Any, x: Any, y: Any, live: Any) -> jax.Array:
         return loss(run(variables, x, gates, thresholds, live), y)

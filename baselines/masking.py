@@ -292,19 +292,19 @@ def random_like(params: Any, key: jax.Array) -> Any:
 
 
 def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray]:
-    """Returns which units are read with weights of zero alone, `[width]` bool by site, as `demp_jax.cut` takes them."""
+    """Returns which units are only read with weights of zero, `[width]` bool by site: what `demp_jax.prune` removes."""
     leaves = jax.tree.leaves(variables)
-    read = np.zeros(graph.classes + 1, bool)
-    for use in graph.uses:
+    read = np.zeros(graph.num_groups + 1, bool)
+    for use in graph.consumers:
         if use.variable is None:
-            read[use.classes] = True
+            read[use.groups] = True
             continue
         weights = np.asarray(leaves[use.variable])
         any_weight = (weights != 0).any(tuple(i for i in range(weights.ndim) if i != use.weight_axis))
         # A flattened or grouped axis may be longer than that of the weights: then nothing is concluded.
-        read[use.classes[any_weight if len(any_weight) == len(use.classes) else slice(None)]] = True
+        read[use.groups[any_weight if len(any_weight) == len(use.groups) else slice(None)]] = True
     read[-1] = True
-    return {site.name: ~read[site.classes] for site in graph.sites}
+    return {site.name: ~read[site.groups] for site in graph.sites}
 
 
 def densities(params: Any, opt_state: Any) -> dict[str, float]:
@@ -318,7 +318,7 @@ def densities(params: Any, opt_state: Any) -> dict[str, float]:
     # A connection that has just been grown is open, and zero. (jaxpruner can pack its masks: then zeros are counted.)
     counted = {
         path: mask if jnp.shape(mask) == leaf.shape else leaf
-        for path, leaf, mask in zip(demp_jax.leaf_paths(params), jax.tree.leaves(params), masks, strict=True)
+        for path, leaf, mask in zip(demp_jax.tracing.leaf_paths(params), jax.tree.leaves(params), masks, strict=True)
         if mask is not None
     }
     sizes = {path: max(leaf.size, 1) for path, leaf in counted.items()}

@@ -11,4 +11,4 @@ from baselines.subject import Subject
 
 def score(subject: Subject) -> np.ndarray:
     """Returns uniform random numbers in [0, 1), one for every class, `[K]`."""
-    return np.asarray(jax.random.uniform(subject.key, (subject.graph.classes,)))
+    return np.asarray(jax.random.uniform(subject.key, (subject.graph.num_groups,)))

@@ -23,14 +23,14 @@ def score(subject: Subject) -> np.ndarray:
     scales = jax.tree.leaves(demp_jax.norm_scales(subject.variables))
     leaves = jax.device_get(jax.tree.leaves(subject.variables))
     fed = np.append(graph.fed, -1)
-    total, held = np.zeros(graph.classes), np.zeros(graph.classes, bool)
+    total, held = np.zeros(graph.num_groups), np.zeros(graph.num_groups, bool)
     for leaf, is_scale, axes in zip(leaves, scales, graph.axes, strict=True):
         if not is_scale or axes[-1] is None:
             continue
         units = fed[axes[-1]]
         np.add.at(total, units[units >= 0], np.abs(np.asarray(leaf, np.float64))[units >= 0])
         held[units[units >= 0]] = True
-    missing = [s.name for s in graph.sites if not np.append(held, True)[s.classes].all()]
+    missing = [s.name for s in graph.sites if not demp_jax.tracing.per_unit(held, s.groups, True).all()]
     if missing:
         raise ValueError(f"slimming: the units of {', '.join(missing)} have no scale; exclude them.")
     return total

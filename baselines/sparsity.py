@@ -43,7 +43,7 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
         raise ValueError(f"sparsity must be in [0, 1); got {sparsity=}.")
 
     def distribute(params: Any) -> Any:
-        paths = demp_jax.leaf_paths(params)
+        paths = demp_jax.tracing.leaf_paths(params)
         leaves = jax.tree.leaves(params)
         for pattern in exclude:
             if not fnmatch.filter(paths, pattern):

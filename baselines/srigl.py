@@ -11,8 +11,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import demp_jax
 from baselines.masking import MASK, SparseState, StaticSparse, random_like, restarted, top_count, where
+from demp_jax.tracing import leaf_paths
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class SRigL(StaticSparse):
         tree = jax.tree.structure(params)
         ablates = jax.tree.unflatten(
             tree,
-            [not any(fnmatch.fnmatch(p, each) for each in self.never_ablated) for p in demp_jax.leaf_paths(params)],
+            [not any(fnmatch.fnmatch(p, each) for each in self.never_ablated) for p in leaf_paths(params)],
         )
 
         def one(ablate: bool, weight: jax.Array, grad: jax.Array, mask: jax.Array, sparsity: Any) -> jax.Array:

@@ -24,11 +24,11 @@ class Pruned:
     """What pruning by scores came to.
 
     Attributes:
-      cut: the smaller network, see `demp_jax.Cut`.
+      cut: the smaller network, see `demp_jax.PruneResult`.
       stages: of each stage the planned neuron sparsity and the one reached, relative to the network before it.
     """
 
-    cut: demp_jax.Cut
+    cut: demp_jax.PruneResult
     stages: tuple[tuple[float, float], ...]
 
 
@@ -70,7 +70,7 @@ def prune(
       fn: the network in evaluation mode, `fn(variables, x) -> logits`.
       variables: its variables.
       batches: inputs and labels, all batches of one size; what the units are scored on, and the cut is proved on.
-      score: of the classes of units, such as `snap.score`.
+      score: of the groups of units, such as `snap.score`.
       sparsity: the fraction of the removable units that leaves, in [0, 1).
       scored: the variables to score with, if not `variables`: such as with calibrated statistics.
       steps: of iterative pruning, see `selection.stages`; 1 for all at once.
@@ -78,7 +78,7 @@ def prune(
       rule, min_units: see `selection.select`; at least one unit of every site stays.
       unranked: patterns of names of sites whose units are not ranked and stay.
       key: random key or seed, for scores that draw.
-      opt_state, tx, params, exclude: as for `demp_jax.cut`.
+      opt_state, tx, params, exclude: as for `demp_jax.prune`.
 
     Raises:
       ValueError: for a bad option, or when the network has no prunable neuron.
@@ -90,10 +90,10 @@ def prune(
     exclude = tuple(exclude)
     graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude)
     graph.require_prunable()
-    ranks = _ranked_classes(graph, unranked)
+    ranks = _ranked_groups(graph, unranked)
     key = jax.random.key(key) if isinstance(key, int) else key
     subject = Subject(
-        fn, variables if scored is None else scored, graph, batches, np.ones(graph.classes, bool), key, exclude
+        fn, variables if scored is None else scored, graph, batches, np.ones(graph.num_groups, bool), key, exclude
     )
     ranked = _units(graph, ranks)
     reached, done = 0.0, []
@@ -102,20 +102,20 @@ def prune(
         values = np.where(subject.live, np.where(ranks, score(subject), np.nan), -np.inf)
         fraction = selection.fraction_of_rest(target, reached)
         leave = selection.select(by_site(graph, values), fraction, rule=rule, min_units=min_units)
-        # A class leaves where all its units do.
-        live = np.zeros(graph.classes, bool)
+        # A group is removed where all its units do.
+        live = np.zeros(graph.num_groups, bool)
         for site in graph.sites:
-            live[site.classes[~leave[site.name] & (site.classes >= 0)]] = True
+            live[site.groups[~leave[site.name] & (site.groups >= 0)]] = True
         subject = subject._replace(live=live)
         measured = 1 - _units(graph, live & ranks) / max(ranked, 1)
         done.append((target, measured))
         reached = target if feedback == "planned" else measured
-    gone = {s.name: ~np.append(subject.live, True)[s.classes] for s in graph.sites}
-    result = demp_jax.cut(
+    gone = {s.name: ~demp_jax.tracing.per_unit(subject.live, s.groups, True) for s in graph.sites}
+    result = demp_jax.prune(
         fn,
         variables,
         [x for x, _ in batches],
-        leave=gone,
+        remove=gone,
         opt_state=opt_state,
         tx=tx,
         params=params,
@@ -126,32 +126,32 @@ def prune(
 
 def ranked_units(graph: demp_jax.Graph, unranked: Sequence[str] = ()) -> dict[str, int]:
     """Returns how many units of each site are ranked: those that can leave, but for sites named by `unranked`."""
-    ranks = np.append(_ranked_classes(graph, unranked), False)
-    counts = {site.name: int(ranks[site.classes].sum()) for site in graph.sites}
+    ranks = np.append(_ranked_groups(graph, unranked), False)
+    counts = {site.name: int(ranks[site.groups].sum()) for site in graph.sites}
     return {name: count for name, count in counts.items() if count}
 
 
-def unranked_classes(graph: demp_jax.Graph, patterns: Sequence[str]) -> np.ndarray:
-    """Returns `[K]` bool: which classes have units in sites whose names match a pattern.
+def unranked_groups(graph: demp_jax.Graph, patterns: Sequence[str]) -> np.ndarray:
+    """Returns `[K]` bool: which groups have units in sites whose names match a pattern.
 
     Raises:
       ValueError: when a pattern matches none.
     """
-    found = np.zeros(graph.classes, bool)
+    found = np.zeros(graph.num_groups, bool)
     for pattern in patterns:
         matched = [site for site in graph.sites if fnmatch.fnmatch(site.name, pattern)]
         if not matched:
             names = ", ".join(site.name for site in graph.sites)
             raise ValueError(f"no site is named {pattern!r}. The sites are: {names}.")
         for site in matched:
-            found[site.classes[site.classes >= 0]] = True
+            found[site.groups[site.groups >= 0]] = True
     return found
 
 
-def _ranked_classes(graph: demp_jax.Graph, unranked: Sequence[str]) -> np.ndarray:
-    return (graph.fed == np.arange(graph.classes)) & ~unranked_classes(graph, unranked)
+def _ranked_groups(graph: demp_jax.Graph, unranked: Sequence[str]) -> np.ndarray:
+    return (graph.fed == np.arange(graph.num_groups)) & ~unranked_groups(graph, unranked)
 
 
 def _units(graph: demp_jax.Graph, live: np.ndarray) -> int:
-    """Returns how many removable units are in live classes."""
-    return sum(int(np.append(live, False)[site.classes].sum()) for site in graph.sites)
+    """Returns how many removable units are in live groups."""
+    return sum(int(demp_jax.tracing.per_unit(live, site.groups).sum()) for site in graph.sites)

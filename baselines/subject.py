@@ -41,4 +41,4 @@ Score = Callable[[Subject], np.ndarray]
 def by_site(graph: demp_jax.Graph, values: np.ndarray) -> Mapping[str, np.ndarray]:
     """Returns values of classes, `[K]`, by site, `[width]`; NaN for units that cannot leave."""
     padded = np.append(np.asarray(values, np.float64), np.nan)
-    return {site.name: padded[site.classes] for site in graph.sites}
+    return {site.name: padded[site.groups] for site in graph.sites}

@@ -68,7 +68,7 @@ def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
     death_set = [jax.random.uniform(jax.random.key(0), (examples, 32, 32, 3))]
     started = time.perf_counter()
     opt_state = jax.jit(before.task.tx.init)(variables["params"])
-    result = demp_jax.cut(
+    result = demp_jax.prune(
         net, variables, death_set, params=lambda v: v["params"], opt_state=opt_state, tx=before.task.tx
     )
     cut = time.perf_counter() - started

@@ -52,7 +52,7 @@ class Program:
         opt_state = jax.jit(self.task.tx.init)(self.variables["params"])
         copied = jax.tree.map(jnp.copy, self.variables)
         state = TrainState(jnp.zeros([], jnp.int32), copied, opt_state, jax.random.key(0))
-        members = demp_jax.membership(self.graph, self.variables["params"])
+        members = demp_jax.weight_groups(self.graph, self.variables["params"])
         self._compiled: Any = None
         self.compile_seconds: float | None = None
         # Placed as the training program does, and as a step leaves its state: the compiled step takes no other.
@@ -139,7 +139,7 @@ def built(
     base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
     if strength or noise:
         # At its peak throughout: a schedule's end, where the noise costs nothing, is not what is measured.
-        schedules = [demp_jax.constant(amount, 10**6) if amount else 0.0 for amount in (strength, noise)]
+        schedules = [demp_jax.schedules.constant(amount, 10**6) if amount else 0.0 for amount in (strength, noise)]
         base = demp_jax.demp(base, strength=schedules[0], noise=schedules[1], key=0)
     task = Task(
         network=net,
@@ -185,8 +185,8 @@ def narrowed(
         }
         # Rounding is the cut's: it takes units back in.
         x = jax.random.uniform(jax.random.key(0), (2, *shape))
-        result = demp_jax.cut(
-            net, variables, [x], params=lambda v: v["params"], leave=leave, multiple=multiple, tolerance=math.inf
+        result = demp_jax.prune(
+            net, variables, [x], params=lambda v: v["params"], remove=leave, multiple=multiple, tolerance=math.inf
         )
         left = jax.device_get(result.variables)
     assert isinstance(result.fn, network.Network)

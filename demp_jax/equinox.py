@@ -12,10 +12,12 @@ import equinox as eqx
 import jax
 import optax
 
-from demp_jax._src import cutting, surgery, tracing
-from demp_jax._src.graph import Graph
+from demp_jax._src.pruning import prune as prune_lib
+from demp_jax._src.pruning import slicing as surgery
+from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.tracing.graph import Graph
 
-__all__ = ["Cut", "Forward", "cut", "forward", "norm_weights", "refit", "trace"]
+__all__ = ["Forward", "PruneResult", "forward", "norm_weights", "prune", "refit", "trace"]
 
 
 def norm_weights(params: Any) -> Any:
@@ -45,7 +47,7 @@ def norm_weights(params: Any) -> Any:
     if not any(jax.tree.leaves(masks)):
         raise ValueError(
             "norm_weights: no normalisation layer of equinox.nn with a weight was found. Regularise "
-            "`demp_jax.everything`, or give a mask of the parameters you mean."
+            "`demp_jax.regularizers.all_params`, or give a mask of the parameters you mean."
         )
     return masks
 
@@ -113,7 +115,7 @@ def trace(
     return tracing.trace(fn, variables, x, **options)
 
 
-class Cut(NamedTuple):
+class PruneResult(NamedTuple):
     """The result of a cut.
 
     Attributes:
@@ -128,10 +130,10 @@ class Cut(NamedTuple):
     state: Any
     opt_state: Any
     plan: surgery.Plan | None
-    record: cutting.CutRecord
+    record: prune_lib.PruneRecord
 
 
-def cut(
+def prune(
     model: Any,
     batches: Iterable[Any],
     state: eqx.nn.State | None = None,
@@ -141,8 +143,8 @@ def cut(
     filter_spec: Any = eqx.is_inexact_array,
     call: Callable[[Any, Any, Any], Any] = _apply,
     **options: Any,
-) -> Cut:
-    """Removes dead units from a model, from its state and from the state of its optimizer; see `demp_jax.cut`.
+) -> PruneResult:
+    """Removes dead units from a model, from its state and from the state of its optimizer; see `demp_jax.prune`.
 
     Args:
       model: an Equinox model, in training or inference mode.
@@ -152,20 +154,20 @@ def cut(
       tx: that optimizer.
       filter_spec: which leaves are trained, as in `eqx.filter`.
       call: how to call the model on a batch in inference mode, `call(model, x, state)`.
-      **options: of `demp_jax.cut`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
+      **options: of `demp_jax.prune`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
 
     Returns:
       The smaller model and what belongs to it; what was given is not changed.
 
     Raises:
-      ValueError: as `demp_jax.cut`, and for an `opt_state` without its `tx`.
+      ValueError: as `demp_jax.prune`, and for an `opt_state` without its `tx`.
     """
     if opt_state is not None and tx is None:
         raise ValueError("cut: opt_state was given without tx, the optimizer that it belongs to.")
     fn, variables = forward(model, state, call)
     params, static = eqx.partition(model, eqx.is_array)
     trained = jax.tree.map(lambda _, kept: kept is not None, params, eqx.filter(params, filter_spec))
-    result = cutting.cut(
+    result = prune_lib.prune(
         fn,
         variables,
         batches,
@@ -175,7 +177,7 @@ def cut(
         **options,
     )
     if result.plan is None:
-        return Cut(model, state, opt_state, None, result.record)
+        return PruneResult(model, state, opt_state, None, result.record)
     smaller = refit(eqx.combine(result.variables["params"], static))
     if tx is not None and opt_state is not None:
         # The static attributes of modules are part of a tree's structure, also within the optimizer's state.
@@ -183,7 +185,7 @@ def cut(
         trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(trained))
         wanted = jax.eval_shape(tx.init, eqx.filter(params, trained))
         opt_state = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(result.opt_state))
-    return Cut(smaller, result.variables["state"], opt_state, result.plan, result.record)
+    return PruneResult(smaller, result.variables["state"], opt_state, result.plan, result.record)
 
 
 def refit(tree: Any) -> Any:

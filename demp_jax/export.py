@@ -23,10 +23,10 @@ import numpy as np
 from flax import nnx
 from jax import export as jax_export
 
-from demp_jax._src import program as program_lib
-from demp_jax._src.axes import SELECT
 from demp_jax._src.bundling import bundle as bundle
-from demp_jax._src.paths import leaf_paths
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing.axes import SELECT
+from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax.nnx import resize
 
 __all__ = ["PLATFORMS", "bundle", "load_tensors", "read_tensors", "serialize", "to_onnx", "write_tensors"]

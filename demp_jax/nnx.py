@@ -12,18 +12,20 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from demp_jax._src import cutting, demp, tracing
-from demp_jax._src.graph import Graph
-from demp_jax._src.paths import leaf_paths
-from demp_jax._src.select import select
+from demp_jax._src.optim import demp
+from demp_jax._src.pruning import prune as prune_lib
+from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.tracing.graph import Graph
+from demp_jax._src.tracing.paths import leaf_paths
+from demp_jax._src.tracing.select import select
 
 __all__ = [
     "ChannelSum",
     "Forward",
     "Routing",
-    "cut",
-    "forecast",
     "forward",
+    "preview",
+    "prune",
     "refit",
     "resize",
     "set_strength_factor",
@@ -121,7 +123,7 @@ def trace(model: nnx.Module, x: Any, *, call: Callable[[Any, Any], Any] = _apply
     return tracing.trace(fn, state, x, **options)
 
 
-def cut(
+def prune(
     model: nnx.Module,
     batches: Iterable[Any],
     optimizer: nnx.Optimizer | None = None,
@@ -129,8 +131,8 @@ def cut(
     also: Sequence[nnx.Module] = (),
     call: Callable[[Any, Any], Any] = _apply,
     **options: Any,
-) -> cutting.CutRecord:
-    """Removes dead units from a model and from its optimizer, in place; see `demp_jax.cut`.
+) -> prune_lib.PruneRecord:
+    """Removes dead units from a model and from its optimizer, in place; see `demp_jax.prune`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode.
@@ -138,21 +140,21 @@ def cut(
       optimizer: the optimizer of the model.
       also: other models of the same architecture and widths, such as an average of its weights, to be cut with it.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      **options: of `demp_jax.cut`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
+      **options: of `demp_jax.prune`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
 
     Returns:
       What was done.
 
     Raises:
-      ValueError: as `demp_jax.cut`.
+      ValueError: as `demp_jax.prune`.
     """
     fn, state = forward(model, call)
     params = _trained(model, nnx.Param if optimizer is None else optimizer.wrt)
     if optimizer is None:
-        result = cutting.cut(fn, state, batches, params=params, **options)
+        result = prune_lib.prune(fn, state, batches, params=params, **options)
     else:
         opt_state = nnx.as_pure(optimizer.opt_state)
-        result = cutting.cut(fn, state, batches, opt_state=opt_state, tx=optimizer.tx, params=params, **options)
+        result = prune_lib.prune(fn, state, batches, opt_state=opt_state, tx=optimizer.tx, params=params, **options)
     if result.plan is not None:
         resize(model, result.variables)
         for other in also:
@@ -162,38 +164,38 @@ def cut(
     return result.record
 
 
-def forecast(
+def preview(
     model: nnx.Module,
     batches: Iterable[Any],
     *,
     wrt: Any = nnx.Param,
     call: Callable[[Any, Any], Any] = _apply,
     **options: Any,
-) -> cutting.Forecast:
-    """Returns what a cut of all that is dead would leave of a model; see `demp_jax.forecast`.
+) -> prune_lib.Preview:
+    """Returns what a cut of all that is dead would leave of a model; see `demp_jax.preview`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode.
       batches: the death set, as batches of training inputs of one shape.
       wrt: the variables that count as parameters, as the optimizer has them.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      **options: of `demp_jax.forecast`: `criterion`, `epsilon`, `constant`, `min_units`, `exclude`.
+      **options: of `demp_jax.preview`: `criterion`, `epsilon`, `constant`, `min_units`, `exclude`.
     """
     fn, state = forward(model, call)
-    return cutting.forecast(fn, state, batches, params=_trained(model, wrt), **options)
+    return prune_lib.preview(fn, state, batches, params=_trained(model, wrt), **options)
 
 
 def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
-    """Multiplies the strength of an optimizer's regulariser, in place; see `demp_jax.with_strength_factor`.
+    """Multiplies the strength of an optimizer's regulariser, in place; see `demp_jax.set_strength_factor`.
 
     Args:
       optimizer: whose `tx` is made by `demp_jax.demp`.
       factor: >= 0.
 
     Raises:
-      ValueError: as `demp_jax.with_strength_factor`.
+      ValueError: as `demp_jax.set_strength_factor`.
     """
-    changed = demp.with_strength_factor(nnx.as_pure(optimizer.opt_state), factor)
+    changed = demp.set_strength_factor(nnx.as_pure(optimizer.opt_state), factor)
     nnx.update(optimizer.opt_state, nnx.state(changed))
 
 

@@ -131,8 +131,8 @@ class Ahead:
     def start(
         since: int,
         due: int,
-        cut_copy: Callable[[], demp_jax.Cut],
-        prepare: Callable[[demp_jax.Cut], Any] | None,
+        cut_copy: Callable[[], demp_jax.PruneResult],
+        prepare: Callable[[demp_jax.PruneResult], Any] | None,
         pool: ThreadPoolExecutor | None,
         **more: Any,
     ) -> Ahead:
@@ -146,7 +146,7 @@ class Ahead:
           more: further fields of `Planned`.
         """
 
-        def plan() -> tuple[Planned, demp_jax.Cut]:
+        def plan() -> tuple[Planned, demp_jax.PruneResult]:
             cut = cut_copy()
             if cut.plan is None:
                 return Planned(since, due, None, dataclasses.asdict(cut.record), **more), cut

@@ -35,7 +35,7 @@ class Standing(NamedTuple):
       network, variables, graph: the network, its variables and its removable units.
       opt_state: of the optimizer; `None` in a trial, which cuts the variables alone.
       least_gain: the part of the FLOPs that a cut of dead units has to save.
-      like: what leaves of dead units, as `demp_jax.cut` takes it; `None` for all of them.
+      at_most: what leaves of dead units, as `demp_jax.prune` takes it; `None` for all of them.
     """
 
     problem: Problem
@@ -46,11 +46,11 @@ class Standing(NamedTuple):
     graph: demp_jax.Graph
     opt_state: Any
     least_gain: float = 0.0
-    like: Mapping[str, np.ndarray] | None = None
+    at_most: Mapping[str, np.ndarray] | None = None
 
     @property
     def trained(self) -> dict[str, Any]:
-        """What a cut slices besides the variables, as `demp_jax.cut` takes it."""
+        """What a cut slices besides the variables, as `demp_jax.prune` takes it."""
         return {
             "opt_state": self.opt_state,
             "tx": self.problem.method.tx,
@@ -59,7 +59,7 @@ class Standing(NamedTuple):
 
 
 # From where a run stands to a cut and what else its record says.
-Cutter = Callable[[Standing], tuple[demp_jax.Cut, dict[str, Any]]]
+Cutter = Callable[[Standing], tuple[demp_jax.PruneResult, dict[str, Any]]]
 
 
 def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
@@ -79,7 +79,7 @@ def possible(method: Method, step: int) -> bool:
     return method.cuts(step) or (method.ranking is not None and method.ranking.possible(step))
 
 
-def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.Cut, dict[str, Any]]:
+def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     problem, variables, options = at.problem, at.variables, dict(ranking.options)
     most, devices = problem.dataset.train_examples, problem.devices.count
     size = max(min(ranking.batch_size, most) // devices, 1) * devices
@@ -111,33 +111,33 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
     return cut, {"why": "lowest scores", "target": target, "stages": stages}
 
 
-def _unread(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
+def _unread(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     idle = masking.idle_units(at.graph, at.variables)
     options = {name: _options(at)[name] for name in ("multiple", "exclude")}
     options["least_gain"] = at.least_gain
     death_set = at.feed.death_set(at.step)
-    cut = demp_jax.cut(at.network, at.variables, death_set, leave=idle, **at.trained, **options)
+    cut = demp_jax.prune(at.network, at.variables, death_set, remove=idle, **at.trained, **options)
     return cut, {"why": "read with weights of zero alone", "least_gain": at.least_gain}
 
 
-def dead(at: Standing) -> tuple[demp_jax.Cut, dict[str, Any]]:
+def dead(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     """Cuts dead units; a trial those that can be expected to leave when the cut is due."""
-    options = {**_options(at), "least_gain": at.least_gain, "like": at.like}
+    options = {**_options(at), "least_gain": at.least_gain, "at_most": at.at_most}
     # Units that are zero get no gradient, and stay; constants move.
     if at.opt_state is None and options["constant"] is not None:
         options["constant"] *= _FIRM
-        if at.like is None:
+        if at.at_most is None:
             found = forecast(at, constant=options["constant"]).removed
-            options["like"] = {name: _spared(bits) for name, bits in found.items()}
-    cut = demp_jax.cut(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
+            options["at_most"] = {name: _spared(bits) for name, bits in found.items()}
+    cut = demp_jax.prune(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
     return cut, {"why": "dead", "least_gain": at.least_gain}
 
 
-def forecast(at: Standing, **changed: Any) -> demp_jax.Forecast:
-    """Returns what a cut of all that is dead would leave, with options of `demp_jax.forecast` changed."""
+def forecast(at: Standing, **changed: Any) -> demp_jax.Preview:
+    """Returns what a cut of all that is dead would leave, with options of `demp_jax.preview` changed."""
     options = {name: _options(at)[name] for name in ("criterion", "epsilon", "constant", "min_units", "exclude")}
     death_set, params = at.feed.death_set(at.step), at.trained["params"]
-    return demp_jax.forecast(at.network, at.variables, death_set, graph=at.graph, params=params, **(options | changed))
+    return demp_jax.preview(at.network, at.variables, death_set, graph=at.graph, params=params, **(options | changed))
 
 
 def _spared(bits: np.ndarray) -> np.ndarray:

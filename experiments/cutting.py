@@ -158,7 +158,7 @@ class Cutting:
     ) -> None:
         """Begins to prepare a cut, unless the run ends before it could pay.
 
-        `like` is as `demp_jax.cut` takes it; `more` are further fields of what is planned.
+        `like` is as `demp_jax.prune` takes it; `more` are further fields of what is planned.
         """
         problem = self._problem
         due = step + problem.lengths.ahead
@@ -167,11 +167,11 @@ class Cutting:
         # The next step reuses the memory of the state.
         variables = jax.tree.map(jnp.copy, learner.variables)
         more["least_gain"] = self._least_gain(step)
-        at = self.standing(step, learner, least_gain=more["least_gain"], like=like)
+        at = self.standing(step, learner, least_gain=more["least_gain"], at_most=like)
         at = at._replace(variables=variables, opt_state=None)
         state = learner.state._replace(variables=None, opt_state=None)
 
-        def prepare(cut: demp_jax.Cut) -> Stepper:
+        def prepare(cut: demp_jax.PruneResult) -> Stepper:
             assert isinstance(cut.fn, Network)
             stepper = Stepper(problem, cut.fn, cut.variables)
             if batches is not None:
@@ -204,7 +204,7 @@ class Cutting:
                 record["seconds"] = {**record["seconds"], "trials": planned.spent}
             self._note(step, learner, record)
             return
-        result, why = cuts.dead(self.standing(step, learner, like=planned.leave))
+        result, why = cuts.dead(self.standing(step, learner, at_most=planned.leave))
         result.record.seconds["wait"] = waited
         if planned.spent:
             result.record.seconds["trials"] = planned.spent
@@ -218,7 +218,12 @@ class Cutting:
         self._take(step, learner, result, {**why, **more}, stepper if fits else None)
 
     def _take(
-        self, step: int, learner: Learner, result: demp_jax.Cut, more: dict[str, Any], prepared: Stepper | None = None
+        self,
+        step: int,
+        learner: Learner,
+        result: demp_jax.PruneResult,
+        more: dict[str, Any],
+        prepared: Stepper | None = None,
     ) -> None:
         """Goes on with what a cut left, and with its step if that was prepared."""
         self._problem.devices.agree(f"the cut of step {step}", result.record.removed)

@@ -20,7 +20,7 @@ def on_test_set(problem: Problem, feed: Feed, network: Network, variables: Any) 
     right, loss = 0, 0.0
     for inputs, labels in feed.test_batches():
         # The program that proves a cut gives the outputs: one compilation serves both.
-        (logits,) = demp_jax.outputs(network, variables, [inputs])
+        (logits,) = demp_jax.activity.outputs(network, variables, [inputs])
         logits = logits[: len(labels)].astype(np.float64)
         shifted = logits - logits.max(1, keepdims=True)
         right += int((logits.argmax(1) == labels).sum())
@@ -38,7 +38,7 @@ def dead(
       By site, `dead`, how many, and `bits`, one of each unit, packed, in hexadecimal.
     """
     options = problem.config.pruning
-    seen = demp_jax.observe(network, variables, inputs, exclude=problem.exclude, criterion=options.criterion)
+    seen = demp_jax.activity.observe(network, variables, inputs, exclude=problem.exclude, criterion=options.criterion)
     found = {
         site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))
         for site, activity in zip(graph.sites, seen.sites, strict=False)

@@ -251,7 +251,7 @@ def _about(problem: Problem, saved: checkpoints.Saved, folder: Path) -> dict[str
     dataset, preparation = problem.dataset, problem.preparation
     graph = problem.trace(saved.network, saved.variables)
     digest = hashlib.sha256()
-    for path, leaf in zip(demp_jax.leaf_paths(saved.variables), jax.tree.leaves(saved.variables), strict=True):
+    for path, leaf in zip(demp_jax.tracing.leaf_paths(saved.variables), jax.tree.leaves(saved.variables), strict=True):
         digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
     framing = getattr(dataset, "framing", None)  # Of image files.
     frame = {} if framing is None else {"shorter_side": framing.evaluation, "central_crop": framing.side}

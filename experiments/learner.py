@@ -39,7 +39,7 @@ class Learner:
             self.stepper.take_over(prepared)
         self.count()
 
-    def shrink(self, cut: demp_jax.Cut, prepared: Stepper | None = None) -> None:
+    def shrink(self, cut: demp_jax.PruneResult, prepared: Stepper | None = None) -> None:
         """Goes on with what a cut left, by a step that was prepared for it, if one was; drops the wider step."""
         assert isinstance(cut.fn, Network)
         state = self.state._replace(variables=cut.variables, opt_state=cut.opt_state)
@@ -57,7 +57,9 @@ class Learner:
         self.parameters, self.flops = size(params), self.graph.flops()
         if self._problem.method.updater is not None:
             dense = masking.densities(params, self.state.opt_state)
-            sizes = dict(zip(demp_jax.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True))
+            sizes = dict(
+                zip(demp_jax.tracing.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True)
+            )
             self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
             self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
 

@@ -96,14 +96,14 @@ def _sites(graph: demp_jax.Graph) -> Table:
     parameters, flops = graph.parameters(_trained), graph.flops()
     rows: list[list[str]] = []
     for site in graph.sites:
-        own = site.classes[site.classes >= 0]
+        own = site.groups[site.groups >= 0]
         rows.append([site.name, f"{site.width:,}", f"{len(own):,}", "", "", ""])
         if len(own):
-            unit = np.zeros(graph.classes, bool)
+            unit = np.zeros(graph.num_groups, bool)
             unit[own[0]] = True
             rows[-1][3] = f"{parameters - graph.parameters(_trained, unit):,}"
             rows[-1][4] = amount(flops - graph.flops(unit))
-        rows[-1][5] = ", ".join(s.name for s in graph.sites if s is not site and np.isin(own, s.classes).any())
+        rows[-1][5] = ", ".join(s.name for s in graph.sites if s is not site and np.isin(own, s.groups).any())
     coupled = any(row[5] for row in rows)
     if coupled:
         table.add_column("leave together with")
@@ -134,13 +134,13 @@ def _data(problem: Problem) -> list[str]:
 
 def _network(problem: Problem) -> list[str]:
     graph = problem.dense
-    can = sum(int((site.classes >= 0).sum()) for site in graph.sites)
+    can = sum(int((site.groups >= 0).sum()) for site in graph.sites)
     lines = [
         f"{problem.config.model.name}: {problem.dense_parameters:,} parameters, {graph.neurons:,} neurons in "
         f"{len(graph.sites)} activation{'s' * (len(graph.sites) > 1)}, of which {can:,} can leave"
     ]
     if graph.branches:
-        channels = sum(int((branch.classes >= 0).sum()) for branch in graph.branches)
+        channels = sum(int((branch.groups >= 0).sum()) for branch in graph.branches)
         lines.append(
             f"{channels:,} channels of {len(graph.branches)} residual branches leave, too, once nothing reads them; "
             "they do not count as neurons"

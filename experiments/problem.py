@@ -154,7 +154,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     if method.ranking is not None:
         patterns = method.ranking.options["unranked"]
         try:
-            structured.unranked_classes(dense, patterns)
+            structured.unranked_groups(dense, patterns)
         except ValueError as error:
             raise UsageError(f"config.ranking.exclude={patterns!r}: {error}") from error
     parameters = size(variables["params"])
@@ -180,7 +180,7 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
     """Raises `UsageError` where the regulariser acts on nothing that a cut could take: no target could be reached."""
     field, name = "config.method.penalised", config.method.penalised
     penalised = jax.tree.leaves(methods.PENALISED[name](params))
-    for path, leaf, chosen in zip(demp_jax.leaf_paths(params), jax.tree.leaves(params), penalised, strict=True):
+    for path, leaf, chosen in zip(demp_jax.tracing.leaf_paths(params), jax.tree.leaves(params), penalised, strict=True):
         variable = dense.match(path, leaf.shape)
         axes = () if variable is None else dense.axes[variable]
         if chosen and any(classes is not None and (classes >= 0).any() for classes in axes):

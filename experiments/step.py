@@ -121,7 +121,7 @@ class Task:
 
 @functools.partial(jax.jit, static_argnames=("task",), donate_argnames=("state",))
 def train_step(
-    state: TrainState, data: Data, examples: jax.Array | None, members: demp_jax.Membership, *, task: Task
+    state: TrainState, data: Data, examples: jax.Array | None, members: demp_jax.masks.WeightGroups, *, task: Task
 ) -> tuple[TrainState, StepMetrics]:
     """Takes one step.
 
@@ -177,7 +177,7 @@ def train_steps(
     data: Data,
     examples: jax.Array | None,
     count: jax.Array,
-    members: demp_jax.Membership,
+    members: demp_jax.masks.WeightGroups,
     *,
     task: Task,
 ) -> tuple[TrainState, StepMetrics]:

@@ -32,7 +32,7 @@ class Stepper:
         """Reads off a network with its variables what a step needs."""
         method = problem.method
         self.graph = problem.trace(network, variables)
-        self.members = problem.devices.everywhere(demp_jax.membership(self.graph, variables["params"]))
+        self.members = problem.devices.everywhere(demp_jax.weight_groups(self.graph, variables["params"]))
         self.task = Task(
             network=network,
             tx=method.tx,

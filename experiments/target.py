@@ -132,7 +132,7 @@ def _bound(kind: str, bound: float) -> str:
 def _least(kind: str, dense: demp_jax.Graph, dense_parameters: int, min_units: int) -> float:
     removed = dense.floor(min_units)
     gone = np.append(removed, False)
-    neurons = sum(int((~gone[site.classes]).sum()) for site in dense.sites)
+    neurons = sum(int((~gone[site.groups]).sum()) for site in dense.sites)
     return _PARTS[kind](
         neurons / dense.neurons,
         dense.parameters(lambda path: path.startswith("params/"), removed) / dense_parameters,
@@ -162,7 +162,7 @@ class Steering:
         self._seconds: dict[int, list[float]] = {}
         self._warned = False
         first = min((-math.log(goal.left) / 3) ** 3, 1.0) if guesses else 1.0
-        self._controller = demp_jax.TargetController(goal.left, goal.span, first)
+        self._controller = demp_jax.targets.TargetController(goal.left, goal.span, first)
 
     def as_json(self) -> dict[str, Any]:
         """Returns where it stands, as it is kept in a checkpoint."""
@@ -171,7 +171,7 @@ class Steering:
 
     def load(self, fields: Mapping[str, Any]) -> None:
         """Goes on from what `as_json` gave."""
-        self._controller = demp_jax.TargetController(**fields["controller"])
+        self._controller = demp_jax.targets.TargetController(**fields["controller"])
         self._seconds = {int(flops): list(times) for flops, times in fields["seconds"]}
         self._warned = fields["warned"]
 
@@ -195,7 +195,7 @@ class Steering:
         """Takes the time of a step at so many FLOPs."""
         self._seconds.setdefault(flops, []).append(seconds)
 
-    def look(self, step: int, forecast: demp_jax.Forecast) -> float:
+    def look(self, step: int, forecast: demp_jax.Preview) -> float:
         """Sets the factor from a step on by what a cut would leave then; returns the part that it would leave."""
         left = self._part(forecast.neurons[1], forecast.parameters[1], forecast.flops[1])
         self._controller.update(step, left)

@@ -356,7 +356,7 @@ class _Run:
         """Sets the strength of the regulariser by what a cut would leave."""
         self._flush(step)
         left = steering.look(step, cuts_lib.forecast(self.cutting.standing(step, self.learner)))
-        opt_state = demp_jax.with_strength_factor(self.learner.state.opt_state, steering.factor)
+        opt_state = demp_jax.set_strength_factor(self.learner.state.opt_state, steering.factor)
         self.learner.state = self.learner.state._replace(opt_state=opt_state)
         self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
 

@@ -165,10 +165,11 @@ def train_gradient(network, variables, x, labels):
 
 def random_plan(graph: demp_jax.Graph, rng: np.random.Generator, share: float = 0.4):
     """Returns a plan that removes random classes, leaving every site at least one unit."""
-    from demp_jax._src import planning, surgery
+    from demp_jax._src.pruning import plan as planning
+    from demp_jax._src.pruning import slicing as surgery
 
-    removed = rng.random(graph.classes) < share
+    removed = rng.random(graph.num_groups) < share
     for site in (*graph.sites, *graph.branches):
-        if (site.classes >= 0).all() and removed[site.classes].all():
-            removed[site.classes[0]] = False
+        if (site.groups >= 0).all() and removed[site.groups].all():
+            removed[site.groups[0]] = False
     return surgery.make_plan(graph, planning.Decision(removed, {}, {}, (), removed))

@@ -69,7 +69,7 @@ def test_both_halves_of_a_concatenated_relu_are_sites():
     params = {"hidden": batch((4, 6)), "out": batch((12, 2))}
     graph = demp_jax.trace(fn, params, jax.ShapeDtypeStruct((2, 4), jnp.float32))
     assert [s.name for s in graph.sites] == ["hidden", "hidden_2"]
-    assert (graph.sites[0].classes == graph.sites[1].classes).all()
+    assert (graph.sites[0].groups == graph.sites[1].groups).all()
 
 
 def test_two_uses_of_one_activation_are_one_site():
@@ -83,16 +83,18 @@ def test_two_uses_of_one_activation_are_one_site():
 
 def test_marks():
     def gated(params, x):
-        return demp_jax.neurons(jnp.tanh(x @ params["gate"]) * (x @ params["up"]), "mlp", kind="soft") @ params["out"]
+        return (
+            demp_jax.mark_units(jnp.tanh(x @ params["gate"]) * (x @ params["up"]), "mlp", kind="soft") @ params["out"]
+        )
 
     params = {"gate": batch((4, 6), 1), "up": batch((4, 6), 2), "out": batch((6, 2))}
     [site] = demp_jax.trace(gated, params, jax.ShapeDtypeStruct((2, 4), jnp.float32)).sites
     assert (site.name, site.kind, site.width) == ("mlp", "soft", 6)
 
-    [renamed] = _sites(lambda x: demp_jax.neurons(jax.nn.relu(x), "mine"))
+    [renamed] = _sites(lambda x: demp_jax.mark_units(jax.nn.relu(x), "mine"))
     assert (renamed.name, renamed.kind) == ("mine", "zero")
     with pytest.raises(ValueError, match="kind must be one of zero, soft, negative; got kind='soggy'"):
-        demp_jax.neurons(batch((2, 2)), kind="soggy")
+        demp_jax.mark_units(batch((2, 2)), kind="soggy")
 
 
 def test_statistics_of_norms_in_training_mode_are_no_activations():

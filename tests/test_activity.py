@@ -16,7 +16,7 @@ from tests import helpers
 from tests.helpers import batch
 from tests.reference import demp as reference
 
-CRITERIA = [c for c in demp_jax.CRITERIA if c != "auto"]
+CRITERIA = [c for c in demp_jax.activity.CRITERIA if c != "auto"]
 
 _values = st.one_of(st.just(0.0), st.sampled_from([0.01, -0.01, 0.005]), st.floats(-2, 2, width=32))
 _shapes = st.tuples(st.integers(1, 4), st.integers(1, 3), st.integers(1, 5))
@@ -30,9 +30,9 @@ def test_criteria_against_the_reference(criterion, data, shape, batches):
     totals = [np.abs(p.astype(np.float64).sum((0, 1))) for p in parts]
     exact = [(p == 0).all((0, 1)) for p in parts]
     hypothesis.assume(criterion != "sum" or all(((t > 1e-5) | e).all() for t, e in zip(totals, exact, strict=True)))
-    activity = demp_jax.summarise(jnp.asarray(parts[0]))
+    activity = demp_jax.activity.summarize(jnp.asarray(parts[0]))
     for part in parts[1:]:
-        activity = jax.device_get(activity).merge(jax.device_get(demp_jax.summarise(jnp.asarray(part))))
+        activity = jax.device_get(activity).merge(jax.device_get(demp_jax.activity.summarize(jnp.asarray(part))))
     expected = reference.alive(parts, criterion)
     np.testing.assert_array_equal(demp_jax.alive(activity, criterion), expected)
 
@@ -40,12 +40,12 @@ def test_criteria_against_the_reference(criterion, data, shape, batches):
 @pytest.mark.parametrize(("kind", "criterion"), [("zero", "zero"), ("soft", "epsilon"), ("negative", "negative")])
 def test_the_default_follows_the_activation(kind, criterion):
     values = jnp.asarray([[0.0, 0.005, -0.5, 1.0], [0.0, 0.0, -0.1, 0.0]])
-    activity = demp_jax.summarise(values, kind=kind)
+    activity = demp_jax.activity.summarize(values, kind=kind)
     np.testing.assert_array_equal(demp_jax.alive(activity), demp_jax.alive(activity, criterion))
 
 
 def test_bad_criteria():
-    activity = demp_jax.summarise(jnp.ones((2, 3)))
+    activity = demp_jax.activity.summarize(jnp.ones((2, 3)))
     with pytest.raises(ValueError, match="criterion must be one of auto, zero, epsilon, negative, sum; got"):
         demp_jax.alive(activity, "dead")
     with pytest.raises(ValueError, match="epsilon must be a positive number; got epsilon=-1"):
@@ -55,7 +55,7 @@ def test_bad_criteria():
 def test_the_unit_axis_may_be_any():
     values = batch((4, 5, 6))
     for axis in range(3):
-        activity = demp_jax.summarise(values, axis)
+        activity = demp_jax.activity.summarize(values, axis)
         np.testing.assert_allclose(activity.maximum, np.moveaxis(values, axis, -1).max((0, 1)))
 
 
@@ -74,7 +74,7 @@ def test_bits_of_many_batches_are_those_of_one(network):
     fn, variables = network
     x = batch((24, 8, 8, 3))
     graph = demp_jax.trace(fn, variables, x[:8])
-    parts = demp_jax.observe(fn, variables, [x[:8], x[8:16], x[16:]])
+    parts = demp_jax.activity.observe(fn, variables, [x[:8], x[8:16], x[16:]])
     _, whole = demp_jax.with_activity(fn)(variables, x)
     assert parts.examples == 24
     for site, activity in zip(graph.sites, parts.sites, strict=False):
@@ -88,8 +88,8 @@ def test_bits_of_many_batches_are_those_of_one(network):
 def test_only_what_a_criterion_reads(network, criterion, reads):
     fn, variables = network
     x = batch((16, 8, 8, 3))
-    whole = demp_jax.observe(fn, variables, [x[:8], x[8:]]).sites
-    found = demp_jax.observe(fn, variables, [x[:8], x[8:]], criterion=criterion).sites
+    whole = demp_jax.activity.observe(fn, variables, [x[:8], x[8:]]).sites
+    found = demp_jax.activity.observe(fn, variables, [x[:8], x[8:]], criterion=criterion).sites
     for part, everything in zip(found, whole, strict=True):
         known = {name for name, value in vars(part).items() if value is not None} - {"kind"}
         assert known == {"magnitude", *reads}
@@ -103,9 +103,9 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
         assert {field for field, value in vars(part).items() if value is not None} == {"kind", *reads}
         np.testing.assert_array_equal(demp_jax.alive(part, criterion), demp_jax.alive(bits[name], criterion))
     for call in (
-        lambda: demp_jax.observe(fn, variables, [x], criterion="idle"),
+        lambda: demp_jax.activity.observe(fn, variables, [x], criterion="idle"),
         lambda: demp_jax.with_activity(fn, criterion="idle"),
-        lambda: demp_jax.summarise(x, criterion="idle"),
+        lambda: demp_jax.activity.summarize(x, criterion="idle"),
     ):
         with pytest.raises(ValueError, match="criterion must be one of .*got criterion='idle'"):
             call()
@@ -120,13 +120,13 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
 
 def test_the_pass_that_proves_a_cut_gives_outputs_at_once(network):
     fn, variables = network
-    result = demp_jax.cut(fn, variables, [batch((16, 8, 8, 3))])
+    result = demp_jax.prune(fn, variables, [batch((16, 8, 8, 3))])
     assert result.plan is not None
     others = batch((16, 8, 8, 3), seed=1)
     with helpers.compilations() as compiled:
-        (found,) = demp_jax.outputs(result.fn, result.variables, [others])
+        (found,) = demp_jax.activity.outputs(result.fn, result.variables, [others])
         assert compiled == []
-        (seen,) = demp_jax.observe(result.fn, result.variables, [others]).outputs
+        (seen,) = demp_jax.activity.observe(result.fn, result.variables, [others]).outputs
     assert compiled != []
     np.testing.assert_allclose(found, seen, rtol=1e-5, atol=1e-6)
 
@@ -143,7 +143,7 @@ def test_bits_are_reduced_over_devices(network):
     assert any(bits.sum() for bits in _bits(on_one).values())
     for name, bits in _bits(on_one).items():
         np.testing.assert_array_equal(_bits(on_eight)[name], bits)
-    one, eight = (demp_jax.observe(fn, v, [i]) for v, i in ((variables, jnp.asarray(x)), (everywhere, spread)))
+    one, eight = (demp_jax.activity.observe(fn, v, [i]) for v, i in ((variables, jnp.asarray(x)), (everywhere, spread)))
     for a, b in zip(one.sites, eight.sites, strict=True):
         np.testing.assert_array_equal(demp_jax.alive(a), demp_jax.alive(b))
 
@@ -153,8 +153,8 @@ def test_a_cut_of_variables_on_many_devices(network):
     mesh = jax.make_mesh((8,), ("data",))
     everywhere = jax.device_put(variables, NamedSharding(mesh, PartitionSpec()))
     x = jax.device_put(batch((16, 8, 8, 3)), NamedSharding(mesh, PartitionSpec("data")))
-    plain = demp_jax.cut(fn, variables, [batch((16, 8, 8, 3))], params=helpers.params_of)
-    result = demp_jax.cut(fn, everywhere, [x], params=helpers.params_of)
+    plain = demp_jax.prune(fn, variables, [batch((16, 8, 8, 3))], params=helpers.params_of)
+    result = demp_jax.prune(fn, everywhere, [x], params=helpers.params_of)
     assert result.record.removed == plain.record.removed != {}
     helpers.assert_trees_close(result.variables, plain.variables, rtol=0)
     assert all(leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(result.variables))
@@ -190,7 +190,7 @@ def test_products_are_taken_at_full_precision():
         return jax.nn.relu(x @ params["hidden"]) @ params["out"]
 
     params = {"hidden": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
-    demp_jax.outputs(network, params, [jnp.ones((2, 3))])
-    demp_jax.observe(network, params, [jnp.ones((2, 3))])
+    demp_jax.activity.outputs(network, params, [jnp.ones((2, 3))])
+    demp_jax.activity.observe(network, params, [jnp.ones((2, 3))])
     assert seen
     assert set(seen) == {"highest"}

@@ -279,11 +279,11 @@ def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
     def forecast(network, variables, batches, **options):
         del network, variables, batches
         asked.append(options["constant"])
-        return demp_jax.Forecast((0, 0), (0, 0), (0, 0), {"a": np.arange(5) > 1, "b": np.arange(24) >= 0, "c": bits})
+        return demp_jax.Preview((0, 0), (0, 0), (0, 0), {"a": np.arange(5) > 1, "b": np.arange(24) >= 0, "c": bits})
 
     def cut(network, variables, batches, **options):
         del network, variables, batches
-        like = options["like"]
+        like = options["at_most"]
         asked.append((options["constant"], like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()}))
 
     bits = np.array([True, True])
@@ -295,8 +295,8 @@ def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
     assert asked == [0.05, (0.05, {"a": [2], "b": list(range(21)), "c": []})]
     # Not once more of those that are tried again, and not when the cut is made.
     asked.clear()
-    cuts.dead(trial._replace(like={"c": bits}))
-    cuts.dead(trial._replace(like={"c": bits}, opt_state=()))
+    cuts.dead(trial._replace(at_most={"c": bits}))
+    cuts.dead(trial._replace(at_most={"c": bits}, opt_state=()))
     assert asked == [(0.05, {"c": [0, 1]}), (0.1, {"c": [0, 1]})]
 
 

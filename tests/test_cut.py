@@ -118,7 +118,7 @@ def check_training(network_name, tx, *, rtol=2e-5, atol=2e-6, close=helpers.asse
     opt_state = tx.init(variables["params"])
     variables, opt_state = _train(network, variables, opt_state, tx, shape, 2)
     death_set = [batch(shape, 50), batch(shape, 51)]
-    result = demp_jax.cut(network, variables, death_set, opt_state=opt_state, tx=tx, params=helpers.params_of)
+    result = demp_jax.prune(network, variables, death_set, opt_state=opt_state, tx=tx, params=helpers.params_of)
     assert result.plan is not None
     assert sum(result.record.removed.values()) > 5
     assert result.record.difference <= 1e-5 * max(result.record.scale, 1)
@@ -159,7 +159,7 @@ def test_state_of_other_shapes_fits_after_a_cut(name):
     tx = WHOLE[name]
     network, variables, shape = _network("mlp")
     opt_state = tx.init(variables["params"])
-    result = demp_jax.cut(network, variables, [batch(shape)], opt_state=opt_state, tx=tx, params=helpers.params_of)
+    result = demp_jax.prune(network, variables, [batch(shape)], opt_state=opt_state, tx=tx, params=helpers.params_of)
     helpers.assert_same_shapes(result.opt_state, jax.eval_shape(tx.init, result.variables["params"]))
     grads = jax.tree.map(jnp.ones_like, result.variables["params"])
     tx.update(grads, result.opt_state, result.variables["params"])
@@ -170,13 +170,15 @@ def test_state_of_another_optimizer_is_refused():
     network, variables, shape = _network("mlp")
     state = optax.sgd(RATE).init(variables["params"])
     with pytest.raises(ValueError, match=r"opt_state: its structure is not that of tx.init"):
-        demp_jax.cut(network, variables, [batch(shape)], opt_state=state, tx=optax.adam(RATE), params=helpers.params_of)
+        demp_jax.prune(
+            network, variables, [batch(shape)], opt_state=state, tx=optax.adam(RATE), params=helpers.params_of
+        )
 
 
 def test_nothing_dead_changes_nothing():
     network, variables, shape = _network("mlp")
-    first = demp_jax.cut(network, variables, [batch(shape)], params=helpers.params_of)
-    again = demp_jax.cut(first.fn, first.variables, [batch(shape)], params=helpers.params_of)
+    first = demp_jax.prune(network, variables, [batch(shape)], params=helpers.params_of)
+    again = demp_jax.prune(first.fn, first.variables, [batch(shape)], params=helpers.params_of)
     assert again.plan is None
     assert again.variables is first.variables
     assert again.record.removed == {}
@@ -195,10 +197,10 @@ def test_cutting_twice_is_cutting_once(name):
         return helpers.split(model)[1]
 
     both = kill(variables, 11, variables)
-    once = demp_jax.cut(network, both, death_set, params=helpers.params_of)
-    first = demp_jax.cut(network, variables, death_set, params=helpers.params_of)
+    once = demp_jax.prune(network, both, death_set, params=helpers.params_of)
+    first = demp_jax.prune(network, variables, death_set, params=helpers.params_of)
     # The same weights, sliced by the first cut: the second cut has to find the rest.
-    second = demp_jax.cut(first.fn, first.plan.slice_variables(both), death_set, params=helpers.params_of)
+    second = demp_jax.prune(first.fn, first.plan.slice_variables(both), death_set, params=helpers.params_of)
     helpers.assert_trees_close(second.variables, once.variables, rtol=0, atol=0)
 
 
@@ -234,8 +236,8 @@ def test_permuting_units_commutes_with_cutting():
         "state": {"norm": {**state["norm"], 0: jax.tree.map(lambda a: a[order], state["norm"][0])}},
     }
     death_set = [batch(shape)]
-    plain = demp_jax.cut(network, variables, death_set, params=helpers.params_of)
-    turned = demp_jax.cut(network, permuted, death_set, params=helpers.params_of)
+    plain = demp_jax.prune(network, variables, death_set, params=helpers.params_of)
+    turned = demp_jax.prune(network, permuted, death_set, params=helpers.params_of)
     kept = dict(zip(plain.plan.graph.paths, plain.plan.keep, strict=True))["params/norm/0/scale"][0]
     rank = {unit: i for i, unit in enumerate(kept)}
     places = [rank[unit] for unit in order if unit in rank]
@@ -260,7 +262,7 @@ def _plain_params(bias):
 
 
 def test_a_site_is_never_emptied():
-    result = demp_jax.cut(_plain, _plain_params([-9.0, -9.0, -9.0, -9.0]), [batch((8, 3))], min_units=2)
+    result = demp_jax.prune(_plain, _plain_params([-9.0, -9.0, -9.0, -9.0]), [batch((8, 3))], min_units=2)
     assert result.variables["hidden"].shape == (3, 2)
     assert result.record.protected == {"bias": 2}
     assert result.record.removed == {"bias": 2}
@@ -268,9 +270,9 @@ def test_a_site_is_never_emptied():
 
 def test_the_most_active_units_are_the_ones_that_stay():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf)
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf)
     np.testing.assert_array_equal(result.variables["bias"], [2.0])
-    result = demp_jax.cut(
+    result = demp_jax.prune(
         _plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf, min_units=2
     )
     np.testing.assert_array_equal(result.variables["bias"], [2.0, 1.0])
@@ -283,7 +285,7 @@ def test_the_most_active_units_are_the_ones_that_stay():
 def test_widths_are_rounded_up(multiple, dead, width):
     """To a multiple, or to all 7; the dead that are taken back in change nothing."""
     params = _plain_params([-9.0] * dead + [1.0] * (7 - dead))
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], multiple=multiple)
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], multiple=multiple)
     assert result.variables["hidden"].shape == (3, width)
     assert sum(result.record.removed.values()) == 7 - width
     assert sum(result.record.protected.values()) == width - (7 - dead)
@@ -292,31 +294,31 @@ def test_widths_are_rounded_up(multiple, dead, width):
 
 def test_a_cut_waits_until_it_saves_enough():
     params = _plain_params([-9.0] + [1.0] * 9)  # A tenth of the FLOPs.
-    waits = demp_jax.cut(_plain, params, [batch((8, 3))], least_gain=0.11)
+    waits = demp_jax.prune(_plain, params, [batch((8, 3))], least_gain=0.11)
     assert (waits.variables is params, waits.plan, waits.record.waiting) == (True, None, 1)
     assert (waits.record.removed, waits.record.refused) == ({}, None)
     assert waits.record.flops[0] == waits.record.flops[1]
     assert "1 units wait for a cut that saves more" in str(waits.record)
-    goes = demp_jax.cut(_plain, params, [batch((8, 3))], least_gain=0.09)
+    goes = demp_jax.prune(_plain, params, [batch((8, 3))], least_gain=0.09)
     assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
 
 
 def test_as_many_leave_as_in_a_trial():
     """Those that are named and still dead, others in the place of those that came back, and no more."""
     x = [batch((8, 3))]
-    trial = demp_jax.cut(_plain, _plain_params([-9.0, -9.0, 1.0, 1.0, 1.0]), x)
+    trial = demp_jax.prune(_plain, _plain_params([-9.0, -9.0, 1.0, 1.0, 1.0]), x)
     assert trial.record.neurons == (5, 3)
     assert trial.record.saves == pytest.approx(0.4)
     params = _plain_params([1.0, -9.0, -9.0, -9.0, 1.0])  # One came back, two more died.
-    result = demp_jax.cut(_plain, params, x, like=trial.removed)
+    result = demp_jax.prune(_plain, params, x, at_most=trial.removed)
     assert (result.record.neurons, result.record.protected) == ((5, 3), {"bias": 1})
     assert jax.tree.map(jnp.shape, result.variables) == jax.tree.map(jnp.shape, trial.variables)
     assert (result.removed["bias"][1], result.removed["bias"][[2, 3]].sum()) == (True, 1)
-    few = demp_jax.cut(_plain, _plain_params([1.0, 1.0, -9.0, 1.0, 1.0]), x, like=trial.removed)
+    few = demp_jax.prune(_plain, _plain_params([1.0, 1.0, -9.0, 1.0, 1.0]), x, at_most=trial.removed)
     assert few.record.neurons == (5, 4)
-    nothing = demp_jax.cut(_plain, params, x, like={})
+    nothing = demp_jax.prune(_plain, params, x, at_most={})
     assert (nothing.removed, nothing.variables is params) == ({}, True)
-    assert demp_jax.cut(_plain, params, x).record.saves == pytest.approx(0.6)
+    assert demp_jax.prune(_plain, params, x).record.saves == pytest.approx(0.6)
 
 
 def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many():
@@ -338,14 +340,14 @@ def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many()
         "out": jnp.ones((4, 2)),
     }
     x, first, third = [jnp.array([[1.0], [2.0]])], np.arange(4) == 0, np.arange(4) == 2
-    everything = demp_jax.cut(network, variables, x, constant=0.0)
+    everything = demp_jax.prune(network, variables, x, constant=0.0)
     assert {name: bits.tolist() for name, bits in everything.removed.items()} == {
         "bias": first.tolist(),
         "branch": (first | third).tolist(),
         "branch+": first.tolist(),
     }
     like = {"bias": first, "branch": third, "branch+": first}
-    result = demp_jax.cut(network, variables, x, constant=0.0, like=like)
+    result = demp_jax.prune(network, variables, x, constant=0.0, at_most=like)
     assert {name: bits.tolist() for name, bits in result.removed.items()} == dict.fromkeys(like, first.tolist())
     assert [index.tolist() for index in result.variables["index"]] == [[0, 1, 2]] * 2
     assert result.record.difference == 0
@@ -353,7 +355,7 @@ def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many()
 
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)
     assert result.variables is params
     assert result.plan is None
     assert "more than the tolerance 0.001 times the largest output" in result.record.refused
@@ -364,7 +366,7 @@ def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
 
 def test_outputs_that_are_not_finite_refuse_the_cut():
     params = _plain_params([0.5, np.nan, 1.0, -9.0])
-    result = demp_jax.cut(_plain, params, [batch((8, 3))])
+    result = demp_jax.prune(_plain, params, [batch((8, 3))])
     assert result.plan is None
     assert "nan" in result.record.refused
 
@@ -379,20 +381,20 @@ def test_outputs_that_are_not_finite_refuse_the_cut():
         ({"epsilon": 0.0}, "epsilon must be a positive number; got epsilon=0.0"),
         ({"min_units": 0}, "min_units must be at least 1; got min_units=0"),
         ({"multiple": 0}, "multiple must be at least 1; got multiple=0"),
-        ({"like": {"hiden": np.ones(2, bool)}}, "like: no site is named 'hiden'. The sites are: bias."),
-        ({"like": {"bias": np.ones(3, bool)}}, r"like\['bias'\] must be 2 bools; got the shape \(3,\)."),
+        ({"at_most": {"hiden": np.ones(2, bool)}}, "at_most: no site is named 'hiden'. The sites are: bias."),
+        ({"at_most": {"bias": np.ones(3, bool)}}, r"at_most\['bias'\] must be 2 bools; got the shape \(3,\)."),
         ({"least_gain": 1.0}, r"least_gain must be in \[0, 1\); got least_gain=1.0"),
         ({"constant": -1.0}, "constant must be a finite number >= 0, or None; got constant=-1.0"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        demp_jax.cut(_plain, _plain_params([1.0, 1.0]), [batch((8, 3))], **options)
+        demp_jax.prune(_plain, _plain_params([1.0, 1.0]), [batch((8, 3))], **options)
 
 
 def test_an_empty_death_set_is_an_error():
     with pytest.raises(ValueError, match="the death set is empty"):
-        demp_jax.cut(_plain, _plain_params([1.0, 1.0]), [])
+        demp_jax.prune(_plain, _plain_params([1.0, 1.0]), [])
 
 
 # Values read besides the activation, and constants.
@@ -405,7 +407,7 @@ def _leaky_reading(params, x):
 
 def test_a_dead_unit_whose_value_is_read_elsewhere_stays():
     params = _plain_params([0.5, -9.0, 1.0, -9.0]) | {"side": batch((4, 2), 2)}
-    result = demp_jax.cut(_leaky_reading, params, [batch((8, 3))])
+    result = demp_jax.prune(_leaky_reading, params, [batch((8, 3))])
     assert result.record.removed == {}
     assert result.record.needed == {"bias": 2}
 
@@ -413,7 +415,7 @@ def test_a_dead_unit_whose_value_is_read_elsewhere_stays():
 def test_a_dead_unit_that_is_constant_elsewhere_leaves_with_its_constant():
     params = _plain_params([0.5, -1.0, 1.0, -9.0]) | {"side": batch((4, 2), 2)}
     params["hidden"] = params["hidden"].at[:, 1].set(0.0)
-    result = demp_jax.cut(_leaky_reading, params, [batch((8, 3))])
+    result = demp_jax.prune(_leaky_reading, params, [batch((8, 3))])
     assert result.record.removed == {"bias": 1}
     assert result.record.folded == 1
     expected = jax.nn.sigmoid(-1.0) * params["side"][1]
@@ -423,8 +425,8 @@ def test_a_dead_unit_that_is_constant_elsewhere_leaves_with_its_constant():
 def test_constant_units_stay_by_default_and_fold_on_request():
     params = _plain_params([0.5, 2.0, 1.0, 0.7])
     params["hidden"] = params["hidden"].at[:, 1].set(0.0)
-    assert demp_jax.cut(_plain, params, [batch((8, 3))]).record.removed == {}
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-6)
+    assert demp_jax.prune(_plain, params, [batch((8, 3))]).record.removed == {}
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-6)
     assert result.record.removed == {"bias": 1}
     np.testing.assert_allclose(result.variables["end"], 2.0 * params["out"][1], rtol=1e-6)
     x = batch((9, 3), 8)
@@ -434,8 +436,8 @@ def test_constant_units_stay_by_default_and_fold_on_request():
 def test_nearly_constant_units_leave_within_the_tolerance():
     params = _plain_params([0.5, 2.0, 1.0, 0.7])
     params["hidden"] = params["hidden"].at[:, 1].mul(1e-3)
-    assert demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-6).record.removed == {}
-    result = demp_jax.cut(_plain, params, [batch((8, 3))], constant=1e-2)
+    assert demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-6).record.removed == {}
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-2)
     assert result.record.removed == {"bias": 1}
     assert 0 < result.record.difference < 1e-2
 
@@ -458,7 +460,7 @@ class _Convolutions(nnx.Module):
 def test_a_constant_before_an_unpadded_convolution_goes_into_the_running_mean():
     model = _Convolutions("VALID", nnx.Rngs(0))
     x = batch((8, 6, 6, 3))
-    record = demp_nnx.cut(model, [x], constant=1e-6)
+    record = demp_nnx.prune(model, [x], constant=1e-6)
     assert record.removed == {"norm": 3}
     assert record.folded == 2
     assert record.difference < 1e-5
@@ -467,10 +469,10 @@ def test_a_constant_before_an_unpadded_convolution_goes_into_the_running_mean():
 
 def test_a_constant_before_a_padded_convolution_is_held_to_the_tolerance():
     x = batch((8, 6, 6, 3))
-    loose = demp_nnx.cut(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6, tolerance=10.0)
+    loose = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6, tolerance=10.0)
     assert loose.removed == {"norm": 3}
     assert loose.difference > 1e-3
-    tight = demp_nnx.cut(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6)
+    tight = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6)
     assert tight.removed == {"norm": 1}  # The dead one; the two constants would change the border.
     assert tight.refused is None
     assert tight.difference < 1e-5
@@ -482,8 +484,8 @@ def test_constant_channels_of_a_residual_branch_go_into_the_sum():
     model.bn2.bias[...] = jnp.arange(8.0) / 10 + 0.1
     network, variables = helpers.split(model)
     options = {"params": helpers.params_of, "exclude": ["bn4"]}
-    assert demp_jax.cut(network, variables, [batch(shape)], **options).record.removed == {}
-    result = demp_jax.cut(network, variables, [batch(shape)], **options, constant=1e-6)
+    assert demp_jax.prune(network, variables, [batch(shape)], **options).record.removed == {}
+    result = demp_jax.prune(network, variables, [batch(shape)], **options, constant=1e-6)
     assert result.record.removed == {"bn2": 4}
     assert result.record.neurons[0] == result.record.neurons[1]  # Filters leave, neurons stay.
     np.testing.assert_allclose(result.variables["state"]["sum"]["fill_0"][:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)
@@ -494,7 +496,7 @@ def test_constant_channels_of_a_residual_branch_go_into_the_sum():
 
 def test_the_record_counts():
     network, variables, shape = _network("mlp")
-    record = demp_jax.cut(network, variables, [batch(shape)] * 2, params=helpers.params_of).record
+    record = demp_jax.prune(network, variables, [batch(shape)] * 2, params=helpers.params_of).record
     first, second = (16 - record.removed["norm/0"], 10 - record.removed["norm/1"])
     assert record.neurons == (26, first + second)
     size = lambda a, b: 12 * a + a * b + b * 5 + 2 * (a + b) + 5  # noqa: E731
@@ -520,7 +522,7 @@ def test_a_cut_in_bfloat16_is_exact_up_to_its_rounding(width):
         return (jax.nn.relu(h) @ params["w1"].astype(jnp.bfloat16)).astype(jnp.float32)
 
     x = jnp.asarray(rng.normal(size=(64, 16)), jnp.float32)
-    result = demp_jax.cut(network, params, [x])
+    result = demp_jax.prune(network, params, [x])
     assert result.record.refused is None
     assert sum(result.record.removed.values()) == dead.sum()
     assert not result.record.spared
@@ -536,5 +538,5 @@ def test_what_changes_outputs_by_more_than_bfloat16_rounds_is_still_spared():
         return (h @ params["w1"].astype(jnp.bfloat16)).astype(jnp.float32) * h.shape[1]
 
     params = {"w0": jnp.array([[1.0, -1.0, 2.0]]), "w1": jnp.ones((3, 1))}
-    result = demp_jax.cut(network, params, [jnp.array([[1.0], [2.0]])])
+    result = demp_jax.prune(network, params, [jnp.array([[1.0], [2.0]])])
     assert "more than the tolerance 0.0625" in result.record.refused

@@ -46,7 +46,7 @@ def _built(make):
 
 def _tx(base):
     # The noise ends before the cut: its draws depend on the widths.
-    noise = demp_jax.one_cycle(1e-6, span=2)
+    noise = demp_jax.one_cycle(1e-6, transition_steps=2)
     return demp_jax.demp(base, strength=1e-3, noise=noise, where=demp_equinox.norm_weights)
 
 
@@ -88,7 +88,7 @@ def test_cut_and_train_on():
     fn, variables = demp_equinox.forward(model, state)
     masked = jax.jit(fn)(variables, x)
 
-    cut = demp_equinox.cut(model, [x], state, opt_state=opt_state, tx=tx)
+    cut = demp_equinox.prune(model, [x], state, opt_state=opt_state, tx=tx)
     assert cut.record.removed == {"norm1": 4, "norm2": 5}
     fn, variables = demp_equinox.forward(cut.model, cut.state)
     np.testing.assert_allclose(jax.jit(fn)(variables, x), masked, rtol=1e-4, atol=1e-5)
@@ -165,7 +165,7 @@ def test_attributes_follow_their_arrays():
         ],
     )
     tokens = jnp.asarray(np.random.default_rng(0).integers(0, 20, (8, 7)))
-    cut = demp_equinox.cut(model, [tokens])
+    cut = demp_equinox.prune(model, [tokens])
     assert cut.record.removed == {"embedding": 3, "norm": 2, "up": 2, "grouped": 4, "own": 1}
     run = eqx.filter_jit(lambda model: jax.vmap(model)(tokens))
     np.testing.assert_allclose(run(cut.model), run(model), rtol=1e-4)
@@ -185,8 +185,8 @@ def test_as_plain_jax_without_the_adapter():
     model = eqx.tree_at(lambda m: m.layers[0].bias, model, jnp.full(16, 1.0).at[:5].set(-99.0))
     x = batch((8, 4))
     params, static = eqx.partition(model, eqx.is_array)
-    plain = demp_jax.cut(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, [x])
-    cut = demp_equinox.cut(model, [x])
+    plain = demp_jax.prune(lambda params, x: jax.vmap(eqx.combine(params, static))(x), params, [x])
+    cut = demp_equinox.prune(model, [x])
     assert plain.record.removed["layers/0"] == cut.record.removed["layers/0"] == 5
     for one, other in zip(jax.tree.leaves(plain.variables), jax.tree.leaves(_trained(cut.model)), strict=True):
         np.testing.assert_array_equal(one, other)
@@ -199,7 +199,7 @@ def test_an_untrained_part_is_not_counted_and_keeps_no_moments():
     head_only = eqx.tree_at(lambda m: m.layers[1], jax.tree.map(lambda _: False, model), eqx.is_inexact_array)
     tx = optax.adam(1e-3)
     opt_state = tx.init(eqx.filter(model, head_only))
-    cut = demp_equinox.cut(model, [batch((8, 4))], opt_state=opt_state, tx=tx, filter_spec=head_only)
+    cut = demp_equinox.prune(model, [batch((8, 4))], opt_state=opt_state, tx=tx, filter_spec=head_only)
     assert cut.record.parameters == (16 * 3 + 3, 11 * 3 + 3)
     trained = eqx.filter(cut.model, eqx.is_inexact_array)
     trained = eqx.tree_at(lambda m: m.layers[0], trained, jax.tree.map(lambda _: None, trained.layers[0]))
@@ -209,7 +209,7 @@ def test_an_untrained_part_is_not_counted_and_keeps_no_moments():
 def test_where_nothing_is_dead_nothing_changes():
     model = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
     model = eqx.tree_at(lambda m: m.layers[0].bias, model, jnp.full(6, 9.0))
-    cut = demp_equinox.cut(model, [batch((8, 4))])
+    cut = demp_equinox.prune(model, [batch((8, 4))])
     assert cut.model is model
     assert (cut.plan, cut.opt_state, cut.state, cut.record.removed) == (None, None, None, {})
     assert demp_equinox.forward(model)[0] == demp_equinox.forward(model)[0]
@@ -239,7 +239,7 @@ def test_what_is_missing_is_said():
     with pytest.raises(ValueError, match=r"norm_scales: .* `demp_jax.equinox.norm_weights`"):
         demp_jax.norm_scales(_trained(model))
     with pytest.raises(ValueError, match="cut: opt_state was given without tx"):
-        demp_equinox.cut(model, [batch((8, 4))], opt_state=optax.adam(1e-3).init(_trained(model)))
+        demp_equinox.prune(model, [batch((8, 4))], opt_state=optax.adam(1e-3).init(_trained(model)))
 
 
 def _call_equimo(model, x, state):
@@ -290,7 +290,7 @@ def test_networks_of_equimo(name):
     opt_state = tx.init(_trained(model))
     for _ in range(2):
         model, opt_state = _step_equimo(model, opt_state, tx, x, labels)
-    cut = demp_equinox.cut(model, [x], opt_state=opt_state, tx=tx, call=_call_equimo)
+    cut = demp_equinox.prune(model, [x], opt_state=opt_state, tx=tx, call=_call_equimo)
     assert sum(cut.record.removed.values()) >= 9 * len(dying(model))
     np.testing.assert_allclose(_call_equimo(cut.model, x, None), _call_equimo(model, x, None), rtol=1e-4, atol=1e-5)
     helpers.assert_same_shapes(cut.opt_state, jax.eval_shape(tx.init, _trained(cut.model)))

@@ -180,7 +180,7 @@ def aliased(x):
             ["demp_jax.models.resnet._norm", "demp_jax.models.vgg._norm"],
             "_norm means one thing in demp_jax.models.vgg and",
         ),
-        (["demp_jax.nnx.cut"], "demp_jax._src defines no cutting at its top level"),
+        (["demp_jax.nnx.prune"], "demp_jax._src defines no cutting at its top level"),
         (["tests.test_export.whole"], "tests.test_export uses demp_jax, a whole module"),
         (["tests.test_export.aliased"], "tests.test_export uses neurons of demp_jax by another name, other_name"),
         (["tests.test_export.<lambda>"], "tests.test_export defines no <lambda> at its top level"),

@@ -58,7 +58,7 @@ def _resnet(dtype):
 def test_a_cut_is_proved_in_full_precision(dtype, record_property):
     """A step's products of float32 take fewer bits on a GPU. The proof's do not, else no cut could be told exact."""
     network, variables, x = _resnet(dtype)
-    result = demp_jax.cut(network, variables, [x], params=helpers.params_of)
+    result = demp_jax.prune(network, variables, [x], params=helpers.params_of)
     record = result.record
     assert record.refused is None
     assert not record.spared
@@ -77,7 +77,7 @@ def test_a_step_of_the_whole_network_learns(dtype):
     labels = jnp.arange(x.shape[0]) % 10
     tx = demp_jax.demp(optax.adam(1e-3), strength=1e-3, noise=1e-8, key=0)
     graph = demp_jax.trace(network, variables, x)
-    members = demp_jax.membership(graph, variables["params"])
+    members = demp_jax.weight_groups(graph, variables["params"])
 
     @jax.jit
     def step(variables, opt_state):
@@ -112,7 +112,7 @@ def test_a_step_of_the_whole_network_learns(dtype):
 
 def test_channels_of_zero_beside_odd_numbers_change_no_gradient():
     network, variables, x = _resnet("bfloat16")
-    cut = demp_jax.cut(network, variables, [x], params=helpers.params_of)
+    cut = demp_jax.prune(network, variables, [x], params=helpers.params_of)
     assert any(width % 8 for width in demp_jax.trace(cut.fn, cut.variables, x).widths.values())
 
     def gradient(params):

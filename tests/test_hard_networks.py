@@ -27,7 +27,7 @@ def _hidden(params, x):
 
 
 def _cut(fn, params, x, **options):
-    result = demp_jax.cut(fn, params, [x], **options)
+    result = demp_jax.prune(fn, params, [x], **options)
     np.testing.assert_allclose(result.fn(result.variables, x), fn(params, x), rtol=1e-4, atol=1e-4)
     return result
 
@@ -73,7 +73,7 @@ def test_without_exact_zeros_the_cut_is_held_to_the_masked_network():
     def divided(p, x):  # What it computes depends on the width itself.
         return soft(p, x) / p["w2"].shape[0]
 
-    result = demp_jax.cut(divided, params, [X])
+    result = demp_jax.prune(divided, params, [X])
     assert "from those of the network with dead units held at zero" in result.record.refused
     assert result.plan is None
     assert result.record.spared == ["b1"]
@@ -83,7 +83,7 @@ def test_the_criterion_may_change_outputs_and_the_cut_may_not():
     params = _params(0, (8, 3))
     leaky = lambda p, x: jax.nn.leaky_relu(x @ p["w1"] + p["b1"][None], 0.05) @ p["w2"]  # noqa: E731
     params["b1"] = params["b1"].at[0].set(-9.0)
-    record = demp_jax.cut(leaky, params, [X]).record
+    record = demp_jax.prune(leaky, params, [X]).record
     assert record.removed == {"b1": 1}
     assert record.difference > 0.05
     assert record.deviation < 1e-5
@@ -96,7 +96,7 @@ def test_only_the_sites_that_change_outputs_are_spared():
         h = jax.nn.relu(_hidden(p, x) @ p["w2"] + p["b2"][None])
         return h @ p["w3"] / h.shape[-1]  # The second site cannot shrink.
 
-    result = demp_jax.cut(network, params, [X])
+    result = demp_jax.prune(network, params, [X])
     assert result.record.removed == {"b1": 2}
     assert result.record.spared == ["b2"]
     assert result.record.refused is None
@@ -141,14 +141,14 @@ def test_outputs_that_are_not_finite():
         y = _hidden(p, x) @ p["w2"] @ p["w3"]
         return y, jnp.where(p["w2"].shape[0] == 8, y, jnp.nan)
 
-    record = demp_jax.cut(second_is_nan, params, [X]).record
+    record = demp_jax.prune(second_is_nan, params, [X]).record
     assert np.isnan(record.difference)
     assert record.refused
 
     def masked(p, x):  # As logits of words that are not allowed.
         return (_hidden(p, x) @ p["w2"] @ p["w3"]).at[:, 0].set(-jnp.inf)
 
-    record = demp_jax.cut(masked, params, [X]).record
+    record = demp_jax.prune(masked, params, [X]).record
     assert record.removed == {"b1": 2}
     assert record.difference <= 1e-5
     assert np.isfinite(record.scale)
@@ -189,14 +189,14 @@ class _Tokens(nnx.Module):
 def test_units_beside_learned_tokens(tokens):
     model = _Tokens(tokens, nnx.Rngs(0))
     model.up.bias[...] = model.up.bias[...].at[:3].set(-99.0)
-    assert demp_nnx.cut(model, [batch((4, 5, 16))]).removed == {"up": 3}
+    assert demp_nnx.prune(model, [batch((4, 5, 16))]).removed == {"up": 3}
 
 
 def test_a_mark_stands_for_what_it_is_made_of():
     params = {"wa": batch((5, 8)), "wb": batch((5, 8), 1).at[:, :3].set(0.0), "out": batch((8, 2), 2)}
 
     def gated(p, x):
-        return demp_jax.neurons(jax.nn.silu(x @ p["wa"]) * (x @ p["wb"]), "gate", kind="zero") @ p["out"]
+        return demp_jax.mark_units(jax.nn.silu(x @ p["wa"]) * (x @ p["wb"]), "gate", kind="zero") @ p["out"]
 
     graph = demp_jax.trace(gated, params, X)
     assert graph.widths == {"gate": 8}
@@ -214,7 +214,7 @@ def test_inputs_can_be_trees():
 
 def test_an_array_in_place_of_batches():
     with pytest.raises(ValueError, match=r"batches must be a list of batches; got one array of shape \(9, 5\)"):
-        demp_jax.cut(lambda p, x: _hidden(p, x) @ p["w2"], _params(2, (8, 3)), X)
+        demp_jax.prune(lambda p, x: _hidden(p, x) @ p["w2"], _params(2, (8, 3)), X)
 
 
 def test_a_network_with_written_widths_is_named():
@@ -222,9 +222,9 @@ def test_a_network_with_written_widths_is_named():
         return _hidden(p, x) @ (p["w2"] + jnp.broadcast_to(jnp.float32(0), (8, 3)))
 
     with pytest.raises(ValueError, match=r"cannot run at smaller widths \(b1 8 -> 6\).*exclude=\[...\]"):
-        demp_jax.cut(fixed, _params(2, (8, 3)), [X])
+        demp_jax.prune(fixed, _params(2, (8, 3)), [X])
     with pytest.raises(ValueError, match=r"no prunable neuron found: b1: it is excluded by 'b1'"):
-        demp_jax.cut(fixed, _params(2, (8, 3)), [X], exclude="b1")
+        demp_jax.prune(fixed, _params(2, (8, 3)), [X], exclude="b1")
 
 
 def test_factored_moments_are_not_mixed_up():
@@ -241,7 +241,7 @@ def test_factored_moments_are_not_mixed_up():
     grads = jax.grad(lambda p: jnp.mean((network(p, x) - 1) ** 2))(params)
     for _ in range(3):
         _, state = tx.update(grads, state, params)
-    result = demp_jax.cut(network, params, [x], opt_state=state, tx=tx)
+    result = demp_jax.prune(network, params, [x], opt_state=state, tx=tx)
     factored, momentum = result.opt_state
     fresh = tx.init(result.variables)[0]
     helpers.assert_trees_close(factored, fresh, rtol=0, atol=0)
@@ -260,7 +260,7 @@ def test_a_sharding_that_no_longer_divides_is_dropped():
     for dead, spec in ((1, None), (2, "model")):
         network = lambda p, x: _hidden(p, x) @ p["w2"]  # noqa: E731
         placed["b1"] = jax.device_put(params["b1"].at[:dead].set(-99.0), placed["b1"].sharding)
-        result = demp_jax.cut(network, placed, [X])
+        result = demp_jax.prune(network, placed, [X])
         assert result.variables["w1"].shape == (5, 8 - dead)
         assert result.variables["w1"].sharding.spec[1] == spec
 
@@ -288,7 +288,7 @@ def test_stacked_layers_beside_a_cut():
     helpers.kill_units(model, np.random.default_rng(0))
     model.eval()
     before = model(batch((7, 6)))
-    demp_nnx.cut(model, [batch((7, 6))])
+    demp_nnx.prune(model, [batch((7, 6))])
     assert model.out.in_features < 10
     np.testing.assert_allclose(model(batch((7, 6))), before, rtol=1e-5, atol=1e-6)
 
@@ -309,7 +309,7 @@ def test_attention_over_a_cut_layer():
     model.eval()
     x = batch((3, 4, 6))
     before = model(x)
-    record = demp_nnx.cut(model, [x], also=[average])
+    record = demp_nnx.prune(model, [x], also=[average])
     assert record.removed["norm"] >= 3
     np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
     # The other model shrank with it.
@@ -339,7 +339,7 @@ def test_linen_layers_at_other_widths():
         params[name] = {**params[name], "bias": bias.at[:dead].set(-99.0)}
     params["depthwise"] = {**params["depthwise"], "bias": jnp.full(16, -1e-3)}
     network = demp_linen.Forward(module)
-    result = demp_jax.cut(network, variables, [x])
+    result = demp_jax.prune(network, variables, [x])
     assert result.record.removed["conv"] >= 11
     assert result.record.removed["up"] >= 5
     np.testing.assert_allclose(network(result.variables, x), network(variables, x), rtol=1e-4, atol=1e-5)

@@ -43,7 +43,7 @@ def test_cut_and_train_on():
     model, x, labels = Net(), batch((8, 6, 6, 3)), jnp.arange(8) % 5
     variables = _dead(model.init(jax.random.key(0), x), np.random.default_rng(0))
     tx = optax.adam(1e-3)
-    result = demp_jax.cut(
+    result = demp_jax.prune(
         demp_linen.Forward(model),
         variables,
         [x],
@@ -69,7 +69,7 @@ def test_cut_and_train_on():
 def test_without_the_context_linen_refuses_smaller_variables():
     model, x = Net(), batch((8, 6, 6, 3))
     variables = _dead(model.init(jax.random.key(0), x), np.random.default_rng(0))
-    result = demp_jax.cut(demp_linen.Forward(model), variables, [x], params=helpers.params_of)
+    result = demp_jax.prune(demp_linen.Forward(model), variables, [x], params=helpers.params_of)
     with pytest.raises(Exception, match="(?i)shape"):
         model.apply(result.variables, x)
 
@@ -124,7 +124,7 @@ class ResNet(nn.Module):
 def test_a_residual_network_trains_on_with_the_step_of_the_masked_one():
     model, x, labels = ResNet(), batch((16, 8, 8, 3)), jnp.arange(16) % 5
     # The noise ends before the cut: its draws depend on the widths.
-    tx = demp_jax.demp(optax.adam(1e-3), strength=1e-3, noise=demp_jax.one_cycle(1e-6, span=2))
+    tx = demp_jax.demp(optax.adam(1e-3), strength=1e-3, noise=demp_jax.one_cycle(1e-6, transition_steps=2))
 
     @jax.jit
     def step(variables, opt_state):
@@ -149,7 +149,7 @@ def test_a_residual_network_trains_on_with_the_step_of_the_masked_one():
     opt_state = tx.init(variables["params"])
     for _ in range(2):
         variables, opt_state = step(variables, opt_state)
-    result = demp_jax.cut(
+    result = demp_jax.prune(
         demp_linen.Forward(model, (("train", False),)),
         variables,
         [x],

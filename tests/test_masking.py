@@ -191,7 +191,7 @@ def test_a_cut_keeps_masks_and_leaves_units_without_weights():
     graph = demp_jax.trace(_network, params, x)
     idle = masking.idle_units(graph, params)
     assert [bits.nonzero()[0].tolist() for bits in idle.values()] == [[3], []]
-    result = demp_jax.cut(_network, params, [x], leave=idle, opt_state=state, tx=tx)
+    result = demp_jax.prune(_network, params, [x], remove=idle, opt_state=state, tx=tx)
     assert result.record.removed == {"first": 1}
     np.testing.assert_allclose(_network(result.variables, x), _network(params, x), atol=1e-5)
     kept = np.arange(8) != 3

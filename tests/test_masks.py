@@ -18,7 +18,7 @@ def test_a_weight_lives_with_both_its_neurons():
     network, variables = helpers.split(models.MLP(6, 3, widths=(5, 4), rngs=nnx.Rngs(0)))
     graph = demp_jax.trace(network, variables, batch((2, 6)))
     params = variables["params"]
-    members = demp_jax.membership(graph, params)
+    members = demp_jax.weight_groups(graph, params)
     alive = {"norm/0": jnp.array([1, 0, 1, 1, 0], bool), "norm/1": jnp.array([0, 1, 1, 1], bool)}
     mask = jax.jit(demp_jax.weight_mask)(members, alive, params)
     full = jax.tree.map(lambda m, p: np.broadcast_to(m, p.shape), mask, params)
@@ -34,7 +34,7 @@ def test_a_coupled_neuron_lives_where_any_of_its_activations_does():
     model = helpers.Blocks(nnx.Rngs(0), coupled=True)
     network, variables = helpers.split(model)
     graph = demp_jax.trace(network, variables, batch(helpers.BLOCKS_INPUT))
-    members = demp_jax.membership(graph, variables["params"])
+    members = demp_jax.weight_groups(graph, variables["params"])
     alive = {s.name: jnp.zeros(s.width, bool) for s in graph.sites}
     alive["bn2"] = alive["bn2"].at[3].set(True)  # After the sum; united with the stem's.
     mask = demp_jax.weight_mask(members, alive, variables["params"])
@@ -59,7 +59,7 @@ def test_the_mask_is_where_the_gradient_is(blocks):
 
     grads, activity = jax.jit(jax.grad(loss, has_aux=True))(params)
     graph = demp_jax.trace(network, variables, x)
-    members = demp_jax.membership(graph, params)
+    members = demp_jax.weight_groups(graph, params)
     alive = {n: demp_jax.alive(a) for n, a in activity.items()}
     mask = demp_jax.weight_mask(members, alive, params)
     dead, wrong, total = 0, 0, 0
@@ -90,7 +90,7 @@ def test_a_branch_lives_where_what_reads_its_sums_does():
         return jnp.concatenate(ends, -1) @ variables["params"]["out"]
 
     graph = demp_jax.trace(network, variables, batch((5, 3)))
-    members = demp_jax.membership(graph, params)
+    members = demp_jax.weight_groups(graph, params)
     sites = sorted(graph.sites, key=lambda site: -site.width)
     assert [site.width for site in sites] == [3, 2]
     weight_mask = jax.jit(demp_jax.weight_mask)
@@ -117,7 +117,7 @@ def test_a_branch_lives_where_the_sum_that_reads_it_cannot_leave(kept):
     graph = demp_jax.trace(network, variables, batch((5, 3)))
     exclude = [site.name for site in graph.sites] if kept == "excluded" else []
     graph = demp_jax.trace(network, variables, batch((5, 3)), exclude=exclude)
-    members = demp_jax.membership(graph, params)
+    members = demp_jax.weight_groups(graph, params)
     alive = {site.name: jnp.zeros(site.width, bool) for site in [*graph.sites, *graph.branches]}
     mask = demp_jax.weight_mask(members, alive, params)
     lives = np.isin(np.arange(4), np.asarray(variables["index"]))
@@ -134,7 +134,7 @@ def test_a_membership_is_of_one_shape_whichever_channels_meet():
 
         changed = jax.tree.map(change, variables)
         graph = demp_jax.trace(network, changed, batch(helpers.BLOCKS_INPUT))
-        return demp_jax.membership(graph, changed["params"])
+        return demp_jax.weight_groups(graph, changed["params"])
 
     one, other = without(jnp.array([2])), without(jnp.array([0, 5]))
     helpers.assert_same_shapes(one, other)
@@ -146,5 +146,5 @@ def test_routing_is_not_known_from_shapes():
     network, variables = helpers.split(model)
     shapes = jax.eval_shape(lambda: variables)
     graph = demp_jax.trace(network, shapes, jax.ShapeDtypeStruct((2, 8, 8, 3), "float32"))
-    with pytest.raises(ValueError, match="traced from shapes; trace with arrays"):
-        demp_jax.membership(graph, shapes["params"])
+    with pytest.raises(ValueError, match="traced from shapes. Trace with arrays"):
+        demp_jax.weight_groups(graph, shapes["params"])

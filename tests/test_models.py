@@ -30,8 +30,8 @@ def test_resnet18_is_the_papers():
     assert len(graph.sites) == 17
     assert graph.parameters(lambda path: path.endswith(("kernel", "bias", "scale"))) == 11_173_962
     # Every unit can go: the neurons, and the channels of eight branches and three projections.
-    assert graph.classes == 3904 + 2 * (64 + 128 + 256 + 512) + (128 + 256 + 512)
-    assert all((site.classes >= 0).all() for site in graph.sites)
+    assert graph.num_groups == 3904 + 2 * (64 + 128 + 256 + 512) + (128 + 256 + 512)
+    assert all((site.groups >= 0).all() for site in graph.sites)
     assert not graph.refusals
 
 
@@ -69,7 +69,7 @@ def test_vgg16_is_the_papers():
     assert _parameters(model) == 50_703_946
     graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 64, 64, 3), jnp.float32))
     assert graph.neurons == 12_928
-    assert graph.classes == 12_928
+    assert graph.num_groups == 12_928
     assert len(graph.sites) == 15
     assert not graph.refusals
 
@@ -80,7 +80,7 @@ def test_vit_b16_is_the_standard_one(activation, kind):
     assert _parameters(model) == 86_567_656
     graph = demp_nnx.trace(model, IMAGENET)
     # The hidden units of the MLPs and nothing else.
-    assert graph.neurons == graph.classes == 36_864
+    assert graph.neurons == graph.num_groups == 36_864
     assert graph.widths == {f"blocks/{i}/dense1": 3072 for i in range(12)}
     assert {site.kind for site in graph.sites} == {kind}
 
@@ -161,7 +161,7 @@ def test_coupled_resnet_has_one_class_per_channel_of_a_stage():
     graph = demp_nnx.trace(model, jax.ShapeDtypeStruct((2, 32, 32, 3), jnp.float32))
     assert graph.neurons == 3904 // 8
     # Per stage: the inner channels of two blocks, and the channels that its outputs share.
-    assert graph.classes == 3 * (8 + 16 + 32 + 64)
+    assert graph.num_groups == 3 * (8 + 16 + 32 + 64)
 
 
 @pytest.mark.parametrize("activation", models.ACTIVATIONS)

@@ -40,7 +40,7 @@ def _trained(make=helpers.Blocks, shape=helpers.BLOCKS_INPUT):
 def test_cut_in_place_with_the_optimizer():
     model, optimizer, x, labels = _trained()
     before = demp_nnx.forward(model)[0](demp_nnx.forward(model)[1], x)
-    record = demp_nnx.cut(model, [x], optimizer)
+    record = demp_nnx.prune(model, [x], optimizer)
     after = demp_nnx.forward(model)[0](demp_nnx.forward(model)[1], x)
     assert sum(record.removed.values()) > 5
     np.testing.assert_allclose(after, before, rtol=1e-4, atol=1e-5)
@@ -66,10 +66,10 @@ def test_one_compilation_per_cut_and_none_without(caplog):
 
     step = lambda: _step(model, optimizer, x, labels)  # noqa: E731
     assert compilations(step) == 0
-    demp_nnx.cut(model, [x], optimizer)
+    demp_nnx.prune(model, [x], optimizer)
     assert compilations(step) == 1
     assert compilations(step) == 0
-    demp_nnx.cut(model, [x], optimizer)
+    demp_nnx.prune(model, [x], optimizer)
     assert compilations(step) == 0
 
 
@@ -99,7 +99,7 @@ def test_attributes_follow_their_variables():
     for norm, dead in ((model.bn, 4), (model.bn2, 8)):  # A channel leaves with both of its outputs.
         norm.scale[...] = norm.scale[...].at[:dead].set(0.0)
         norm.bias[...] = norm.bias[...].at[:dead].set(-1.0)
-    record = demp_nnx.cut(model, [x], optimizer)
+    record = demp_nnx.prune(model, [x], optimizer)
     assert record.difference < 1e-4
     assert {"bn", "bn3", "bn4", "bn5"} <= set(record.removed)
     width = model.bn.scale.shape[0]
@@ -128,7 +128,7 @@ def test_group_norm_and_grouped_convolutions_lose_whole_groups():
     model.grouped.bias[...] = jnp.full(24, -1.0).at[:4].set(1.0)
     model.grouped.kernel[...] = 0.01 * model.grouped.kernel[...]
     x = batch((4, 6, 6, 3))
-    record = demp_nnx.cut(model, [x])
+    record = demp_nnx.prune(model, [x])
     assert record.removed == {"norm": 4, "grouped": 8}
     assert (model.norm.num_groups, model.grouped.feature_group_count) == (4, 4)
     assert (model.conv.out_features, model.grouped.out_features) == (8, 16)
@@ -146,7 +146,7 @@ def test_a_model_that_takes_more_than_an_input():
 
     model = Net(nnx.Rngs(0))
     model.first.bias[...] = jnp.asarray([-99.0, 1, 1, 1, -99, 1, 1, 1])
-    record = demp_nnx.cut(model, [batch((8, 4))], call=_call_scaled)
+    record = demp_nnx.prune(model, [batch((8, 4))], call=_call_scaled)
     assert record.removed == {"first": 2}
 
 
@@ -168,13 +168,13 @@ def test_a_module_may_refit_itself():
 
     model = Own(nnx.Rngs(0))
     model.weights[...] = model.weights[...].at[:, 1].set(0.0)
-    assert demp_nnx.cut(model, [batch((8, 4))]).removed == {"weights": 1}
+    assert demp_nnx.prune(model, [batch((8, 4))]).removed == {"weights": 1}
     assert model(batch((3, 4))).shape == (3, 2)
 
 
 def test_resize_puts_other_widths_in():
     model, _, x, _ = _trained()
-    demp_nnx.cut(model, [x])
+    demp_nnx.prune(model, [x])
     state = nnx.as_pure(nnx.state(model))
     fresh = nnx.eval_shape(lambda: helpers.Blocks(nnx.Rngs(0)))
     demp_nnx.resize(fresh, state)
@@ -190,7 +190,7 @@ def test_an_untrained_part_is_not_counted_and_keeps_no_moments():
     head_only = nnx.All(nnx.Param, nnx.PathContains("head"))
     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=head_only)
     helpers.kill_units(model, np.random.default_rng(0))
-    record = demp_nnx.cut(model, [batch(helpers.BLOCKS_INPUT)], optimizer)
+    record = demp_nnx.prune(model, [batch(helpers.BLOCKS_INPUT)], optimizer)
     assert record.parameters[0] == 20 * 5 + 5
     assert record.parameters[1] == model.bn4.scale.shape[0] * 5 + 5
     moments = jax.tree.leaves(nnx.as_pure(optimizer.opt_state[0].mu))

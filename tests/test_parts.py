@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from demp_jax._src.parts import parts
+from demp_jax._src.optim.parts import parts
 
 
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])

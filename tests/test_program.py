@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from demp_jax._src import program as program_lib
+from demp_jax._src.tracing import program as program_lib
 from tests.helpers import batch
 
 

@@ -43,7 +43,7 @@ def test_the_version_is_said_once():
 
 
 def test_the_core_knows_no_model_no_dataset_and_no_loop():
-    for path in (ROOT / "demp_jax" / "_src").glob("*.py"):
+    for path in (ROOT / "demp_jax" / "_src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []

@@ -11,7 +11,7 @@ from tests.random_networks import networks
 
 
 def _prunable(graph):
-    return any((site.classes >= 0).any() for site in graph.sites)
+    return any((site.groups >= 0).any() for site in graph.sites)
 
 
 @hypothesis.settings(suppress_health_check=list(hypothesis.HealthCheck))
@@ -20,7 +20,7 @@ def test_cutting_a_random_network(drawn):
     apply, params, x = drawn
     graph = demp_jax.trace(apply, params, x)
     hypothesis.assume(_prunable(graph))
-    result = demp_jax.cut(apply, params, [x])
+    result = demp_jax.prune(apply, params, [x])
     record = result.record
     assert record.refused is None, record
     assert record.difference <= 1e-4 * max(record.scale, 1)
@@ -31,7 +31,7 @@ def test_cutting_a_random_network(drawn):
     # Nothing is left to cut: dead units that stay are protected or needed.
     # The last group of a GroupNorm is normalised as a whole: where only such are left, nothing is prunable any more.
     if demp_jax.trace(apply, result.variables, x).prunable:
-        again = demp_jax.cut(apply, result.variables, [x])
+        again = demp_jax.prune(apply, result.variables, [x])
         assert again.record.removed == {}, (record, again.record)
 
     # Where a constant was folded, what could be trained of it went with the unit: `cut` says so.

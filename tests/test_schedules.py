@@ -14,12 +14,12 @@ from tests.reference import demp as reference
 CASES = {
     "one_cycle": (demp_jax.one_cycle, reference.one_cycle),
     "one_cycle_cosine": (
-        demp_jax.SCHEDULES["one_cycle_cosine"],
+        demp_jax.schedules.SCHEDULES["one_cycle_cosine"],
         lambda t, p, s: reference.one_cycle(t, p, s, shape="cosine"),
     ),
-    "warmup_hold": (demp_jax.warmup_hold, reference.warmup_hold),
-    "cosine_decay": (demp_jax.cosine_decay, reference.cosine_decay),
-    "constant": (demp_jax.constant, reference.constant),
+    "warmup_hold": (demp_jax.schedules.warmup_hold, reference.warmup_hold),
+    "cosine_decay": (demp_jax.schedules.cosine_decay, reference.cosine_decay),
+    "constant": (demp_jax.schedules.constant, reference.constant),
 }
 
 
@@ -33,7 +33,7 @@ def test_against_the_reference(name, peak, span, part):
 
 @pytest.mark.parametrize("name", CASES)
 def test_range_and_tracing(name):
-    schedule = demp_jax.SCHEDULES[name](0.5, 1000)
+    schedule = demp_jax.schedules.SCHEDULES[name](0.5, 1000)
     values = jax.vmap(schedule)(jnp.arange(1500))
     assert values.dtype == jnp.float32
     assert float(values.min()) >= 0
@@ -42,11 +42,11 @@ def test_range_and_tracing(name):
 
 
 def test_the_table_is_complete():
-    assert set(CASES) == set(demp_jax.SCHEDULES)
+    assert set(CASES) == set(demp_jax.schedules.SCHEDULES)
 
 
 def test_released_shape_is_that_of_optax_until_its_floor():
-    ours = demp_jax.SCHEDULES["one_cycle_cosine"](0.01, 1000)
+    ours = demp_jax.schedules.SCHEDULES["one_cycle_cosine"](0.01, 1000)
     theirs = optax.cosine_onecycle_schedule(1000, 0.01)
     steps = np.arange(1000)
     np.testing.assert_allclose([ours(t) for t in steps], [theirs(t) for t in steps], atol=1e-6)
@@ -60,14 +60,14 @@ def test_peak_and_ends_of_the_paper():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: demp_jax.one_cycle(-1.0, 10), "one_cycle: peak must be a finite number >= 0; got peak=-1.0"),
-        (lambda: demp_jax.one_cycle(float("nan"), 10), "one_cycle: peak must be a finite number >= 0; got peak=nan"),
-        (lambda: demp_jax.one_cycle(1.0, 0), "one_cycle: span must be >= 1 step; got span=0"),
-        (lambda: demp_jax.one_cycle(1.0, 10, warmup=1.0), r"one_cycle: warmup must be in \[0, 1\); got warmup=1.0"),
+        (lambda: demp_jax.one_cycle(-1.0, 10), "one_cycle: peak_value must be a finite number >= 0; got peak_value=-1.0"),
+        (lambda: demp_jax.one_cycle(float("nan"), 10), "one_cycle: peak_value must be a finite number >= 0; got peak_value=nan"),
+        (lambda: demp_jax.one_cycle(1.0, 0), "one_cycle: transition_steps must be >= 1 step; got transition_steps=0"),
+        (lambda: demp_jax.one_cycle(1.0, 10, pct_start=1.0), r"one_cycle: pct_start must be in \[0, 1\); got pct_start=1.0"),
         (lambda: demp_jax.one_cycle(1.0, 10, shape="step"), "shape must be 'linear' or 'cosine'; got shape='step'"),
-        (lambda: demp_jax.warmup_hold(float("inf"), 10), "warmup_hold: peak must be a finite number"),
-        (lambda: demp_jax.cosine_decay(1.0, -5), "cosine_decay: span must be >= 1 step; got span=-5"),
-        (lambda: demp_jax.constant(1.0, 0), "constant: span must be >= 1 step; got span=0"),
+        (lambda: demp_jax.schedules.warmup_hold(float("inf"), 10), "warmup_hold: peak_value must be a finite number"),
+        (lambda: demp_jax.schedules.cosine_decay(1.0, -5), "cosine_decay: decay_steps must be >= 1 step; got decay_steps=-5"),
+        (lambda: demp_jax.schedules.constant(1.0, 0), "constant: transition_steps must be >= 1 step; got transition_steps=0"),
     ],
 )
 def test_bad_arguments(make, message):

@@ -60,7 +60,7 @@ def _case(name, dtype):
             params.setdefault(layer, {})[leaf] = jnp.asarray(file[key], dtype)
     batches = [(jnp.asarray(x, dtype), jnp.asarray(y, jnp.int32)) for x, y in zip(file["x"], file["y"], strict=True)]
     graph = demp_jax.trace(_network, params, batches[0][0])
-    return file, Subject(_network, params, graph, batches, np.ones(graph.classes, bool), jax.random.key(0))
+    return file, Subject(_network, params, graph, batches, np.ones(graph.num_groups, bool), jax.random.key(0))
 
 
 def _by_gate(file, subject, values):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import demp_jax
-from demp_jax._src import select as select_lib
+from demp_jax._src.tracing import select as select_lib
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

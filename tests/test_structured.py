@@ -16,6 +16,7 @@ import demp_jax
 from baselines import chase, crop, early, l1_norm, random_units, selection, slimming, snap, structured
 from baselines.subject import Subject, by_site
 from demp_jax import models
+from demp_jax.tracing import with_gates
 from tests import helpers
 
 UPDATES = json.loads((Path(__file__).parent / "reference" / "parity" / "updates.json").read_text())
@@ -68,10 +69,10 @@ def _some(graph, seed, share):
     """Chooses units to leave, the first of no site: by site, and which classes stay."""
     rng = np.random.default_rng(seed)
     leave = {site.name: rng.random(site.width) < share for site in graph.sites}
-    live = np.ones(graph.classes, bool)
+    live = np.ones(graph.num_groups, bool)
     for site in graph.sites:
         leave[site.name][0] = False
-        live[site.classes[leave[site.name]]] = False
+        live[site.groups[leave[site.name]]] = False
     return leave, live
 
 
@@ -79,8 +80,8 @@ def test_a_cut_of_chosen_units_is_the_network_with_them_at_zero():
     fn, variables, x = _resnet()
     graph = demp_jax.trace(fn, variables, x)
     leave, live = _some(graph, seed=0, share=0.4)
-    masked = jax.jit(demp_jax.with_gates(fn, graph))(variables, x, jnp.ones(graph.classes), None, jnp.asarray(live))
-    result = demp_jax.cut(fn, variables, [x], leave=leave)
+    masked = jax.jit(with_gates(fn, graph))(variables, x, jnp.ones(graph.num_groups), None, jnp.asarray(live))
+    result = demp_jax.prune(fn, variables, [x], remove=leave)
     assert result.record.removed == {n: b for n, b in {k: int(v.sum()) for k, v in leave.items()}.items() if b} | {
         name: units for name, units in result.record.removed.items() if name not in leave
     }
@@ -88,9 +89,9 @@ def test_a_cut_of_chosen_units_is_the_network_with_them_at_zero():
     # And it is another network than before.
     assert float(jnp.abs(fn(variables, x) - masked).max()) > 1e-2
     with pytest.raises(ValueError, match="leave: no site is named 'nowhere'"):
-        demp_jax.cut(fn, variables, [x], leave={"nowhere": np.zeros(3, bool)})
+        demp_jax.prune(fn, variables, [x], remove={"nowhere": np.zeros(3, bool)})
     with pytest.raises(ValueError, match="must be 4 bools"):
-        demp_jax.cut(fn, variables, [x], leave={graph.sites[0].name: np.zeros(3, bool)})
+        demp_jax.prune(fn, variables, [x], remove={graph.sites[0].name: np.zeros(3, bool)})
 
 
 @pytest.mark.parametrize("score", [snap.score, snap.released, crop.score, crop.released, l1_norm.score, slimming.score])
@@ -102,41 +103,41 @@ def test_scoring_with_units_at_zero_is_scoring_the_cut_network(score):
     leave, live = _some(graph, seed=1, share=0.3)
     key = jax.random.key(0)
     values = score(Subject(fn, variables, graph, [(x, y)], live, key))
-    cut = demp_jax.cut(fn, variables, [x], leave=leave)
+    cut = demp_jax.prune(fn, variables, [x], remove=leave)
     smaller = demp_jax.trace(cut.fn, cut.variables, x)
-    expected = score(Subject(cut.fn, cut.variables, smaller, [(x, y)], np.ones(smaller.classes, bool), key))
+    expected = score(Subject(cut.fn, cut.variables, smaller, [(x, y)], np.ones(smaller.num_groups, bool), key))
     for before, after in zip(graph.sites, smaller.sites, strict=True):
-        kept = before.classes[~leave[before.name]]
+        kept = before.groups[~leave[before.name]]
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(values[kept], expected[after.classes], rtol=1e-3, atol=1e-4 * scale)
+        np.testing.assert_allclose(values[kept], expected[after.groups], rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_norms_of_kernels_and_scales():
     """By hand: the unit after a sum is computed by the kernels and scales of both branches."""
     fn, variables, x = _resnet()
     graph = demp_jax.trace(fn, variables, x)
-    subject = Subject(fn, variables, graph, [], np.ones(graph.classes, bool), jax.random.key(0))
+    subject = Subject(fn, variables, graph, [], np.ones(graph.num_groups, bool), jax.random.key(0))
     sums, scales = l1_norm.score(subject), slimming.score(subject)
     blocks = variables["params"]["blocks"]
     for i, block in blocks.items():
         sites = {site.name: site for site in graph.sites}
         kernels = [block["conv2"]["kernel"]] + ([block["shortcut_conv"]["kernel"]] if "shortcut_conv" in block else [])
         expected = sum(np.abs(np.asarray(k, np.float64)).sum((0, 1, 2)) for k in kernels)
-        np.testing.assert_allclose(sums[sites[f"blocks/{i}/sum"].classes], expected, rtol=1e-6)
+        np.testing.assert_allclose(sums[sites[f"blocks/{i}/sum"].groups], expected, rtol=1e-6)
         expected = np.abs(np.asarray(block["conv1"]["kernel"], np.float64)).sum((0, 1, 2))
-        np.testing.assert_allclose(sums[sites[f"blocks/{i}/bn1"].classes], expected, rtol=1e-6)
+        np.testing.assert_allclose(sums[sites[f"blocks/{i}/bn1"].groups], expected, rtol=1e-6)
         norms = [block["bn2"]["scale"]] + ([block["shortcut_bn"]["scale"]] if "shortcut_bn" in block else [])
         expected = sum(np.abs(np.asarray(s, np.float64)) for s in norms)
-        np.testing.assert_allclose(scales[sites[f"blocks/{i}/sum"].classes], expected, rtol=1e-6)
+        np.testing.assert_allclose(scales[sites[f"blocks/{i}/sum"].groups], expected, rtol=1e-6)
 
 
 def test_a_gate_on_products_scales_all_kernels_of_its_unit():
     fn, variables, x = _resnet()
     graph = demp_jax.trace(fn, variables, x)
-    gates = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, graph.classes), jnp.float32)
-    found = jax.jit(demp_jax.with_gates(fn, graph, position="product"))(variables, x, gates)
+    gates = jnp.asarray(np.random.default_rng(2).uniform(0.5, 1.5, graph.num_groups), jnp.float32)
+    found = jax.jit(with_gates(fn, graph, position="product"))(variables, x, gates)
     params = jax.tree.map(lambda leaf: leaf, variables["params"])
-    gate = {site.name: gates[site.classes][None, None, None] for site in graph.sites}
+    gate = {site.name: gates[site.groups][None, None, None] for site in graph.sites}
     params["stem_conv"]["kernel"] *= gate["stem_bn"]
     for i, block in params["blocks"].items():
         block["conv1"]["kernel"] *= gate[f"blocks/{i}/bn1"]
@@ -148,16 +149,16 @@ def test_a_gate_on_products_scales_all_kernels_of_its_unit():
 
 def test_a_gate_on_a_marked_value():
     def network(params, x):
-        hidden = demp_jax.neurons(x @ params["first"], kind="zero")
+        hidden = demp_jax.mark_units(x @ params["first"], kind="zero")
         return hidden @ params["head"]
 
     params = {"first": jnp.eye(3), "head": jnp.ones((3, 1))}
     graph = demp_jax.trace(network, params, jnp.ones((2, 3)))
-    gated = demp_jax.with_gates(network, graph)
+    gated = with_gates(network, graph)
     out = gated(params, jnp.ones((2, 3)), jnp.array([2.0, 3.0, 4.0]), jnp.ones(3), jnp.array([True, False, True]))
     assert out[0].tolist() == [1.0 + 3.0]
     with pytest.raises(ValueError, match="position must be one of"):
-        demp_jax.with_gates(network, graph, position="anywhere")
+        with_gates(network, graph, position="anywhere")
 
     def shared(params, x):
         hidden = x @ params["first"]
@@ -165,7 +166,7 @@ def test_a_gate_on_a_marked_value():
 
     params = {"first": jnp.eye(3), "head": jnp.ones((6, 1))}
     with pytest.raises(ValueError, match="Use position='activation'"):
-        demp_jax.with_gates(shared, demp_jax.trace(shared, params, x := jnp.ones((2, 3))))(params, x, jnp.ones(3))
+        with_gates(shared, demp_jax.trace(shared, params, x := jnp.ones((2, 3))))(params, x, jnp.ones(3))
 
 
 def test_pruning_in_stages():
@@ -265,7 +266,7 @@ def test_chase_scores_every_unit_of_a_residual_network():
     network, variables = helpers.split(models.ResNet(3, 4, base_width=4, blocks=(1, 1), rngs=nnx.Rngs(0)))
     graph = demp_jax.trace(network, variables, helpers.batch((2, 8, 8, 3)))
     batches = [(helpers.batch((2, 8, 8, 3)), jnp.zeros(2, jnp.int32))]
-    live = np.ones(graph.classes, bool)
+    live = np.ones(graph.num_groups, bool)
     scores = chase.score(Subject(network, variables, graph, batches, live, jax.random.key(0)))
     assert np.isfinite(scores).all()
     of = by_site(graph, scores)

@@ -45,18 +45,18 @@ def _dying(controller, span, *, speed, power, delay, natural, every):
     every=st.integers(5, 20),
 )
 def test_it_ends_where_it_is_asked_to(left, speed, power, delay, natural, every):
-    controller = demp_jax.TargetController(left=left, span=1000)
+    controller = demp_jax.targets.TargetController(left=left, span=1000)
     ends = _dying(controller, 1000, speed=speed, power=power, delay=delay, natural=natural, every=every)
     assert abs(ends - left) < 0.01, (ends, left)
 
 
 def test_it_begins_with_the_first_factor():
-    controller = demp_jax.TargetController(left=0.2, span=1000, first=10.0)
+    controller = demp_jax.targets.TargetController(left=0.2, span=1000, first=10.0)
     assert controller.factor == controller.update(0, 1.0) == 10.0
 
 
 def test_the_regulariser_stops_at_the_target_and_says_what_is_to_come():
-    controller = demp_jax.TargetController(left=0.2, span=1000)
+    controller = demp_jax.targets.TargetController(left=0.2, span=1000)
     assert controller.update(300, 0.9) > 1
     assert controller.outlook() is None
     assert controller.update(640, 0.5) > 1
@@ -76,7 +76,7 @@ def test_the_regulariser_stops_at_the_target_and_says_what_is_to_come():
 )
 def test_bad_arguments_of_the_controller(changes, message):
     with pytest.raises(ValueError, match=message):
-        demp_jax.TargetController(**{"left": 0.5, "span": 100, **changes})
+        demp_jax.targets.TargetController(**{"left": 0.5, "span": 100, **changes})
 
 
 PARAMS = {"norm": {"scale": batch((5,), 1), "bias": batch((5,), 2)}, "out": {"kernel": batch((5, 3), 3)}}
@@ -93,7 +93,7 @@ def test_a_factor_is_as_another_strength(factor, decoupled):
     tx = _wrapped(demp_jax.one_cycle(0.5, 10), demp_jax.one_cycle(0.2, 10), decoupled=decoupled)
     variance = 0.2 * min(factor, 1.0)
     other = _wrapped(demp_jax.one_cycle(0.5 * factor, 10), demp_jax.one_cycle(variance, 10), decoupled=decoupled)
-    state, theirs = demp_jax.with_strength_factor(tx.init(PARAMS), factor), other.init(PARAMS)
+    state, theirs = demp_jax.set_strength_factor(tx.init(PARAMS), factor), other.init(PARAMS)
     for _ in range(3):
         updates, state = tx.update(GRADS, state, PARAMS)
         expected, theirs = other.update(GRADS, theirs, PARAMS)
@@ -105,13 +105,13 @@ def test_a_factor_for_a_state_from_a_file():
     state = jax.tree.map(
         lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else np.asarray(leaf), tx.init(PARAMS)
     )
-    changed = demp_jax.with_strength_factor(state, 3.0)
+    changed = demp_jax.set_strength_factor(state, 3.0)
     assert [float(leaf) for leaf in jax.tree.leaves(changed) if leaf.shape == () and leaf.dtype == np.float32] == [3, 1]
 
 
 def test_at_zero_it_is_the_base_optimizer():
     tx, base = _wrapped(0.5, 0.2), optax.adam(0.1)
-    updates, _ = tx.update(GRADS, demp_jax.with_strength_factor(tx.init(PARAMS), 0.0), PARAMS)
+    updates, _ = tx.update(GRADS, demp_jax.set_strength_factor(tx.init(PARAMS), 0.0), PARAMS)
     expected, _ = base.update(GRADS, base.init(PARAMS), PARAMS)
     jax.tree.map(np.testing.assert_array_equal, updates, expected)
 
@@ -121,7 +121,7 @@ def test_a_factor_compiles_nothing(caplog):
     step = jax.jit(lambda state: tx.update(GRADS, state, PARAMS)[1])
     state = step(tx.init(PARAMS))
     with jax.log_compiles(), caplog.at_level(logging.WARNING):
-        step(demp_jax.with_strength_factor(state, 2.0))
+        step(demp_jax.set_strength_factor(state, 2.0))
     assert not [r for r in caplog.records if "Compiling <lambda>" in r.getMessage()]
 
 
@@ -135,7 +135,7 @@ def test_a_factor_compiles_nothing(caplog):
 )
 def test_a_factor_that_cannot_be_set(state, factor, message):
     with pytest.raises(ValueError, match=message):
-        demp_jax.with_strength_factor(state, factor)
+        demp_jax.set_strength_factor(state, factor)
 
 
 @pytest.mark.parametrize("min_units", [1, 3])
@@ -158,8 +158,8 @@ def test_a_forecast_is_what_a_cut_leaves(min_units):
     variables = {**variables, "params": params}
     death_set = [batch((32, 8, 8, 3), 5)]
     options = {"params": lambda v: v["params"], "min_units": min_units}
-    seen = demp_jax.forecast(net, variables, death_set, **options)
-    cut = demp_jax.cut(net, variables, death_set, **options)
+    seen = demp_jax.preview(net, variables, death_set, **options)
+    cut = demp_jax.prune(net, variables, death_set, **options)
     assert cut.record.refused is None
     assert seen.neurons[1] < seen.neurons[0]
     assert (seen.neurons, seen.parameters, seen.flops) == (cut.record.neurons, cut.record.parameters, cut.record.flops)
@@ -320,7 +320,7 @@ def test_more_that_dies_than_was_asked_for_is_said():
     problem = pose(short_config(**TARGET))
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     dense = problem.dense_parameters
-    forecast = demp_jax.Forecast((40, 10), (dense, dense // 3), (100, 30), {})
+    forecast = demp_jax.Preview((40, 10), (dense, dense // 3), (100, 30), {})
     with pytest.MonkeyPatch.context() as patch:
         said = []
         patch.setattr(target._LOG, "warning", lambda *args: said.append(args[0] % args[1:]))
@@ -371,7 +371,7 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     problem = pose(short_config(**{"method.target.step_time": 0.7}))
     dense = problem.dense.flops()
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
-    half = demp_jax.Forecast((40, 40), (2170, 2170), (dense, dense // 2), {})
+    half = demp_jax.Preview((40, 40), (2170, 2170), (dense, dense // 2), {})
     assert steering.gain_to_time() == 0.1
     assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.time_per_flops() / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):

@@ -20,7 +20,7 @@ def _trace(fn, params, shape, **options):
 
 
 def _removable(graph):
-    return {site.name: int((site.classes >= 0).sum()) for site in graph.sites}
+    return {site.name: int((site.groups >= 0).sum()) for site in graph.sites}
 
 
 def _weights(*shapes):
@@ -34,13 +34,13 @@ def test_dense_layers():
     graph = _trace(fn, _weights((4, 6), (6, 5), (5, 3)), (2, 4))
     assert _removable(graph) == {"w0": 6, "w1": 5}
     first, second = graph.sites
-    np.testing.assert_array_equal(graph.axes[0][1], first.classes)
-    np.testing.assert_array_equal(graph.axes[1][0], first.classes)
-    np.testing.assert_array_equal(graph.axes[1][1], second.classes)
-    np.testing.assert_array_equal(graph.axes[2][0], second.classes)
+    np.testing.assert_array_equal(graph.axes[0][1], first.groups)
+    np.testing.assert_array_equal(graph.axes[1][0], first.groups)
+    np.testing.assert_array_equal(graph.axes[1][1], second.groups)
+    np.testing.assert_array_equal(graph.axes[2][0], second.groups)
     assert graph.axes[0][0] is None  # The network's input.
     assert graph.axes[2][1] is None  # The network's output.
-    assert not set(first.classes) & set(second.classes)
+    assert not set(first.groups) & set(second.groups)
 
 
 def test_bias_and_norm_leave_with_the_unit():
@@ -52,7 +52,7 @@ def test_bias_and_norm_leave_with_the_unit():
     graph = _trace(fn, params, (2, 4))
     by_path = dict(zip(graph.paths, graph.axes, strict=True))
     for name in ("mean", "scale", "bias"):
-        np.testing.assert_array_equal(by_path[name][0], graph.sites[0].classes)
+        np.testing.assert_array_equal(by_path[name][0], graph.sites[0].groups)
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ def _grouped_conv(groups):
 def test_depthwise_channel_leaves_with_its_outputs():
     graph = _trace(_grouped_conv(6), _weights((3, 3, 3, 6), (3, 3, 1, 12), (12, 2)), (2, 4, 4, 3))
     before, after = graph.sites
-    assert graph.classes == 6
-    np.testing.assert_array_equal(np.repeat(before.classes, 2), after.classes)
+    assert graph.num_groups == 6
+    np.testing.assert_array_equal(np.repeat(before.groups, 2), after.groups)
 
 
 def test_grouped_convolution_loses_whole_groups():
     graph = _trace(_grouped_conv(3), _weights((3, 3, 3, 6), (3, 3, 2, 12), (12, 2)), (2, 4, 4, 3))
     before, after = graph.sites
-    assert graph.classes == 3
-    np.testing.assert_array_equal(before.classes, np.repeat(before.classes[::2], 2))
-    np.testing.assert_array_equal(after.classes, np.repeat(before.classes[::2], 4))
+    assert graph.num_groups == 3
+    np.testing.assert_array_equal(before.groups, np.repeat(before.groups[::2], 2))
+    np.testing.assert_array_equal(after.groups, np.repeat(before.groups[::2], 4))
     assert graph.axes[1][2] is None
 
 
@@ -108,9 +108,9 @@ def test_residual_sum_couples_and_select_does_not():
     coupled = demp_nnx.trace(helpers.Blocks(nnx.Rngs(0), coupled=True), batch(helpers.BLOCKS_INPUT))
     free = demp_nnx.trace(helpers.Blocks(nnx.Rngs(0)), batch(helpers.BLOCKS_INPUT))
     assert coupled.neurons == free.neurons == 8 + 8 + 8 + 6 + 20
-    sites = {s.name: s.classes for s in coupled.sites}
+    sites = {s.name: s.groups for s in coupled.sites}
     np.testing.assert_array_equal(sites["bn0"], sites["bn2"])
-    sites = {s.name: s.classes for s in free.sites}
+    sites = {s.name: s.groups for s in free.sites}
     assert set(sites) == {"bn0", "bn1", "sum", "bn3", "bn4"}
     assert not set(sites["bn0"]) & set(sites["sum"])
     assert [b.name for b in free.branches] == ["bn2"]
@@ -119,7 +119,7 @@ def test_residual_sum_couples_and_select_does_not():
 
 def test_concatenation_and_flattening_follow_the_channels():
     graph = demp_nnx.trace(helpers.Blocks(nnx.Rngs(0)), batch(helpers.BLOCKS_INPUT))
-    sites = {s.name: s.classes for s in graph.sites}
+    sites = {s.name: s.groups for s in graph.sites}
     joined = np.concatenate([sites["sum"], sites["bn3"]])
     hidden = dict(zip(graph.paths, graph.axes, strict=True))["hidden/kernel"]
     np.testing.assert_array_equal(hidden[0], np.tile(joined, 4))
@@ -189,7 +189,7 @@ def test_group_norm_loses_whole_groups():
 
     graph = demp_nnx.trace(Net(nnx.Rngs(0)), batch((2, 6, 6, 3)))
     assert len(graph.sites) == 1  # The variance, kept from being negative by a max, is no activation.
-    np.testing.assert_array_equal(graph.sites[0].classes, np.repeat([0, 1, 2, 3], 3))
+    np.testing.assert_array_equal(graph.sites[0].groups, np.repeat([0, 1, 2, 3], 3))
 
 
 def test_pooling_flattening_and_transposing_keep_units_apart():
@@ -200,7 +200,7 @@ def test_pooling_flattening_and_transposing_keep_units_apart():
         return y @ p["w1"]
 
     graph = _trace(fn, _weights((3, 3, 3, 5), (20, 2)), (2, 4, 4, 3))
-    np.testing.assert_array_equal(graph.axes[1][0], np.repeat(graph.sites[0].classes, 4))
+    np.testing.assert_array_equal(graph.axes[1][0], np.repeat(graph.sites[0].groups, 4))
 
 
 @pytest.mark.parametrize(
@@ -221,7 +221,7 @@ def test_scanned_layers_are_refused_clearly():
         return relu(y) @ p["w2"]
 
     graph = _trace(fn, _weights((4, 6), (3, 6, 6), (6, 2)), (2, 4))
-    assert graph.classes == 0
+    assert graph.num_groups == 0
     with pytest.raises(ValueError, match="no prunable neuron found: .*stacked by `scan` share one width"):
         graph.require_prunable()
 
@@ -232,7 +232,7 @@ def test_an_operation_without_a_rule_is_named():
         return jnp.linalg.cholesky(y.reshape(2, 6, 1) * jnp.ones((1, 1, 6)))[:, 0] @ p["w1"]
 
     graph = _trace(fn, _weights((4, 6), (6, 2)), (2, 4))
-    assert graph.classes == 0
+    assert graph.num_groups == 0
     assert "`cholesky`, for which there is no rule" in graph.report()
 
 
@@ -277,7 +277,7 @@ def test_excluded_sites_stay():
 
 def test_no_neuron_is_an_error_that_says_what_to_do():
     graph = _trace(lambda p, x: jnp.tanh(x @ p["w0"]) @ p["w1"], _weights((4, 6), (6, 2)), (2, 4))
-    with pytest.raises(ValueError, match="no prunable neuron found: no activation.*Use ReLU.*demp_jax.neurons"):
+    with pytest.raises(ValueError, match="no prunable neuron found: no activation.*Use ReLU.*demp_jax.mark_units"):
         graph.require_prunable()
 
 
@@ -286,7 +286,7 @@ def test_weight_sharing_unites():
         lambda p, x: relu(relu(x @ p["w0"]) @ p["w1"]) @ p["w1"] @ p["w2"], _weights((4, 6), (6, 6), (6, 2)), (2, 4)
     )
     first, second = graph.sites
-    np.testing.assert_array_equal(first.classes, second.classes)
+    np.testing.assert_array_equal(first.groups, second.groups)
 
 
 def test_linen_nnx_and_plain_jax_agree():
@@ -353,6 +353,6 @@ def test_the_last_group_of_a_group_norm_has_to_stay():
     }
     x = jnp.array([[1.0], [2.0], [-1.0]])
     assert demp_jax.trace(network, params, x).prunable
-    result = demp_jax.cut(network, params, [x])
+    result = demp_jax.prune(network, params, [x])
     assert sum(result.record.removed.values()) == 2
     assert not demp_jax.trace(network, result.variables, x).prunable

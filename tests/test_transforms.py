@@ -9,7 +9,8 @@ import optax
 import pytest
 
 import demp_jax
-from demp_jax._src import noise as noise_lib
+from demp_jax._src.optim import noise as noise_lib
+from demp_jax.regularizers import add_decoupled_regularizer, all_params
 from tests.helpers import assert_same_shapes, assert_trees_close, batch
 from tests.reference import demp as reference
 
@@ -23,8 +24,8 @@ SCHEDULE = demp_jax.one_cycle(0.5, 10)
 
 TRANSFORMS = {
     "lasso": lambda amount=0.1: demp_jax.add_regularizer(amount),
-    "l2": lambda amount=0.1: demp_jax.add_regularizer(amount, kind="l2", where=demp_jax.everything),
-    "decay": lambda amount=0.1: demp_jax.decay_toward_zero(amount),
+    "l2": lambda amount=0.1: demp_jax.add_regularizer(amount, kind="l2", where=all_params),
+    "decay": lambda amount=0.1: add_decoupled_regularizer(amount),
     "noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3),
     "symmetric_noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3, asymmetric=False),
     "demp": lambda amount=0.1: demp_jax.demp(optax.adam(1e-2), strength=amount, noise=amount),
@@ -62,7 +63,7 @@ def test_compiles_once(name, caplog):
 
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_takes_a_schedule_for_a_number(name):
-    constant, scheduled = TRANSFORMS[name](0.2), TRANSFORMS[name](demp_jax.constant(0.2))
+    constant, scheduled = TRANSFORMS[name](0.2), TRANSFORMS[name](demp_jax.schedules.constant(0.2))
     updates, state = _update(constant, live=LIVE)
     others, other_state = _update(scheduled, live=LIVE)
     assert_trees_close(others, updates, rtol=1e-6)
@@ -107,8 +108,8 @@ def test_composes_with_chain_masked_multisteps_and_vmap(name):
 def test_composes_with_injected_hyperparameters(name):
     make = {
         "lasso": (demp_jax.add_regularizer, {}),
-        "l2": (demp_jax.add_regularizer, {"kind": "l2", "where": demp_jax.everything}),
-        "decay": (demp_jax.decay_toward_zero, {}),
+        "l2": (demp_jax.add_regularizer, {"kind": "l2", "where": all_params}),
+        "decay": (add_decoupled_regularizer, {}),
     }
     factory, options = make[name]
     tx = optax.inject_hyperparams(factory, static_args=("kind", "where"))(strength=0.1, **options)
@@ -137,9 +138,9 @@ def test_noise_composes_with_injected_hyperparameters():
 
 
 @pytest.mark.parametrize("kind", ["lasso", "l2"])
-@pytest.mark.parametrize(("make", "sign"), [(demp_jax.add_regularizer, 1), (demp_jax.decay_toward_zero, -1)])
+@pytest.mark.parametrize(("make", "sign"), [(demp_jax.add_regularizer, 1), (add_decoupled_regularizer, -1)])
 def test_regularizer_is_the_derivative_of_its_penalty(kind, make, sign):
-    tx = make(SCHEDULE, kind=kind, where=demp_jax.everything)
+    tx = make(SCHEDULE, kind=kind, where=all_params)
     state = tx.init(PARAMS)
     for step in range(5):
         updates, state = _update(tx, state=state)
@@ -296,12 +297,12 @@ def test_demp_is_its_chain_in_order():
 
 def test_demp_reads_live_weights_off_the_gradient_of_the_data():
     grads = jax.tree.map(lambda g, m: jnp.where(m, g, 0.0), GRADS, LIVE)
-    tx = demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.1, where=demp_jax.everything)
+    tx = demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.1, where=all_params)
     given, _ = _update(tx, grads, live=LIVE)
     read, _ = _update(tx, grads)
     assert_trees_close(read, given, rtol=0)
     # The regulariser moves the dead weights, the noise does not: they move the same way at every step.
-    again, _ = _update(demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.0, where=demp_jax.everything), grads)
+    again, _ = _update(demp_jax.demp(optax.sgd(0.1), strength=0.5, noise=0.0, where=all_params), grads)
     dead = ~np.asarray(LIVE["out"]["kernel"])
     np.testing.assert_allclose(read["out"]["kernel"][dead], again["out"]["kernel"][dead], rtol=1e-6)
 
@@ -311,7 +312,10 @@ def test_demp_reads_live_weights_off_the_gradient_of_the_data():
     [
         (lambda: demp_jax.add_regularizer(0.1, kind="l3"), "must be one of lasso, l2; got kind='l3'"),
         (lambda: demp_jax.add_regularizer(-0.1), "strength of a regulariser must be a finite number >= 0.*got -0.1"),
-        (lambda: demp_jax.decay_toward_zero(float("inf")), "strength of a regulariser must be .*got inf"),
+        (
+            lambda: add_decoupled_regularizer(float("inf")),
+            "strength of a regulariser must be .*got inf",
+        ),
         (lambda: demp_jax.add_weight_noise(-1.0, key=0), "amount of noise must be a finite number >= 0.*got -1.0"),
         (lambda: demp_jax.add_weight_noise(float("nan"), key=0), "amount of noise must be .*got nan"),
         (lambda: demp_jax.add_weight_noise(0.1, key=0, amplitude="sigma"), "amplitude must be 'variance' or 'std'"),

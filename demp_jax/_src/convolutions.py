@@ -39,7 +39,7 @@ import numpy as np
 from jax import lax
 from jax.experimental.xla_metadata import set_xla_metadata
 
-from demp_jax._src import program as program_lib
+from demp_jax._src.tracing import program as program_lib
 
 # Which operations XLA gives to YNNPACK on a CPU: none.
 _EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}

@@ -15,7 +15,7 @@ from experiments.errors import require, require_choice
 from experiments.methods.method import Method, pruning
 from experiments.optimizers import require_nonnegative
 
-PENALISED: dict[str, Callable[[Any], Any]] = {"scales": demp_jax.norm_scales, "all": demp_jax.everything}
+PENALISED: dict[str, Callable[[Any], Any]] = {"scales": demp_jax.norm_scales, "all": demp_jax.regularizers.all_params}
 
 
 def _never(step: int) -> bool:
@@ -26,7 +26,7 @@ def _never(step: int) -> bool:
 def dense(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
     """Returns plain training."""
     demp(config, base, epoch=epoch, run=run)  # Its fields are held to the same rules, though dense uses none.
-    zero = demp_jax.constant(0.0)
+    zero = demp_jax.schedules.constant(0.0)
     return Method("dense", base, zero, zero, _never, {}, False)
 
 
@@ -61,8 +61,8 @@ def _schedule(name: str, section: Any, *, epoch: float, run: int) -> optax.Sched
     peak, kind = section[name], section[f"{name}_schedule"]
     field = f"config.method.{name}"
     require_nonnegative(field, peak)
-    require_choice(f"{field}_schedule", kind, demp_jax.SCHEDULES)
+    require_choice(f"{field}_schedule", kind, demp_jax.schedules.SCHEDULES)
     span = to_steps(f"{field}_span", section[f"{name}_span"], epoch=epoch, run=run)
     require(1 <= span <= run, f"{field}_span", section[f"{name}_span"], f"between 1 step and the run's {run} steps")
-    make: Any = demp_jax.SCHEDULES[kind]
+    make: Any = demp_jax.schedules.SCHEDULES[kind]
     return make(peak, span)

@@ -25,7 +25,7 @@ def masked(make: Maker, *, moves: bool = True) -> Builder:
     def build(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
         masks = updater(config, make, moves=moves, epoch=epoch, run=run)
         _, options = pruning(config, epoch=epoch, run=run)
-        zero = demp_jax.constant(0.0)
+        zero = demp_jax.schedules.constant(0.0)
         # A unit without weights is constant, not dead.
         options["constant"] = 0.0 if options["constant"] is None else options["constant"]
         tx = masks.wrap_optax(base)
@@ -79,7 +79,11 @@ def dynamic(kind: Callable[..., masking.Masking], **more: str) -> Maker:
         require_choice("config.masking.drop_schedule", section.drop_schedule, ("cosine", "constant"))
         require(0 <= section.ablation <= 1, "config.masking.ablation", section.ablation, "in [0, 1]")
         cosine = section.drop_schedule == "cosine"
-        drop = optax.cosine_decay_schedule(section.drop, max(end, 1)) if cosine else demp_jax.constant(section.drop)
+        drop = (
+            optax.cosine_decay_schedule(section.drop, max(end, 1))
+            if cosine
+            else demp_jax.schedules.constant(section.drop)
+        )
         further = {name: section[field] for name, field in more.items()}
         return kind(distribution, schedule, seed, drop=drop, **further)
 

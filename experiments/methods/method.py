@@ -52,7 +52,7 @@ class Method:
       tx: the optimizer chain.
       strength, noise: what the schedules give at a step, for the records; 0 for methods without.
       cuts: whether the network is cut at a step (before the update of that step), the end of the run included.
-      options: of `demp_jax.cut`.
+      options: of `demp_jax.prune`.
       needs_live: whether the optimizer takes the mask of live weights.
       ranking: cuts by scores; `None` for none.
       updater: what holds weights at zero; `None` for nothing.
@@ -80,7 +80,7 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     require(every >= 1, "config.pruning.every", section.every, "at least one step (tau >= 1)")
     start = to_steps("config.pruning.start", section.start, epoch=epoch, run=run)
     require(start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
-    require_choice("config.pruning.criterion", section.criterion, demp_jax.CRITERIA)
+    require_choice("config.pruning.criterion", section.criterion, demp_jax.activity.CRITERIA)
     require_positive("config.pruning.epsilon", section.epsilon)
     require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
     for name in ("constant", "tolerance"):

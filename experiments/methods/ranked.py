@@ -118,7 +118,7 @@ def structured_method(
         batch_size=section.batch_size,
         restarts=section.optimizer == "restarted",
     )
-    zero = demp_jax.constant(0.0)
+    zero = demp_jax.schedules.constant(0.0)
     # Dead units are cut at the end alone.
     return Method(config.method.name, tx, zero, zero, lambda step: step == run, options, False, ranking)
 

@@ -18,12 +18,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from demp_jax._src import axes as axes_lib
-from demp_jax._src import planning
-from demp_jax._src import program as program_lib
-from demp_jax._src.graph import Graph, Use
-from demp_jax._src.paths import leaf_paths, path_name
-from demp_jax._src.select import NOTHING
+from demp_jax._src.pruning import plan as planning
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
+from demp_jax._src.tracing.paths import leaf_paths, path_name
+from demp_jax._src.tracing.select import NOTHING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Plan:
         return jax.tree.unflatten(jax.tree.structure(tree), sliced)
 
     @functools.cached_property
-    def _routed(self) -> dict[int, Use]:
-        uses = [(use.sink, use) for use in self.graph.uses if isinstance(use.sink, axes_lib.Route)]
+    def _routed(self) -> dict[int, Consumer]:
+        uses = [(use.sink, use) for use in self.graph.consumers if isinstance(use.sink, axes_lib.Route)]
         return {self.graph.variable(sink.index): use for sink, use in uses}
 
     def shadows(self, path: str, shape: Sequence[int]) -> bool:
@@ -109,9 +109,9 @@ class Plan:
             cut[variable] = put_like((np.asarray(cut[variable]) + change).astype(leaves[variable].dtype), cut[variable])
         return jax.tree.unflatten(jax.tree.structure(variables), cut)
 
-    def _renumbered(self, use: Use, number: int) -> np.ndarray:
+    def _renumbered(self, use: Consumer, number: int) -> np.ndarray:
         """Returns the index of a route, in the numbering of the smaller operand."""
-        leaves = np.append(self.decision.removed, False)[use.classes]
+        leaves = per_unit(self.decision.removed, use.groups)
         position = np.where(leaves, NOTHING, np.cumsum(~leaves) - 1)
         index = self.graph.indices[number]
         valid = (index >= 0) & (index < len(position))
@@ -121,7 +121,7 @@ class Plan:
 
     def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, np.ndarray]:
         """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
-        use = self.graph.uses[fold.use]
+        use = self.graph.consumers[fold.use]
         if isinstance(use.sink, axes_lib.Route):
             index = self.graph.indices[self.graph.variable(use.sink.index)]
             valid = (index >= 0) & (index < len(fold.constants))
@@ -156,7 +156,7 @@ class Plan:
     @property
     def folds_exactly(self) -> bool:
         """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
-        return not any(self.graph.uses[fold.use].padded for fold in self.decision.folds)
+        return not any(self.graph.consumers[fold.use].padded for fold in self.decision.folds)
 
 
 def make_plan(graph: Graph, decision: planning.Decision) -> Plan:

@@ -14,9 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from demp_jax._src import activity as activity_lib
-from demp_jax._src import planning, surgery, tracing
-from demp_jax._src.graph import Graph, Site
+from demp_jax._src.pruning import activity as activity_lib
+from demp_jax._src.pruning import plan as planning
+from demp_jax._src.pruning import slicing as surgery
+from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.tracing.graph import Graph, Site, per_unit
 
 # Removing units that are exactly zero changes the order of float32 sums, and nothing else.
 ROUNDING = 1e-4
@@ -25,7 +27,7 @@ _FOLDING = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
-class CutRecord:
+class PruneRecord:
     """What one cut did.
 
     Attributes:
@@ -36,7 +38,7 @@ class CutRecord:
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
       examples: size of the death set.
       difference: largest absolute difference of the outputs before and after, on the death set; before means with
-        the units held at zero, where they were chosen by `leave`.
+        the units held at zero, where they were chosen by `remove`.
       deviation: largest absolute difference of the outputs after the cut from those of the network in which the units
         that leave are held at zero, or at their constant: the cut's own error, whatever the criterion. Measured where
         the criterion removes units that are not zero; elsewhere it is `difference`.
@@ -81,7 +83,7 @@ class CutRecord:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cut:
+class PruneResult:
     """The result of a cut.
 
     Attributes:
@@ -96,7 +98,7 @@ class Cut:
     variables: Any
     opt_state: Any
     plan: surgery.Plan | None
-    record: CutRecord
+    record: PruneRecord
 
     @property
     def removed(self) -> dict[str, np.ndarray]:
@@ -104,14 +106,14 @@ class Cut:
         return {} if self.plan is None else _units(self.plan.graph, self.plan.decision.removed)
 
 
-def _units(graph: Graph, classes: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the units of some classes, by name of a site or branch; those that have none are left out."""
-    chosen = np.append(classes, False)
-    units = {site.name: chosen[site.classes] for site in (*graph.sites, *graph.branches)}
+def _units(graph: Graph, groups: np.ndarray) -> dict[str, np.ndarray]:
+    """Returns the units of some groups, by name of a site or branch; those that have none are left out."""
+    chosen = np.append(groups, False)
+    units = {site.name: chosen[site.groups] for site in (*graph.sites, *graph.branches)}
     return {name: bits for name, bits in units.items() if bits.any()}
 
 
-def cut(
+def prune(
     fn: Callable[..., Any],
     variables: Any,
     batches: Iterable[Any],
@@ -121,8 +123,8 @@ def cut(
     params: Callable[[Any], Any] | None = None,
     criterion: str = "auto",
     epsilon: float = 0.01,
-    leave: Mapping[str, np.ndarray] | None = None,
-    like: Mapping[str, np.ndarray] | None = None,
+    remove: Mapping[str, np.ndarray] | None = None,
+    at_most: Mapping[str, np.ndarray] | None = None,
     constant: float | None = None,
     tolerance: float | None = None,
     min_units: int = 1,
@@ -130,7 +132,7 @@ def cut(
     least_gain: float = 0.0,
     exclude: Sequence[str] | str = (),
     batch_axis: int = 0,
-) -> Cut:
+) -> PruneResult:
     """Removes dead units from a network and from the state of its optimizer.
 
     Example:
@@ -152,10 +154,10 @@ def cut(
       tx: that optimizer; state that mirrors no parameter is then initialised anew where it has to be.
       params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default.
       criterion, epsilon: who is alive, see `alive`.
-      leave: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
+      remove: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units held at zero. Units that can only
         leave together leave where all of them are named; a unit that must stay, stays.
-      like: by name of a site or branch, `[width]` bool, such as `Cut.removed` of a trial some steps before: no more
+      at_most: by name of a site or branch, `[width]` bool, such as `Cut.removed` of a trial some steps before: no more
         units leave of each than are named here, these before others (but for channels of a branch that nothing reads
         any more), and none of those that are not named. Where as many are still dead the widths are those of the
         trial, for which a step may have been compiled meanwhile.
@@ -208,10 +210,10 @@ def cut(
     graph.require_prunable()
     uses = planning.needed_uses(graph, constant)
     watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude}
-    chosen = None if leave is None else _chosen(graph, leave)
-    if like is not None:
-        _check_bits("like", like, (*graph.sites, *graph.branches))
-    held = None if chosen is None else [_held(site.classes, chosen) for site in (*graph.sites, *graph.branches)]
+    chosen = None if remove is None else _chosen(graph, remove)
+    if at_most is not None:
+        _check_bits("at_most", at_most, (*graph.sites, *graph.branches))
+    held = None if chosen is None else [_held(site.groups, chosen) for site in (*graph.sites, *graph.branches)]
     judged = _judged(graph, criterion)
     observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, criterion=judged, **watched)
     options: dict[str, Any] = {
@@ -220,7 +222,7 @@ def cut(
         "min_units": min_units,
         "multiple": multiple,
         "chosen": chosen,
-        "like": None if like is None else {name: np.asarray(bits, bool) for name, bits in like.items()},
+        "at_most": None if at_most is None else {name: np.asarray(bits, bool) for name, bits in at_most.items()},
     }
     decision = planning.decide(graph, observation, constant=constant, **options)
     measured = time.perf_counter()
@@ -228,7 +230,7 @@ def cut(
     count = _counter(graph, variables, params)
     if not decision.removed.any() or graph.flops(decision.removed) > (1 - least_gain) * graph.flops():
         record = _record(graph, decision, count, observation, {"measure": measured - started}, waits=True)
-        return Cut(fn, variables, opt_state, None, record)
+        return PruneResult(fn, variables, opt_state, None, record)
 
     exact = chosen is not None or _exact(graph, criterion)
     limit = tolerance if tolerance is not None else _rounding(graph, constant) if exact else math.inf
@@ -242,12 +244,12 @@ def cut(
     if not attempt.passed:
 
         def only(names: Sequence[str]) -> _Attempt:
-            some = np.zeros(graph.classes + 1, bool)
+            some = np.zeros(graph.num_groups + 1, bool)
             for site in (*graph.sites, *graph.branches):
-                some[site.classes] |= site.name in names
+                some[site.groups] |= site.name in names
             return trial(planning.decide(graph, observation, constant=constant, only=some[:-1], **options))
 
-        cuts = [s.name for s in (*graph.sites, *graph.branches) if np.append(decision.removed, False)[s.classes].any()]
+        cuts = [s.name for s in (*graph.sites, *graph.branches) if per_unit(decision.removed, s.groups).any()]
         good, best = _largest_good(cuts, only)
         spared = [name for name in cuts if name not in good]
         if best is not None and best.plan.decision.removed.any():
@@ -256,18 +258,18 @@ def cut(
     numbers: dict[str, Any] = {"difference": attempt.difference, "deviation": attempt.deviation, "spared": spared}
     if not attempt.passed:
         record = _record(graph, decision, count, observation, seconds, refused=trial.complaint(attempt), **numbers)
-        return Cut(fn, variables, opt_state, None, record)
+        return PruneResult(fn, variables, opt_state, None, record)
 
     reset: list[str] = []
     if opt_state is not None:
         trained = attempt.variables if params is None else params(attempt.variables)
         opt_state, reset = surgery.slice_state(attempt.plan, opt_state, trained, tx)
     record = _record(graph, attempt.plan.decision, count, observation, seconds, reset=reset, **numbers)
-    return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
+    return PruneResult(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
 
 
 @dataclasses.dataclass(frozen=True)
-class Forecast:
+class Preview:
     """What a cut would do.
 
     Attributes:
@@ -281,7 +283,7 @@ class Forecast:
     removed: dict[str, np.ndarray]
 
 
-def forecast(
+def preview(
     fn: Callable[..., Any],
     variables: Any,
     batches: Iterable[Any],
@@ -294,7 +296,7 @@ def forecast(
     min_units: int = 1,
     exclude: Sequence[str] | str = (),
     batch_axis: int = 0,
-) -> Forecast:
+) -> Preview:
     """Returns what a cut of all that is dead would leave, and cuts nothing.
 
     It takes one evaluation of the death set. A cut is also proved, and leaves out what would change the outputs.
@@ -318,8 +320,8 @@ def forecast(
     options: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon, "constant": constant, "min_units": min_units}
     removed = planning.decide(graph, observation, **options).removed
     count = _counter(graph, variables, params)
-    gone = sum(int(np.append(removed, False)[site.classes].sum()) for site in graph.sites)
-    return Forecast(
+    gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)
+    return Preview(
         (graph.neurons, graph.neurons - gone),
         (count(None), count(removed)),
         (graph.flops(), graph.flops(removed)),
@@ -336,15 +338,15 @@ def _check_bits(what: str, bits_of: Mapping[str, np.ndarray], sites: Sequence[Si
             raise ValueError(f"{what}[{name!r}] must be {widths[name]} bools; got the shape {np.shape(bits)}.")
 
 
-def _chosen(graph: Graph, leave: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns `[classes]`: which classes have units that are all named in `leave`."""
-    _check_bits("leave", leave, graph.sites)
-    stay = [~np.asarray(leave.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
-    return planning.dead_classes(graph, stay)
+def _chosen(graph: Graph, remove: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns `[num_groups]`: which groups have units that are all named in `remove`."""
+    _check_bits("remove", remove, graph.sites)
+    stay = [~np.asarray(remove.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
+    return planning.dead_groups(graph, stay)
 
 
-def _held(classes: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.where(np.append(chosen, False)[classes], 0.0, np.nan).astype(np.float32)
+def _held(groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    return np.where(per_unit(chosen, groups), 0.0, np.nan).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -407,7 +409,7 @@ class _Trial:
                 jax.eval_shape(fn, variables, self._batches[0])
             except Exception:
                 gone = np.append(decision.removed, False)
-                cuts = [(s.name, s.width, int(gone[s.classes].sum())) for s in self._graph.sites]
+                cuts = [(s.name, s.width, int(gone[s.groups].sum())) for s in self._graph.sites]
                 widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
                 what = (str(error).strip().splitlines() or [""])[0]
                 raise ValueError(
@@ -452,7 +454,7 @@ def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -
     """Returns the observation as if units read by a padded convolution were not constant."""
     uses = {}
     for i, seen in observation.uses.items():
-        varies = graph.uses[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
+        varies = graph.consumers[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
         maximum = np.where(varies, np.inf, seen.maximum)
         uses[i] = seen._replace(maximum=maximum)
     return dataclasses.replace(observation, uses=uses)
@@ -514,12 +516,12 @@ def _record(
     refused: str | None = None,
     waits: bool = False,
     reset: Sequence[str] = (),
-) -> CutRecord:
+) -> PruneRecord:
     removed = np.zeros_like(decision.removed) if refused or waits else decision.removed
-    gone = {s.name: int(np.append(removed, False)[s.classes].sum()) for s in (*graph.sites, *graph.branches)}
+    gone = {s.name: int(per_unit(removed, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
     neurons = sum(gone[site.name] for site in graph.sites)
-    folded = {int(c) for fold in decision.folds for c in graph.uses[fold.use].classes[fold.constants != 0]}
-    return CutRecord(
+    folded = {int(c) for fold in decision.folds for c in graph.consumers[fold.use].groups[fold.constants != 0]}
+    return PruneRecord(
         removed={name: units for name, units in gone.items() if units},
         protected=decision.protected,
         needed=decision.needed,

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The neurons of a network: what has to leave together.
 
-A class is a set of positions of variables that can only leave together. It is removable when nothing in it is frozen
-and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a class is exact when
-every place that still reads it reads zero; `Use` says where those places are. `tracing.py` finds all this.
+A group is a set of positions of variables that can only leave together. It is removable when nothing in it is frozen
+and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a group is exact when
+every place that still reads it reads zero; `Consumer` says where those places are. `tracing.py` finds all this.
 """
 
 from __future__ import annotations
@@ -11,13 +11,31 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from demp_jax._src import activations as activations_lib
-from demp_jax._src import axes as axes_lib
-from demp_jax._src.program import Program
+from demp_jax._src.tracing import activations as activations_lib
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing.program import Program
+
+
+def per_unit(values: np.ndarray, groups: np.ndarray, default: Any = False) -> np.ndarray:
+    """Returns the value of each unit's group, `default` for units that have none.
+
+    Example:
+      >>> per_unit(np.array([True, False]), np.array([1, 0, -1, 0])).tolist()
+      [False, True, False, True]
+
+    Args:
+      values: `[num_groups]`, a value per group.
+      groups: `[N]`, the group of each unit, -1 where it has none, such as `Site.groups` or an entry of `Graph.axes`.
+      default: the value of units without a group.
+
+    Returns:
+      `[N]`.
+    """
+    return np.append(values, default)[groups]
 
 
 class Refusal(NamedTuple):
@@ -39,7 +57,7 @@ class Site:
       name: the path of the module whose variables made it.
       kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; `"branch"` for a branch.
       width: how many units it has.
-      classes: `[width]`, the class each unit belongs to, or -1 for a unit that cannot be removed.
+      groups: `[width]`, the group each unit belongs to, or -1 for a unit that cannot be removed.
       value: the number of its value in the program.
       root: the number of the value that the activation is a function of.
       alone: whether nothing but the activation reads its root.
@@ -50,7 +68,7 @@ class Site:
     name: str
     kind: str
     width: int
-    classes: np.ndarray
+    groups: np.ndarray
     value: int
     root: int
     alone: bool
@@ -59,12 +77,12 @@ class Site:
 
 
 @dataclasses.dataclass(frozen=True)
-class Use:
-    """A place where values of removable classes are read for the last time.
+class Consumer:
+    """A place where values of removable groups are read for the last time.
 
     Attributes:
       value, axis: what is read, and the axis of the units.
-      classes: `[size of the axis]`, the class of each position or -1.
+      groups: `[size of the axis]`, the group of each position or -1.
       negligible: `[size of the axis]`, whether what is read there is zero whenever the unit's activations are zero.
       sink: the contraction or the route that reads it.
       absorber: the variable that can take up a constant contribution, if there is one.
@@ -74,7 +92,7 @@ class Use:
 
     value: int
     axis: int
-    classes: np.ndarray
+    groups: np.ndarray
     negligible: np.ndarray
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
@@ -95,20 +113,20 @@ class Absorber(NamedTuple):
     sign: int
 
 
-class Maker(NamedTuple):
+class Producer(NamedTuple):
     """A matrix product or convolution that computes units from others.
 
     Attributes:
       value: the number of its result, a bias included.
       axis: the axis of the units in it.
-      classes: `[size]`, the class of each unit or -1.
+      groups: `[size]`, the group of each unit or -1.
       variable: the index of the variable that holds its weights; `None` where they are computed from several.
       weight_axis: the axis of that variable along which the units lie.
     """
 
     value: int
     axis: int
-    classes: np.ndarray
+    groups: np.ndarray
     variable: int | None
     weight_axis: int
 
@@ -118,12 +136,12 @@ class Product(NamedTuple):
 
     Attributes:
       sizes: of the axes of the result and of those summed over.
-      classes: beside each size the classes along that axis, to count what remains.
+      groups: beside each size the groups along that axis, to count what remains.
       variable: the index of the variable that holds its weights; `None` where there is none alone.
     """
 
     sizes: tuple[int, ...]
-    classes: tuple[np.ndarray | None, ...]
+    groups: tuple[np.ndarray | None, ...]
     variable: int | None
 
 
@@ -134,12 +152,12 @@ class Graph:
     Attributes:
       paths: the path of every variable, in the order of the flattened tree.
       shapes: their shapes.
-      axes: per variable, per axis, the class of each position (-1: stays) or `None` where all stay.
-      classes: how many removable classes there are.
+      axes: per variable, per axis, the group of each position (-1: stays) or `None` where all stay.
+      num_groups: how many removable groups there are.
       sites: the activations, in the order they are computed; their units are the network's neurons.
       branches: channels that only a `select` reads; they are removable, and not counted as neurons.
-      uses: where the values of classes are read.
-      makers: the products that compute them.
+      consumers: where the values of groups are read.
+      producers: the products that compute them.
       routes: the selections of channels.
       indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
       refusals: what cannot be pruned and why.
@@ -150,11 +168,11 @@ class Graph:
     paths: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     axes: tuple[tuple[np.ndarray | None, ...], ...]
-    classes: int
+    num_groups: int
     sites: tuple[Site, ...]
     branches: tuple[Site, ...]
-    uses: tuple[Use, ...]
-    makers: tuple[Maker, ...]
+    consumers: tuple[Consumer, ...]
+    producers: tuple[Producer, ...]
     routes: tuple[axes_lib.Route, ...]
     indices: dict[int, np.ndarray]
     refusals: tuple[Refusal, ...]
@@ -174,19 +192,19 @@ class Graph:
 
     @functools.cached_property
     def fed(self) -> np.ndarray:
-        """`[classes]`, the class of activations that a class computes for, its own or that a branch is routed to.
+        """`[num_groups]`, the group of activations that a group computes for, its own or that a branch is routed to.
 
         -1 for branches that nothing reads.
 
         Raises:
           ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
         """
-        held = np.zeros(self.classes, bool)
+        held = np.zeros(self.num_groups, bool)
         for site in self.sites:
-            held[site.classes[site.classes >= 0]] = True
-        fed = np.where(held, np.arange(self.classes), -1)
+            held[site.groups[site.groups >= 0]] = True
+        fed = np.where(held, np.arange(self.num_groups), -1)
         # The last first: what a branch feeds may be a branch itself.
-        for use in reversed(self.uses):
+        for use in reversed(self.consumers):
             if not isinstance(use.sink, axes_lib.Route):
                 continue
             variable = self.variable(use.sink.index)
@@ -195,9 +213,9 @@ class Graph:
             readers, index = self.axes[variable][0], self.indices[variable]
             if readers is None:
                 continue
-            valid = (index >= 0) & (index < len(use.classes)) & (readers >= 0)
-            read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
-            ours = (read >= 0) & ~np.append(held, False)[read]
+            valid = (index >= 0) & (index < len(use.groups)) & (readers >= 0)
+            read = np.where(valid, use.groups[np.where(valid, index, 0)], -1)
+            ours = (read >= 0) & ~per_unit(held, read)
             fed[read[ours]] = fed[readers[ours]]
         return fed
 
@@ -216,7 +234,7 @@ class Graph:
           The variable of that shape whose path shares the longest end with `path`; `None` when there is none.
 
         Raises:
-          ValueError: when two variables with different classes match equally well.
+          ValueError: when two variables with different groups match equally well.
         """
         parts = path.split("/")
         best: list[int] = []
@@ -247,15 +265,15 @@ class Graph:
         and matrix products count: 8.2e9 for a ResNet-50 at 224 x 224, the paper's convention.
 
         Args:
-          removed: `[classes]`, which classes to leave out; none by default.
+          removed: `[num_groups]`, which groups to leave out; none by default.
           densities: by path of a variable, which part of its weights is not zero: multiplications by zero are then not
             counted, as if the hardware could leave them out.
         """
         total = 0
         for product in self.products:
             count = 2
-            for size, classes in zip(product.sizes, product.classes, strict=True):
-                gone = 0 if removed is None or classes is None else int(np.append(removed, False)[classes].sum())
+            for size, groups in zip(product.sizes, product.groups, strict=True):
+                gone = 0 if removed is None or groups is None else int(per_unit(removed, groups).sum())
                 count *= size - gone
             if densities is not None and product.variable is not None:
                 count = round(count * densities.get(self.paths[product.variable], 1.0))
@@ -263,34 +281,34 @@ class Graph:
         return total // self.examples
 
     def parameters(self, select: Callable[[str], bool] = lambda path: True, removed: np.ndarray | None = None) -> int:
-        """Returns how many entries the variables have whose path satisfies `select`, without the removed classes."""
+        """Returns how many entries the variables have whose path satisfies `select`, without the removed groups."""
         total = 0
-        for path, shape, classes in zip(self.paths, self.shapes, self.axes, strict=True):
+        for path, shape, groups in zip(self.paths, self.shapes, self.axes, strict=True):
             if select(path):
                 sizes = list(shape)
-                for i, axis in enumerate(classes):
+                for i, axis in enumerate(groups):
                     if removed is not None and axis is not None:
-                        sizes[i] -= int(np.append(removed, False)[axis].sum())
+                        sizes[i] -= int(per_unit(removed, axis).sum())
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
     def floor(self, min_units: int = 1) -> np.ndarray:
-        """Returns `[classes]`: which classes leave when every activation keeps just `min_units` of its units.
+        """Returns `[num_groups]`: which groups leave when every activation keeps just `min_units` of its units.
 
         What `parameters` and `flops` give for it is the least that cuts can leave.
         """
-        removed = np.ones(self.classes, bool)
+        removed = np.ones(self.num_groups, bool)
         for site in self.sites:
-            fixed = int((site.classes < 0).sum())
-            stay = site.classes[site.classes >= 0][: max(min_units - fixed, 0)]
+            fixed = int((site.groups < 0).sum())
+            stay = site.groups[site.groups >= 0][: max(min_units - fixed, 0)]
             removed[stay] = False
         return removed
 
     def report(self) -> str:
         """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons."""
-        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.classes} removable units"]
+        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.num_groups} removable units"]
         for site in (*self.sites, *self.branches):
-            removable = int((site.classes >= 0).sum())
+            removable = int((site.groups >= 0).sum())
             coupled = self._coupled_with(site)
             tail = f", together with {', '.join(coupled)}" if coupled else ""
             what = "branch" if site.kind == "branch" else activations_lib.describe(site.kind)
@@ -301,13 +319,13 @@ class Graph:
         return "\n".join(lines)
 
     def _coupled_with(self, site: Site) -> list[str]:
-        mine = site.classes[site.classes >= 0]
-        return [s.name for s in (*self.sites, *self.branches) if s is not site and np.isin(mine, s.classes).any()]
+        mine = site.groups[site.groups >= 0]
+        return [s.name for s in (*self.sites, *self.branches) if s is not site and np.isin(mine, s.groups).any()]
 
     @property
     def prunable(self) -> bool:
         """Whether any unit can be removed, or a layer has been cut down to its last one."""
-        return any((site.classes >= 0).any() or site.width == 1 for site in self.sites)
+        return any((site.groups >= 0).any() or site.width == 1 for site in self.sites)
 
     def require_prunable(self) -> None:
         """Raises `ValueError` when no unit can be removed, with what to do."""
@@ -316,7 +334,7 @@ class Graph:
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"
         raise ValueError(
             f"no prunable neuron found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
-            "or mark the units with `demp_jax.neurons(x, kind=...)`."
+            "or mark the units with `demp_jax.mark_units(x, kind=...)`."
         )
 
 

@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demp_jax._src.axes import SELECT
-from demp_jax._src.program import register_opaque
+from demp_jax._src.tracing.axes import SELECT
+from demp_jax._src.tracing.program import register_opaque
 
 # On a CPU a step is up to 5% faster with products with a 0-1 matrix for so many channels than with gathers
 # (`benchmarks/README.md`, shortcuts).

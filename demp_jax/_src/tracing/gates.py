@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """A number that multiplies each unit, so that a loss can be differentiated with respect to the unit.
 
-Dimension letters: K classes of units, as in `Graph`.
+Dimension letters: K groups of units, as in `Graph`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demp_jax._src import program as program_lib
-from demp_jax._src import tracing
-from demp_jax._src.graph import Graph
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.tracing.graph import Graph, per_unit
 
 POSITIONS = ("preactivation", "activation", "product")
 
@@ -56,7 +56,7 @@ def with_gates(
 
     Returns:
       A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[K]`, to be called under `jax.jit`,
-      `jax.grad` and `jax.jvp`; `x` may hold any number of examples. The activations of classes that are not `live` are
+      `jax.grad` and `jax.jvp`; `x` may hold any number of examples. The activations of groups that are not `live` are
       held at zero, as if they had been cut.
 
     Raises:
@@ -76,11 +76,11 @@ def with_gates(
             first = replace.get(value)
             replace[value] = change if first is None else functools.partial(_after, first, change)
 
-        for value, axis, classes in _places(own, position, fed):
-            put(value, functools.partial(_gate, gates, thresholds, axis, classes))
+        for value, axis, groups in _places(own, position, fed):
+            put(value, functools.partial(_gate, gates, thresholds, axis, groups))
         if live is not None:
             for site in own.sites:
-                put(site.value, functools.partial(_hold, live, site.axis, site.classes))
+                put(site.value, functools.partial(_hold, live, site.axis, site.groups))
         results, _ = program_lib.evaluate(own.program, jax.tree.leaves((variables, x)), [], replace)
         return jax.tree.unflatten(own.program.out_tree, results)
 
@@ -88,16 +88,16 @@ def with_gates(
 
 
 def _places(graph: Graph, position: str, fed: np.ndarray | None) -> Iterator[tuple[int, int, np.ndarray]]:
-    """Yields the values that gates multiply, with their axis of units and the class of each unit."""
+    """Yields the values that gates multiply, with their axis of units and the group of each unit."""
     if fed is not None:
-        for maker in graph.makers:
-            yield maker.value, maker.axis, np.append(fed, -1)[maker.classes]
+        for producer in graph.producers:
+            yield producer.value, producer.axis, per_unit(fed, producer.groups, -1)
         return
     for site in graph.sites:
         if position == "activation":
-            yield site.value, site.axis, site.classes
+            yield site.value, site.axis, site.groups
         elif site.alone and site.root not in graph.program.unreadable:
-            yield site.root, site.axis, site.classes
+            yield site.root, site.axis, site.groups
         else:
             raise ValueError(
                 f"the activation {site.name} cannot have gates at position='preactivation': what it is a function of "
@@ -105,19 +105,19 @@ def _places(graph: Graph, position: str, fed: np.ndarray | None) -> Iterator[tup
             )
 
 
-def _gate(gates: jax.Array, thresholds: jax.Array | None, axis: int, classes: np.ndarray, x: jax.Array) -> jax.Array:
-    x = _along(gates, 1, axis, classes, x).astype(x.dtype) * x
-    return x if thresholds is None else x - _along(thresholds, 0, axis, classes, x).astype(x.dtype)
+def _gate(gates: jax.Array, thresholds: jax.Array | None, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+    x = _along(gates, 1, axis, groups, x).astype(x.dtype) * x
+    return x if thresholds is None else x - _along(thresholds, 0, axis, groups, x).astype(x.dtype)
 
 
-def _hold(live: jax.Array, axis: int, classes: np.ndarray, x: jax.Array) -> jax.Array:
-    return jnp.where(_along(live, True, axis, classes, x), x, jnp.zeros_like(x))
+def _hold(live: jax.Array, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+    return jnp.where(_along(live, True, axis, groups, x), x, jnp.zeros_like(x))
 
 
-def _along(values: jax.Array, default: Any, axis: int, classes: np.ndarray, x: jax.Array) -> jax.Array:
-    """Returns the value of each unit's class, `default` where it has none, to broadcast against `x`."""
-    ours = classes >= 0
-    found = jnp.where(ours, values[np.where(ours, classes, 0)], default)
+def _along(values: jax.Array, default: Any, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+    """Returns the value of each unit's group, `default` where it has none, to broadcast against `x`."""
+    ours = groups >= 0
+    found = jnp.where(ours, values[np.where(ours, groups, 0)], default)
     return found.reshape(tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim)))
 
 

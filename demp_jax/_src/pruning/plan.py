@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demp_jax._src import axes as axes_lib
-from demp_jax._src.activity import Activity, Observation, Range, alive
-from demp_jax._src.graph import Graph, Use
+from demp_jax._src.pruning.activity import Activity, Observation, Range, alive
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 
 
 class Fold(NamedTuple):
@@ -32,14 +32,14 @@ class Fold(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Which classes of units leave.
+    """Which groups of units leave.
 
     Attributes:
-      removed: `[classes]` bool.
+      removed: `[num_groups]` bool.
       protected: by site, how many units the criterion condemned but the floor of the site kept.
       needed: by site, how many it condemned but another use of their values kept.
       folds: constants to take up.
-      condemned: `[classes]` bool, what the criterion calls dead; other classes leave because they are constant.
+      condemned: `[num_groups]` bool, what the criterion calls dead; other groups leave because they are constant.
     """
 
     removed: np.ndarray
@@ -52,8 +52,8 @@ class Decision:
 def needed_uses(graph: Graph, constant: float | None) -> tuple[int, ...]:
     """Returns the uses whose values decide whether a unit may leave: those that may read something but zero."""
     needed = []
-    for i, use in enumerate(graph.uses):
-        if constant is not None or not use.negligible[use.classes >= 0].all():
+    for i, use in enumerate(graph.consumers):
+        if constant is not None or not use.negligible[use.groups >= 0].all():
             needed.append(i)
     return tuple(needed)
 
@@ -68,10 +68,10 @@ def decide(
     min_units: int = 1,
     multiple: int = 1,
     chosen: np.ndarray | None = None,
-    like: Mapping[str, np.ndarray] | None = None,
+    at_most: Mapping[str, np.ndarray] | None = None,
     only: np.ndarray | None = None,
 ) -> Decision:
-    """Returns which classes leave.
+    """Returns which groups leave.
 
     Args:
       graph: the removable units.
@@ -81,13 +81,13 @@ def decide(
         their constant is folded into what reads it. `None` (off) by default.
       min_units: every site keeps at least this many units, the most active ones.
       multiple: every site keeps a multiple of this many units, or all that it has.
-      chosen: `[classes]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
-      like: by name of a site or branch, `[width]` bool: no more units leave of each than are named here, these before
+      chosen: `[num_groups]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
+      at_most: by name of a site or branch, `[width]` bool: no more units leave of each than are named here, these before
         others (but for channels that nothing reads), and none of those that are not named.
-      only: `[classes]` bool, which may leave; all by default.
+      only: `[num_groups]` bool, which may leave; all by default.
     """
     verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
-    condemned = dead_classes(graph, verdicts) if chosen is None else chosen
+    condemned = dead_groups(graph, verdicts) if chosen is None else chosen
     idle = np.zeros_like(condemned) if constant is None else _idle(graph, observation.uses, constant)
     wanted = condemned | idle
     if only is not None:
@@ -95,7 +95,7 @@ def decide(
     removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
     needed = _count(graph, wanted & ~removed)
     before = removed.copy()
-    options: dict[str, Any] = {"min_units": min_units, "multiple": multiple, "like": like}
+    options: dict[str, Any] = {"min_units": min_units, "multiple": multiple, "at_most": at_most}
     nothing = np.zeros_like(removed)
     _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, nothing, **options)
     unread = _drop_unread(graph, removed)
@@ -108,29 +108,29 @@ def masked_values(graph: Graph, observation: Observation, decision: Decision) ->
     """Returns what a decision makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
     values = []
     for site, activity in zip((*graph.sites, *graph.branches), observation.sites, strict=True):
-        leaves = np.append(decision.removed, False)[site.classes]
-        dead = np.append(decision.condemned, False)[site.classes]
+        leaves = per_unit(decision.removed, site.groups)
+        dead = per_unit(decision.condemned, site.groups)
         values.append(np.where(leaves, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
     return values
 
 
-def dead_classes(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns `[classes]`: which classes have activations, all of them dead; `verdicts` says per site who is alive."""
-    held = np.zeros(graph.classes, bool)
-    lives = np.zeros(graph.classes, bool)
+def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns `[num_groups]`: which groups have activations, all of them dead; `verdicts` says per site who is alive."""
+    held = np.zeros(graph.num_groups, bool)
+    lives = np.zeros(graph.num_groups, bool)
     for site, bits in zip(graph.sites, verdicts, strict=True):
-        ours = site.classes >= 0
-        held[site.classes[ours]] = True
-        lives[site.classes[ours & np.asarray(bits)]] = True
+        ours = site.groups >= 0
+        held[site.groups[ours]] = True
+        lives[site.groups[ours & np.asarray(bits)]] = True
     return held & ~lives
 
 
 def _idle(graph: Graph, uses: Mapping[int, Range], constant: float) -> np.ndarray:
-    """Returns which classes are read as constants everywhere."""
-    idle = np.ones(graph.classes, bool)
-    for i, use in enumerate(graph.uses):
+    """Returns which groups are read as constants everywhere."""
+    idle = np.ones(graph.num_groups, bool)
+    for i, use in enumerate(graph.consumers):
         varies = ~(_span(uses[i]) <= constant)
-        idle[use.classes[varies & (use.classes >= 0)]] = False
+        idle[use.groups[varies & (use.groups >= 0)]] = False
     return idle
 
 
@@ -142,28 +142,28 @@ def _middle(activity: Activity | Range) -> np.ndarray:
     return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
 
 
-def _absorbs(use: Use) -> bool:
+def _absorbs(use: Consumer) -> bool:
     return use.absorber is not None or isinstance(use.sink, axes_lib.Route)
 
 
 def _blocked(
     graph: Graph, uses: Mapping[int, Range], condemned: np.ndarray, idle: np.ndarray, constant: float | None
 ) -> np.ndarray:
-    """Returns which classes are read as something that neither vanishes nor can be taken up."""
-    blocked = np.zeros(graph.classes, bool)
-    for i, use in enumerate(graph.uses):
+    """Returns which groups are read as something that neither vanishes nor can be taken up."""
+    blocked = np.zeros(graph.num_groups, bool)
+    for i, use in enumerate(graph.consumers):
         if i not in uses:
             continue
         middle, span = _middle(uses[i]), _span(uses[i])
-        ours = use.classes >= 0
-        slack = np.where(ours & idle[use.classes], constant or 0.0, 1e-6 * (1 + np.abs(middle)))
+        ours = use.groups >= 0
+        slack = np.where(ours & idle[use.groups], constant or 0.0, 1e-6 * (1 + np.abs(middle)))
         # What a criterion with a soft tail condemns is small here, not constant: it leaves all the same.
-        small = ours & use.negligible & condemned[use.classes]
+        small = ours & use.negligible & condemned[use.groups]
         slack = np.where(small, np.inf, slack)
         stays = ~(span <= slack)
         if not _absorbs(use):
             stays |= (middle != 0) & ~small
-        blocked[use.classes[ours & stays]] = True
+        blocked[use.groups[ours & stays]] = True
     return blocked
 
 
@@ -175,47 +175,47 @@ def _keep_floor(
     *,
     min_units: int,
     multiple: int,
-    like: Mapping[str, np.ndarray] | None,
+    at_most: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Takes units back in where more would leave than `decide` allows: not named in `like` first, then most active.
+    """Takes units back in where more would leave than `decide` allows: not named in `at_most` first, then most active.
 
-    What is `unread`, `[classes]` bool, comes last. So where a sum and what it adds lose as many channels they lose the
+    What is `unread`, `[num_groups]` bool, comes last. So where a sum and what it adds lose as many channels they lose the
     same ones, whichever they are, and the sum stays a plain one.
     """
     for site, activity in zip(sites, activities, strict=True):
-        leaves = (site.classes >= 0) & removed[site.classes] if len(removed) else np.zeros(site.width, bool)
+        leaves = (site.groups >= 0) & removed[site.groups] if len(removed) else np.zeros(site.width, bool)
         kept = int((~leaves).sum())
-        named = np.ones(site.width, bool) if like is None else like.get(site.name, np.zeros(site.width, bool))
+        named = np.ones(site.width, bool) if at_most is None else at_most.get(site.name, np.zeros(site.width, bool))
         floor = max(min_units, int((~named).sum()), -(-kept // multiple) * multiple)
         short = min(floor, site.width) - kept
         if short > 0:
             # Of those that would leave, the ones that are read, of these the ones that are not named, then by activity.
-            useless = np.append(unread, False)[site.classes]
+            useless = per_unit(unread, site.groups)
             ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~leaves))
-            removed[site.classes[ranked[:short]]] = False
+            removed[site.groups[ranked[:short]]] = False
 
 
 def _drop_unread(graph: Graph, removed: np.ndarray) -> np.ndarray:
-    """Removes the channels of branches that no `select` reads any more; returns which these are, `[classes]` bool."""
+    """Removes the channels of branches that no `select` reads any more; returns which these are, `[num_groups]` bool."""
     while True:
-        read = np.ones(graph.classes, bool)
+        read = np.ones(graph.num_groups, bool)
         for branch in graph.branches:
-            read[branch.classes[branch.classes >= 0]] = False
-        for use in graph.uses:
+            read[branch.groups[branch.groups >= 0]] = False
+        for use in graph.consumers:
             if not isinstance(use.sink, axes_lib.Route):
-                read[use.classes[use.classes >= 0]] = True
+                read[use.groups[use.groups >= 0]] = True
         for route, use in _routed(graph):
             stays = ~removed_positions(graph, route.index, 0, removed)
             index = index_values(graph, route)[stays]
-            classes = use.classes[index[(index >= 0) & (index < len(use.classes))]]
-            read[classes[classes >= 0]] = True
+            groups = use.groups[index[(index >= 0) & (index < len(use.groups))]]
+            read[groups[groups >= 0]] = True
         if not (~read & ~removed).any():
             return ~read
         removed |= ~read
 
 
-def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Use]]:
-    return [(use.sink, use) for use in graph.uses if isinstance(use.sink, axes_lib.Route)]
+def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Consumer]]:
+    return [(use.sink, use) for use in graph.consumers if isinstance(use.sink, axes_lib.Route)]
 
 
 def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
@@ -226,22 +226,22 @@ def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
 def removed_positions(graph: Graph, number: int, axis: int, removed: np.ndarray) -> np.ndarray:
     """Returns which positions of an axis of a variable leave, given the number of its value in the program."""
     variable = graph.variable(number)
-    classes = graph.axes[variable][axis]
-    if classes is None:
+    groups = graph.axes[variable][axis]
+    if groups is None:
         return np.zeros(graph.shapes[variable][axis], bool)
-    return np.append(removed, False)[classes]
+    return per_unit(removed, groups)
 
 
-def _count(graph: Graph, classes: np.ndarray) -> dict[str, int]:
-    counts = {s.name: int(np.append(classes, False)[s.classes].sum()) for s in (*graph.sites, *graph.branches)}
+def _count(graph: Graph, groups: np.ndarray) -> dict[str, int]:
+    counts = {s.name: int(per_unit(groups, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
     return {name: count for name, count in counts.items() if count}
 
 
 def _folds(graph: Graph, uses: Mapping[int, Range], removed: np.ndarray) -> tuple[Fold, ...]:
     folds = []
     for i, activity in uses.items():
-        use = graph.uses[i]
-        leaves = np.append(removed, False)[use.classes]
+        use = graph.consumers[i]
+        leaves = per_unit(removed, use.groups)
         constants = np.where(leaves, _middle(activity), 0)
         if _absorbs(use) and (constants != 0).any():
             folds.append(Fold(i, constants))

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from demp_jax._src.paths import path_name
+from demp_jax._src.tracing.paths import path_name
 
 KINDS = ("lasso", "l2")
 
@@ -23,7 +23,7 @@ class RegularizerState(NamedTuple):
 
     Attributes:
       step: number of updates so far, `int32[]`.
-      factor: what the scheduled strength is multiplied by, `float32[]`; 1 until `with_strength_factor` sets another.
+      factor: what the scheduled strength is multiplied by, `float32[]`; 1 until `set_strength_factor` sets another.
     """
 
     step: jax.Array
@@ -54,7 +54,7 @@ def norm_scales(params: Any) -> Any:
     return mask
 
 
-def everything(params: Any) -> Any:
+def all_params(params: Any) -> Any:
     """Returns the mask of all parameters."""
     return jax.tree.map(lambda _: True, params)
 
@@ -70,7 +70,7 @@ def add_regularizer(
         l2:     R = lambda_t / 2 * sum theta^2      gradient lambda_t * theta
 
     Being part of the loss, it goes through the moments of an adaptive optimizer, which the paper finds to prune more
-    than weight decay does (appendix F.5). For that form see `decay_toward_zero`.
+    than weight decay does (appendix F.5). For that form see `add_decoupled_regularizer`.
 
     Example:
       >>> tx = add_regularizer(0.1, where=everything)
@@ -96,7 +96,7 @@ def add_regularizer(
     return _regularizer(strength, kind, where, 1.0)
 
 
-def decay_toward_zero(
+def add_decoupled_regularizer(
     strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
 ) -> optax.GradientTransformation:
     """Moves parameters toward zero directly; stands after the base optimizer, which it does not pass through.

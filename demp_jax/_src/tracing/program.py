@@ -29,7 +29,7 @@ _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 # Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.
 _JAX_FILES = os.path.dirname(jax.__file__) + os.sep
 # Where the user's code is not. (Models of this library count as the user's.)
-_OUR_FILES = os.path.dirname(os.path.dirname(__file__)) + os.sep
+_OUR_FILES = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _LIBRARY_FILES = (
     _JAX_FILES,
     os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""From a function to its graph: labels are gathered into classes, and classes into sites, uses and refusals."""
+"""From a function to its graph: labels are gathered into groups, and groups into sites, consumers and refusals."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import jax
 import numpy as np
 from jax.extend import core as jex_core
 
-from demp_jax._src import activations as activations_lib
-from demp_jax._src import axes as axes_lib
-from demp_jax._src import program as program_lib
-from demp_jax._src import rules
-from demp_jax._src import zeros as zeros_lib
-from demp_jax._src.graph import Absorber, Graph, Maker, Product, Refusal, Site, Use
-from demp_jax._src.paths import leaf_paths
-from demp_jax._src.program import Op, Program
+from demp_jax._src.tracing import activations as activations_lib
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing import rules
+from demp_jax._src.tracing import zeros as zeros_lib
+from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site
+from demp_jax._src.tracing.paths import leaf_paths
+from demp_jax._src.tracing.program import Op, Program
 
 
 class Analysis(NamedTuple):
-    """A traced function with its labelled axes and its activations, before classes are formed."""
+    """A traced function with its labelled axes and its activations, before groups are formed."""
 
     program: Program
     labels: axes_lib.Labels
@@ -82,7 +82,7 @@ def examples_of(x: Any, batch_axis: int) -> int:
 
 
 class _Assembly:
-    """Forms classes from labels."""
+    """Forms groups from labels."""
 
     def __init__(self, analysis: Analysis, exclude: Sequence[str], examples: int):
         self._program, self._labels, activations, self._owners, self._paths = analysis
@@ -98,7 +98,7 @@ class _Assembly:
         self._activations = [activation for activation in activations if activation.axis is not None]
         self._exclude(exclude)
         component, frozen = labels.components()
-        self._class_of = self._number(component, frozen)
+        self._group_of = self._number(component, frozen)
         self._report_frozen(component, frozen)
         units = {a.value: a.axis for a in self._activations if a.axis is not None}
         self._zero = zeros_lib.zeros(self._program, labels, component, units)
@@ -119,7 +119,7 @@ class _Assembly:
         return self._labels.axes[activation.value][activation.axis]
 
     def _number(self, component: np.ndarray, frozen: np.ndarray) -> np.ndarray:
-        """Returns the class of every label, -1 for labels that stay; classes are numbered in order of their sites."""
+        """Returns the group of every label, -1 for labels that stay; groups are numbered in order of their sites."""
         ends = [self._axis(a) for a in self._activations if a.problem is None]
         ends += [self._labels.axes[route.value][-1] for route in self._labels.routes]
         held = [axis[axis >= 0] for axis in ends if isinstance(axis, np.ndarray)]
@@ -128,7 +128,7 @@ class _Assembly:
         order = order[frozen[order] < 0]
         numbers = np.full(len(frozen), -1)
         numbers[order] = np.arange(len(order))
-        self._classes = len(order)
+        self._num_groups = len(order)
         return numbers[component] if len(component) else np.empty(0, np.int64)
 
     def _report_frozen(self, component: np.ndarray, frozen: np.ndarray) -> None:
@@ -142,21 +142,21 @@ class _Assembly:
                     refusal = Refusal(activation.name, reason.text, reason.source or activation.source)
                     self._refusals.append(refusal)
 
-    def _classes_of(self, axis: axes_lib.Axis, size: int) -> np.ndarray:
-        if not isinstance(axis, np.ndarray) or not self._classes:
+    def _groups_of(self, axis: axes_lib.Axis, size: int) -> np.ndarray:
+        if not isinstance(axis, np.ndarray) or not self._num_groups:
             return np.full(size, -1)
-        return np.where(axis >= 0, self._class_of[np.maximum(axis, 0)], -1)
+        return np.where(axis >= 0, self._group_of[np.maximum(axis, 0)], -1)
 
     def _site(self, activation: activations_lib.Activation) -> Site:
         axis = activation.axis
         assert axis is not None
         width = int(self._program.avals[activation.value].shape[axis])
-        classes = self._classes_of(self._axis(activation), width)
+        groups = self._groups_of(self._axis(activation), width)
         return Site(
             name=activation.name,
             kind=activation.kind,
             width=width,
-            classes=classes,
+            groups=groups,
             value=activation.value,
             root=activation.root,
             alone=activation.alone,
@@ -165,38 +165,38 @@ class _Assembly:
         )
 
     def _branches(self, sites: Sequence[Site]) -> list[Site]:
-        """Returns the operands of routes, as far as their classes hold no activation."""
-        ours = np.concatenate([np.empty(0, np.int64), *(site.classes for site in sites)])
+        """Returns the operands of routes, as far as their groups hold no activation."""
+        ours = np.concatenate([np.empty(0, np.int64), *(site.groups for site in sites)])
         branches = []
         taken = {site.name for site in sites}
         for route in self._labels.routes:
             axes = self._labels.axes[route.value]
             width = int(self._program.avals[route.value].shape[-1])
-            classes = self._classes_of(axes[-1], width)
-            classes = np.where(np.isin(classes, ours), -1, classes)
-            if (classes >= 0).any():
+            groups = self._groups_of(axes[-1], width)
+            groups = np.where(np.isin(groups, ours), -1, groups)
+            if (groups >= 0).any():
                 name = self._owners[route.value]
                 while name in taken:
                     name += "+"
                 taken.add(name)
                 value, axis = route.value, len(axes) - 1
-                branches.append(Site(name, "branch", width, classes, value, value, True, axis, route.op.source))
+                branches.append(Site(name, "branch", width, groups, value, value, True, axis, route.op.source))
         return branches
 
-    def _uses(self) -> list[Use]:
-        uses = []
+    def _consumers_of_units(self) -> list[Consumer]:
+        consumers = []
         sinks: list[tuple[int, int, axes_lib.Contraction | axes_lib.Route]] = []
         sinks += [(c.value, c.axis, c) for c in self._labels.contractions]
         sinks += [(r.value, len(self._labels.axes[r.value]) - 1, r) for r in self._labels.routes]
         for value, axis, sink in sinks:
-            classes = self._classes_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
-            if (classes >= 0).any():
+            groups = self._groups_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
+            if (groups >= 0).any():
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
                 zero = self._zero[value][axis] if value in self._zero else None
-                negligible = np.zeros(len(classes), bool) if zero is None else zero
+                negligible = np.zeros(len(groups), bool) if zero is None else zero
                 variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
-                uses.append(Use(value, axis, classes, negligible, sink, absorber, variable, weight_axis))
-        return uses
+                consumers.append(Consumer(value, axis, groups, negligible, sink, absorber, variable, weight_axis))
+        return consumers
 
     def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
         """Returns the variable that holds the weights of a contraction, and their axis that is summed over."""
@@ -267,8 +267,8 @@ class _Assembly:
         alone = len(self._consumers[operand]) == 1 and operand not in self._program.outputs
         return inputs.index(operand) if operand in inputs and alone else None
 
-    def _makers(self) -> tuple[Maker, ...]:
-        makers = []
+    def _producers(self) -> tuple[Producer, ...]:
+        producers = []
         for op in self._program.leaves:
             result = op.outputs[0]
             if op.name not in ("dot_general", "conv_general_dilated") or result not in self._labels.data:
@@ -281,11 +281,11 @@ class _Assembly:
                 kept = _kept_axes(op, 1 - operand, ranks) or ()
                 for axis, weight_axis in zip(kept, free, strict=True):
                     labels = self._labels.axes[weights][weight_axis]
-                    classes = self._classes_of(labels, self._labels.shape(weights)[weight_axis])
-                    if (classes >= 0).any():
+                    groups = self._groups_of(labels, self._labels.shape(weights)[weight_axis])
+                    if (groups >= 0).any():
                         variable = self._copied(weights)
-                        makers.append(Maker(self._with_bias(result), axis, classes, variable, weight_axis))
-        return tuple(makers)
+                        producers.append(Producer(self._with_bias(result), axis, groups, variable, weight_axis))
+        return tuple(producers)
 
     def _copied(self, number: int) -> int | None:
         """Returns the index of the variable that a value is a copy of, of the same shape, in any precision."""
@@ -330,13 +330,13 @@ class _Assembly:
                 terms += [(op.inputs[1], int(i)) for i in op.params["dimension_numbers"].rhs_spec[1:]]
             sizes = tuple(self._labels.shape(value)[i] for value, i in terms)
             axes = [self._labels.operand_axes(value)[i] for value, i in terms]
-            classes = tuple(
-                self._classes_of(axis, size) if axes_lib.has_labels(axis) else None
+            groups = tuple(
+                self._groups_of(axis, size) if axes_lib.has_labels(axis) else None
                 for axis, size in zip(axes, sizes, strict=True)
             )
             weights = [i for i in op.inputs[:2] if isinstance(i, int) and i not in self._labels.data]
             variable = self._copied(weights[0]) if len(weights) == 1 else None
-            products.append(Product(sizes, classes, variable))
+            products.append(Product(sizes, groups, variable))
         return tuple(products)
 
     def graph(self) -> Graph:
@@ -345,17 +345,17 @@ class _Assembly:
         shapes = tuple(self._labels.shape(number) for number in inputs)
         axes = []
         for number, shape in zip(inputs, shapes, strict=True):
-            arrays = [self._classes_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
+            arrays = [self._groups_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
             axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
         return Graph(
             paths=self._paths,
             shapes=shapes,
             axes=tuple(axes),
-            classes=self._classes,
+            num_groups=self._num_groups,
             sites=sites,
             branches=tuple(self._branches(sites)),
-            uses=tuple(self._uses()),
-            makers=self._makers(),
+            consumers=tuple(self._consumers_of_units()),
+            producers=self._producers(),
             routes=tuple(self._labels.routes),
             indices={},
             refusals=tuple(dict.fromkeys(self._refusals)),

@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from demp_jax._src import threefry
-from demp_jax._src.parts import parts
-from demp_jax._src.paths import path_name
-from demp_jax._src.regularization import check_amount, value_at
+from demp_jax._src.optim import threefry
+from demp_jax._src.optim.parts import parts
+from demp_jax._src.optim.regularizers import check_amount, value_at
+from demp_jax._src.tracing.paths import path_name
 
 AMPLITUDES = ("variance", "std")
 
@@ -29,7 +29,7 @@ class NoiseState(NamedTuple):
     Attributes:
       step: number of updates so far, `int32[]`.
       key: the random key; the draw of a step uses `fold_in(key, step)`, so the state never has to be split.
-      factor: what the scheduled amount is multiplied by, `float32[]`; 1, or 0 where `with_strength_factor` stopped it.
+      factor: what the scheduled amount is multiplied by, `float32[]`; 1, or 0 where `set_strength_factor` stopped it.
     """
 
     step: jax.Array

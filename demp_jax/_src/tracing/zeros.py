@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from demp_jax._src import axes as axes_lib
-from demp_jax._src.program import Constant, Op, Operand, Program
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing.program import Constant, Op, Operand, Program
 
 # For a value, by axis: the positions at which it is zero whenever the activations of the unit there are zero.
 Zero = tuple[np.ndarray | None, ...]

@@ -16,8 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from demp_jax._src import convolutions, tracing
-from demp_jax._src import program as program_lib
+from demp_jax._src import convolutions
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing import trace as tracing
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
@@ -98,7 +99,7 @@ class Range(NamedTuple):
         return Range(np.maximum(self.maximum, other.maximum), np.minimum(self.minimum, other.minimum))
 
 
-def summarise(value: jax.Array, axis: int = -1, kind: str = "zero", *, criterion: str | None = None) -> Activity:
+def summarize(value: jax.Array, axis: int = -1, kind: str = "zero", *, criterion: str | None = None) -> Activity:
     """Returns the activity of `value`, `[B, S, N]` with the units along `axis`, reduced over all other axes.
 
     Under `jax.jit` with sharded examples the reductions run over all devices.
@@ -167,7 +168,7 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
     if missing:
         raise ValueError(
             f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was made for another "
-            "criterion. Give this one, or None for all, to observe, with_activity or summarise."
+            "criterion. Give this one, or None for all, to observe, with_activity or summarize."
         )
     if criterion == "zero":
         return activity.nonzero
@@ -228,7 +229,7 @@ def with_activity(
         found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])
         pairs = zip(found, values, strict=True)
-        return out, {a.name: summarise(value, a.axis or 0, a.kind, criterion=criterion) for a, value in pairs}
+        return out, {a.name: summarize(value, a.axis or 0, a.kind, criterion=criterion) for a, value in pairs}
 
     return wrapped
 
@@ -263,7 +264,7 @@ def _observe(
         return convolutions.with_fast_convolutions(fn)(variables, x), [], []
     graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
     sites = [*graph.sites, *graph.branches]
-    ends = [graph.uses[i] for i in uses]
+    ends = [graph.consumers[i] for i in uses]
     wanted = [site.value for site in sites] + [use.value for use in ends]
     replace: dict[int, Callable[[Any], Any]] = {}
     for site, value in zip(sites, held or (), strict=held is not None):

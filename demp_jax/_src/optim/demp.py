@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from demp_jax._src import noise as noise_lib
-from demp_jax._src import regularization
+from demp_jax._src.optim import noise as noise_lib
+from demp_jax._src.optim import regularizers as regularization
 
 
 def demp(
@@ -65,7 +65,7 @@ def demp(
     Raises:
       ValueError: for an argument out of its range.
     """
-    regularizer = regularization.decay_toward_zero if decoupled else regularization.add_regularizer
+    regularizer = regularization.add_decoupled_regularizer if decoupled else regularization.add_regularizer
     penalty = regularizer(strength, kind=kind, where=where)
     added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
     parts = (base, penalty, added) if decoupled else (penalty, base, added)
@@ -81,7 +81,7 @@ def demp(
     return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
-def with_strength_factor(opt_state: Any, factor: float) -> Any:
+def set_strength_factor(opt_state: Any, factor: float) -> Any:
     """Returns the state of an optimizer in which the scheduled strength of its regulariser is multiplied by `factor`.
 
     A factor below 1 holds for the variance of the noise, too: at 0 nothing shall die any more. It holds from the next
@@ -90,7 +90,7 @@ def with_strength_factor(opt_state: Any, factor: float) -> Any:
     Example:
       >>> tx = demp(optax.sgd(1.0), strength=0.1)
       >>> params = {"scale": jnp.array([2.0])}
-      >>> state = with_strength_factor(tx.init(params), 3.0)
+      >>> state = set_strength_factor(tx.init(params), 3.0)
       >>> updates, _ = tx.update({"scale": jnp.zeros(1)}, state, params)
       >>> round(float(updates["scale"][0]), 2)
       -0.3

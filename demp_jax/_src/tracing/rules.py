@@ -12,8 +12,20 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jax.lax import GatherScatterMode
 
-from demp_jax._src.axes import BATCH, DATA, MEMBER, SELECT, Axes, Axis, Contraction, Fixed, Labels, Route, has_labels
-from demp_jax._src.program import Op, Program
+from demp_jax._src.tracing.axes import (
+    BATCH,
+    DATA,
+    MEMBER,
+    SELECT,
+    Axes,
+    Axis,
+    Contraction,
+    Fixed,
+    Labels,
+    Route,
+    has_labels,
+)
+from demp_jax._src.tracing.program import Op, Program
 
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}

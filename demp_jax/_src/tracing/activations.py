@@ -10,7 +10,7 @@ classified by its tail:
 * `"negative"`: negative and flatter on one side (Leaky ReLU): dead means never positive (paper, appendix F.7).
 
 Anything else (tanh, sigmoid, ELU, softmax) does not saturate at zero and is no neuron in the paper's sense. A user can
-mark a value with `neurons`.
+mark a value with `mark_units`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
-from demp_jax._src import axes as axes_lib
-from demp_jax._src import rules
-from demp_jax._src.program import Constant, Op, Operand, Program, bind
+from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import rules
+from demp_jax._src.tracing.program import Constant, Op, Operand, Program, bind
 
 KINDS = ("zero", "soft", "negative")
-_MARK = "demp_jax.neurons"
+_MARK = "demp_jax.mark_units"
 
 
 class Activation(NamedTuple):
@@ -56,7 +56,7 @@ class Activation(NamedTuple):
     problem: str | None
 
 
-def neurons(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
+def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
     """Marks `x` as the output of neurons, one per position of its unit axis; the values are unchanged.
 
     Activation functions are found without this. Use it where the unit is another value, such as the product of a
@@ -74,7 +74,7 @@ def neurons(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
       ValueError: when `kind` is not one of the three.
     """
     if kind and kind not in KINDS:
-        raise ValueError(f"neurons: kind must be one of {', '.join(KINDS)}; got {kind=}.")
+        raise ValueError(f"mark_units: kind must be one of {', '.join(KINDS)}; got {kind=}.")
     return checkpoint_name(x, f"{_MARK}:{kind}:{name}")
 
 
@@ -115,7 +115,7 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
 
 
 def _mark_of(op: Op) -> tuple[str, str] | None:
-    """Returns the kind and name given to `neurons`, for the operation it left in the program."""
+    """Returns the kind and name given to `mark_units`, for the operation it left in the program."""
     if op.name != "name" or not op.params["name"].startswith(_MARK + ":"):
         return None
     _, kind, name = op.params["name"].split(":", 2)
@@ -124,15 +124,15 @@ def _mark_of(op: Op) -> tuple[str, str] | None:
 
 def _made_of(program: Program, values: Sequence[Operand]) -> set[Operand]:
     """Returns the values that `values` are pointwise functions of, themselves included: a mark stands for them all."""
-    makers = {out: op for op in program.leaves for out in op.outputs}
+    producers = {out: op for op in program.leaves for out in op.outputs}
     found: set[Operand] = set()
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if value not in found:
             found.add(value)
-            if value in makers and rules.is_pointwise(makers[value]):
-                waiting.extend(i for i in makers[value].inputs if isinstance(i, int))
+            if value in producers and rules.is_pointwise(producers[value]):
+                waiting.extend(i for i in producers[value].inputs if isinstance(i, int))
     return found
 
 

@@ -13,10 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demp_jax._src.axes import Route
-from demp_jax._src.graph import Graph
-from demp_jax._src.parts import parts
-from demp_jax._src.paths import leaf_paths
+from demp_jax._src.optim.parts import parts
+from demp_jax._src.tracing.axes import Route
+from demp_jax._src.tracing.graph import Graph
+from demp_jax._src.tracing.paths import leaf_paths
 
 
 @functools.partial(
@@ -25,21 +25,21 @@ from demp_jax._src.paths import leaf_paths
     meta_fields=["sites", "axes"],
 )
 @dataclasses.dataclass(frozen=True)
-class Membership:
+class WeightGroups:
     """Which class every unit and every position of every parameter belongs to; a pytree, so a step takes it.
 
-    All of a step's look-ups are one: few operations compile fast. The number of classes K stands for "always alive".
+    All of a step's look-ups are one: few operations compile fast. The number of groups K stands for "always alive".
 
     Attributes:
       sites: the sites with removable units, in the order of `units`.
-      units: `[sum of their widths]`, the class of each unit.
-      positions: `[P]`, the class of each position of every axis that has removable ones, axes that are labelled alike
+      units: `[sum of their widths]`, the group of each unit.
+      positions: `[P]`, the group of each position of every axis that has removable ones, axes that are labelled alike
         once.
       axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
         they are, or `None` where all are always alive.
-      readers: `[R]` each: which classes of a branch live if which others do that are of none, K where none; through
+      readers: `[R]` each: which groups of a branch live if which others do that are of none, K where none; through
         however many sums, so that a step need not go from one to the next.
-      bare: `[K + 1]` bool, other classes without an activation (and the entry K): alive whatever the activations do.
+      bare: `[K + 1]` bool, other groups without an activation (and the entry K): alive whatever the activations do.
     """
 
     sites: tuple[str, ...]
@@ -50,25 +50,25 @@ class Membership:
     bare: Any
 
 
-def membership(graph: Graph, params: Any) -> Membership:
-    """Returns the membership of the parameters `params`, a tree of which the leaves mirror variables of the graph.
+def weight_groups(graph: Graph, params: Any) -> WeightGroups:
+    """Returns the weight_groups of the parameters `params`, a tree of which the leaves mirror variables of the graph.
 
     Raises:
       ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
     """
-    none = graph.classes
+    none = graph.num_groups
     bare = np.ones(none + 1, bool)
     for site in graph.sites:
-        bare[site.classes[site.classes >= 0]] = False
+        bare[site.groups[site.groups >= 0]] = False
     readers = _readers(graph, bare)
     places: dict[bytes, tuple[int, int]] = {}
     vectors: list[np.ndarray] = []
 
-    def place(classes: np.ndarray) -> tuple[int, int]:
-        key = classes.tobytes()
+    def place(groups: np.ndarray) -> tuple[int, int]:
+        key = groups.tobytes()
         if key not in places:
-            places[key] = (sum(v.size for v in vectors), classes.size)
-            vectors.append(classes)
+            places[key] = (sum(v.size for v in vectors), groups.size)
+            vectors.append(groups)
         return places[key]
 
     axes = []
@@ -76,9 +76,9 @@ def membership(graph: Graph, params: Any) -> Membership:
         variable = graph.match(path, leaf.shape)
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
         axes.append(tuple(None if a is None else place(np.where(a < 0, none, a).astype(np.int32)) for a in found))
-    removable = [site for site in graph.sites if (site.classes >= 0).any()]
-    units = [np.where(site.classes < 0, none, site.classes) for site in removable]
-    return Membership(
+    removable = [site for site in graph.sites if (site.groups >= 0).any()]
+    units = [np.where(site.groups < 0, none, site.groups) for site in removable]
+    return WeightGroups(
         tuple(site.name for site in removable),
         _joined(units),
         _joined(vectors),
@@ -95,32 +95,34 @@ def _joined(vectors: list[np.ndarray]) -> jax.Array:
 def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
     """Returns who reads the channels of branches, and marks those channels in `bare`: they live if a reader does."""
     routed = np.zeros_like(bare)
-    for use in graph.uses:
+    for use in graph.consumers:
         if isinstance(use.sink, Route):
-            routed[use.classes[use.classes >= 0]] = True
-    for use in graph.uses:
+            routed[use.groups[use.groups >= 0]] = True
+    for use in graph.consumers:
         if not isinstance(use.sink, Route):
-            routed[use.classes[use.classes >= 0]] = False
+            routed[use.groups[use.groups >= 0]] = False
     branches = routed & bare
     # By class of a branch: all others that it lives by. Of the last sums first, as those before lead to them.
     ends: dict[int, set[int]] = {}
-    # Per sum: the classes of its operand, and how many such others each position of its has at most.
+    # Per sum: the groups of its operand, and how many such others each position of its has at most.
     sums: list[tuple[np.ndarray, int]] = []
     pairs, most = [], 0
-    for use in reversed(graph.uses):
+    for use in reversed(graph.consumers):
         if isinstance(use.sink, Route):
             index = graph.indices.get(graph.variable(use.sink.index))
             if index is None:
-                raise ValueError("membership: the graph was traced from shapes; trace with arrays to know the routing.")
+                raise ValueError(
+                    "weight_groups: the graph was traced from shapes. Trace with arrays to know the routing."
+                )
             readers = graph.axes[graph.variable(use.sink.index)][0]
             readers = np.full(index.size, -1) if readers is None else readers
-            if not branches[use.classes[use.classes >= 0]].any():
+            if not branches[use.groups[use.groups >= 0]].any():
                 continue
-            valid = (index >= 0) & (index < len(use.classes))
-            read = np.where(valid, use.classes[np.where(valid, index, 0)], -1)
+            valid = (index >= 0) & (index < len(use.groups))
+            read = np.where(valid, use.groups[np.where(valid, index, 0)], -1)
             ours = (read >= 0) & branches[read]
-            # What cannot leave is always alive, as is the class beyond all others.
-            staying = np.where(readers < 0, graph.classes, readers)
+            # What cannot leave is always alive, as is the group beyond all others.
+            staying = np.where(readers < 0, graph.num_groups, readers)
             for one, reader in zip(read[ours].tolist(), staying[ours].tolist(), strict=True):
                 further = ends.get(reader, set()) if branches[reader] else {reader}
                 ends.setdefault(one, set()).update(further)
@@ -128,23 +130,23 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
             # Which channels meet differs from cut to cut, and a step that was compiled for these widths has to serve
             # all of them: there is room for those that could.
             beyond = sum(count for operand, count in sums if np.isin(readers[readers >= 0], operand).any())
-            sums.append((use.classes, beyond + int((~branches[staying]).any())))
+            sums.append((use.groups, beyond + int((~branches[staying]).any())))
             most += sums[-1][1] * index.size
     bare &= ~branches
-    filled = np.full((2, max(most, len(pairs))), graph.classes, np.int32)
+    filled = np.full((2, max(most, len(pairs))), graph.num_groups, np.int32)
     if pairs:
         filled[:, : len(pairs)] = np.asarray(pairs).T
     return jnp.asarray(filled[0]), jnp.asarray(filled[1])
 
 
-def weight_mask(members: Membership, alive: Mapping[str, jax.Array], params: Any) -> Any:
+def weight_mask(members: WeightGroups, alive: Mapping[str, jax.Array], params: Any) -> Any:
     """Returns which weights belong to live neurons only.
 
     A weight belongs to the neuron that computes with it and to the neuron whose output it multiplies. Pure, to be
     called inside a compiled step.
 
     Args:
-      members: from `membership(graph, params)`.
+      members: from `weight_groups(graph, params)`.
       alive: by site, `[N]` bool, which units are alive, as from `alive`.
       params: the parameters.
 

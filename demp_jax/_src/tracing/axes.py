@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import sparse
 
-from demp_jax._src.program import Constant, Op, Operand, Program
+from demp_jax._src.tracing.program import Constant, Op, Operand, Program
 
 SELECT = "demp_jax.select"
 

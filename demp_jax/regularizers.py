@@ -1,0 +1,14 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Optax transformations that pull parameters toward zero, and masks of the parameters they act on."""
+
+from demp_jax._src.optim.regularizers import add_decoupled_regularizer as add_decoupled_regularizer
+from demp_jax._src.optim.regularizers import add_regularizer as add_regularizer
+from demp_jax._src.optim.regularizers import all_params as all_params
+from demp_jax._src.optim.regularizers import norm_scales as norm_scales
+
+__all__ = [
+    "add_decoupled_regularizer",
+    "add_regularizer",
+    "all_params",
+    "norm_scales",
+]
