@@ -119,7 +119,7 @@ def prune(
         opt_state=opt_state,
         tx=tx,
         params=params,
-        exclude=exclude,
+        options=demp_jax.PruneOptions(exclude=exclude),
     )
     return Pruned(result, tuple(done))
 

@@ -185,9 +185,8 @@ def narrowed(
         }
         # Rounding is the cut's: it takes units back in.
         x = jax.random.uniform(jax.random.key(0), (2, *shape))
-        result = demp_jax.prune(
-            net, variables, [x], params=lambda v: v["params"], remove=leave, multiple=multiple, tolerance=math.inf
-        )
+        options = demp_jax.PruneOptions(multiple=multiple, tolerance=math.inf)
+        result = demp_jax.prune(net, variables, [x], params=lambda v: v["params"], remove=leave, options=options)
         left = jax.device_get(result.variables)
     assert isinstance(result.fn, network.Network)
     return result.fn, jax.tree.map(jnp.asarray, left)

@@ -20,6 +20,7 @@ RELEASED: dict[str, Any] = {
     "method.noise_amplitude": "std",
     "method.noise_asymmetric": False,
     "pruning.criterion": "sum",
+    "pruning.modes": "evaluation",
     "pruning.examples": 1536,
 }
 # A run of seconds: everything happens once or twice.
@@ -180,6 +181,8 @@ def base() -> ml_collections.ConfigDict:
     # A dead unit's values are: zero; epsilon: smaller than pruning.epsilon; negative: never positive; sum: of no
     # positive sum over a batch, as in the released code; auto: the paper's definition, by activation.
     c.pruning.criterion = "auto"
+    # Where a unit has to be dead: both: in evaluation and in training mode (batch statistics); evaluation: the paper's.
+    c.pruning.modes = "both"
     c.pruning.epsilon = 0.01  # epsilon: how small, > 0.
     c.pruning.constant = placeholder(float)  # Past the paper: also cut units whose value varies by at most this.
     c.pruning.tolerance = placeholder(float)  # Largest relative difference of the logits; by default by criterion.

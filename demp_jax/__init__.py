@@ -19,11 +19,13 @@ from demp_jax._src.optim.regularizers import norm_scales as norm_scales
 from demp_jax._src.optim.schedules import one_cycle as one_cycle
 from demp_jax._src.pruning.activity import alive as alive
 from demp_jax._src.pruning.activity import with_activity as with_activity
+from demp_jax._src.pruning.options import PruneOptions as PruneOptions
 from demp_jax._src.pruning.prune import Preview as Preview
-from demp_jax._src.pruning.prune import PruneRecord as PruneRecord
 from demp_jax._src.pruning.prune import PruneResult as PruneResult
 from demp_jax._src.pruning.prune import preview as preview
 from demp_jax._src.pruning.prune import prune as prune
+from demp_jax._src.pruning.record import PruneRecord as PruneRecord
+from demp_jax._src.pruning.slicing import Plan as Plan
 from demp_jax._src.tracing.activations import mark_units as mark_units
 from demp_jax._src.tracing.graph import Graph as Graph
 from demp_jax._src.tracing.select import select as select
@@ -33,7 +35,9 @@ __version__ = "0.2.0"
 
 __all__ = [
     "Graph",
+    "Plan",
     "Preview",
+    "PruneOptions",
     "PruneRecord",
     "PruneResult",
     "activity",

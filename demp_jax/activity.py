@@ -3,17 +3,19 @@
 
 from demp_jax._src.pruning.activity import CRITERIA as CRITERIA
 from demp_jax._src.pruning.activity import Activity as Activity
-from demp_jax._src.pruning.activity import Observation as Observation
 from demp_jax._src.pruning.activity import Range as Range
 from demp_jax._src.pruning.activity import alive as alive
-from demp_jax._src.pruning.activity import clear_caches as clear_caches
-from demp_jax._src.pruning.activity import observe as observe
-from demp_jax._src.pruning.activity import outputs as outputs
 from demp_jax._src.pruning.activity import summarize as summarize
 from demp_jax._src.pruning.activity import with_activity as with_activity
+from demp_jax._src.pruning.options import MODES as MODES
+from demp_jax._src.pruning.passes import Observation as Observation
+from demp_jax._src.pruning.passes import clear_caches as clear_caches
+from demp_jax._src.pruning.passes import observe as observe
+from demp_jax._src.pruning.passes import outputs as outputs
 
 __all__ = [
     "CRITERIA",
+    "MODES",
     "Activity",
     "Observation",
     "Range",

@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import numpy as np
 import optax
 
 from demp_jax._src.pruning import prune as prune_lib
 from demp_jax._src.pruning import slicing as surgery
-from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.proof import training_of
+from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
 
 __all__ = ["Forward", "PruneResult", "forward", "norm_weights", "prune", "refit", "trace"]
@@ -100,19 +104,21 @@ def trace(
     state: eqx.nn.State | None = None,
     *,
     call: Callable[[Any, Any, Any], Any] = _apply,
-    **options: Any,
+    batch_axis: int = 0,
+    exclude: Sequence[str] | str = (),
 ) -> Graph:
-    """Finds the neurons of a model; see `demp_jax.trace`.
+    """Finds the removable units of a model; see `demp_jax.trace`.
 
     Args:
       model: an Equinox model.
       x: a batch of inputs, or its shape and dtype.
       state: the model's state, where it has one.
       call: how to call the model on a batch, `call(model, x, state)`.
-      **options: `batch_axis` and `exclude` of `demp_jax.trace`.
+      batch_axis: the axis of each array of `x` along which examples lie.
+      exclude: a pattern or patterns of names of sites that keep all their units.
     """
     fn, variables = forward(model, state, call)
-    return tracing.trace(fn, variables, x, **options)
+    return trace_lib.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn))
 
 
 class PruneResult(NamedTuple):
@@ -122,6 +128,7 @@ class PruneResult(NamedTuple):
       model: the smaller model, in the mode of the one given.
       state: its smaller state; `None` where it has none.
       opt_state: the smaller state of the optimizer.
+      copies: the smaller copies, by name.
       plan: what slices another tree like the model, as in `refit(plan.slice(average))`; `None` when nothing left.
       record: what was done.
     """
@@ -129,8 +136,9 @@ class PruneResult(NamedTuple):
     model: Any
     state: Any
     opt_state: Any
+    copies: dict[str, Any]
     plan: surgery.Plan | None
-    record: prune_lib.PruneRecord
+    record: PruneRecord
 
 
 def prune(
@@ -141,10 +149,13 @@ def prune(
     opt_state: Any = None,
     tx: optax.GradientTransformation | None = None,
     filter_spec: Any = eqx.is_inexact_array,
+    copies: Mapping[str, Any] | None = None,
     call: Callable[[Any, Any, Any], Any] = _apply,
-    **options: Any,
+    remove: Mapping[str, np.ndarray] | None = None,
+    at_most: Mapping[str, np.ndarray] | None = None,
+    options: PruneOptions | None = None,
 ) -> PruneResult:
-    """Removes dead units from a model, from its state and from the state of its optimizer; see `demp_jax.prune`.
+    """Removes dead units from a model, its state, its copies and the state of its optimizer; see `demp_jax.prune`.
 
     Args:
       model: an Equinox model, in training or inference mode.
@@ -153,8 +164,12 @@ def prune(
       opt_state: the state of an optimizer over `eqx.filter(model, filter_spec)`.
       tx: that optimizer.
       filter_spec: which leaves are trained, as in `eqx.filter`.
+      copies: by name, other models of the same architecture and widths, such as an average of its weights. A unit is
+        removed only if it is dead in all of them.
       call: how to call the model on a batch in inference mode, `call(model, x, state)`.
-      **options: of `demp_jax.prune`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
+      remove: by name of a site, which units to remove instead of the dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, which units may be removed; see `demp_jax.prune`.
+      options: what counts as dead, how much is kept, how exact it has to be.
 
     Returns:
       The smaller model and what belongs to it; what was given is not changed.
@@ -163,10 +178,11 @@ def prune(
       ValueError: as `demp_jax.prune`, and for an `opt_state` without its `tx`.
     """
     if opt_state is not None and tx is None:
-        raise ValueError("cut: opt_state was given without tx, the optimizer that it belongs to.")
+        raise ValueError("prune: opt_state was given without tx, the optimizer that it belongs to.")
     fn, variables = forward(model, state, call)
     params, static = eqx.partition(model, eqx.is_array)
     trained = jax.tree.map(lambda _, kept: kept is not None, params, eqx.filter(params, filter_spec))
+    copies = copies or {}
     result = prune_lib.prune(
         fn,
         variables,
@@ -174,18 +190,25 @@ def prune(
         opt_state=opt_state,
         tx=tx,
         params=lambda tree: eqx.filter(tree["params"], trained),
-        **options,
+        copies={name: {"params": eqx.filter(copy, eqx.is_array)} for name, copy in copies.items()},
+        remove=remove,
+        at_most=at_most,
+        options=options,
     )
     if result.plan is None:
-        return PruneResult(model, state, opt_state, None, result.record)
+        return PruneResult(model, state, opt_state, dict(copies), None, result.record)
     smaller = refit(eqx.combine(result.variables["params"], static))
+    cut = {
+        name: refit(eqx.combine(result.copies[name]["params"], eqx.partition(copy, eqx.is_array)[1]))
+        for name, copy in copies.items()
+    }
     if tx is not None and opt_state is not None:
         # The static attributes of modules are part of a tree's structure, also within the optimizer's state.
         params = eqx.filter(smaller, eqx.is_array)
         trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(trained))
         wanted = jax.eval_shape(tx.init, eqx.filter(params, trained))
         opt_state = jax.tree.unflatten(jax.tree.structure(wanted), jax.tree.leaves(result.opt_state))
-    return PruneResult(smaller, result.variables["state"], opt_state, result.plan, result.record)
+    return PruneResult(smaller, result.variables["state"], opt_state, cut, result.plan, result.record)
 
 
 def refit(tree: Any) -> Any:

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,10 @@ from flax import nnx
 
 from demp_jax._src.optim import demp
 from demp_jax._src.pruning import prune as prune_lib
-from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.proof import training_of
+from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax._src.tracing.select import select
@@ -110,17 +113,25 @@ def forward(model: nnx.Module, call: Callable[[Any, Any], Any] = _apply) -> tupl
     return Forward(graphdef, call), nnx.as_pure(state)
 
 
-def trace(model: nnx.Module, x: Any, *, call: Callable[[Any, Any], Any] = _apply, **options: Any) -> Graph:
-    """Finds the neurons of a model; see `demp_jax.trace`.
+def trace(
+    model: nnx.Module,
+    x: Any,
+    *,
+    call: Callable[[Any, Any], Any] = _apply,
+    batch_axis: int = 0,
+    exclude: Sequence[str] | str = (),
+) -> Graph:
+    """Finds the removable units of a model, in evaluation and training mode; see `demp_jax.trace`.
 
     Args:
       model: a Flax NNX model.
       x: a batch of inputs, or its shape and dtype.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      **options: `batch_axis` and `exclude` of `demp_jax.trace`.
+      batch_axis: the axis of each array of `x` along which examples lie.
+      exclude: a pattern or patterns of names of sites that keep all their units.
     """
     fn, state = forward(model, call)
-    return tracing.trace(fn, state, x, **options)
+    return trace_lib.trace(fn, state, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn))
 
 
 def prune(
@@ -128,19 +139,24 @@ def prune(
     batches: Iterable[Any],
     optimizer: nnx.Optimizer | None = None,
     *,
-    also: Sequence[nnx.Module] = (),
+    copies: Mapping[str, nnx.Module] | Sequence[nnx.Module] = (),
     call: Callable[[Any, Any], Any] = _apply,
-    **options: Any,
-) -> prune_lib.PruneRecord:
-    """Removes dead units from a model and from its optimizer, in place; see `demp_jax.prune`.
+    remove: Mapping[str, np.ndarray] | None = None,
+    at_most: Mapping[str, np.ndarray] | None = None,
+    options: PruneOptions | None = None,
+) -> PruneRecord:
+    """Removes dead units from a model, its copies and its optimizer, in place; see `demp_jax.prune`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode.
       batches: the death set, as batches of training inputs of one shape.
       optimizer: the optimizer of the model.
-      also: other models of the same architecture and widths, such as an average of its weights, to be cut with it.
+      copies: other models of the same architecture and widths, such as an average of its weights or a target network,
+        by name or in a list. A unit is removed only if it is dead in all of them.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      **options: of `demp_jax.prune`: `criterion`, `epsilon`, `constant`, `tolerance`, `min_units`, `exclude`.
+      remove: by name of a site, which units to remove instead of the dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, which units may be removed; see `demp_jax.prune`.
+      options: what counts as dead, how much is kept, how exact it has to be.
 
     Returns:
       What was done.
@@ -149,16 +165,24 @@ def prune(
       ValueError: as `demp_jax.prune`.
     """
     fn, state = forward(model, call)
-    params = _trained(model, nnx.Param if optimizer is None else optimizer.wrt)
-    if optimizer is None:
-        result = prune_lib.prune(fn, state, batches, params=params, **options)
-    else:
-        opt_state = nnx.as_pure(optimizer.opt_state)
-        result = prune_lib.prune(fn, state, batches, opt_state=opt_state, tx=optimizer.tx, params=params, **options)
+    if not isinstance(copies, Mapping):
+        copies = {f"copies[{i}]": copy for i, copy in enumerate(copies)}
+    result = prune_lib.prune(
+        fn,
+        state,
+        batches,
+        opt_state=None if optimizer is None else nnx.as_pure(optimizer.opt_state),
+        tx=None if optimizer is None else optimizer.tx,
+        params=_trained(model, nnx.Param if optimizer is None else optimizer.wrt),
+        copies={name: nnx.as_pure(nnx.state(copy)) for name, copy in copies.items()},
+        remove=remove,
+        at_most=at_most,
+        options=options,
+    )
     if result.plan is not None:
         resize(model, result.variables)
-        for other in also:
-            resize(other, result.plan.slice(nnx.as_pure(nnx.state(other))))
+        for name, copy in copies.items():
+            resize(copy, result.copies[name])
         if optimizer is not None:
             nnx.update(optimizer.opt_state, nnx.state(result.opt_state))
     return result.record
@@ -169,20 +193,25 @@ def preview(
     batches: Iterable[Any],
     *,
     wrt: Any = nnx.Param,
+    copies: Mapping[str, nnx.Module] | Sequence[nnx.Module] = (),
     call: Callable[[Any, Any], Any] = _apply,
-    **options: Any,
+    options: PruneOptions | None = None,
 ) -> prune_lib.Preview:
-    """Returns what a cut of all that is dead would leave of a model; see `demp_jax.preview`.
+    """Returns what a prune of all that is dead would leave of a model; see `demp_jax.preview`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode.
       batches: the death set, as batches of training inputs of one shape.
       wrt: the variables that count as parameters, as the optimizer has them.
+      copies: as for `prune`.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      **options: of `demp_jax.preview`: `criterion`, `epsilon`, `constant`, `min_units`, `exclude`.
+      options: what counts as dead, how much is kept.
     """
     fn, state = forward(model, call)
-    return prune_lib.preview(fn, state, batches, params=_trained(model, wrt), **options)
+    if not isinstance(copies, Mapping):
+        copies = {f"copies[{i}]": copy for i, copy in enumerate(copies)}
+    trees = {name: nnx.as_pure(nnx.state(copy)) for name, copy in copies.items()}
+    return prune_lib.preview(fn, state, batches, params=_trained(model, wrt), copies=trees, options=options)
 
 
 def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:

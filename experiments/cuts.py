@@ -113,31 +113,32 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
 
 def _unread(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     idle = masking.idle_units(at.graph, at.variables)
-    options = {name: _options(at)[name] for name in ("multiple", "exclude")}
-    options["least_gain"] = at.least_gain
+    kept = {name: _options(at)[name] for name in ("multiple", "exclude", "modes")}
+    options = demp_jax.PruneOptions(**kept, least_gain=at.least_gain)
     death_set = at.feed.death_set(at.step)
-    cut = demp_jax.prune(at.network, at.variables, death_set, remove=idle, **at.trained, **options)
+    cut = demp_jax.prune(at.network, at.variables, death_set, remove=idle, **at.trained, options=options)
     return cut, {"why": "read with weights of zero alone", "least_gain": at.least_gain}
 
 
 def dead(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     """Cuts dead units; a trial those that can be expected to leave when the cut is due."""
-    options = {**_options(at), "least_gain": at.least_gain, "at_most": at.at_most}
+    options, at_most = {**_options(at), "least_gain": at.least_gain}, at.at_most
     # Units that are zero get no gradient, and stay; constants move.
     if at.opt_state is None and options["constant"] is not None:
         options["constant"] *= _FIRM
-        if at.at_most is None:
+        if at_most is None:
             found = forecast(at, constant=options["constant"]).removed
-            options["at_most"] = {name: _spared(bits) for name, bits in found.items()}
-    cut = demp_jax.prune(at.network, at.variables, at.feed.death_set(at.step), **at.trained, **options)
+            at_most = {name: _spared(bits) for name, bits in found.items()}
+    given = {**at.trained, "at_most": at_most, "options": demp_jax.PruneOptions(**options)}
+    cut = demp_jax.prune(at.network, at.variables, at.feed.death_set(at.step), **given)
     return cut, {"why": "dead", "least_gain": at.least_gain}
 
 
 def forecast(at: Standing, **changed: Any) -> demp_jax.Preview:
     """Returns what a cut of all that is dead would leave, with options of `demp_jax.preview` changed."""
-    options = {name: _options(at)[name] for name in ("criterion", "epsilon", "constant", "min_units", "exclude")}
+    options = demp_jax.PruneOptions(**(_options(at) | changed))
     death_set, params = at.feed.death_set(at.step), at.trained["params"]
-    return demp_jax.preview(at.network, at.variables, death_set, graph=at.graph, params=params, **(options | changed))
+    return demp_jax.preview(at.network, at.variables, death_set, params=params, options=options)
 
 
 def _spared(bits: np.ndarray) -> np.ndarray:

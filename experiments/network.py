@@ -51,6 +51,10 @@ class Network:
         logits = model(x)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
+    def training(self) -> TrainingNetwork:
+        """Returns the network in training mode, as `demp_jax.prune` asks for it."""
+        return TrainingNetwork(self)
+
     def model(self, variables: Any) -> nnx.Module:
         """Returns the model itself, in evaluation mode."""
         model = nnx.merge(self.graphdef, variables["params"], variables["state"])
@@ -62,6 +66,17 @@ class Network:
         model = nnx.merge(self.graphdef, variables["params"], variables["state"])
         demp_nnx.refit(model)
         return Network(nnx.split(model, nnx.Param, ...)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingNetwork:
+    """A network in training mode as a function of its variables and a batch, `fn(variables, x)`."""
+
+    network: Network
+
+    def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
+        """Returns logits, by the statistics of the batch."""
+        return self.network.train(variables, x)[0]
 
 
 def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module:

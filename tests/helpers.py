@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib.util
 
 import jax
@@ -19,6 +20,13 @@ from demp_jax import nnx as demp_nnx
 def batch(shape, seed=0):
     """Returns standard normal inputs."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def pruning(**options):
+    """Returns keyword arguments of `demp_jax.prune`: the fields of its options gathered, the rest as they are."""
+    fields = {field.name for field in dataclasses.fields(demp_jax.PruneOptions)}
+    rest = {name: value for name, value in options.items() if name not in fields}
+    return {**rest, "options": demp_jax.PruneOptions(**{n: v for n, v in options.items() if n in fields})}
 
 
 def assert_trees_close(actual, expected, **tolerance):

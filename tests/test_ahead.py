@@ -278,17 +278,17 @@ def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
 
     def forecast(network, variables, batches, **options):
         del network, variables, batches
-        asked.append(options["constant"])
+        asked.append(options["options"].constant)
         return demp_jax.Preview((0, 0), (0, 0), (0, 0), {"a": np.arange(5) > 1, "b": np.arange(24) >= 0, "c": bits})
 
     def cut(network, variables, batches, **options):
         del network, variables, batches
         like = options["at_most"]
-        asked.append((options["constant"], like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()}))
+        asked.append((options["options"].constant, like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()}))
 
     bits = np.array([True, True])
-    monkeypatch.setattr(demp_jax, "forecast", forecast)
-    monkeypatch.setattr(demp_jax, "cut", cut)
+    monkeypatch.setattr(demp_jax, "preview", forecast)
+    monkeypatch.setattr(demp_jax, "prune", cut)
     problem = pose(short_config(**CHANGES | {"pruning.constant": 0.1}))
     trial = cuts.Standing(problem, Feed(problem), 10, None, None, None, None)
     cuts.dead(trial)

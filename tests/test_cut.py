@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
-from demp_jax import models
+from demp_jax import PruneOptions, models
 from demp_jax import nnx as demp_nnx
 from tests import helpers
 from tests.helpers import batch
@@ -262,7 +262,9 @@ def _plain_params(bias):
 
 
 def test_a_site_is_never_emptied():
-    result = demp_jax.prune(_plain, _plain_params([-9.0, -9.0, -9.0, -9.0]), [batch((8, 3))], min_units=2)
+    result = demp_jax.prune(
+        _plain, _plain_params([-9.0, -9.0, -9.0, -9.0]), [batch((8, 3))], options=PruneOptions(min_units=2)
+    )
     assert result.variables["hidden"].shape == (3, 2)
     assert result.record.protected == {"bias": 2}
     assert result.record.removed == {"bias": 2}
@@ -270,10 +272,18 @@ def test_a_site_is_never_emptied():
 
 def test_the_most_active_units_are_the_ones_that_stay():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
-    result = demp_jax.prune(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf)
+    result = demp_jax.prune(
+        _plain,
+        params,
+        [batch((8, 3))],
+        options=PruneOptions(criterion="epsilon", epsilon=100.0, tolerance=np.inf),
+    )
     np.testing.assert_array_equal(result.variables["bias"], [2.0])
     result = demp_jax.prune(
-        _plain, params, [batch((8, 3))], criterion="epsilon", epsilon=100.0, tolerance=np.inf, min_units=2
+        _plain,
+        params,
+        [batch((8, 3))],
+        options=PruneOptions(criterion="epsilon", epsilon=100.0, tolerance=np.inf, min_units=2),
     )
     np.testing.assert_array_equal(result.variables["bias"], [2.0, 1.0])
 
@@ -285,7 +295,7 @@ def test_the_most_active_units_are_the_ones_that_stay():
 def test_widths_are_rounded_up(multiple, dead, width):
     """To a multiple, or to all 7; the dead that are taken back in change nothing."""
     params = _plain_params([-9.0] * dead + [1.0] * (7 - dead))
-    result = demp_jax.prune(_plain, params, [batch((8, 3))], multiple=multiple)
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(multiple=multiple))
     assert result.variables["hidden"].shape == (3, width)
     assert sum(result.record.removed.values()) == 7 - width
     assert sum(result.record.protected.values()) == width - (7 - dead)
@@ -294,12 +304,12 @@ def test_widths_are_rounded_up(multiple, dead, width):
 
 def test_a_cut_waits_until_it_saves_enough():
     params = _plain_params([-9.0] + [1.0] * 9)  # A tenth of the FLOPs.
-    waits = demp_jax.prune(_plain, params, [batch((8, 3))], least_gain=0.11)
+    waits = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(least_gain=0.11))
     assert (waits.variables is params, waits.plan, waits.record.waiting) == (True, None, 1)
     assert (waits.record.removed, waits.record.refused) == ({}, None)
     assert waits.record.flops[0] == waits.record.flops[1]
     assert "1 units wait for a cut that saves more" in str(waits.record)
-    goes = demp_jax.prune(_plain, params, [batch((8, 3))], least_gain=0.09)
+    goes = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(least_gain=0.09))
     assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
 
 
@@ -340,14 +350,14 @@ def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many()
         "out": jnp.ones((4, 2)),
     }
     x, first, third = [jnp.array([[1.0], [2.0]])], np.arange(4) == 0, np.arange(4) == 2
-    everything = demp_jax.prune(network, variables, x, constant=0.0)
+    everything = demp_jax.prune(network, variables, x, options=PruneOptions(constant=0.0))
     assert {name: bits.tolist() for name, bits in everything.removed.items()} == {
         "bias": first.tolist(),
         "branch": (first | third).tolist(),
         "branch+": first.tolist(),
     }
     like = {"bias": first, "branch": third, "branch+": first}
-    result = demp_jax.prune(network, variables, x, constant=0.0, at_most=like)
+    result = demp_jax.prune(network, variables, x, options=PruneOptions(constant=0.0), at_most=like)
     assert {name: bits.tolist() for name, bits in result.removed.items()} == dict.fromkeys(like, first.tolist())
     assert [index.tolist() for index in result.variables["index"]] == [[0, 1, 2]] * 2
     assert result.record.difference == 0
@@ -355,7 +365,9 @@ def test_a_sum_and_what_it_adds_lose_the_same_channels_where_they_lose_as_many()
 
 def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     params = _plain_params([0.5, 2.0, 1.0, -9.0])
-    result = demp_jax.prune(_plain, params, [batch((8, 3))], criterion="epsilon", epsilon=1.2, tolerance=1e-3)
+    result = demp_jax.prune(
+        _plain, params, [batch((8, 3))], options=PruneOptions(criterion="epsilon", epsilon=1.2, tolerance=1e-3)
+    )
     assert result.variables is params
     assert result.plan is None
     assert "more than the tolerance 0.001 times the largest output" in result.record.refused
@@ -389,7 +401,7 @@ def test_outputs_that_are_not_finite_refuse_the_cut():
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        demp_jax.prune(_plain, _plain_params([1.0, 1.0]), [batch((8, 3))], **options)
+        demp_jax.prune(_plain, _plain_params([1.0, 1.0]), [batch((8, 3))], **helpers.pruning(**options))
 
 
 def test_an_empty_death_set_is_an_error():
@@ -426,7 +438,7 @@ def test_constant_units_stay_by_default_and_fold_on_request():
     params = _plain_params([0.5, 2.0, 1.0, 0.7])
     params["hidden"] = params["hidden"].at[:, 1].set(0.0)
     assert demp_jax.prune(_plain, params, [batch((8, 3))]).record.removed == {}
-    result = demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-6)
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(constant=1e-6))
     assert result.record.removed == {"bias": 1}
     np.testing.assert_allclose(result.variables["end"], 2.0 * params["out"][1], rtol=1e-6)
     x = batch((9, 3), 8)
@@ -436,8 +448,8 @@ def test_constant_units_stay_by_default_and_fold_on_request():
 def test_nearly_constant_units_leave_within_the_tolerance():
     params = _plain_params([0.5, 2.0, 1.0, 0.7])
     params["hidden"] = params["hidden"].at[:, 1].mul(1e-3)
-    assert demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-6).record.removed == {}
-    result = demp_jax.prune(_plain, params, [batch((8, 3))], constant=1e-2)
+    assert demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(constant=1e-6)).record.removed == {}
+    result = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(constant=1e-2))
     assert result.record.removed == {"bias": 1}
     assert 0 < result.record.difference < 1e-2
 
@@ -460,7 +472,7 @@ class _Convolutions(nnx.Module):
 def test_a_constant_before_an_unpadded_convolution_goes_into_the_running_mean():
     model = _Convolutions("VALID", nnx.Rngs(0))
     x = batch((8, 6, 6, 3))
-    record = demp_nnx.prune(model, [x], constant=1e-6)
+    record = demp_nnx.prune(model, [x], options=PruneOptions(constant=1e-6))
     assert record.removed == {"norm": 3}
     assert record.folded == 2
     assert record.difference < 1e-5
@@ -469,10 +481,10 @@ def test_a_constant_before_an_unpadded_convolution_goes_into_the_running_mean():
 
 def test_a_constant_before_a_padded_convolution_is_held_to_the_tolerance():
     x = batch((8, 6, 6, 3))
-    loose = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6, tolerance=10.0)
+    loose = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], options=PruneOptions(constant=1e-6, tolerance=10.0))
     assert loose.removed == {"norm": 3}
     assert loose.difference > 1e-3
-    tight = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], constant=1e-6)
+    tight = demp_nnx.prune(_Convolutions("SAME", nnx.Rngs(0)), [x], options=PruneOptions(constant=1e-6))
     assert tight.removed == {"norm": 1}  # The dead one; the two constants would change the border.
     assert tight.refused is None
     assert tight.difference < 1e-5
@@ -483,9 +495,11 @@ def test_constant_channels_of_a_residual_branch_go_into_the_sum():
     model.bn2.scale[...] = model.bn2.scale[...].at[:4].set(0.0)
     model.bn2.bias[...] = jnp.arange(8.0) / 10 + 0.1
     network, variables = helpers.split(model)
-    options = {"params": helpers.params_of, "exclude": ["bn4"]}
-    assert demp_jax.prune(network, variables, [batch(shape)], **options).record.removed == {}
-    result = demp_jax.prune(network, variables, [batch(shape)], **options, constant=1e-6)
+    params, keep = helpers.params_of, {"exclude": ["bn4"]}
+    plain = demp_jax.prune(network, variables, [batch(shape)], **helpers.pruning(params=params, **keep))
+    assert plain.record.removed == {}
+    options = helpers.pruning(params=params, constant=1e-6, **keep)
+    result = demp_jax.prune(network, variables, [batch(shape)], **options)
     assert result.record.removed == {"bn2": 4}
     assert result.record.neurons[0] == result.record.neurons[1]  # Filters leave, neurons stay.
     np.testing.assert_allclose(result.variables["state"]["sum"]["fill_0"][:4], [0.1, 0.2, 0.3, 0.4], rtol=1e-6)

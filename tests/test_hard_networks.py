@@ -27,7 +27,7 @@ def _hidden(params, x):
 
 
 def _cut(fn, params, x, **options):
-    result = demp_jax.prune(fn, params, [x], **options)
+    result = demp_jax.prune(fn, params, [x], **helpers.pruning(**options))
     np.testing.assert_allclose(result.fn(result.variables, x), fn(params, x), rtol=1e-4, atol=1e-4)
     return result
 
@@ -224,7 +224,7 @@ def test_a_network_with_written_widths_is_named():
     with pytest.raises(ValueError, match=r"cannot run at smaller widths \(b1 8 -> 6\).*exclude=\[...\]"):
         demp_jax.prune(fixed, _params(2, (8, 3)), [X])
     with pytest.raises(ValueError, match=r"no prunable neuron found: b1: it is excluded by 'b1'"):
-        demp_jax.prune(fixed, _params(2, (8, 3)), [X], exclude="b1")
+        demp_jax.prune(fixed, _params(2, (8, 3)), [X], options=demp_jax.PruneOptions(exclude="b1"))
 
 
 def test_factored_moments_are_not_mixed_up():
@@ -309,7 +309,7 @@ def test_attention_over_a_cut_layer():
     model.eval()
     x = batch((3, 4, 6))
     before = model(x)
-    record = demp_nnx.prune(model, [x], also=[average])
+    record = demp_nnx.prune(model, [x], copies=[average])
     assert record.removed["norm"] >= 3
     np.testing.assert_allclose(model(x), before, rtol=1e-4, atol=1e-5)
     # The other model shrank with it.

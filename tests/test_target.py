@@ -17,6 +17,7 @@ from experiments.problem import pose
 from experiments.stepper import Stepper
 from experiments.target import Steering
 from experiments.train import train_and_evaluate
+from tests import helpers
 from tests.helpers import assert_trees_close, batch
 from tests.runs import config_of, last_digests, lines, short_config, without_times
 
@@ -157,7 +158,7 @@ def test_a_forecast_is_what_a_cut_leaves(min_units):
     params = jax.tree_util.tree_map_with_path(killed, variables["params"])
     variables = {**variables, "params": params}
     death_set = [batch((32, 8, 8, 3), 5)]
-    options = {"params": lambda v: v["params"], "min_units": min_units}
+    options = helpers.pruning(params=lambda v: v["params"], min_units=min_units)
     seen = demp_jax.preview(net, variables, death_set, **options)
     cut = demp_jax.prune(net, variables, death_set, **options)
     assert cut.record.refused is None

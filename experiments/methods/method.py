@@ -12,6 +12,7 @@ import optax
 import demp_jax
 from baselines import masking
 from baselines.subject import Score
+from demp_jax.activity import MODES
 from experiments.durations import to_steps
 from experiments.errors import require, require_choice
 from experiments.optimizers import require_nonnegative, require_positive
@@ -81,6 +82,7 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     start = to_steps("config.pruning.start", section.start, epoch=epoch, run=run)
     require(start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
     require_choice("config.pruning.criterion", section.criterion, demp_jax.activity.CRITERIA)
+    require_choice("config.pruning.modes", section.modes, MODES)
     require_positive("config.pruning.epsilon", section.epsilon)
     require(section.min_units >= 1, "config.pruning.min_units", section.min_units, "at least 1")
     for name in ("constant", "tolerance"):
@@ -89,6 +91,7 @@ def pruning(config: Any, *, epoch: float, run: int) -> tuple[Callable[[int], boo
     options = {
         "criterion": section.criterion,
         "epsilon": section.epsilon,
+        "modes": section.modes,
         "constant": section.constant,
         "tolerance": section.tolerance,
         "min_units": section.min_units,

@@ -73,7 +73,7 @@ def add_regularizer(
     than weight decay does (appendix F.5). For that form see `add_decoupled_regularizer`.
 
     Example:
-      >>> tx = add_regularizer(0.1, where=everything)
+      >>> tx = add_regularizer(0.1, where=all_params)
       >>> params = {"scale": jnp.array([2.0, -1.0, 0.0])}
       >>> updates, _ = tx.update({"scale": jnp.zeros(3)}, tx.init(params), params)
       >>> [round(float(u), 2) for u in updates["scale"]]

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Who is alive: what the activations of a network did on a set of examples, and the criteria that judge it.
+"""What the activations of a network did on a set of examples, and which units a criterion calls alive.
 
 Dimension letters: B examples, S space (any number of axes), N units of one activation.
 """
@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
-from demp_jax._src import convolutions
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import trace as tracing
 
@@ -113,10 +111,10 @@ def summarize(value: jax.Array, axis: int = -1, kind: str = "zero", *, criterion
     Raises:
       ValueError: for an unknown criterion.
     """
-    return _summary(value, axis, kind, _read_by(criterion, kind))
+    return summary(value, axis, kind, read_by(criterion, kind))
 
 
-def _read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
+def read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
     """Returns which fields of the activity of an activation of a kind a criterion reads; all of them with `None`."""
     if criterion is None:
         return _FIELDS
@@ -124,7 +122,7 @@ def _read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
     return _READS[_resolved(criterion, kind)]
 
 
-def _summary(value: jax.Array, axis: int, kind: str, fields: Collection[str]) -> Activity:
+def summary(value: jax.Array, axis: int, kind: str, fields: Collection[str]) -> Activity:
     """Returns those fields of an activity."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     reductions: dict[str, Callable[[], jax.Array]] = {
@@ -237,182 +235,3 @@ def with_activity(
 def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -> tuple[Any, list[Any]]:
     results, values = program_lib.evaluate(analysis.program, jax.tree.leaves(args), wanted)
     return jax.tree.unflatten(analysis.program.out_tree, results), values
-
-
-# A network has a few programs at the widths it has and at those it is to have; older ones hold memory for nothing.
-@functools.lru_cache(maxsize=6)
-def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Returns the compiled pass over a batch, for variables of the given shapes."""
-    del shapes
-    fast = convolutions.compiler_options()
-    return jax.jit(functools.partial(_observe, fn, **options), compiler_options=fast)
-
-
-def _observe(
-    fn: Callable[..., Any],
-    variables: Any,
-    x: Any,
-    held: list[Any] | None,
-    *,
-    uses: tuple[int, ...],
-    watch: bool,
-    batch_axis: int,
-    exclude: tuple[str, ...],
-    criterion: str | None,
-) -> tuple[Any, list[Activity], list[Range]]:
-    if held is None and not watch:
-        return convolutions.with_fast_convolutions(fn)(variables, x), [], []
-    graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
-    sites = [*graph.sites, *graph.branches]
-    ends = [graph.consumers[i] for i in uses]
-    wanted = [site.value for site in sites] + [use.value for use in ends]
-    replace: dict[int, Callable[[Any], Any]] = {}
-    for site, value in zip(sites, held or (), strict=held is not None):
-        replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
-
-    def run(*args: Any) -> tuple[list[Any], list[Any]]:
-        return program_lib.evaluate(graph.program, args, wanted if watch else [], replace)
-
-    results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
-    out = jax.tree.unflatten(graph.program.out_tree, results)
-    summaries = [
-        _summary(value, site.axis, site.kind, {"magnitude", *_read_by(criterion, site.kind)})
-        for value, site in zip(values, sites, strict=False)
-    ]
-    read = [_summary(v, use.axis, "zero", Range._fields) for v, use in zip(values[len(sites) :], ends, strict=True)]
-    return out, summaries, [Range(seen.maximum, seen.minimum) for seen in read]
-
-
-@dataclasses.dataclass(frozen=True)
-class Observation:
-    """What a network did on a death set.
-
-    Attributes:
-      sites: the activity of every site and branch of the graph, in order.
-      uses: the range of the values read at the uses that were asked for, by their index in the graph.
-      outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
-      examples: how many examples were seen.
-    """
-
-    sites: list[Activity]
-    uses: Mapping[int, Range]
-    outputs: list[Any]
-    examples: int
-
-
-def observe(
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Any],
-    *,
-    uses: tuple[int, ...] = (),
-    held: Sequence[np.ndarray] | None = None,
-    batch_axis: int = 0,
-    exclude: Sequence[str] = (),
-    criterion: str | None = None,
-) -> Observation:
-    """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
-
-    Args:
-      fn: the network in evaluation mode; called again with the same `fn` and shapes, nothing is compiled. Its products
-        are taken at the precision `"highest"` where it names none itself, whatever `jax.default_matmul_precision` is.
-      variables: its variables.
-      batches: batches of inputs.
-      uses: indices of the uses of the graph whose values are wanted, too.
-      held: per site and branch of the graph, `[width]`: the value each unit is held at, NaN where it keeps its own.
-      batch_axis: the axis of each batch along which examples lie.
-      exclude: as given to `trace`.
-      criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
-        compiles in half the time.
-
-    Returns:
-      The accumulated observation, on the host.
-
-    Raises:
-      ValueError: when there is no batch, or for an unknown criterion.
-    """
-    if criterion is not None:
-        check_criterion(criterion, epsilon=1.0)
-    sites: list[Activity] | None = None
-    read: list[Range] = []
-    outputs = []
-    examples = 0
-    options = {"batch_axis": batch_axis, "exclude": tuple(exclude), "criterion": criterion}
-    options |= {"uses": uses, "watch": True}
-    for x, (out, now, now_read) in _passes(fn, variables, batches, held, options):
-        sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
-        read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
-        outputs.append(out)
-        examples += tracing.examples_of(x, batch_axis)
-    if sites is None:
-        raise ValueError("the death set is empty: give at least one batch of training inputs.")
-    return Observation(sites, dict(zip(uses, read, strict=True)), outputs, examples)
-
-
-def outputs(
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Any],
-    *,
-    held: Sequence[np.ndarray] | None = None,
-    batch_axis: int = 0,
-    exclude: Sequence[str] = (),
-) -> list[Any]:
-    """Returns the outputs of `fn(variables, x)` on every batch, on the host, as `observe` does beside the activity.
-
-    Without that it compiles in half the time. The pass is the one by which `cut` proves itself: right after a cut, for
-    batches of the death set's shape, nothing is compiled.
-
-    Args:
-      fn, variables, batches, held, batch_axis, exclude: see `observe`; the last two matter where units are held alone.
-
-    Returns:
-      A list with one tree of NumPy arrays per batch.
-    """
-    options: dict[str, Any] = {"batch_axis": batch_axis, "exclude": tuple(exclude) if held is not None else ()}
-    options |= {"uses": (), "watch": False, "criterion": None}
-    return [out for _, (out, _, _) in _passes(fn, variables, batches, held, options)]
-
-
-def _passes(
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Any],
-    held: Sequence[np.ndarray] | None,
-    options: dict[str, Any],
-) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Range]]]]:
-    """Yields every batch with what `_observe` makes of it, on the host."""
-    fixed = None if held is None else list(held)
-    leaves, structure = jax.tree.flatten(variables)
-    shapes = (structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-    observer = _observer(shapes, fn, **options)
-    for x in batches:
-        # Products of float32 in fewer bits, an accelerator's default, differ from one width to another by more than the
-        # order of sums does: a cut could not be proved.
-        with jax.default_matmul_precision("highest"):
-            found = observer(variables, x, fixed)
-        yield x, _on_host(found)
-
-
-def _put(value: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:
-    """Returns `x` with `value` at the units where that is a number."""
-    x = x if first is None else first(x)
-    shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
-    value = jnp.reshape(value, shape)
-    return jnp.where(jnp.isnan(value), x, value.astype(x.dtype))
-
-
-def _on_host(tree: Any) -> Any:
-    """Returns a tree of arrays as NumPy arrays, whole, also where a part of them lies on other hosts."""
-
-    def whole(leaf: Any) -> Any:
-        if leaf.is_fully_addressable or leaf.is_fully_replicated:
-            return leaf
-        return multihost_utils.process_allgather(leaf, tiled=True)
-
-    return jax.device_get(jax.tree.map(whole, tree))
-
-
-def clear_caches() -> None:
-    """Drops the compiled passes over death sets, so that their memory is freed; the newest few are kept otherwise."""
-    _observer.cache_clear()

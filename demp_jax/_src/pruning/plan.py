@@ -1,8 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which units leave: the criterion's verdict, made safe.
+"""Which units are removed: the criterion's verdict, made safe.
 
-A unit that a criterion calls dead leaves only if nothing else needs it: every place that reads it must read zero, or
-a constant that another variable can take up. A site is never emptied.
+A unit that a criterion calls dead is removed only if nothing else needs it: every consumer of its value must read zero,
+or a constant that another variable can absorb. That has to hold in every mode of the network, and in every copy of it
+that is pruned along. A site is never emptied.
+
+Example: after `h = relu(x @ w)`, `y = (h + c) @ v + b` reads the dead units of `h` as the constants `c`. They are
+removed, and `b` absorbs `c @ v` over them. Without a `b` they are kept: `needed`.
 """
 
 from __future__ import annotations
@@ -13,124 +17,172 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from demp_jax._src.pruning.activity import Activity, Observation, Range, alive
+from demp_jax._src.pruning.activity import Activity, Range, alive
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.passes import Observation
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 
 
 class Fold(NamedTuple):
-    """Constants that leave with their units and are taken up elsewhere.
+    """Constants of removed units, to be absorbed elsewhere.
 
     Attributes:
-      use: index of the use that reads them.
-      constants: `[size of the use's axis]`, the constant of each position that leaves, 0 elsewhere.
+      consumer: index of the consumer that reads them.
+      constants: `[size of the consumer's axis]`, the constant of each position that is removed, 0 elsewhere.
     """
 
-    use: int
+    consumer: int
     constants: np.ndarray
+
+
+class Evidence(NamedTuple):
+    """What one network did in one mode.
+
+    Attributes:
+      name: `"evaluation"`, `"training"`, or the name of a copy.
+      graph: the view of that mode.
+      observation: of the death set.
+    """
+
+    name: str
+    graph: Graph
+    observation: Observation
 
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """Which groups of units leave.
+    """Which groups of units are removed.
 
     Attributes:
       removed: `[num_groups]` bool.
-      protected: by site, how many units the criterion condemned but the floor of the site kept.
-      needed: by site, how many it condemned but another use of their values kept.
-      folds: constants to take up.
-      condemned: `[num_groups]` bool, what the criterion calls dead; other groups leave because they are constant.
+      protected: by site, how many units were dead but kept by the floor of the site.
+      needed: by site, how many units were dead but kept for a consumer of their value.
+      needed_by: by site, what reads them, and why that cannot do without.
+      folds: by name of the evidence, the constants to absorb; training mode, which has the variables of evaluation
+        mode, has none of its own.
+      dead: `[num_groups]` bool, what the criterion calls dead; other groups are removed because they are constant.
+      dead_alone: by mode, how many units are dead in that one alone.
     """
 
     removed: np.ndarray
     protected: dict[str, int]
     needed: dict[str, int]
-    folds: tuple[Fold, ...]
-    condemned: np.ndarray
+    needed_by: dict[str, str]
+    folds: dict[str, tuple[Fold, ...]]
+    dead: np.ndarray
+    dead_alone: dict[str, int]
 
 
-def needed_uses(graph: Graph, constant: float | None) -> tuple[int, ...]:
-    """Returns the uses whose values decide whether a unit may leave: those that may read something but zero."""
+def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:
+    """Returns the consumers whose values decide whether a unit may be removed: those that may read more than zero."""
     needed = []
-    for i, use in enumerate(graph.consumers):
-        if constant is not None or not use.negligible[use.groups >= 0].all():
+    for i, consumer in enumerate(graph.consumers):
+        if constant is not None or not consumer.negligible[consumer.groups >= 0].all():
             needed.append(i)
     return tuple(needed)
 
 
 def decide(
-    graph: Graph,
-    observation: Observation,
+    evidence: Sequence[Evidence],
+    options: PruneOptions,
     *,
-    criterion: str = "auto",
-    epsilon: float = 0.01,
-    constant: float | None = None,
-    min_units: int = 1,
-    multiple: int = 1,
     chosen: np.ndarray | None = None,
     at_most: Mapping[str, np.ndarray] | None = None,
     only: np.ndarray | None = None,
 ) -> Decision:
-    """Returns which groups leave.
+    """Returns which groups are removed.
 
     Args:
-      graph: the removable units.
-      observation: what they did on the death set.
-      criterion, epsilon: see `alive`.
-      constant: past the paper: units whose value varies by at most this much wherever it is read leave, too, and
-        their constant is folded into what reads it. `None` (off) by default.
-      min_units: every site keeps at least this many units, the most active ones.
-      multiple: every site keeps a multiple of this many units, or all that it has.
-      chosen: `[num_groups]` bool, what leaves instead of what the criterion condemns; it was held at zero when observed.
-      at_most: by name of a site or branch, `[width]` bool: no more units leave of each than are named here, these before
-        others (but for channels that nothing reads), and none of those that are not named.
-      only: `[num_groups]` bool, which may leave; all by default.
+      evidence: what the network did in evaluation mode, then in training mode and what its copies did, if any.
+      options: the criterion, and how much is kept.
+      chosen: `[num_groups]` bool, removed instead of what the criterion calls dead; they were masked when observed.
+      at_most: by name of a site or branch, `[width]` bool: no more units are removed of each than are named here, these
+        before others (but for channels that nothing reads), and none of those that are not named.
+      only: `[num_groups]` bool, which may be removed; all by default.
     """
-    verdicts = [alive(a, criterion, epsilon=epsilon) for a in observation.sites[: len(graph.sites)]]
-    condemned = dead_groups(graph, verdicts) if chosen is None else chosen
-    idle = np.zeros_like(condemned) if constant is None else _idle(graph, observation.uses, constant)
-    wanted = condemned | idle
+    graph, sites = evidence[0].graph, evidence[0].observation.sites
+    dead, dead_alone = _dead(evidence, options) if chosen is None else (chosen, {})
+    idle = np.zeros_like(dead)
+    if options.constant is not None:
+        idle = np.logical_and.reduce([_idle(each, options.constant) for each in evidence])
+    wanted = dead | idle
     if only is not None:
         wanted &= only
-    removed = wanted & ~_blocked(graph, observation.uses, condemned, idle, constant)
-    needed = _count(graph, wanted & ~removed)
+    blocked_by = _blocked(evidence, dead, idle, options.constant)
+    removed = wanted & (blocked_by < 0)
+    kept = wanted & ~removed
     before = removed.copy()
-    options: dict[str, Any] = {"min_units": min_units, "multiple": multiple, "at_most": at_most}
-    nothing = np.zeros_like(removed)
-    _keep_floor(graph.sites, observation.sites[: len(graph.sites)], removed, nothing, **options)
+    floors: dict[str, Any] = {"min_units": options.min_units, "multiple": options.multiple, "at_most": at_most}
+    _keep_floor(graph.sites, sites[: len(graph.sites)], removed, np.zeros_like(removed), **floors)
     unread = _drop_unread(graph, removed)
-    _keep_floor(graph.branches, observation.sites[len(graph.sites) :], removed, unread, **options)
-    protected = _count(graph, before & ~removed)
-    return Decision(removed, protected, needed, _folds(graph, observation.uses, removed), condemned)
+    _keep_floor(graph.branches, sites[len(graph.sites) :], removed, unread, **floors)
+    return Decision(
+        removed=removed,
+        protected=_count(graph, before & ~removed),
+        needed=_count(graph, kept),
+        needed_by=_reasons(evidence, kept, blocked_by),
+        folds={
+            each.name: _folds(each.graph, each.observation.consumers, removed)
+            for each in evidence
+            if each.name != "training"
+        },
+        dead=dead,
+        dead_alone=dead_alone,
+    )
 
 
-def masked_values(graph: Graph, observation: Observation, decision: Decision) -> list[np.ndarray]:
+def masked_values(evidence: Evidence, decision: Decision) -> list[np.ndarray]:
     """Returns what a decision makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
     values = []
-    for site, activity in zip((*graph.sites, *graph.branches), observation.sites, strict=True):
-        leaves = per_unit(decision.removed, site.groups)
-        dead = per_unit(decision.condemned, site.groups)
-        values.append(np.where(leaves, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
+    graph = evidence.graph
+    for site, activity in zip((*graph.sites, *graph.branches), evidence.observation.sites, strict=True):
+        gone, dead = per_unit(decision.removed, site.groups), per_unit(decision.dead, site.groups)
+        values.append(np.where(gone, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
     return values
 
 
-def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns `[num_groups]`: which groups have activations, all of them dead; `verdicts` says per site who is alive."""
+def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[np.ndarray, dict[str, int]]:
+    """Returns which groups are dead in all networks and modes, and how many units are dead in one mode alone."""
+    by_name = {}
+    for name, graph, observation in evidence:
+        verdicts = [alive(a, options.criterion, epsilon=options.epsilon) for a in observation.sites[: len(graph.sites)]]
+        by_name[name] = dead_groups(graph, verdicts)
+        if name == "training":
+            # What training mode has no site for is judged by evaluation mode.
+            by_name[name] |= by_name["evaluation"] & ~_held(graph)
+    alone = {}
+    if "training" in by_name:
+        graph = evidence[0].graph
+        for one, other in (("evaluation", "training"), ("training", "evaluation")):
+            groups = by_name[one] & ~by_name[other]
+            alone[one] = sum(int(per_unit(groups, site.groups).sum()) for site in graph.sites)
+    return np.logical_and.reduce(list(by_name.values())), alone
+
+
+def _held(graph: Graph) -> np.ndarray:
+    """Returns `[num_groups]` bool: which groups have units of an activation."""
     held = np.zeros(graph.num_groups, bool)
+    for site in graph.sites:
+        held[site.groups[site.groups >= 0]] = True
+    return held
+
+
+def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
+    """Returns `[num_groups]`: which groups have activations, all dead. `verdicts` are the alive units by site."""
     lives = np.zeros(graph.num_groups, bool)
     for site, bits in zip(graph.sites, verdicts, strict=True):
-        ours = site.groups >= 0
-        held[site.groups[ours]] = True
-        lives[site.groups[ours & np.asarray(bits)]] = True
-    return held & ~lives
+        lives[site.groups[(site.groups >= 0) & np.asarray(bits)]] = True
+    return _held(graph) & ~lives
 
 
-def _idle(graph: Graph, uses: Mapping[int, Range], constant: float) -> np.ndarray:
-    """Returns which groups are read as constants everywhere."""
+def _idle(evidence: Evidence, constant: float) -> np.ndarray:
+    """Returns which groups are read as constants by every consumer."""
+    _, graph, observation = evidence
     idle = np.ones(graph.num_groups, bool)
-    for i, use in enumerate(graph.consumers):
-        varies = ~(_span(uses[i]) <= constant)
-        idle[use.groups[varies & (use.groups >= 0)]] = False
+    for i, consumer in enumerate(graph.consumers):
+        varies = ~(_span(observation.consumers[i]) <= constant)
+        idle[consumer.groups[varies & (consumer.groups >= 0)]] = False
     return idle
 
 
@@ -142,29 +194,76 @@ def _middle(activity: Activity | Range) -> np.ndarray:
     return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
 
 
-def _absorbs(use: Consumer) -> bool:
-    return use.absorber is not None or isinstance(use.sink, axes_lib.Route)
+def _blocked(evidence: Sequence[Evidence], dead: np.ndarray, idle: np.ndarray, constant: float | None) -> np.ndarray:
+    """Returns `[num_groups]`: a number of what needs each group, -1 where nothing does.
+
+    The number counts the consumers of all evidence, one after the other. A consumer needs a unit when what it reads
+    varies, or is a constant other than zero that nothing absorbs. In training mode the variable that absorbs is the one
+    of evaluation mode, so the constant has to be the same there; and where the mean over the examples is subtracted
+    afterwards, any constant will do.
+    """
+    blocked_by = np.full(len(dead), -1)
+    absorbed = _constants(evidence[0])
+    first = 0
+    for name, graph, observation in evidence:
+        for i, consumer in enumerate(graph.consumers):
+            if i not in observation.consumers:
+                continue
+            seen = observation.consumers[i]
+            middle, span = _middle(seen), _span(seen)
+            ours = consumer.groups >= 0
+            rounding = 1e-6 * (1 + np.abs(middle))
+            slack = np.where(ours & per_unit(idle, consumer.groups), constant or 0.0, rounding)
+            # What a criterion with a soft tail calls dead is small here, not constant: it is removed all the same.
+            small = ours & consumer.negligible & per_unit(dead, consumer.groups)
+            stays = ~(span <= np.where(small, np.inf, slack))
+            if name != "training":
+                lost = np.zeros_like(middle) if consumer.absorbs else middle
+            elif consumer.centered:
+                lost = np.zeros_like(middle)
+            else:
+                lost = middle - absorbed.get(_key(consumer), np.zeros_like(middle))
+                lost = np.where(np.abs(lost) <= slack, 0, lost)
+            stays |= (lost != 0) & ~small
+            groups = consumer.groups[ours & stays]
+            blocked_by[groups] = np.where(blocked_by[groups] < 0, first + i, blocked_by[groups])
+        first += len(graph.consumers)
+    return blocked_by
 
 
-def _blocked(
-    graph: Graph, uses: Mapping[int, Range], condemned: np.ndarray, idle: np.ndarray, constant: float | None
-) -> np.ndarray:
-    """Returns which groups are read as something that neither vanishes nor can be taken up."""
-    blocked = np.zeros(graph.num_groups, bool)
-    for i, use in enumerate(graph.consumers):
-        if i not in uses:
-            continue
-        middle, span = _middle(uses[i]), _span(uses[i])
-        ours = use.groups >= 0
-        slack = np.where(ours & idle[use.groups], constant or 0.0, 1e-6 * (1 + np.abs(middle)))
-        # What a criterion with a soft tail condemns is small here, not constant: it leaves all the same.
-        small = ours & use.negligible & condemned[use.groups]
-        slack = np.where(small, np.inf, slack)
-        stays = ~(span <= slack)
-        if not _absorbs(use):
-            stays |= (middle != 0) & ~small
-        blocked[use.groups[ours & stays]] = True
-    return blocked
+def _key(consumer: Consumer) -> Any:
+    """Returns what tells a consumer in two modes of one network."""
+    if isinstance(consumer.sink, axes_lib.Route):
+        return "route", consumer.sink.index
+    return consumer.variable, consumer.weight_axis, consumer.sink.operand
+
+
+def _constants(evidence: Evidence) -> dict[Any, np.ndarray]:
+    """Returns the constants that are absorbed in evaluation mode, by consumer; what is read there twice is not."""
+    found: dict[Any, np.ndarray] = {}
+    twice = set()
+    for i, consumer in enumerate(evidence.graph.consumers):
+        key = _key(consumer)
+        if key in found or key[0] is None:
+            twice.add(key)
+        elif i in evidence.observation.consumers and consumer.absorbs:
+            found[key] = _middle(evidence.observation.consumers[i])
+    return {key: middle for key, middle in found.items() if key not in twice}
+
+
+def _reasons(evidence: Sequence[Evidence], kept: np.ndarray, blocked_by: np.ndarray) -> dict[str, str]:
+    """Returns by site why units that a criterion calls dead are kept."""
+    numbered = [(name, consumer) for name, graph, _ in evidence for consumer in graph.consumers]
+    reasons = {}
+    graph = evidence[0].graph
+    for site in (*graph.sites, *graph.branches):
+        numbers = per_unit(np.where(kept, blocked_by, -1), site.groups, -1)
+        if (numbers >= 0).any():
+            name, consumer = numbered[int(numbers[numbers >= 0][0])]
+            where = f" ({consumer.sink.op.source})" if consumer.sink.op.source else ""
+            mode = "" if name == "evaluation" else " in training mode" if name == "training" else f" in {name}"
+            reasons[site.name] = f"`{consumer.sink.op.name}`{where} reads them{mode} as values that nothing can absorb"
+    return reasons
 
 
 def _keep_floor(
@@ -177,37 +276,37 @@ def _keep_floor(
     multiple: int,
     at_most: Mapping[str, np.ndarray] | None,
 ) -> None:
-    """Takes units back in where more would leave than `decide` allows: not named in `at_most` first, then most active.
+    """Keeps units where `decide` allows less to be removed: those not in `at_most` first, then the most active.
 
-    What is `unread`, `[num_groups]` bool, comes last. So where a sum and what it adds lose as many channels they lose the
-    same ones, whichever they are, and the sum stays a plain one.
+    What is `unread`, `[num_groups]` bool, comes last. So a sum and its operands that lose equally many channels lose
+    the same ones, and the sum stays a plain one.
     """
     for site, activity in zip(sites, activities, strict=True):
-        leaves = (site.groups >= 0) & removed[site.groups] if len(removed) else np.zeros(site.width, bool)
-        kept = int((~leaves).sum())
+        gone = per_unit(removed, site.groups)
+        kept = int((~gone).sum())
         named = np.ones(site.width, bool) if at_most is None else at_most.get(site.name, np.zeros(site.width, bool))
         floor = max(min_units, int((~named).sum()), -(-kept // multiple) * multiple)
         short = min(floor, site.width) - kept
         if short > 0:
-            # Of those that would leave, the ones that are read, of these the ones that are not named, then by activity.
+            # Of those to be removed: the ones that are read first, of these the ones not named, then by activity.
             useless = per_unit(unread, site.groups)
-            ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~leaves))
+            ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~gone))
             removed[site.groups[ranked[:short]]] = False
 
 
 def _drop_unread(graph: Graph, removed: np.ndarray) -> np.ndarray:
-    """Removes the channels of branches that no `select` reads any more; returns which these are, `[num_groups]` bool."""
+    """Removes the channels of branches that no `select` reads any more; returns these, `[num_groups]` bool."""
     while True:
         read = np.ones(graph.num_groups, bool)
         for branch in graph.branches:
             read[branch.groups[branch.groups >= 0]] = False
-        for use in graph.consumers:
-            if not isinstance(use.sink, axes_lib.Route):
-                read[use.groups[use.groups >= 0]] = True
-        for route, use in _routed(graph):
+        for consumer in graph.consumers:
+            if not isinstance(consumer.sink, axes_lib.Route):
+                read[consumer.groups[consumer.groups >= 0]] = True
+        for route, consumer in _routed(graph):
             stays = ~removed_positions(graph, route.index, 0, removed)
             index = index_values(graph, route)[stays]
-            groups = use.groups[index[(index >= 0) & (index < len(use.groups))]]
+            groups = consumer.groups[index[(index >= 0) & (index < len(consumer.groups))]]
             read[groups[groups >= 0]] = True
         if not (~read & ~removed).any():
             return ~read
@@ -215,7 +314,7 @@ def _drop_unread(graph: Graph, removed: np.ndarray) -> np.ndarray:
 
 
 def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Consumer]]:
-    return [(use.sink, use) for use in graph.consumers if isinstance(use.sink, axes_lib.Route)]
+    return [(consumer.sink, consumer) for consumer in graph.consumers if isinstance(consumer.sink, axes_lib.Route)]
 
 
 def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
@@ -224,7 +323,7 @@ def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
 
 
 def removed_positions(graph: Graph, number: int, axis: int, removed: np.ndarray) -> np.ndarray:
-    """Returns which positions of an axis of a variable leave, given the number of its value in the program."""
+    """Returns which positions of an axis of a variable are removed, given the number of its value in the program."""
     variable = graph.variable(number)
     groups = graph.axes[variable][axis]
     if groups is None:
@@ -237,12 +336,11 @@ def _count(graph: Graph, groups: np.ndarray) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count}
 
 
-def _folds(graph: Graph, uses: Mapping[int, Range], removed: np.ndarray) -> tuple[Fold, ...]:
+def _folds(graph: Graph, seen: Mapping[int, Range], removed: np.ndarray) -> tuple[Fold, ...]:
     folds = []
-    for i, activity in uses.items():
-        use = graph.consumers[i]
-        leaves = per_unit(removed, use.groups)
-        constants = np.where(leaves, _middle(activity), 0)
-        if _absorbs(use) and (constants != 0).any():
+    for i, values in seen.items():
+        consumer = graph.consumers[i]
+        constants = np.where(per_unit(removed, consumer.groups), _middle(values), 0)
+        if consumer.absorbs and (constants != 0).any():
             folds.append(Fold(i, constants))
     return tuple(folds)

@@ -1,115 +1,65 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""One cut from end to end: measure who is alive, plan, slice, prove that the network still computes the same."""
+"""Prune a network from end to end: measure what is dead, plan, slice, prove that it computes the same.
+
+The steps, each a function of its own:
+
+1. `_begin` traces the network in its modes and finds the groups of units;
+2. `_measure` runs the network, its modes and its copies on the death set;
+3. `plan.decide` says which groups are removed;
+4. `proof.Proof` slices, runs again and compares; what changes the outputs is left whole;
+5. `_finish` slices the optimizer state and writes the record.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 
-from demp_jax._src.pruning import activity as activity_lib
-from demp_jax._src.pruning import plan as planning
-from demp_jax._src.pruning import slicing as surgery
-from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.pruning import passes, plan, proof, slicing
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph, Site, per_unit
+from demp_jax._src.tracing.paths import leaf_paths
 
-# Removing units that are exactly zero changes the order of float32 sums, and nothing else.
-ROUNDING = 1e-4
-# What folding constants that vary a little may change.
-_FOLDING = 1e-2
-
-
-@dataclasses.dataclass(frozen=True)
-class PruneRecord:
-    """What one cut did.
-
-    Attributes:
-      removed: by site, how many units left.
-      protected: by site, how many units were dead but kept, so that the site is not emptied or has a round width.
-      needed: by site, how many units were dead but kept, because something else reads their value.
-      folded: how many units left with a constant that was folded into what reads it.
-      neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
-      examples: size of the death set.
-      difference: largest absolute difference of the outputs before and after, on the death set; before means with
-        the units held at zero, where they were chosen by `remove`.
-      deviation: largest absolute difference of the outputs after the cut from those of the network in which the units
-        that leave are held at zero, or at their constant: the cut's own error, whatever the criterion. Measured where
-        the criterion removes units that are not zero; elsewhere it is `difference`.
-      scale: largest finite absolute output before the cut.
-      spared: sites that were left whole, because a cut of them would have changed the outputs.
-      refused: why nothing was cut, else `None`.
-      waiting: how many units were dead but kept, because a cut of them would have saved too little.
-      saves: which part of the FLOPs goes with what leaves, or would go with what waits.
-      reset: leaves of the optimizer state that could not be sliced and were initialised anew, with all of the state of
-        their transformation.
-      seconds: by stage, `measure`, `slice` and `prove`; what compiles is in the stage that first runs it.
-    """
-
-    removed: dict[str, int]
-    protected: dict[str, int]
-    needed: dict[str, int]
-    folded: int
-    neurons: tuple[int, int]
-    parameters: tuple[int, int]
-    flops: tuple[int, int]
-    examples: int
-    difference: float
-    deviation: float
-    scale: float
-    spared: list[str]
-    refused: str | None
-    waiting: int
-    saves: float
-    reset: list[str]
-    seconds: dict[str, float]
-
-    def __str__(self) -> str:
-        gone = f"{sum(self.removed.values())} units cut" if not self.refused else f"refused: {self.refused}"
-        if self.waiting:
-            gone = f"{self.waiting} units wait for a cut that saves more"
-        spared = f" ({', '.join(self.spared)} spared)" if self.spared and not self.refused else ""
-        return (
-            f"{gone}{spared}, neurons {self.neurons[0]} -> {self.neurons[1]}, parameters {self.parameters[0]} -> "
-            f"{self.parameters[1]}, FLOPs x {self.flops[1] / max(self.flops[0], 1):.3f}, "
-            f"outputs differ by {self.difference:.2g}"
-        )
+# Running statistics count as stale when so many of the units are dead in one mode alone.
+_STALE = 0.02
 
 
 @dataclasses.dataclass(frozen=True)
 class PruneResult:
-    """The result of a cut.
+    """The result of a prune.
 
     Attributes:
       fn: the network as it is to be called with the smaller variables.
       variables: the smaller variables.
       opt_state: the smaller state of the optimizer.
-      plan: what slices any other tree that mirrors the variables; `None` when nothing left.
+      copies: the smaller copies, by name.
+      plan: what slices any other tree that mirrors the variables; `None` when nothing was removed.
       record: what was done.
     """
 
     fn: Callable[..., Any]
     variables: Any
     opt_state: Any
-    plan: surgery.Plan | None
+    copies: dict[str, Any]
+    plan: slicing.Plan | None
     record: PruneRecord
 
     @property
     def removed(self) -> dict[str, np.ndarray]:
-        """By name of a site or branch, `[width]` bool: which of its units left; those that lost none are not named."""
+        """By name of a site or branch, `[width]` bool: which of its units were removed; other sites are absent."""
         return {} if self.plan is None else _units(self.plan.graph, self.plan.decision.removed)
 
 
 def _units(graph: Graph, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the units of some groups, by name of a site or branch; those that have none are left out."""
-    chosen = np.append(groups, False)
-    units = {site.name: chosen[site.groups] for site in (*graph.sites, *graph.branches)}
+    """Returns the units of some groups, by name of a site or branch; those that have none are absent."""
+    units = {site.name: per_unit(groups, site.groups) for site in (*graph.sites, *graph.branches)}
     return {name: bits for name, bits in units.items() if bits.any()}
 
 
@@ -119,214 +69,336 @@ def prune(
     batches: Iterable[Any],
     *,
     opt_state: Any = None,
-    tx: optax.GradientTransformation | None = None,
-    params: Callable[[Any], Any] | None = None,
-    criterion: str = "auto",
-    epsilon: float = 0.01,
+    tx: Any = None,
+    params: Any = None,
+    copies: Mapping[str, Any] | None = None,
+    train_fn: Callable[..., Any] | None = None,
     remove: Mapping[str, np.ndarray] | None = None,
     at_most: Mapping[str, np.ndarray] | None = None,
-    constant: float | None = None,
-    tolerance: float | None = None,
-    min_units: int = 1,
-    multiple: int = 1,
-    least_gain: float = 0.0,
-    exclude: Sequence[str] | str = (),
-    batch_axis: int = 0,
+    options: PruneOptions | None = None,
 ) -> PruneResult:
-    """Removes dead units from a network and from the state of its optimizer.
+    """Removes dead units from a network, from copies of it, and from the state of its optimizer.
+
+    A unit is removed only if it is dead in evaluation and in training mode, and in every copy. A unit that is dead, but
+    whose value is a constant other than zero where it is read (as after a ReLU, a BatchNorm), is removed with that
+    constant folded into what reads it; whatever could still be trained of the constant goes with it.
 
     Example:
       >>> import jax.numpy as jnp
       >>> def network(params, x):
       ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
       >>> params = {"hidden": jnp.array([[1.0, -1.0, 2.0]]), "out": jnp.ones((3, 1))}
-      >>> result = cut(network, params, [jnp.array([[1.0], [2.0]])])  # The second unit is dead.
+      >>> result = prune(network, params, [jnp.array([[1.0], [2.0]])])  # The second unit is dead.
       >>> result.variables["hidden"].shape, result.record.removed, result.record.difference
       ((1, 2), {'hidden': 1}, 0.0)
 
     Args:
-      fn: the network in evaluation mode, `fn(variables, x)`. If it has a method `resized(variables)`, that gives the
-        network for smaller variables; a function whose shapes follow from its arguments needs none.
+      fn: the network in evaluation mode, `fn(variables, x)`. Two methods are called if it has them:
+        `resized(variables)` gives the network for smaller variables, which a function whose shapes follow from its
+        arguments does not need; `training()` gives it in training mode, as `train_fn`.
       variables: its variables.
       batches: the death set, a list of batches of one shape, each an array or a tree of arrays; the paper takes 512
         training examples, 2048 for ImageNet.
-      opt_state: the state of an optimizer over `params(variables)`.
-      tx: that optimizer; state that mirrors no parameter is then initialised anew where it has to be.
-      params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default.
-      criterion, epsilon: who is alive, see `alive`.
-      remove: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
-        calls dead. What is left computes what the network computes with those units held at zero. Units that can only
-        leave together leave where all of them are named; a unit that must stay, stays.
-      at_most: by name of a site or branch, `[width]` bool, such as `Cut.removed` of a trial some steps before: no more
-        units leave of each than are named here, these before others (but for channels of a branch that nothing reads
-        any more), and none of those that are not named. Where as many are still dead the widths are those of the
-        trial, for which a step may have been compiled meanwhile.
-      constant: past the paper, off by default: units whose value varies by at most this much wherever it is read
-        leave, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
-      tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1),
-        beyond which a cut is refused. By default `ROUNDING`, or 8 units in the last place of the narrowest floats the
-        network computes in if that is more (0.06 for bfloat16), where all removed units were exactly zero, 0.01 with
-        `constant`, and without limit for criteria that remove units that are not zero; then the outputs are held to
-        `ROUNDING` against those of the network with the units that leave held at zero.
-      min_units: every site keeps at least this many units, the most active ones.
-      multiple: every site keeps a multiple of this many units, the most active ones, or all that it has: a width of 32
-        can be faster than one of 29. What stays can be cut later.
-      least_gain: nothing is cut unless it takes at least this part of the FLOPs away, in [0, 1): a smaller network has
-        to be compiled anew, which a unit or two do not repay. What stays can be cut later.
-      exclude: a pattern or patterns of names of sites none of whose units may leave.
-      batch_axis: the axis of a batch along which examples lie.
+      opt_state: the state of an optimizer over `params(variables)`; of several, a dict or list of states.
+      tx: that optimizer, or a dict or list of optimizers like `opt_state`. With it, copies of parameters inside the
+        state are found and folded, and state that mirrors no parameter is initialized again where it has to be.
+      params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default. Of several
+        optimizers, a dict or list like `opt_state`.
+      copies: by name, other values of the variables or of a part of them, such as an average of weights, a target
+        network or a teacher. Each is measured, folded and proved in evaluation mode with its own numbers; variables
+        that it does not have are the network's.
+      train_fn: the network in training mode, `train_fn(variables, x)`: batch statistics in BatchNorm, no dropout, and
+        the same outputs. Needed only where `fn` has no method `training()`, and its training mode differs.
+      remove: by name of a site, `[width]` bool: remove these units, whatever they do, instead of those that a criterion
+        calls dead. What is left computes what the network computes with those units masked. Units that can only be
+        removed together are removed where all of them are named.
+      at_most: by name of a site or branch, `[width]` bool, such as `PruneResult.removed` of a trial some steps before:
+        no more units are removed of each than are named here, these before others (but for channels of a branch that
+        nothing reads any more), and none of those that are not named. Where as many are still dead the widths are those
+        of the trial, for which a step may have been compiled meanwhile.
+      options: what counts as dead, how much is kept, how exact it has to be.
 
     Returns:
-      The smaller network, or the same one when nothing is dead or the cut was refused. Where only some sites would
-      change the outputs beyond the tolerance, the others are cut.
-
-    A unit that is dead, but whose value is a constant other than zero where it is read (as after a ReLU, a BatchNorm),
-    leaves with that constant folded into what reads it; whatever could still be trained of the constant goes with it.
+      The smaller network, or the same one when nothing is dead or the prune was refused. Where only some sites would
+      change the outputs beyond the tolerance, the others are pruned.
 
     Raises:
-      ValueError: when the network has no prunable neuron, cannot run at smaller widths, or for a bad option. A network
-        that is cut again and again can come to have none, where only the last group of every GroupNorm is left:
+      ValueError: when the network has no prunable unit, cannot run at smaller widths, or for a bad argument. A network
+        that is pruned again and again can come to have none, where only the last group of every GroupNorm is left:
         `trace(...).prunable` tells.
     """
-    activity_lib.check_criterion(criterion, epsilon)
-    if min_units < 1:
-        raise ValueError(f"min_units must be at least 1; got {min_units=}.")
-    if multiple < 1:
-        raise ValueError(f"multiple must be at least 1; got {multiple=}.")
-    if not 0 <= least_gain < 1:
-        raise ValueError(f"least_gain must be in [0, 1); got {least_gain=}.")
-    if constant is not None and not (constant >= 0 and math.isfinite(constant)):
-        raise ValueError(f"constant must be a finite number >= 0, or None; got {constant=}.")
-    if tolerance is not None and not tolerance >= 0:
-        raise ValueError(f"tolerance must be a number >= 0, or None; got {tolerance=}.")
-    if hasattr(batches, "shape"):
-        raise ValueError(f"batches must be a list of batches; got one array of shape {batches.shape}: give [batch].")
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
+    options = options or PruneOptions()
     started = time.perf_counter()
-    batches = list(batches)
-    if not batches:
-        raise ValueError("the death set is empty: give at least one batch of training inputs.")
-    graph = tracing.trace(fn, variables, batches[0], batch_axis=batch_axis, exclude=exclude)
+    batches = _death_set(batches, options.batch_axis)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, train_fn, options)
     graph.require_prunable()
-    uses = planning.needed_uses(graph, constant)
-    watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude}
     chosen = None if remove is None else _chosen(graph, remove)
     if at_most is not None:
         _check_bits("at_most", at_most, (*graph.sites, *graph.branches))
-    held = None if chosen is None else [_held(site.groups, chosen) for site in (*graph.sites, *graph.branches)]
-    judged = _judged(graph, criterion)
-    observation = activity_lib.observe(fn, variables, batches, uses=uses, held=held, criterion=judged, **watched)
-    options: dict[str, Any] = {
-        "criterion": criterion,
-        "epsilon": epsilon,
-        "min_units": min_units,
-        "multiple": multiple,
-        "chosen": chosen,
-        "at_most": None if at_most is None else {name: np.asarray(bits, bool) for name, bits in at_most.items()},
-    }
-    decision = planning.decide(graph, observation, constant=constant, **options)
-    measured = time.perf_counter()
+        at_most = {name: np.asarray(bits, bool) for name, bits in at_most.items()}
+    evidence = _measure(subject, graph, batches, options, chosen)
+    decide: dict[str, Any] = {"chosen": chosen, "at_most": at_most}
+    decision = plan.decide(evidence, options, **decide)
+    state = _State(graph, variables, params, evidence, decision, {"measure": time.perf_counter() - started})
 
-    count = _counter(graph, variables, params)
-    if not decision.removed.any() or graph.flops(decision.removed) > (1 - least_gain) * graph.flops():
-        record = _record(graph, decision, count, observation, {"measure": measured - started}, waits=True)
-        return PruneResult(fn, variables, opt_state, None, record)
+    unchanged = PruneResult(fn, variables, opt_state, dict(copies or {}), None, state.record(nothing=True))
+    blind = _blind(evidence)
+    if blind:
+        return dataclasses.replace(unchanged, record=state.record(refused=blind))
+    if not decision.removed.any() or graph.flops(decision.removed) > (1 - options.least_gain) * graph.flops():
+        return dataclasses.replace(unchanged, record=state.record(waits=True))
 
-    exact = chosen is not None or _exact(graph, criterion)
-    limit = tolerance if tolerance is not None else _rounding(graph, constant) if exact else math.inf
-    trial = _Trial(graph, fn, variables, batches, observation, watched, limit, exact, constant)
+    exact = chosen is not None or _exact(graph, options.criterion)
+    trial = proof.Proof(subject, evidence, batches, options, exact=exact)
+    attempt, spared = _prove(trial, evidence, options, decide)
+    state.seconds.update(trial.seconds)
+    if attempt.complaint is not None:
+        return dataclasses.replace(unchanged, record=state.record(attempt, spared, refused=attempt.complaint))
+    return _finish(attempt, spared, state, opt_state, tx, copies or {})
+
+
+def _death_set(batches: Iterable[Any], batch_axis: int) -> list[Any]:
+    """Returns the batches of a death set as a list, checked."""
+    shape = getattr(batches, "shape", None)
+    if shape is not None:
+        raise ValueError(f"batches must be a list of batches; got one array of shape {shape}: give [batch].")
+    found = list(batches)
+    if not found:
+        raise ValueError("the death set is empty: give at least one batch of training inputs.")
+    for x in found:
+        if trace_lib.examples_of(x, batch_axis) < 2:
+            shapes = ", ".join(str(np.shape(leaf)) for leaf in jax.tree.leaves(x))
+            raise ValueError(
+                f"a batch of the death set must hold at least two examples along batch_axis={batch_axis}; got the "
+                f"shape {shapes}. Give training inputs with an axis of examples."
+            )
+    return found
+
+
+def _begin(
+    fn: Callable[..., Any],
+    variables: Any,
+    x: Any,
+    copies: Mapping[str, Any],
+    train_fn: Callable[..., Any] | None,
+    options: PruneOptions,
+    graph: Graph | None = None,
+) -> tuple[proof.Subject, Graph]:
+    """Returns what is pruned, and its groups of units."""
+    fns = {"evaluation": fn}
+    if options.modes == "both":
+        train_fn = train_fn or proof.training_of(fn)
+        if train_fn is not None:
+            fns["training"] = train_fn
+    for name in copies:
+        if name in ("evaluation", "training"):
+            raise ValueError(f"copies: {name!r} is the name of a mode. Give the copy another name.")
+    trees = {"evaluation": variables, **{name: _overlaid(variables, name, copy) for name, copy in copies.items()}}
+    if graph is not None:
+        return proof.Subject({mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}, trees), graph
+    # Passes over the death set run the traced program, whose products are to be exact.
+    with jax.default_matmul_precision("highest"):
+        graph = trace_lib.trace(
+            fn,
+            variables,
+            x,
+            batch_axis=options.batch_axis,
+            exclude=options.exclude,
+            train_fn=fns.get("training"),
+        )
+    return proof.Subject({mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}, trees), graph
+
+
+def _overlaid(variables: Any, name: str, copy: Any) -> Any:
+    """Returns the variables with the values of a copy of them, or of a part of them, in their place."""
+    places = _places(variables, name, copy)
+    leaves = jax.tree.leaves(variables)
+    for i, leaf in zip(places, jax.tree.leaves(copy), strict=True):
+        leaves[i] = leaf
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def _places(variables: Any, name: str, copy: Any) -> list[int]:
+    """Returns which variable each leaf of a copy is a value of: the one whose path is, or ends with, its own."""
+    paths = leaf_paths(variables)
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(variables)]
+    places = []
+    for path, leaf in zip(leaf_paths(copy), jax.tree.leaves(copy), strict=True):
+        found = [i for i, p in enumerate(paths) if p == path] or [
+            i for i, p in enumerate(paths) if p.endswith(f"/{path}")
+        ]
+        if len(found) != 1 or shapes[found[0]] != np.shape(leaf):
+            what = f"has the shape {shapes[found[0]]}" if len(found) == 1 else f"matches {len(found)} variables"
+            raise ValueError(
+                f"copies[{name!r}]: the leaf {path!r} of shape {np.shape(leaf)} {what}. A copy must have the structure "
+                "and the widths of the variables, or of a part of them."
+            )
+        places.append(found[0])
+    return places
+
+
+def _measure(
+    subject: proof.Subject,
+    graph: Graph,
+    batches: Sequence[Any],
+    options: PruneOptions,
+    chosen: np.ndarray | None = None,
+) -> list[plan.Evidence]:
+    """Returns what the network did on the death set in its modes, and what its copies did."""
+    evidence = []
+    for name, mode, whose in subject.runs:
+        view = graph.training if mode == "training" else graph
+        assert view is not None
+        masked = None
+        if chosen is not None:
+            sites = (*view.sites, *view.branches)
+            masked = [np.where(per_unit(chosen, s.groups), 0.0, np.nan).astype(np.float32) for s in sites]
+        observation = passes.observe(
+            subject.fns[mode],
+            subject.variables[whose],
+            batches,
+            graph=view,
+            consumers=plan.needed_consumers(view, options.constant),
+            masked=masked,
+            batch_axis=options.batch_axis,
+            exclude=tuple(options.exclude),
+            criterion=_judged(graph, options.criterion),
+        )
+        evidence.append(plan.Evidence(name, view, observation))
+    return evidence
+
+
+def _blind(evidence: Sequence[plan.Evidence]) -> str | None:
+    """Returns why outputs cannot be compared; `None` if they can."""
+    for name, _, observation in evidence:
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(observation.outputs)]
+        if not any(leaf.size for leaf in leaves):
+            return f"the outputs ({name}) are empty, so nothing can be proved. Return what the network computes"
+        if any(np.isnan(leaf).any() for leaf in leaves if np.issubdtype(leaf.dtype, np.inexact)):
+            return f"the outputs ({name}) are NaN, so nothing can be proved. Check the death set and the weights"
+    return None
+
+
+def _prove(
+    trial: proof.Proof, evidence: list[plan.Evidence], options: PruneOptions, decide: dict[str, Any]
+) -> tuple[proof.Attempt, list[str]]:
+    """Returns the best attempt, and the sites that it leaves whole because they would change the outputs."""
+    graph = evidence[0].graph
+    decision = plan.decide(evidence, options, **decide)
     attempt = trial(decision)
-    spared: list[str] = []
-    if not attempt.passed and decision.folds and not attempt.plan.folds_exactly:
-        # Zero padding makes some folds inexact: leave those units in and try once more.
-        observation = _without_padded_folds(graph, observation)
-        attempt = trial(planning.decide(graph, observation, constant=constant, **options))
-    if not attempt.passed:
+    if attempt.complaint is not None and any(decision.folds.values()) and not attempt.plan.folds_exactly:
+        # Zero padding makes some folds inexact: keep those units and try once more.
+        evidence = [each._replace(observation=_without_padded_folds(each)) for each in evidence]
+        attempt = trial(plan.decide(evidence, options, **decide))
+    if attempt.complaint is None:
+        return attempt, []
 
-        def only(names: Sequence[str]) -> _Attempt:
-            some = np.zeros(graph.num_groups + 1, bool)
-            for site in (*graph.sites, *graph.branches):
-                some[site.groups] |= site.name in names
-            return trial(planning.decide(graph, observation, constant=constant, only=some[:-1], **options))
+    def only(names: Sequence[str]) -> proof.Attempt:
+        some = np.zeros(graph.num_groups, bool)
+        for site in (*graph.sites, *graph.branches):
+            if site.name in names:
+                some[site.groups[site.groups >= 0]] = True
+        return trial(plan.decide(evidence, options, only=some, **decide))
 
-        cuts = [s.name for s in (*graph.sites, *graph.branches) if per_unit(decision.removed, s.groups).any()]
-        good, best = _largest_good(cuts, only)
-        spared = [name for name in cuts if name not in good]
-        if best is not None and best.plan.decision.removed.any():
-            attempt = best
-    seconds = {"measure": measured - started, **trial.seconds}
-    numbers: dict[str, Any] = {"difference": attempt.difference, "deviation": attempt.deviation, "spared": spared}
-    if not attempt.passed:
-        record = _record(graph, decision, count, observation, seconds, refused=trial.complaint(attempt), **numbers)
-        return PruneResult(fn, variables, opt_state, None, record)
+    names = [s.name for s in (*graph.sites, *graph.branches) if per_unit(decision.removed, s.groups).any()]
+    good, best = proof.largest_good(names, only)
+    if best is not None and best.plan.decision.removed.any():
+        attempt = best
+    return attempt, [name for name in names if name not in good]
 
+
+def _finish(
+    attempt: proof.Attempt, spared: list[str], state: _State, opt_state: Any, tx: Any, copies: Mapping[str, Any]
+) -> PruneResult:
+    """Slices what is not part of the network, and writes the record."""
+    smaller, made = attempt.subject, attempt.plan
+    variables = smaller.variables["evaluation"]
     reset: list[str] = []
     if opt_state is not None:
-        trained = attempt.variables if params is None else params(attempt.variables)
-        opt_state, reset = surgery.slice_state(attempt.plan, opt_state, trained, tx)
-    record = _record(graph, attempt.plan.decision, count, observation, seconds, reset=reset, **numbers)
-    return PruneResult(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
+        trained = variables if state.params is None else state.params(variables)
+        opt_state, reset = slicing.slice_state(made, opt_state, trained, tx)
+    cut = {}
+    for name, copy in copies.items():
+        places = _places(state.variables, name, copy)
+        leaves = jax.tree.leaves(smaller.variables[name])
+        cut[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in places])
+    record = dataclasses.replace(state, decision=made.decision).record(attempt, spared, reset=reset)
+    return PruneResult(smaller.fns["evaluation"], variables, opt_state, cut, made, record)
 
 
 @dataclasses.dataclass(frozen=True)
-class Preview:
-    """What a cut would do.
+class _State:
+    """What the record of a prune is made of."""
 
-    Attributes:
-      neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
-      removed: which units would leave, as `Cut.removed`.
-    """
+    graph: Graph
+    variables: Any
+    params: Callable[[Any], Any] | None
+    evidence: list[plan.Evidence]
+    decision: plan.Decision
+    seconds: dict[str, float]
 
-    neurons: tuple[int, int]
-    parameters: tuple[int, int]
-    flops: tuple[int, int]
-    removed: dict[str, np.ndarray]
+    def record(
+        self,
+        attempt: proof.Attempt | None = None,
+        spared: Sequence[str] = (),
+        *,
+        refused: str | None = None,
+        waits: bool = False,
+        nothing: bool = False,
+        reset: Sequence[str] = (),
+    ) -> PruneRecord:
+        graph, decision = self.graph, self.decision
+        stays = bool(refused) or waits or nothing
+        removed = np.zeros_like(decision.removed) if stays else decision.removed
+        gone = {s.name: int(per_unit(removed, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
+        neurons = sum(gone[site.name] for site in graph.sites)
+        count = counter(graph, self.variables, self.params)
+        folds = decision.folds["evaluation"]
+        folded = {int(g) for fold in folds for g in graph.consumers[fold.consumer].groups[fold.constants != 0]}
+        outputs = self.evidence[0].observation.outputs
+        return PruneRecord(
+            removed={name: units for name, units in gone.items() if units},
+            protected=decision.protected,
+            needed=decision.needed,
+            needed_by=decision.needed_by,
+            dead_alone=decision.dead_alone,
+            folded=0 if stays else len(folded),
+            neurons=(graph.neurons, graph.neurons - neurons),
+            parameters=(count(None), count(removed)),
+            flops=(graph.flops(), graph.flops(removed)),
+            examples=self.evidence[0].observation.examples,
+            differences={} if attempt is None else attempt.differences,
+            deviation=0.0 if attempt is None else attempt.deviation,
+            scale=proof.largest(outputs),
+            spared=list(spared),
+            refused=refused,
+            waiting=int(decision.removed.sum()) if waits else 0,
+            saves=round(1 - graph.flops(decision.removed) / max(graph.flops(), 1), 6),
+            reset=list(reset),
+            unread=[],
+            warnings=_warnings(graph, decision),
+            seconds={stage: round(value, 4) for stage, value in self.seconds.items()},
+        )
 
 
-def preview(
-    fn: Callable[..., Any],
-    variables: Any,
-    batches: Iterable[Any],
-    *,
-    graph: Graph | None = None,
-    params: Callable[[Any], Any] | None = None,
-    criterion: str = "auto",
-    epsilon: float = 0.01,
-    constant: float | None = None,
-    min_units: int = 1,
-    exclude: Sequence[str] | str = (),
-    batch_axis: int = 0,
-) -> Preview:
-    """Returns what a cut of all that is dead would leave, and cuts nothing.
+def _warnings(graph: Graph, decision: plan.Decision) -> list[str]:
+    """Returns what the user should know."""
+    alone = sum(decision.dead_alone.values())
+    if alone <= _STALE * graph.neurons:
+        return []
+    counts = " and ".join(f"{count} in {mode} mode" for mode, count in decision.dead_alone.items())
+    return [
+        f"BatchNorm's running statistics look stale: {alone} of {graph.neurons} units are dead in one mode alone "
+        f"({counts}). Lower its momentum (0.9), or call reestimate_batch_stats before pruning"
+    ]
 
-    It takes one evaluation of the death set. A cut is also proved, and leaves out what would change the outputs.
 
-    Args:
-      fn, variables, batches, params, criterion, epsilon, constant, min_units, exclude, batch_axis: see `cut`.
-      graph: the trace of the network, where it is at hand; traced anew by default.
-
-    Raises:
-      ValueError: when there is no batch, or for a bad option.
-    """
-    exclude = (exclude,) if isinstance(exclude, str) else tuple(exclude)
-    batches = list(batches)
-    if not batches:
-        raise ValueError("the death set is empty: give at least one batch of training inputs.")
-    graph = graph or tracing.trace(fn, variables, batches[0], batch_axis=batch_axis, exclude=exclude)
-    uses = planning.needed_uses(graph, constant)
-    # The pass that `cut` has compiled.
-    watched: dict[str, Any] = {"batch_axis": batch_axis, "exclude": exclude, "criterion": _judged(graph, criterion)}
-    observation = activity_lib.observe(fn, variables, batches, uses=uses, **watched)
-    options: dict[str, Any] = {"criterion": criterion, "epsilon": epsilon, "constant": constant, "min_units": min_units}
-    removed = planning.decide(graph, observation, **options).removed
-    count = _counter(graph, variables, params)
-    gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)
-    return Preview(
-        (graph.neurons, graph.neurons - gone),
-        (count(None), count(removed)),
-        (graph.flops(), graph.flops(removed)),
-        _units(graph, removed),
-    )
+def counter(graph: Graph, variables: Any, params: Callable[[Any], Any] | None) -> Callable[[np.ndarray | None], int]:
+    """Returns a function that counts the trained parameters that are left without some groups."""
+    structure: Any = jax.tree.structure(variables)
+    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
+    trained = {graph.paths[i] for i in jax.tree.leaves(numbered if params is None else params(numbered))}
+    return lambda removed: graph.parameters(trained.__contains__, removed)
 
 
 def _check_bits(what: str, bits_of: Mapping[str, np.ndarray], sites: Sequence[Site]) -> None:
@@ -342,122 +414,16 @@ def _chosen(graph: Graph, remove: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[num_groups]`: which groups have units that are all named in `remove`."""
     _check_bits("remove", remove, graph.sites)
     stay = [~np.asarray(remove.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
-    return planning.dead_groups(graph, stay)
+    return plan.dead_groups(graph, stay)
 
 
-def _held(groups: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    return np.where(per_unit(chosen, groups), 0.0, np.nan).astype(np.float32)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Attempt:
-    """What a decision comes to."""
-
-    plan: surgery.Plan
-    variables: Any
-    fn: Callable[..., Any]
-    difference: float
-    deviation: float
-    passed: bool
-
-
-class _Trial:
-    """Slices the variables by a decision and measures what that does to the outputs."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        fn: Callable[..., Any],
-        variables: Any,
-        batches: Sequence[Any],
-        observation: activity_lib.Observation,
-        watched: dict[str, Any],
-        limit: float,
-        exact: bool,
-        constant: float | None,
-    ):
-        self._graph, self._fn, self._variables, self._batches = graph, fn, variables, batches
-        self._observation, self._watched = observation, watched
-        self._scale = max(_scale(observation.outputs), 1.0)
-        self._limit, self._exact = limit, exact
-        self._rounding = _rounding(graph, constant)
-        self.seconds = {"slice": 0.0, "prove": 0.0}
-
-    def __call__(self, decision: planning.Decision) -> _Attempt:
-        started = time.perf_counter()
-        plan = surgery.make_plan(self._graph, decision)
-        smaller = plan.slice_variables(self._variables)
-        resized = self._fn.resized(smaller) if hasattr(self._fn, "resized") else self._fn
-        sliced = time.perf_counter()
-        after = self._outputs(resized, smaller, decision)
-        difference = deviation = _difference(self._observation.outputs, after)
-        passed = difference <= self._limit * self._scale
-        if not self._exact and plan.folds_exactly:
-            values = planning.masked_values(self._graph, self._observation, decision)
-            masked = activity_lib.outputs(self._fn, self._variables, self._batches, held=values, **self._watched)
-            deviation = _difference(masked, after)
-            passed = passed and deviation <= self._rounding * self._scale
-        self.seconds["slice"] += sliced - started
-        self.seconds["prove"] += time.perf_counter() - sliced
-        return _Attempt(plan, smaller, resized, difference, deviation, passed)
-
-    def _outputs(self, fn: Callable[..., Any], variables: Any, decision: planning.Decision) -> list[Any]:
-        try:
-            return activity_lib.outputs(fn, variables, self._batches, **self._watched)
-        except Exception as error:
-            try:
-                jax.eval_shape(fn, variables, self._batches[0])
-            except Exception:
-                gone = np.append(decision.removed, False)
-                cuts = [(s.name, s.width, int(gone[s.groups].sum())) for s in self._graph.sites]
-                widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
-                what = (str(error).strip().splitlines() or [""])[0]
-                raise ValueError(
-                    f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
-                    "widths from its arrays, give the module a method `refit()`, or keep the site by exclude=[...]."
-                ) from error
-            raise
-
-    def complaint(self, attempt: _Attempt) -> str:
-        """Returns why an attempt does not pass."""
-        inexact = attempt.difference <= self._limit * self._scale
-        what, difference, limit = (
-            (" from those of the network with dead units held at zero", attempt.deviation, self._rounding)
-            if inexact
-            else ("", attempt.difference, self._limit)
-        )
-        return (
-            f"the outputs differ by {difference:.3g}{what}, more than the tolerance {limit:.3g} times the largest "
-            f"output {self._scale:.3g}; nothing was cut"
-        )
-
-
-def _largest_good(
-    names: Sequence[str], attempt: Callable[[Sequence[str]], _Attempt]
-) -> tuple[list[str], _Attempt | None]:
-    """Returns as many sites as can be cut together, found by halving, and the attempt that does it."""
-    if len(names) == 1:
-        return [], None  # Its attempt failed as a part of a larger one that is known to fail.
-    halves = []
-    for part in (list(names[: len(names) // 2]), list(names[len(names) // 2 :])):
-        tried = attempt(part)
-        halves.append((part, tried) if tried.passed else _largest_good(part, attempt))
-    good = [name for part, _ in halves for name in part]
-    if all(tried is not None for _, tried in halves):
-        both = attempt(good)
-        if both.passed:
-            return good, both
-    return max(halves, key=lambda half: len(half[0]))
-
-
-def _without_padded_folds(graph: Graph, observation: activity_lib.Observation) -> activity_lib.Observation:
+def _without_padded_folds(evidence: plan.Evidence) -> passes.Observation:
     """Returns the observation as if units read by a padded convolution were not constant."""
-    uses = {}
-    for i, seen in observation.uses.items():
-        varies = graph.consumers[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
-        maximum = np.where(varies, np.inf, seen.maximum)
-        uses[i] = seen._replace(maximum=maximum)
-    return dataclasses.replace(observation, uses=uses)
+    consumers = {}
+    for i, seen in evidence.observation.consumers.items():
+        varies = evidence.graph.consumers[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
+        consumers[i] = seen._replace(maximum=np.where(varies, np.inf, seen.maximum))
+    return dataclasses.replace(evidence.observation, consumers=consumers)
 
 
 def _exact(graph: Graph, criterion: str) -> bool:
@@ -466,77 +432,57 @@ def _exact(graph: Graph, criterion: str) -> bool:
 
 
 def _judged(graph: Graph, criterion: str) -> str | None:
-    """Returns the criterion that is all that activity is wanted for; `None` where the middle of what leaves is, too."""
+    """Returns the criterion if that is all the activity is wanted for; `None` where the middle of it is, too."""
     return criterion if _exact(graph, criterion) else None
 
 
-def _rounding(graph: Graph, constant: float | None) -> float:
-    """Returns how much of the largest output may change by the order of sums, in the network's narrowest floats."""
-    dtypes = [aval.dtype for aval in graph.program.avals if jnp.issubdtype(aval.dtype, jnp.floating)]
-    epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-    # A few units in the last place: what float32 is allowed is far more than that already.
-    rounding = max(ROUNDING, 8 * epsilon)
-    return rounding if constant is None else max(rounding, _FOLDING)
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """What a prune would do.
+
+    Attributes:
+      neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
+      removed: which units would be removed, as `PruneResult.removed`.
+    """
+
+    neurons: tuple[int, int]
+    parameters: tuple[int, int]
+    flops: tuple[int, int]
+    removed: dict[str, np.ndarray]
 
 
-def _difference(before: list[Any], after: list[Any]) -> float:
-    """Returns the largest absolute difference of two lists of outputs; NaN if any of them is NaN."""
-    worst = [0.0]
-    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
-        a, b = np.asarray(one, np.float64), np.asarray(other, np.float64)
-        with np.errstate(invalid="ignore"):
-            # What is infinite on both sides, such as a masked logit, is equal.
-            worst.append(float(np.max(np.where(a == b, 0.0, np.abs(a - b)), initial=0.0)))
-    return float(np.max(worst))
-
-
-def _scale(outputs: list[Any]) -> float:
-    leaves = [np.abs(np.asarray(leaf, np.float64)) for leaf in jax.tree.leaves(outputs)]
-    return max((float(np.max(leaf, initial=0.0, where=np.isfinite(leaf))) for leaf in leaves), default=0.0)
-
-
-def _counter(graph: Graph, variables: Any, params: Callable[[Any], Any] | None) -> Callable[[np.ndarray | None], int]:
-    """Returns a function that counts the trained parameters left by a cut."""
-    structure: Any = jax.tree.structure(variables)
-    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
-    trained = {graph.paths[i] for i in jax.tree.leaves(numbered if params is None else params(numbered))}
-    return lambda removed: graph.parameters(trained.__contains__, removed)
-
-
-def _record(
-    graph: Graph,
-    decision: planning.Decision,
-    count: Callable[[np.ndarray | None], int],
-    observation: activity_lib.Observation,
-    seconds: dict[str, float],
+def preview(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
     *,
-    difference: float = 0.0,
-    deviation: float = 0.0,
-    spared: Sequence[str] = (),
-    refused: str | None = None,
-    waits: bool = False,
-    reset: Sequence[str] = (),
-) -> PruneRecord:
-    removed = np.zeros_like(decision.removed) if refused or waits else decision.removed
-    gone = {s.name: int(per_unit(removed, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
-    neurons = sum(gone[site.name] for site in graph.sites)
-    folded = {int(c) for fold in decision.folds for c in graph.consumers[fold.use].groups[fold.constants != 0]}
-    return PruneRecord(
-        removed={name: units for name, units in gone.items() if units},
-        protected=decision.protected,
-        needed=decision.needed,
-        folded=0 if refused or waits else len(folded),
-        neurons=(graph.neurons, graph.neurons - neurons),
-        parameters=(count(None), count(removed)),
-        flops=(graph.flops(), graph.flops(removed)),
-        examples=observation.examples,
-        difference=difference,
-        deviation=deviation,
-        scale=_scale(observation.outputs),
-        spared=list(spared),
-        refused=refused,
-        waiting=int(decision.removed.sum()) if waits else 0,
-        saves=round(1 - graph.flops(decision.removed) / max(graph.flops(), 1), 6),
-        reset=list(reset),
-        seconds={stage: round(value, 4) for stage, value in seconds.items()},
+    params: Callable[[Any], Any] | None = None,
+    copies: Mapping[str, Any] | None = None,
+    train_fn: Callable[..., Any] | None = None,
+    graph: Graph | None = None,
+    options: PruneOptions | None = None,
+) -> Preview:
+    """Returns what a prune of all that is dead would leave, and removes nothing.
+
+    It takes one evaluation of the death set per mode and copy. A prune is also proved, and leaves out what would change
+    the outputs; `options.multiple` and `options.least_gain` do not count here.
+
+    Args:
+      fn, variables, batches, params, copies, train_fn, options: see `prune`.
+      graph: the trace of the network with the same `train_fn`, where it is at hand; traced again by default.
+
+    Raises:
+      ValueError: when there is no batch, or for a bad argument.
+    """
+    options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
+    batches = _death_set(batches, options.batch_axis)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, train_fn, options, graph)
+    removed = plan.decide(_measure(subject, graph, batches, options), options).removed
+    count = counter(graph, variables, params)
+    gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)
+    return Preview(
+        (graph.neurons, graph.neurons - gone),
+        (count(None), count(removed)),
+        (graph.flops(), graph.flops(removed)),
+        _units(graph, removed),
     )

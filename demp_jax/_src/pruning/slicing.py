@@ -94,13 +94,19 @@ class Plan:
                 array = np.take(array, positions, axis)
         return put_like(array, leaf)
 
-    def slice_variables(self, variables: Any) -> Any:
-        """Returns the smaller variables of the network: sliced, selections of channels renumbered, constants folded."""
+    def slice_variables(self, variables: Any, network: str = "evaluation") -> Any:
+        """Returns the smaller variables of a network: sliced, selections of channels renumbered, constants folded.
+
+        Args:
+          variables: a tree like that of the network's variables.
+          network: whose constants are folded, with the weights in `variables`: the name of a copy that was pruned
+            along; by default the network itself.
+        """
         leaves = jax.tree.leaves(variables)
         cut = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
         for number, use in self._routed.items():
             cut[number] = put_like(self._renumbered(use, number), leaves[number])
-        for fold in self.decision.folds:
+        for fold in self.decision.folds[network]:
             variable, change = self._absorbed(fold, leaves)
             keep = self.keep[variable]
             change = change[
@@ -121,7 +127,7 @@ class Plan:
 
     def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, np.ndarray]:
         """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
-        use = self.graph.consumers[fold.use]
+        use = self.graph.consumers[fold.consumer]
         if isinstance(use.sink, axes_lib.Route):
             index = self.graph.indices[self.graph.variable(use.sink.index)]
             valid = (index >= 0) & (index < len(fold.constants))
@@ -156,14 +162,19 @@ class Plan:
     @property
     def folds_exactly(self) -> bool:
         """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
-        return not any(self.graph.consumers[fold.use].padded for fold in self.decision.folds)
+        return not any(
+            self.graph.consumers[fold.consumer].padded for folds in self.decision.folds.values() for fold in folds
+        )
 
 
 def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
     """Returns the plan that carries out a decision."""
-    gone = np.append(decision.removed, False)
+    gone = decision.removed
     keep = tuple(
-        tuple(None if axis is None or not gone[axis].any() else np.flatnonzero(~gone[axis]) for axis in axes)
+        tuple(
+            None if axis is None or not per_unit(gone, axis).any() else np.flatnonzero(~per_unit(gone, axis))
+            for axis in axes
+        )
         for axes in graph.axes
     )
     return Plan(graph, decision, keep)

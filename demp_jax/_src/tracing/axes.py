@@ -17,6 +17,7 @@ An axis of an intermediate value is one of
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -178,21 +179,8 @@ class Labels:
         return self.unite(first, second, op)
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
-        """Returns what leaves together.
-
-        Returns:
-          Of every label the number of its component; and of every component the index of the first reason that it is
-          frozen for, or -1.
-        """
-        empty = np.empty(0, np.int64)
-        rows = np.concatenate([empty, *(a for a, _ in self.edges)])
-        cols = np.concatenate([empty, *(b for _, b in self.edges)])
-        matrix = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, cols)), shape=(self.size, self.size))
-        component = sparse.csgraph.connected_components(matrix, directed=False)[1].astype(np.int64)
-        frozen = np.full(component.max(initial=-1) + 1, -1)
-        for labels, reason in reversed(self.frozen):
-            frozen[component[labels]] = reason
-        return component, frozen
+        """Returns what can only be removed together in this program; see `components`."""
+        return components([self])
 
     def marked(self, axis: Axis, size: int, op: Op) -> np.ndarray:
         """Returns an axis as an array, fixed positions and broadcasts as marks."""
@@ -205,3 +193,30 @@ class Labels:
 def has_labels(axis: Axis) -> bool:
     """Returns whether an axis holds labels."""
     return isinstance(axis, np.ndarray) and bool((axis >= 0).any())
+
+
+def components(traced: Sequence[Labels]) -> tuple[np.ndarray, np.ndarray]:
+    """Returns what can only be removed together, in all of several programs over the same variables.
+
+    Labels are handed out to the positions of variables alone, in order, so the same number stands for the same position
+    in every program. What one program unites is united, and what one freezes is frozen: a unit that training mode ties
+    to an auxiliary head has the head's weights in its group, though evaluation mode never reads them.
+
+    Returns:
+      Of every label the number of its component; and of every component the index of the first reason it is frozen
+      for, or -1, into the reasons of all programs, one after the other.
+    """
+    empty = np.empty(0, np.int64)
+    edges = [edge for labels in traced for edge in labels.edges]
+    rows = np.concatenate([empty, *(a for a, _ in edges)])
+    cols = np.concatenate([empty, *(b for _, b in edges)])
+    size = traced[0].size
+    matrix = sparse.coo_matrix((np.ones(len(rows), np.int8), (rows, cols)), shape=(size, size))
+    component = sparse.csgraph.connected_components(matrix, directed=False)[1].astype(np.int64)
+    frozen = np.full(component.max(initial=-1) + 1, -1)
+    first = sum(len(labels.reasons) for labels in traced)
+    for labels in reversed(traced):
+        first -= len(labels.reasons)
+        for positions, reason in reversed(labels.frozen):
+            frozen[component[positions]] = first + reason
+    return component, frozen

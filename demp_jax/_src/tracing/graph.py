@@ -86,6 +86,7 @@ class Consumer:
       negligible: `[size of the axis]`, whether what is read there is zero whenever the unit's activations are zero.
       sink: the contraction or the route that reads it.
       absorber: the variable that can take up a constant contribution, if there is one.
+      centered: whether the mean over the examples is subtracted from the result, so that a constant vanishes.
       variable: the index of the variable that holds the weights of the contraction; `None` where there is none alone.
       weight_axis: the axis of that variable along which the units lie.
     """
@@ -96,8 +97,14 @@ class Consumer:
     negligible: np.ndarray
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
+    centered: bool
     variable: int | None
     weight_axis: int
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether a constant that is read here can be taken up by a variable."""
+        return self.absorber is not None or isinstance(self.sink, axes_lib.Route)
 
     @property
     def padded(self) -> bool:
@@ -163,6 +170,8 @@ class Graph:
       refusals: what cannot be pruned and why.
       examples: batch size of the trace.
       program: the traced forward pass.
+      products: its matrix products and convolutions.
+      training: the same groups in training mode, where that was traced, too.
     """
 
     paths: tuple[str, ...]
@@ -179,6 +188,12 @@ class Graph:
     examples: int
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
+    training: Graph | None = dataclasses.field(default=None, repr=False)
+
+    @property
+    def views(self) -> tuple[Graph, ...]:
+        """The graph, and that of training mode if there is one."""
+        return (self,) if self.training is None else (self, self.training)
 
     @property
     def neurons(self) -> int:

@@ -122,6 +122,25 @@ class Program:
     out_tree: Any
 
 
+def same(one: Program, other: Program) -> bool:
+    """Returns whether two programs run the same operations on the same values, up to parameters that hold jaxprs."""
+    if len(one.leaves) != len(other.leaves) or one.outputs != other.outputs:
+        return False
+    return all(_same_op(a, b) for a, b in zip(one.leaves, other.leaves, strict=True))
+
+
+def _same_op(one: Op, other: Op) -> bool:
+    if one.name != other.name or one.outputs != other.outputs or len(one.inputs) != len(other.inputs):
+        return False
+    for a, b in zip(one.inputs, other.inputs, strict=True):
+        literals = isinstance(a, Constant) and isinstance(b, Constant)
+        if not (a == b or (literals and str(a.value) == str(b.value))):  # type: ignore[union-attr]
+            return False
+    return one.params.keys() == other.params.keys() and all(
+        str(value) == str(other.params[name]) for name, value in one.params.items() if "jaxpr" not in name
+    )
+
+
 def trace(fn: Callable[..., Any], *args: Any) -> Program:
     """Returns the program of `fn(*args)`; `args` are trees of arrays or `jax.ShapeDtypeStruct`s."""
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -40,9 +41,15 @@ def analyse(fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_ax
 
 
 def trace(
-    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, exclude: Sequence[str] | str = ()
+    fn: Callable[..., Any],
+    variables: Any,
+    x: Any,
+    *args: Any,
+    batch_axis: int = 0,
+    exclude: Sequence[str] | str = (),
+    train_fn: Callable[..., Any] | None = None,
 ) -> Graph:
-    """Finds the neurons of `fn(variables, x, *args)`.
+    """Finds the removable units of `fn(variables, x, *args)`.
 
     Args:
       fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), from JAX code of any kind.
@@ -51,6 +58,8 @@ def trace(
       *args: further arguments, handed on.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
+      train_fn: the same network in training mode, `train_fn(variables, x, *args)`. What it ties together is tied in the
+        graph, and `Graph.training` is its own view of the same groups; `None` where the two are the same program.
 
     Returns:
       The graph of removable units.
@@ -59,14 +68,78 @@ def trace(
       ValueError: when a pattern of `exclude` matches no site.
     """
     exclude = (exclude,) if isinstance(exclude, str) else exclude
-    analysis = analyse(fn, variables, x, *args, batch_axis=batch_axis)
-    graph = _Assembly(analysis, exclude, examples_of(x, batch_axis)).graph()
+    analyses = [
+        analyse(each, variables, x, *args, batch_axis=batch_axis) for each in (fn, train_fn) if each is not None
+    ]
+    if len(analyses) > 1 and program_lib.same(analyses[0].program, analyses[1].program):
+        del analyses[1]  # No BatchNorm, or one with statistics of its own in both modes.
+    _exclude(analyses[0], exclude)
+    grouping = _grouped(analyses)
+    examples = examples_of(x, batch_axis)
+    graph, *further = [_Assembly(analysis, grouping, examples).graph() for analysis in analyses]
+    graph = dataclasses.replace(graph, training=further[0] if further else None)
     leaves = jax.tree.leaves(variables)
     for route in graph.routes:
         index = leaves[graph.variable(route.index)]
         if isinstance(index, np.ndarray | jax.Array) and not isinstance(index, jax.core.Tracer):
-            graph.indices[graph.variable(route.index)] = np.asarray(index)
+            for view in graph.views:
+                view.indices[graph.variable(route.index)] = np.asarray(index)
     return graph
+
+
+def _exclude(analysis: Analysis, patterns: Sequence[str]) -> None:
+    """Freezes the units of the sites that match a pattern."""
+    placed = [activation for activation in analysis.activations if activation.axis is not None]
+    for pattern in patterns:
+        matched = [activation for activation in placed if fnmatch.fnmatch(activation.name, pattern)]
+        if not matched:
+            names = ", ".join(activation.name for activation in placed)
+            raise ValueError(f"exclude: no site is named {pattern!r}. The sites are: {names}.")
+        for activation in matched:
+            assert activation.axis is not None
+            analysis.labels.freeze(
+                analysis.labels.axes[activation.value][activation.axis], f"it is excluded by {pattern!r}"
+            )
+
+
+class _Grouping(NamedTuple):
+    """The groups of units that all programs agree on.
+
+    Attributes:
+      component: of every label, what it can only be removed with.
+      frozen: of every component, the index of the reason it stays for, or -1.
+      reasons: the reasons, of all programs.
+      group_of: of every label its group, or -1 if it stays.
+      num_groups: how many groups there are.
+    """
+
+    component: np.ndarray
+    frozen: np.ndarray
+    reasons: tuple[axes_lib.Reason, ...]
+    group_of: np.ndarray
+    num_groups: int
+
+
+def _grouped(analyses: Sequence[Analysis]) -> _Grouping:
+    """Returns the groups: components that hold a unit of the first program and are frozen by none.
+
+    Example: in `relu(x @ w) @ v` the axis of 4 units gives 4 components, each of a column of `w` and a row of `v`. The
+    axes of the input and of the output are frozen, so there are 4 groups. Groups are numbered in the order of their
+    sites.
+    """
+    component, frozen = axes_lib.components([analysis.labels for analysis in analyses])
+    labels = analyses[0].labels
+    ends = [labels.axes[a.value][a.axis] for a in analyses[0].activations if a.problem is None and a.axis is not None]
+    ends += [labels.axes[route.value][-1] for route in labels.routes]
+    held = [axis[axis >= 0] for axis in ends if isinstance(axis, np.ndarray)]
+    found = component[np.concatenate([np.empty(0, np.int64), *held])]
+    order = found[np.sort(np.unique(found, return_index=True)[1])]
+    order = order[frozen[order] < 0]
+    numbers = np.full(len(frozen), -1)
+    numbers[order] = np.arange(len(order))
+    reasons = tuple(reason for analysis in analyses for reason in analysis.labels.reasons)
+    group_of = numbers[component] if len(component) else np.empty(0, np.int64)
+    return _Grouping(component, frozen, reasons, group_of, len(order))
 
 
 def examples_of(x: Any, batch_axis: int) -> int:
@@ -84,7 +157,7 @@ def examples_of(x: Any, batch_axis: int) -> int:
 class _Assembly:
     """Forms groups from labels."""
 
-    def __init__(self, analysis: Analysis, exclude: Sequence[str], examples: int):
+    def __init__(self, analysis: Analysis, grouping: _Grouping, examples: int):
         self._program, self._labels, activations, self._owners, self._paths = analysis
         self._examples = examples
         self._refusals: list[Refusal] = []
@@ -96,49 +169,27 @@ class _Assembly:
             if activation.problem is not None:
                 self._refusals.append(Refusal(activation.name, activation.problem, activation.source))
         self._activations = [activation for activation in activations if activation.axis is not None]
-        self._exclude(exclude)
-        component, frozen = labels.components()
-        self._group_of = self._number(component, frozen)
-        self._report_frozen(component, frozen)
+        self._group_of, self._num_groups = grouping.group_of, grouping.num_groups
+        self._report_frozen(grouping)
         units = {a.value: a.axis for a in self._activations if a.axis is not None}
-        self._zero = zeros_lib.zeros(self._program, labels, component, units)
+        self._zero = zeros_lib.zeros(self._program, labels, grouping.component, units)
         self._consumers = _consumers(self._program)
         self._made_by = {op.outputs[0]: op for op in self._program.leaves}
-
-    def _exclude(self, patterns: Sequence[str]) -> None:
-        for pattern in patterns:
-            matched = [a for a in self._activations if fnmatch.fnmatch(a.name, pattern)]
-            if not matched:
-                names = ", ".join(a.name for a in self._activations)
-                raise ValueError(f"exclude: no site is named {pattern!r}. The sites are: {names}.")
-            for activation in matched:
-                self._labels.freeze(self._axis(activation), f"it is excluded by {pattern!r}")
 
     def _axis(self, activation: activations_lib.Activation) -> axes_lib.Axis:
         assert activation.axis is not None
         return self._labels.axes[activation.value][activation.axis]
 
-    def _number(self, component: np.ndarray, frozen: np.ndarray) -> np.ndarray:
-        """Returns the group of every label, -1 for labels that stay; groups are numbered in order of their sites."""
-        ends = [self._axis(a) for a in self._activations if a.problem is None]
-        ends += [self._labels.axes[route.value][-1] for route in self._labels.routes]
-        held = [axis[axis >= 0] for axis in ends if isinstance(axis, np.ndarray)]
-        found = component[np.concatenate([np.empty(0, np.int64), *held])]
-        order = found[np.sort(np.unique(found, return_index=True)[1])]
-        order = order[frozen[order] < 0]
-        numbers = np.full(len(frozen), -1)
-        numbers[order] = np.arange(len(order))
-        self._num_groups = len(order)
-        return numbers[component] if len(component) else np.empty(0, np.int64)
-
-    def _report_frozen(self, component: np.ndarray, frozen: np.ndarray) -> None:
+    def _report_frozen(self, grouping: _Grouping) -> None:
         for activation in self._activations:
             axis = self._axis(activation)
             if not isinstance(axis, np.ndarray):
                 continue
-            for index in np.unique(np.where(axis >= 0, frozen[component[np.maximum(axis, 0)]], -1 - axis)):
+            for index in np.unique(
+                np.where(axis >= 0, grouping.frozen[grouping.component[np.maximum(axis, 0)]], -1 - axis)
+            ):
                 if index >= 0:
-                    reason = self._labels.reasons[int(index)]
+                    reason = grouping.reasons[int(index)]
                     refusal = Refusal(activation.name, reason.text, reason.source or activation.source)
                     self._refusals.append(refusal)
 
@@ -195,7 +246,10 @@ class _Assembly:
                 zero = self._zero[value][axis] if value in self._zero else None
                 negligible = np.zeros(len(groups), bool) if zero is None else zero
                 variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
-                consumers.append(Consumer(value, axis, groups, negligible, sink, absorber, variable, weight_axis))
+                centered = isinstance(sink, axes_lib.Contraction) and self._centered(sink)
+                consumers.append(
+                    Consumer(value, axis, groups, negligible, sink, absorber, centered, variable, weight_axis)
+                )
         return consumers
 
     def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
@@ -242,6 +296,32 @@ class _Assembly:
             # What is added to other data passes on to where they go together.
             result = op.outputs[0]
         return None
+
+    def _centered(self, sink: axes_lib.Contraction) -> bool:
+        """Returns whether the result of a contraction is averaged over the examples, as BatchNorm does in training.
+
+        A constant that is added to all examples is then subtracted again with their mean. Whether all of it is (with
+        zero padding it is not) is left to the proof of the outputs.
+        """
+        waiting, seen = list(sink.op.outputs), set()
+        while waiting:
+            value = waiting.pop()
+            if not isinstance(value, int) or value in seen:
+                continue
+            seen.add(value)
+            for op in self._consumers.get(value, ()):
+                if op.name == "reduce_sum":
+                    axes = self._labels.axes[value]
+                    reduced = [axes[int(a)] for a in op.params["axes"]]
+                    if any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in reduced):
+                        return True
+                elif op.name in ("convert_element_type", "copy", "name", "reshape"):
+                    waiting.extend(op.outputs)
+                elif op.name in ("add", "add_any", "sub"):
+                    others = [i for i in op.inputs if i != value]
+                    if not any(other in self._labels.data for other in others):
+                        waiting.extend(op.outputs)  # A bias.
+        return False
 
     def _lies_along(self, operand: int, result: int, kept: Sequence[int]) -> bool:
         """Returns whether an operand that is added to `result` varies along the axes `kept`, all of them, alone."""

@@ -1,0 +1,235 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Passes over a death set: what a network did on it, and what it puts out."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+
+from demp_jax._src.pruning import activity as activity_lib
+from demp_jax._src.pruning.activity import Activity, Range
+from demp_jax._src.tracing import program as program_lib
+from demp_jax._src.tracing import trace as trace_lib
+from demp_jax._src.tracing.graph import Graph
+
+
+@dataclasses.dataclass(frozen=True)
+class Observation:
+    """What a network did on a death set.
+
+    Attributes:
+      sites: the activity of every site and branch of the graph, in order.
+      consumers: the range of the values read by the consumers that were asked for, by their index in the graph.
+      outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
+      examples: how many examples were seen.
+    """
+
+    sites: list[Activity]
+    consumers: Mapping[int, Range]
+    outputs: list[Any]
+    examples: int
+
+
+def observe(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    graph: Graph | None = None,
+    consumers: tuple[int, ...] = (),
+    masked: Sequence[np.ndarray] | None = None,
+    batch_axis: int = 0,
+    exclude: Sequence[str] = (),
+    criterion: str | None = None,
+) -> Observation:
+    """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
+
+    Args:
+      fn: the network in evaluation mode. Called again with an equal `fn` and equal shapes, nothing is compiled. Its
+        products are taken at the precision `"highest"` where it names none itself, whatever
+        `jax.default_matmul_precision` is.
+      variables: its variables.
+      batches: batches of inputs.
+      graph: its trace for a batch of that shape; traced by default.
+      consumers: indices of the consumers of the graph whose values are wanted, too.
+      masked: per site and branch of the graph, `[width]`: the value each unit is held at, NaN where it keeps its own.
+      batch_axis: the axis of each batch along which examples lie.
+      exclude: as given to `trace`.
+      criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
+        compiles in half the time.
+
+    Returns:
+      The accumulated observation, on the host.
+
+    Raises:
+      ValueError: when there is no batch, or for an unknown criterion.
+    """
+    if criterion is not None:
+        activity_lib.check_criterion(criterion, epsilon=1.0)
+    sites: list[Activity] | None = None
+    read: list[Range] = []
+    outs = []
+    examples = 0
+    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude))
+    for x, (out, now, now_read) in _run_batches(fn, variables, batches, masked, wanted, graph):
+        sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
+        read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
+        outs.append(out)
+        examples += trace_lib.examples_of(x, batch_axis)
+    if sites is None:
+        raise ValueError("the death set is empty: give at least one batch of training inputs.")
+    return Observation(sites, dict(zip(consumers, read, strict=True)), outs, examples)
+
+
+def outputs(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    *,
+    graph: Graph | None = None,
+    masked: Sequence[np.ndarray] | None = None,
+    batch_axis: int = 0,
+    exclude: Sequence[str] = (),
+) -> list[Any]:
+    """Returns the outputs of `fn(variables, x)` on every batch, on the host, as `observe` does beside the activity.
+
+    Without the activity it compiles in half the time. This is the pass by which `prune` proves itself: right after a
+    prune, for batches of the death set's shape, nothing is compiled.
+
+    Args:
+      fn, variables, batches, graph, masked, batch_axis, exclude: see `observe`; the last two matter only with `masked`.
+
+    Returns:
+      A list with one tree of NumPy arrays per batch.
+    """
+    watch = None if masked is None else _Watch((), None, batch_axis, tuple(exclude), activity=False)
+    return [out for _, (out, _, _) in _run_batches(fn, variables, batches, masked, watch, graph)]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Watch:
+    """What a pass looks at besides the outputs."""
+
+    consumers: tuple[int, ...]
+    criterion: str | None
+    batch_axis: int
+    exclude: tuple[str, ...]
+    activity: bool = True
+
+
+class _Request(NamedTuple):
+    """What a compiled pass depends on."""
+
+    fn: Callable[..., Any]
+    shapes: Any
+    watch: _Watch | None
+
+
+# A network has a few passes at the widths it has and at those it is to have; older ones hold memory for nothing.
+_PASSES: dict[_Request, Callable[..., Any]] = {}
+_MOST = 8
+
+
+def clear_caches() -> None:
+    """Drops the compiled passes over death sets, so that their memory is freed; otherwise the newest few are kept."""
+    _PASSES.clear()
+
+
+def _run_batches(
+    fn: Callable[..., Any],
+    variables: Any,
+    batches: Iterable[Any],
+    masked: Sequence[np.ndarray] | None,
+    watch: _Watch | None,
+    graph: Graph | None,
+) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Range]]]]:
+    """Yields every batch with its outputs, the activity of the sites, and the ranges that consumers read."""
+    fixed = None if masked is None else list(masked)
+    shapes: Any = None
+    for x in batches:
+        # Products of float32 in fewer bits, an accelerator's default, differ from one width to another by more than the
+        # order of sums does: a prune could not be proved.
+        with jax.default_matmul_precision("highest"):
+            if _shapes((variables, x)) != shapes:
+                first, shapes = shapes is None, _shapes((variables, x))
+                compiled = _compiled(_Request(fn, shapes, watch), graph if first else None, variables, x)
+            found = compiled(variables, x, fixed)
+        yield x, _on_host(found)
+
+
+def _shapes(tree: Any) -> Any:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((jnp.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+
+
+def _compiled(request: _Request, graph: Graph | None, variables: Any, x: Any) -> Callable[..., Any]:
+    """Returns the pass, compiled at its first call; the same one for equal requests."""
+    try:
+        found = _PASSES.get(request)
+    except TypeError:  # The network cannot be hashed, such as a module with a list for an attribute.
+        return _compile(request, graph, variables, x)
+    if found is None:
+        found = _PASSES[request] = _compile(request, graph, variables, x)
+        while len(_PASSES) > _MOST:
+            del _PASSES[next(iter(_PASSES))]
+    return found
+
+
+def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> Callable[..., Any]:
+    fn, _, watch = request
+    if watch is None:
+        return jax.jit(lambda variables, x, masked: (fn(variables, x), [], []))
+    if graph is None:
+        graph = trace_lib.trace(fn, variables, x, batch_axis=watch.batch_axis, exclude=watch.exclude)
+    return jax.jit(functools.partial(_watched, graph, watch))
+
+
+def _watched(
+    graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Any] | None
+) -> tuple[Any, list[Activity], list[Range]]:
+    """Runs the traced network, units masked where asked for, and reduces what is watched."""
+    sites = (*graph.sites, *graph.branches)
+    read = [graph.consumers[i] for i in watch.consumers]
+    wanted = [*(site.value for site in sites), *(consumer.value for consumer in read)] if watch.activity else []
+    replace: dict[int, Callable[[Any], Any]] = {}
+    for site, values in zip(sites, masked or (), strict=masked is not None):
+        replace[site.value] = functools.partial(_put, values, site.axis, replace.get(site.value))
+    results, found = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted, replace)
+    out = jax.tree.unflatten(graph.program.out_tree, results)
+    summaries = [
+        activity_lib.summary(
+            value, site.axis, site.kind, {"magnitude", *activity_lib.read_by(watch.criterion, site.kind)}
+        )
+        for value, site in zip(found, sites, strict=False)
+    ]
+    ranges = [
+        activity_lib.summary(value, consumer.axis, "zero", Range._fields)
+        for value, consumer in zip(found[len(sites) :], read, strict=bool(wanted))
+    ]
+    return out, summaries, [Range(seen.maximum, seen.minimum) for seen in ranges]
+
+
+def _put(values: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:
+    """Returns `x` with `values` at the units where that is a number."""
+    x = x if first is None else first(x)
+    shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
+    values = jnp.reshape(values, shape)
+    return jnp.where(jnp.isnan(values), x, values.astype(x.dtype))
+
+
+def _on_host(tree: Any) -> Any:
+    """Returns a tree of arrays as NumPy arrays, whole, also where a part of them lies on other hosts."""
+
+    def whole(leaf: Any) -> Any:
+        if leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return leaf
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.device_get(jax.tree.map(whole, tree))

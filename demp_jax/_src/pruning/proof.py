@@ -1,0 +1,225 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The proof of a prune: what the smaller network puts out is what the network put out before.
+
+A plan is tried on the variables of the network and of its copies, and the outputs on the death set are compared, in
+every mode. Where removing all that is dead changes them, the largest part of it that does not is found by halving the
+sites: with sites a, b, c and d of which only c changes the outputs, [a b c d] fails, [a b] passes, [c d] fails, [c]
+fails, [d] passes, and [a b d] is proved and taken.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from demp_jax._src.pruning import passes, plan, slicing
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.tracing.graph import Graph, per_unit
+
+# Removing units that are exactly zero changes the order of float32 sums, and nothing else.
+ROUNDING = 1e-4
+# What folding constants that vary a little may change.
+_FOLDING = 1e-2
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A network that is pruned: how it is called in each mode, and its variables and those of its copies.
+
+    Attributes:
+      fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
+      variables: by name, `"evaluation"` for the network itself and the names of its copies.
+    """
+
+    fns: Mapping[str, Callable[..., Any]]
+    variables: Mapping[str, Any]
+
+    @property
+    def runs(self) -> list[tuple[str, str, str]]:
+        """Every run to look at: its name, its mode, and whose variables it takes."""
+        modes = [(mode, mode, "evaluation") for mode in self.fns]
+        return [*modes, *((name, "evaluation", name) for name in self.variables if name != "evaluation")]
+
+    def sliced(self, plan: slicing.Plan) -> Subject:
+        """Returns the smaller network and its smaller copies."""
+        variables = {name: plan.slice_variables(tree, name) for name, tree in self.variables.items()}
+        fn = self.fns["evaluation"]
+        resized = fn.resized(variables["evaluation"]) if hasattr(fn, "resized") else fn
+        fns = {"evaluation": resized}
+        if "training" in self.fns:
+            fns["training"] = training_of(resized) or _resized(self.fns["training"], variables["evaluation"])
+        return Subject(fns, variables)
+
+
+def training_of(fn: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Returns a network in training mode, where it says how; `None` where that is nothing else."""
+    return fn.training() if hasattr(fn, "training") else None
+
+
+def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
+    return fn.resized(variables) if hasattr(fn, "resized") else fn
+
+
+@dataclasses.dataclass(frozen=True)
+class Attempt:
+    """What a decision comes to.
+
+    Attributes:
+      plan, subject: that carries it out, and the smaller network.
+      differences: by run, the largest absolute difference of the outputs before and after.
+      deviation: the largest difference of the outputs from those of the masked network.
+      complaint: why it is not good; `None` if it is.
+    """
+
+    plan: slicing.Plan
+    subject: Subject
+    differences: dict[str, float]
+    deviation: float
+    complaint: str | None
+
+
+class Proof:
+    """Carries decisions out on a network, and compares what it puts out."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        evidence: Sequence[plan.Evidence],
+        batches: Sequence[Any],
+        options: PruneOptions,
+        *,
+        exact: bool,
+    ):
+        """Begins.
+
+        Args:
+          subject: the network before.
+          evidence: what it did, run by run in the order of `subject.runs`.
+          batches: the death set.
+          options: of the prune.
+          exact: whether what is removed should have been zero, so that the outputs may not change at all.
+        """
+        self._subject, self._evidence, self._batches, self._options = subject, evidence, batches, options
+        self._exact = exact
+        graph = evidence[0].graph
+        self._rounding = rounding(graph, options.constant)
+        self._limit = options.tolerance if options.tolerance is not None else self._rounding if exact else math.inf
+        self.seconds = {"slice": 0.0, "prove": 0.0}
+
+    def __call__(self, decision: plan.Decision) -> Attempt:
+        """Returns what a decision comes to."""
+        started = time.perf_counter()
+        made = slicing.make_plan(self._evidence[0].graph, decision)
+        smaller = self._subject.sliced(made)
+        sliced = time.perf_counter()
+        differences, deviation, complaint = {}, 0.0, None
+        for evidence, (name, mode, whose) in zip(self._evidence, self._subject.runs, strict=True):
+            before = evidence.observation.outputs
+            after = self._outputs(smaller.fns[mode], smaller.variables[whose], decision)
+            scale = max(largest(before), 1.0)
+            differences[name] = difference(before, after)
+            complaint = complaint or _complaint(name, differences[name], self._limit, scale, "")
+            if not self._exact and made.folds_exactly:
+                masked = passes.outputs(
+                    self._subject.fns[mode],
+                    self._subject.variables[whose],
+                    self._batches,
+                    graph=evidence.graph,
+                    masked=plan.masked_values(evidence, decision),
+                    batch_axis=self._options.batch_axis,
+                )
+                off = difference(masked, after)
+                deviation = max(deviation, off)
+                what = " from those of the masked network"
+                complaint = complaint or _complaint(name, off, self._rounding, scale, what)
+            else:
+                deviation = max(deviation, differences[name])
+        self.seconds["slice"] += sliced - started
+        self.seconds["prove"] += time.perf_counter() - sliced
+        return Attempt(made, smaller, differences, deviation, complaint)
+
+    def _outputs(self, fn: Callable[..., Any], variables: Any, decision: plan.Decision) -> list[Any]:
+        try:
+            return passes.outputs(fn, variables, self._batches)
+        except Exception as error:
+            try:
+                jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
+            except Exception:
+                sites = self._evidence[0].graph.sites
+                cuts = [(s.name, s.width, int(per_unit(decision.removed, s.groups).sum())) for s in sites]
+                widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
+                what = (str(error).strip().splitlines() or [""])[0]
+                raise ValueError(
+                    f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
+                    "widths from its arrays, give the module a method `refit()`, or keep the site by exclude=[...]."
+                ) from error
+            raise
+
+
+def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attempt]) -> tuple[list[str], Attempt | None]:
+    """Returns as many sites as can be pruned together, found by halving, and the attempt that does it."""
+    if len(names) == 1:
+        return [], None  # Its attempt failed as a part of a larger one that is known to fail.
+    halves = []
+    for part in (list(names[: len(names) // 2]), list(names[len(names) // 2 :])):
+        tried = attempt(part)
+        halves.append((part, tried) if tried.complaint is None else largest_good(part, attempt))
+    good = [name for part, _ in halves for name in part]
+    if all(tried is not None for _, tried in halves):
+        both = attempt(good)
+        if both.complaint is None:
+            return good, both
+    return max(halves, key=lambda half: len(half[0]))
+
+
+def rounding(graph: Graph, constant: float | None) -> float:
+    """Returns how much of the largest output may change by the order of sums, in the network's narrowest floats."""
+    dtypes = [aval.dtype for aval in graph.program.avals if jnp.issubdtype(aval.dtype, jnp.inexact)]
+    epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
+    # A few units in the last place: what float32 is allowed is far more than that already.
+    allowed = max(ROUNDING, 8 * epsilon)
+    return allowed if constant is None else max(allowed, _FOLDING)
+
+
+def _complaint(name: str, found: float, limit: float, scale: float, what: str) -> str | None:
+    if found <= limit * scale:
+        return None
+    where = {"evaluation": "", "training": " in training mode"}.get(name, f" of {name}")
+    if math.isnan(found):
+        return f"the outputs{where} are NaN where they were not before, or the other way round"
+    return (
+        f"the outputs{where} differ by {found:.3g}{what}, more than the tolerance {limit:.3g} times the largest "
+        f"output {scale:.3g}"
+    )
+
+
+def difference(before: Sequence[Any], after: Sequence[Any]) -> float:
+    """Returns the largest absolute difference of two lists of outputs; NaN where only one of two values is NaN.
+
+    Complex values are compared whole. What is NaN, or infinite with one sign, on both sides is equal.
+    """
+    worst = [0.0]
+    for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        a, b = _wide(one), _wide(other)
+        with np.errstate(invalid="ignore"):
+            same = (a == b) | (np.isnan(a) & np.isnan(b))
+            worst.append(float(np.max(np.where(same, 0.0, np.abs(a - b)), initial=0.0)))
+    return float(np.max(worst))
+
+
+def largest(outputs: Sequence[Any]) -> float:
+    """Returns the largest finite absolute output."""
+    leaves = [np.abs(_wide(leaf)) for leaf in jax.tree.leaves(outputs)]
+    return max((float(np.max(leaf, initial=0.0, where=np.isfinite(leaf))) for leaf in leaves), default=0.0)
+
+
+def _wide(leaf: Any) -> np.ndarray:
+    leaf = np.asarray(leaf)
+    return leaf.astype(np.complex128 if np.iscomplexobj(leaf) else np.float64)
