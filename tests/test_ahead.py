@@ -284,7 +284,9 @@ def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
     def cut(network, variables, batches, **options):
         del network, variables, batches
         like = options["at_most"]
-        asked.append((options["options"].constant, like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()}))
+        asked.append(
+            (options["options"].constant, like and {name: bits.nonzero()[0].tolist() for name, bits in like.items()})
+        )
 
     bits = np.array([True, True])
     monkeypatch.setattr(demp_jax, "preview", forecast)

@@ -308,7 +308,7 @@ def test_a_cut_waits_until_it_saves_enough():
     assert (waits.variables is params, waits.plan, waits.record.waiting) == (True, None, 1)
     assert (waits.record.removed, waits.record.refused) == ({}, None)
     assert waits.record.flops[0] == waits.record.flops[1]
-    assert "1 units wait for a cut that saves more" in str(waits.record)
+    assert "1 dead units wait until removing them saves more" in str(waits.record)
     goes = demp_jax.prune(_plain, params, [batch((8, 3))], options=PruneOptions(least_gain=0.09))
     assert (goes.record.removed, goes.record.waiting) == ({"bias": 1}, 0)
 
@@ -373,14 +373,14 @@ def test_a_cut_beyond_the_tolerance_is_refused_not_applied():
     assert "more than the tolerance 0.001 times the largest output" in result.record.refused
     assert result.record.removed == {}
     assert result.record.parameters[0] == result.record.parameters[1]
-    assert "refused" in str(result.record)
+    assert str(result.record).startswith("nothing removed: the outputs differ")
 
 
 def test_outputs_that_are_not_finite_refuse_the_cut():
     params = _plain_params([0.5, np.nan, 1.0, -9.0])
     result = demp_jax.prune(_plain, params, [batch((8, 3))])
     assert result.plan is None
-    assert "nan" in result.record.refused
+    assert "NaN" in result.record.refused
 
 
 @pytest.mark.parametrize(
@@ -518,7 +518,7 @@ def test_the_record_counts():
     assert record.flops == (2 * (12 * 16 + 16 * 10 + 10 * 5), 2 * (12 * first + first * second + second * 5))
     assert record.examples == 32
     assert set(record.seconds) == {"measure", "slice", "prove"}
-    assert "units cut" in str(record)
+    assert "units removed" in str(record)
 
 
 @pytest.mark.parametrize("width", [24, 37])

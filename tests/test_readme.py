@@ -17,7 +17,7 @@ def test_the_example_runs_and_shrinks_a_network_of_its_own(tmp_path, monkeypatch
     names, outputs = documents.run_python(documents.README)
     printed = outputs[0].splitlines()
     assert len(printed) == 3
-    assert all("units cut" in line for line in printed)
+    assert all("units removed" in line for line in printed)
     model, norms = names["model"], 2 * (32 + 64 + 128)
     before = 9 * 32 + 32 + 9 * 32 * 64 + 64 + 256 * 128 + 128 + 128 * 10 + 10 + norms
     after = int(re.findall(r"parameters \d+ -> (\d+)", printed[-1])[0])

@@ -88,7 +88,7 @@ def test_a_cut_of_chosen_units_is_the_network_with_them_at_zero():
     np.testing.assert_allclose(result.fn(result.variables, x), masked, atol=1e-4)
     # And it is another network than before.
     assert float(jnp.abs(fn(variables, x) - masked).max()) > 1e-2
-    with pytest.raises(ValueError, match="leave: no site is named 'nowhere'"):
+    with pytest.raises(ValueError, match="remove: no site is named 'nowhere'"):
         demp_jax.prune(fn, variables, [x], remove={"nowhere": np.zeros(3, bool)})
     with pytest.raises(ValueError, match="must be 4 bools"):
         demp_jax.prune(fn, variables, [x], remove={graph.sites[0].name: np.zeros(3, bool)})

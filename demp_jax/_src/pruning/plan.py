@@ -56,22 +56,22 @@ class Decision:
 
     Attributes:
       removed: `[num_groups]` bool.
+      dead: `[num_groups]` bool, what the criterion calls dead; other groups are removed because they are constant.
+      folds: by name of the evidence, the constants to absorb; training mode, which has the variables of evaluation
+        mode, has none of its own.
       protected: by site, how many units were dead but kept by the floor of the site.
       needed: by site, how many units were dead but kept for a consumer of their value.
       needed_by: by site, what reads them, and why that cannot do without.
-      folds: by name of the evidence, the constants to absorb; training mode, which has the variables of evaluation
-        mode, has none of its own.
-      dead: `[num_groups]` bool, what the criterion calls dead; other groups are removed because they are constant.
       dead_alone: by mode, how many units are dead in that one alone.
     """
 
     removed: np.ndarray
-    protected: dict[str, int]
-    needed: dict[str, int]
-    needed_by: dict[str, str]
-    folds: dict[str, tuple[Fold, ...]]
     dead: np.ndarray
-    dead_alone: dict[str, int]
+    folds: dict[str, tuple[Fold, ...]] = dataclasses.field(default_factory=lambda: {"evaluation": ()})
+    protected: dict[str, int] = dataclasses.field(default_factory=dict)
+    needed: dict[str, int] = dataclasses.field(default_factory=dict)
+    needed_by: dict[str, str] = dataclasses.field(default_factory=dict)
+    dead_alone: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
 def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:

@@ -36,10 +36,13 @@ class Subject:
     Attributes:
       fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
       variables: by name, `"evaluation"` for the network itself and the names of its copies.
+      owned: by name of a copy, which leaves of the variables are its own, in the order of the copy; others are the
+        network's.
     """
 
     fns: Mapping[str, Callable[..., Any]]
     variables: Mapping[str, Any]
+    owned: Mapping[str, Sequence[int]]
 
     @property
     def runs(self) -> list[tuple[str, str, str]]:
@@ -50,12 +53,18 @@ class Subject:
     def sliced(self, plan: slicing.Plan) -> Subject:
         """Returns the smaller network and its smaller copies."""
         variables = {name: plan.slice_variables(tree, name) for name, tree in self.variables.items()}
+        structure: Any = jax.tree.structure(variables["evaluation"])
+        for name, places in self.owned.items():
+            leaves, own = jax.tree.leaves(variables["evaluation"]), jax.tree.leaves(variables[name])
+            variables[name] = jax.tree.unflatten(
+                structure, [own[i] if i in places else leaf for i, leaf in enumerate(leaves)]
+            )
         fn = self.fns["evaluation"]
         resized = fn.resized(variables["evaluation"]) if hasattr(fn, "resized") else fn
         fns = {"evaluation": resized}
         if "training" in self.fns:
             fns["training"] = training_of(resized) or _resized(self.fns["training"], variables["evaluation"])
-        return Subject(fns, variables)
+        return Subject(fns, variables, self.owned)
 
 
 def training_of(fn: Callable[..., Any]) -> Callable[..., Any] | None:

@@ -193,29 +193,26 @@ def _begin(
     for name in copies:
         if name in ("evaluation", "training"):
             raise ValueError(f"copies: {name!r} is the name of a mode. Give the copy another name.")
-    trees = {"evaluation": variables, **{name: _overlaid(variables, name, copy) for name, copy in copies.items()}}
-    if graph is not None:
-        return proof.Subject({mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}, trees), graph
-    # Passes over the death set run the traced program, whose products are to be exact.
-    with jax.default_matmul_precision("highest"):
-        graph = trace_lib.trace(
-            fn,
-            variables,
-            x,
-            batch_axis=options.batch_axis,
-            exclude=options.exclude,
-            train_fn=fns.get("training"),
-        )
-    return proof.Subject({mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}, trees), graph
-
-
-def _overlaid(variables: Any, name: str, copy: Any) -> Any:
-    """Returns the variables with the values of a copy of them, or of a part of them, in their place."""
-    places = _places(variables, name, copy)
-    leaves = jax.tree.leaves(variables)
-    for i, leaf in zip(places, jax.tree.leaves(copy), strict=True):
-        leaves[i] = leaf
-    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+    owned = {name: _places(variables, name, copy) for name, copy in copies.items()}
+    trees = {"evaluation": variables}
+    for name, copy in copies.items():
+        leaves = jax.tree.leaves(variables)
+        for i, leaf in zip(owned[name], jax.tree.leaves(copy), strict=True):
+            leaves[i] = leaf
+        trees[name] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
+    if graph is None:
+        # Passes over the death set run the traced program, whose products are to be exact.
+        with jax.default_matmul_precision("highest"):
+            graph = trace_lib.trace(
+                fn,
+                variables,
+                x,
+                batch_axis=options.batch_axis,
+                exclude=options.exclude,
+                train_fn=fns.get("training"),
+            )
+    fns = {mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}
+    return proof.Subject(fns, trees, owned), graph
 
 
 def _places(variables: Any, name: str, copy: Any) -> list[int]:
@@ -319,9 +316,8 @@ def _finish(
         opt_state, reset = slicing.slice_state(made, opt_state, trained, tx)
     cut = {}
     for name, copy in copies.items():
-        places = _places(state.variables, name, copy)
         leaves = jax.tree.leaves(smaller.variables[name])
-        cut[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in places])
+        cut[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in smaller.owned[name]])
     record = dataclasses.replace(state, decision=made.decision).record(attempt, spared, reset=reset)
     return PruneResult(smaller.fns["evaluation"], variables, opt_state, cut, made, record)
 

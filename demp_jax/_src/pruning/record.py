@@ -91,7 +91,7 @@ class PruneRecord:
             modes = " and ".join(f"{count} in {mode} mode" for mode, count in self.dead_alone.items() if count)
             lines.append(f"kept since they are dead in one mode alone: {modes}")
         if self.spared and not self.refused:
-            lines.append(f"left whole since their outputs would change: {', '.join(self.spared)}")
+            lines.append(f"left whole since the outputs would change: {', '.join(self.spared)}")
         if self.unread:
             lines.append(
                 f"not pruned along, since no traced call reads them: {', '.join(self.unread)}. If they belong to "
