@@ -200,19 +200,26 @@ def _begin(
         for i, leaf in zip(owned[name], jax.tree.leaves(copy), strict=True):
             leaves[i] = leaf
         trees[name] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
-    if graph is None:
-        # Passes over the death set run the traced program, whose products are to be exact.
-        with jax.default_matmul_precision("highest"):
-            graph = trace_lib.trace(
-                fn,
-                variables,
-                x,
-                batch_axis=options.batch_axis,
-                exclude=options.exclude,
-                train_fn=fns.get("training"),
-            )
+    graph = graph or traced(fn, variables, x, options, fns.get("training"))
     fns = {mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}
     return proof.Subject(fns, trees, owned), graph
+
+
+def traced(
+    fn: Callable[..., Any],
+    variables: Any,
+    x: Any,
+    options: PruneOptions,
+    train_fn: Callable[..., Any] | None = None,
+) -> Graph:
+    """Returns the graph of a network for passes over a death set, which run the traced programs."""
+    if options.modes == "both":
+        train_fn = train_fn or proof.training_of(fn)
+    # Products of less precision than the outputs are compared with could not be proved.
+    with jax.default_matmul_precision("highest"):
+        return trace_lib.trace(
+            fn, variables, x, batch_axis=options.batch_axis, exclude=options.exclude, train_fn=train_fn
+        )
 
 
 def _places(variables: Any, name: str, copy: Any) -> list[int]:

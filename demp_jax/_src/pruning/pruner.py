@@ -1,0 +1,242 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A pruner for training loops: called once per step, it steers the strength of the regularizer and prunes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+from demp_jax._src.optim import demp
+from demp_jax._src.pruning import prune as prune_lib
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.proof import training_of
+from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.pruning.target import TargetController
+from demp_jax._src.tracing.graph import Graph
+
+TARGETS = ("parameters", "flops", "neurons", "sparsity")
+
+
+class Pruned(NamedTuple):
+    """What a step of a `Pruner` gives back.
+
+    Attributes:
+      variables, opt_state, copies: to go on with, as they were given where nothing was removed.
+      record: of the prune; `None` at a step that has none.
+    """
+
+    variables: Any
+    opt_state: Any
+    copies: dict[str, Any]
+    record: PruneRecord | None
+
+
+class Pruner:
+    """Prunes a network while it trains, and steers it to a size if one is asked for.
+
+    Call `step` after every update of the parameters. At every `every`-th step it removes what is dead. With a
+    `target` it looks more often at the size that a prune would leave, and multiplies the strength of the regularizer
+    (see `demp`) by what `TargetController` says, so that the network ends at that size.
+
+    Example:
+      >>> import jax, jax.numpy as jnp, optax
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+      >>> params = {"hidden": jnp.array([[1.0, -1.0, 2.0]]), "out": jnp.ones((3, 1))}
+      >>> pruner = Pruner(network, [jnp.array([[1.0], [2.0]])], every=2)
+      >>> pruner.step(params).record is None
+      True
+      >>> pruned = pruner.step(params)
+      >>> pruned.variables["hidden"].shape, pruned.record.removed
+      ((1, 2), {'hidden': 1})
+
+    Attributes:
+      fn: the network as it is to be called with the present variables.
+      steps: how many steps were taken.
+      factor: what the strength of the regularizer is multiplied by; 1 without a target.
+    """
+
+    def __init__(
+        self,
+        fn: Callable[..., Any],
+        death_set: Iterable[Any] | Callable[[], Iterable[Any]],
+        *,
+        every: int,
+        start: int = 0,
+        target: Mapping[str, float] | None = None,
+        span: int | None = None,
+        look_every: int | None = None,
+        tx: Any = None,
+        params: Any = None,
+        options: PruneOptions | None = None,
+    ):
+        """Begins.
+
+        Args:
+          fn: the network in evaluation mode, `fn(variables, x)`, see `prune`.
+          death_set: batches of training inputs of one shape, or a function that gives them.
+          every: steps between prunes, >= 1; the paper's tau.
+          start: no prune before this step.
+          target: one entry, what to end at: `"parameters"`, `"flops"` or `"neurons"` with the part of the dense
+            network's that is to be left, in (0, 1), or `"sparsity"` with the part of the weights to be removed.
+          span: steps in which units die, those of the schedule of the strength; needed with a `target`.
+          look_every: steps between looks at what a prune would leave; by default a hundredth of `span`.
+          tx, params: the optimizer, and what picks the trained variables; see `prune`.
+          options: of the prunes.
+
+        Raises:
+          ValueError: for a bad argument.
+        """
+        if every < 1:
+            raise ValueError(f"Pruner: every must be at least 1 step; got {every=}.")
+        if target is not None and (len(target) != 1 or next(iter(target)) not in TARGETS):
+            raise ValueError(f"Pruner: target must have one entry, of {', '.join(TARGETS)}; got {target=}.")
+        if target is not None and span is None:
+            raise ValueError("Pruner: a target needs span, the number of steps in which units die; got span=None.")
+        if look_every is not None and look_every < 1:
+            raise ValueError(f"Pruner: look_every must be at least 1 step; got {look_every=}.")
+        self.steps, self.factor = 0, 1.0
+        self._network = _Network(fn)
+        self._death_set, self._every, self._start = death_set, every, start
+        self._tx, self._params, self._options = tx, params, options or PruneOptions()
+        self._span = span or 0
+        self._look_every = look_every or max(self._span // 100, 1)
+        self._kind, self._controller = "", None
+        if target is not None:
+            [(self._kind, value)] = target.items()
+            left = 1 - value if self._kind == "sparsity" else value
+            if not 0 < left < 1:
+                raise ValueError(f"Pruner: target[{self._kind!r}] must be in (0, 1); got {value}.")
+            self._controller = TargetController(left, self._span)
+        self._dense: dict[str, int] = {}
+        self._graph: Graph | None = None
+
+    @property
+    def fn(self) -> Callable[..., Any]:
+        """The network as it is to be called with the present variables."""
+        return self._network.fn
+
+    def step(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
+        """Takes note of an update of the parameters, steers, and prunes if it is time.
+
+        Args:
+          variables: the variables after the update.
+          opt_state: the state of the optimizer `tx` after the update.
+          copies: by name, averages of the weights and the like, see `prune`.
+
+        Returns:
+          What to go on with.
+        """
+        self.steps += 1
+        copies = dict(copies or {})
+        if self._controller is not None and (self.steps % self._look_every == 0 or self.steps == 1):
+            opt_state = self._steer(variables, opt_state, copies)
+        if self.steps % self._every or self.steps < self._start:
+            return Pruned(variables, opt_state, copies, None)
+        return self.prune(variables, opt_state, copies)
+
+    def prune(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
+        """Prunes now, whatever the step; for the end of a training. Arguments and result are those of `step`."""
+        self._measure_dense(variables, copies or {})
+        result = prune_lib.prune(
+            self._network,
+            variables,
+            self._batches(),
+            opt_state=opt_state,
+            tx=self._tx,
+            params=self._params,
+            copies=copies,
+            options=self._options,
+        )
+        if result.plan is not None:
+            self._network, self._graph = _Network(result.fn), None
+        return Pruned(result.variables, result.opt_state, result.copies, result.record)
+
+    def _steer(self, variables: Any, opt_state: Any, copies: Mapping[str, Any]) -> Any:
+        """Returns the state of the optimizer with the strength that brings the network to its target."""
+        assert self._controller is not None
+        self._measure_dense(variables, copies)
+        if self.steps > self._span:
+            self.factor = 0.0  # Its work is done, or can no longer be.
+        else:
+            seen = self._preview(variables, copies)
+            sizes = {"neurons": seen.neurons[1], "parameters": seen.parameters[1], "flops": seen.flops[1]}
+            kind = "parameters" if self._kind == "sparsity" else self._kind
+            self.factor = self._controller.update(self.steps, min(sizes[kind] / self._dense[kind], 1.0))
+        return None if opt_state is None else demp.set_strength_factor(opt_state, self.factor)
+
+    def _preview(self, variables: Any, copies: Mapping[str, Any]) -> prune_lib.Preview:
+        batches = self._batches()
+        if self._graph is None:
+            self._graph = prune_lib.traced(self._network, variables, batches[0], self._options)
+        params = self._params if callable(self._params) else None
+        return prune_lib.preview(
+            self._network, variables, batches, params=params, copies=copies, graph=self._graph, options=self._options
+        )
+
+    def _measure_dense(self, variables: Any, copies: Mapping[str, Any]) -> None:
+        """Notes the size of the network before its first prune."""
+        if not self._dense and self._controller is not None:
+            seen = self._preview(variables, copies)
+            self._dense = {"neurons": seen.neurons[0], "parameters": seen.parameters[0], "flops": seen.flops[0]}
+
+    def _batches(self) -> list[Any]:
+        return list(self._death_set() if callable(self._death_set) else self._death_set)
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the pruner has to remember, as numbers, strings, dicts: for a checkpoint, or JSON."""
+        controller = {} if self._controller is None else dataclasses.asdict(self._controller)
+        # What is not there yet is a number, too, so that the tree is the same at every step.
+        if controller:
+            controller["begun"] = -1 if controller["begun"] is None else controller["begun"]
+        dense = {kind: self._dense.get(kind, 0) for kind in ("neurons", "parameters", "flops")}
+        return {"steps": self.steps, "factor": self.factor, "dense": dense, "controller": controller}
+
+    def load(self, state: Mapping[str, Any], fn: Callable[..., Any] | None = None) -> None:
+        """Goes on from what `state` gave.
+
+        Args:
+          state: of a pruner with the same target.
+          fn: the network at the widths that the variables have now; by default the one it was made with.
+
+        Raises:
+          ValueError: when the state is of a pruner with another target.
+        """
+        controller = dict(state["controller"])
+        if bool(controller) != (self._controller is not None):
+            raise ValueError("Pruner: the state is of a pruner with a target and this one has none, or the reverse.")
+        if self._controller is not None:
+            numbers = {name: float(value) for name, value in controller.items()}
+            if not math.isclose(numbers["left"], self._controller.left) or int(numbers["span"]) != self._span:
+                raise ValueError(
+                    f"Pruner: the state has the target {numbers['left']:g} in {int(numbers['span'])} steps; this pruner "
+                    f"has {self._controller.left:g} in {self._span}. Make it with the same target and span."
+                )
+            whole = {"span": int(numbers["span"]), "step": int(numbers["step"])}
+            begun = None if numbers["begun"] < 0 else int(numbers["begun"])
+            self._controller = TargetController(**{**numbers, **whole, "begun": begun})  # type: ignore[arg-type]
+        self.steps, self.factor = int(state["steps"]), float(state["factor"])
+        self._dense = {kind: int(value) for kind, value in state["dense"].items() if int(value)}
+        self._graph = None
+        if fn is not None:
+            self._network = _Network(fn)
+
+
+class _Network:
+    """A network that is itself wherever it is looked up, also if it cannot be hashed or is made anew at every call."""
+
+    def __init__(self, fn: Callable[..., Any]):
+        self.fn = fn
+        train_fn = training_of(fn)
+        self._training = None if train_fn is None else _Network(train_fn)
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        return self.fn(variables, x)
+
+    def training(self) -> Any:
+        return self._training
+
+    def resized(self, variables: Any) -> Any:
+        return self.fn.resized(variables) if hasattr(self.fn, "resized") else self.fn
