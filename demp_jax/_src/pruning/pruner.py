@@ -211,8 +211,8 @@ class Pruner:
             numbers = {name: float(value) for name, value in controller.items()}
             if not math.isclose(numbers["left"], self._controller.left) or int(numbers["span"]) != self._span:
                 raise ValueError(
-                    f"Pruner: the state has the target {numbers['left']:g} in {int(numbers['span'])} steps; this pruner "
-                    f"has {self._controller.left:g} in {self._span}. Make it with the same target and span."
+                    f"Pruner: the state has the target {numbers['left']:g} in {int(numbers['span'])} steps, "
+                    f"this pruner {self._controller.left:g} in {self._span}. Make it with the same target and span."
                 )
             whole = {"span": int(numbers["span"]), "step": int(numbers["step"])}
             begun = None if numbers["begun"] < 0 else int(numbers["begun"])
