@@ -225,7 +225,9 @@ class _Flow:
             return
         roots = {self.root.get(i, i) for i in numbers}
         large = any(isinstance(i, Constant) and np.ndim(i.value) > 0 for i in op.inputs)
-        if pointwise and len(roots) == 1 and not large and roots <= self._data:
+        # The parts and the modulus of a complex number are roots of what is computed from them, and so are integers.
+        turned = len({self._field(i) for i in (*numbers, *op.outputs)} - {None}) > 1
+        if pointwise and len(roots) == 1 and not large and not turned and roots <= self._data:
             [root] = roots
         else:
             root = None
@@ -235,6 +237,12 @@ class _Flow:
                 self.root[out] = out if root is None else root
                 if root is not None:
                     self._maker[out] = op
+
+    def _field(self, number: Operand) -> Any:
+        """Returns whether a value is real, complex or an integer; `None` for conditions."""
+        assert isinstance(number, int)
+        fields = (jnp.floating, jnp.complexfloating, jnp.integer)
+        return next((field for field in fields if jnp.issubdtype(self._avals[number].dtype, field)), None)
 
     def classify(self, value: int) -> tuple[str, int] | None:
         """Returns the kind of a pointwise function and the side (+1: negative inputs) on which it saturates."""
@@ -290,8 +298,11 @@ class _Function(NamedTuple):
                 operands = [compute(i) for i in op.inputs]
                 if op.name == "broadcast_in_dim":
                     known[operand] = jnp.broadcast_to(operands[0], x.shape)
-                elif op.name in ("sharding_constraint", "convert_element_type"):
-                    known[operand] = _single(operands[0])
+                elif op.name == "sharding_constraint":
+                    known[operand] = operands[0]
+                elif op.name == "convert_element_type":
+                    truth = jnp.issubdtype(op.params["new_dtype"], jnp.bool_)
+                    known[operand] = operands[0] != 0 if truth else operands[0].astype(jnp.float32)
                 else:
                     known[operand] = bind(op, operands)[0]
             return known[operand]

@@ -102,7 +102,8 @@ class Program:
 
     Attributes:
       ops: the operations in order, calls with their bodies.
-      leaves: the same without the calls: primitive operations in the order they run.
+      leaves: the same without the calls: primitive operations in the order they run. Those without results, such as
+        `jax.debug.print`, are left out: nothing is computed from them.
       avals: shape and dtype of every value, by its number.
       inputs: value numbers of the flattened arguments.
       outputs: value numbers or constants of the flattened results.
@@ -128,6 +129,11 @@ def trace(fn: Callable[..., Any], *args: Any) -> Program:
     return _Builder().build(closed, jax.tree.structure(args), jax.tree.structure(out_shape))
 
 
+def subprogram(closed: Any) -> Program:
+    """Returns the body of a loop or branch, a closed jaxpr, as a program with numbers of its own."""
+    return _Builder().build(closed, None, None)
+
+
 class _Builder:
     """Numbers the values of a closed jaxpr."""
 
@@ -141,7 +147,7 @@ class _Builder:
         ops, outputs = self._scope(closed.jaxpr, closed.consts, inputs, readable=True, caller=None)
         return Program(
             ops=ops,
-            leaves=tuple(_leaves(ops)),
+            leaves=tuple(op for op in _leaves(ops) if op.outputs),
             avals=tuple(self.avals),
             inputs=inputs,
             outputs=outputs,
