@@ -169,7 +169,9 @@ class Labels:
         return (Fixed(DATA, "it meets a constant array"),) * np.ndim(operand.value)
 
     def reason(self, text: str, op: Op | None = None) -> int:
-        """Returns the index of a reason, adding it if it is new."""
+        """Returns the index of a reason, adding it if it is new; it names the operation and its line of user code."""
+        if op is not None and op.name not in text:
+            text += f" (`{op.name}`)"
         reason = Reason(text, op.source if op is not None else "")
         if reason not in self._reason_index:
             self._reason_index[reason] = len(self.reasons)

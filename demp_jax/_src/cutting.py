@@ -410,9 +410,11 @@ class _Trial:
                 cuts = [(s.name, s.width, int(gone[s.classes].sum())) for s in self._graph.sites]
                 widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
                 what = (str(error).strip().splitlines() or [""])[0]
+                # Only modules are told their new widths; other functions have nothing but their arrays.
+                refit = "give the module a method `refit()`, " if hasattr(self._fn, "resized") else ""
                 raise ValueError(
                     f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
-                    "widths from its arrays, give the module a method `refit()`, or keep the site by exclude=[...]."
+                    f"widths from its arrays, {refit}or keep the site by exclude=[...]."
                 ) from error
             raise
 

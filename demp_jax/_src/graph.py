@@ -82,6 +82,17 @@ class Use:
     weight_axis: int
 
     @property
+    def place(self) -> str:
+        """The operation that reads it, and its line of user code."""
+        op = self.sink.op
+        return f"`{op.name}` reads them" + (f" at {op.source}" if op.source else "")
+
+    @property
+    def absorbs(self) -> bool:
+        """Whether a constant that is read here can be folded into a variable."""
+        return self.absorber is not None or isinstance(self.sink, axes_lib.Route)
+
+    @property
     def padded(self) -> bool:
         """Whether a convolution reads it with zeros around: a constant is then none at the border."""
         op = self.sink.op
@@ -143,6 +154,8 @@ class Graph:
       routes: the selections of channels.
       indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
       refusals: what cannot be pruned and why.
+      unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
+        evaluation mode or a head that only training calls.
       examples: batch size of the trace.
       program: the traced forward pass.
     """
@@ -158,6 +171,7 @@ class Graph:
     routes: tuple[axes_lib.Route, ...]
     indices: dict[int, np.ndarray]
     refusals: tuple[Refusal, ...]
+    unread: tuple[str, ...]
     examples: int
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
@@ -287,18 +301,48 @@ class Graph:
         return removed
 
     def report(self) -> str:
-        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons."""
-        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.classes} removable units"]
+        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons.
+
+        A unit counts as removable when every consumer either reads zero once the unit is dead, or can take up a
+        constant in a variable of its own. Where that depends on the data, the line below the site says so.
+        """
+        zero, constant = self._conditions
+        removable = int((zero < 0).sum())
+        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {removable} removable units"]
         for site in (*self.sites, *self.branches):
-            removable = int((site.classes >= 0).sum())
+            groups = site.classes[site.classes >= 0]
             coupled = self._coupled_with(site)
             tail = f", together with {', '.join(coupled)}" if coupled else ""
             what = "branch" if site.kind == "branch" else activations_lib.describe(site.kind)
-            lines.append(f"  {site.name}: {removable} of {site.width} removable ({what}){tail}  [{site.source}]")
+            count = int((zero[groups] < 0).sum())
+            lines.append(f"  {site.name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
+            folded = np.where(zero[groups] < 0, constant[groups], -1)
+            for use, units in zip(*np.unique(folded[folded >= 0], return_counts=True), strict=True):
+                lines.append(f"    {units} of them only while constant where {self.uses[use].place}: {self._into(use)}")
+            held = zero[groups]
+            for use, units in zip(*np.unique(held[held >= 0], return_counts=True), strict=True):
+                lines.append(f"    {units} more only while zero where {self.uses[use].place}")
         if self.refusals:
             lines.append("not prunable:")
             lines.extend(f"  {refusal}" for refusal in self.refusals)
+        if self.unread:
+            lines.append(f"read by no output: {', '.join(self.unread)}")
         return "\n".join(lines)
+
+    @functools.cached_property
+    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[classes]` twice: the first use that must read zero, or a constant, for a group to be removed; -1 for none."""
+        zero, constant = np.full(self.classes, -1), np.full(self.classes, -1)
+        for i, use in reversed(list(enumerate(self.uses))):
+            (constant if use.absorbs else zero)[use.classes[(use.classes >= 0) & ~use.negligible]] = i
+        return zero, constant
+
+    def _into(self, use: int) -> str:
+        """Returns what becomes of a constant that is read at a use."""
+        sink, absorber = self.uses[use].sink, self.uses[use].absorber
+        variable = self.variable(sink.fill) if isinstance(sink, axes_lib.Route) else absorber and absorber.variable
+        assert variable is not None
+        return f"it is folded into {self.paths[variable]}"
 
     def _coupled_with(self, site: Site) -> list[str]:
         mine = site.classes[site.classes >= 0]

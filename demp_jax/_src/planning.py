@@ -142,10 +142,6 @@ def _middle(activity: Activity | Range) -> np.ndarray:
     return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
 
 
-def _absorbs(use: Use) -> bool:
-    return use.absorber is not None or isinstance(use.sink, axes_lib.Route)
-
-
 def _blocked(
     graph: Graph, uses: Mapping[int, Range], condemned: np.ndarray, idle: np.ndarray, constant: float | None
 ) -> np.ndarray:
@@ -161,7 +157,7 @@ def _blocked(
         small = ours & use.negligible & condemned[use.classes]
         slack = np.where(small, np.inf, slack)
         stays = ~(span <= slack)
-        if not _absorbs(use):
+        if not use.absorbs:
             stays |= (middle != 0) & ~small
         blocked[use.classes[ours & stays]] = True
     return blocked
@@ -243,6 +239,6 @@ def _folds(graph: Graph, uses: Mapping[int, Range], removed: np.ndarray) -> tupl
         use = graph.uses[i]
         leaves = np.append(removed, False)[use.classes]
         constants = np.where(leaves, _middle(activity), 0)
-        if _absorbs(use) and (constants != 0).any():
+        if use.absorbs and (constants != 0).any():
             folds.append(Fold(i, constants))
     return tuple(folds)

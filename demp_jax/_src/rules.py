@@ -19,7 +19,11 @@ from demp_jax._src.program import Op, Operand, Program, subprogram
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}
 
-_LOST = Fixed(DATA, "it meets a value whose positions are not followed")
+
+def _lost(op: Op) -> Fixed:
+    """Returns the axis of a result whose positions are not followed."""
+    where = f" ({op.source})" if op.source else ""
+    return Fixed(DATA, f"it meets the result of `{op.name}`{where}, whose positions are not followed")
 
 
 def label(
@@ -45,12 +49,13 @@ def label(
     _check_updates(labels, variables, updates)
     for op in program.leaves:
         _visit(labels, op)
+    made_by = {out: op for op in program.leaves for out in op.outputs}
     for position, output in enumerate(program.outputs):
         if position in updates:
-            _join_update(labels, output, program.inputs[updates[position]])
+            _join_update(labels, output, program.inputs[updates[position]], made_by.get(output))
         elif isinstance(output, int):
             for axis in labels.axes[output]:
-                labels.freeze(axis, "it is an output of the network")
+                labels.freeze(axis, "it is an output of the network", made_by.get(output))
     return labels
 
 
@@ -65,16 +70,16 @@ def _check_updates(labels: Labels, variables: int, updates: Mapping[int, int]) -
         shapes = [labels.shape(operand) for operand in (program.outputs[position], program.inputs[variable])]
         if shapes[0] != shapes[1]:
             raise ValueError(
-                f"updates[{position}]={variable}: the new value has the shape {shapes[0]} and the variable {shapes[1]}. "
-                "Return it in the variable's shape."
+                f"updates[{position}]={variable}: the new value has shape {shapes[0]}, the variable {shapes[1]}; "
+                "return the new value in the variable's shape."
             )
 
 
-def _join_update(labels: Labels, output: Operand, variable: int) -> None:
+def _join_update(labels: Labels, output: Operand, variable: int, op: Op | None) -> None:
     """Unites the axes of a variable with those of its new value, which is read as that variable by the next step."""
     for axis, old in zip(labels.operand_axes(output), labels.axes[variable], strict=True):
         if isinstance(axis, Fixed):
-            labels.freeze(old, f"its variable is updated along this axis, and {axis.reason}")
+            labels.freeze(old, f"its new value does not follow the units: {axis.reason}", op)
         elif isinstance(axis, np.ndarray) and isinstance(old, np.ndarray):
             labels.unite(axis, old)
 
@@ -264,7 +269,7 @@ def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -
     if len(labelled) > 1:
         for i in labelled:
             labels.freeze(axes[i], "a reshape merges it with another axis of units", op)
-        return _LOST
+        return _lost(op)
     if labelled:
         [i] = labelled
         shape = [size if j == i else 1 for j, size in enumerate(sizes)]
@@ -338,7 +343,9 @@ def _unstack(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 def _tile(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     """Repeats axes; all copies of a unit leave together."""
     del labels
-    return [tuple(np.tile(a, n) if isinstance(a, np.ndarray) else a for a, n in zip(ins[0], op.params["reps"]))]
+    return [
+        tuple(np.tile(a, n) if isinstance(a, np.ndarray) else a for a, n in zip(ins[0], op.params["reps"], strict=True))
+    ]
 
 
 @_rule("pad")
@@ -364,7 +371,7 @@ def _slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     for axis, size, new in zip(ins[0], labels.shape(op.inputs[0]), shape, strict=True):
         if size != new and isinstance(axis, np.ndarray):
             labels.freeze(axis, "its axis is sliced at fixed positions", op)
-            axis = _LOST
+            axis = _lost(op)
         out.append(axis if new > 1 or isinstance(axis, Fixed) else None)
     return [tuple(out)]
 
@@ -406,7 +413,7 @@ def _dynamic_update_slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[A
         else:
             labels.freeze(axis, "its axis is written to at fixed positions", op)
             labels.freeze(update, "it is written into part of an axis", op)
-            out.append(axis if axis is not None else _LOST)
+            out.append(axis if axis is not None else _lost(op))
     return [tuple(out)]
 
 
@@ -475,8 +482,8 @@ def _window_axes(op: Op, window: Sequence[int], rank: int) -> tuple[dict[int, in
       rank: how many axes the slices have.
 
     Returns:
-      For each axis of the operand that a slice extends along, its axis in the slices; and for each axis that operand and
-      indices share, its axis in the slices and in the indices.
+      For each axis of the operand that a slice extends along, its axis in the slices; and for each axis that operand
+      and indices share, its axis in the slices and in the indices.
     """
     numbers = op.params["dimension_numbers"]
     dropped = getattr(numbers, "collapsed_slice_dims", None)
@@ -517,7 +524,7 @@ def _scatter(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             if i in window:
                 labels.freeze(ins[2][window[i]], "it is written into part of an axis", op)
             # What is summed over segments of examples holds examples.
-            out.append((examples or [axis if isinstance(axis, Fixed) else _LOST])[0])
+            out.append((examples or [axis if isinstance(axis, Fixed) else _lost(op)])[0])
     taken = {update for update, _ in shared.values()} | set(map(int, numbers.update_window_dims))
     for d, axis in enumerate(ins[2]):
         if d not in taken:
@@ -574,7 +581,7 @@ def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i, axis in enumerate(axes):
             if i == dim:
                 labels.freeze(axis, f"`{op.name}` mixes it with other units", op)
-                out[i] = axis if isinstance(axis, Fixed) else _LOST
+                out[i] = axis if isinstance(axis, Fixed) else _lost(op)
             else:
                 out[i] = labels.join(out[i], axis, op)
     return [tuple(out) for _ in op.outputs]
@@ -590,7 +597,7 @@ def _window(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             out.append(axis)
         else:
             labels.freeze(axis, "it is pooled together with other units", op)
-            out.append(axis if isinstance(axis, Fixed) else _LOST)
+            out.append(axis if isinstance(axis, Fixed) else _lost(op))
     return [tuple(out) for _ in op.outputs]
 
 
@@ -604,7 +611,7 @@ def _window_pairs(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         else:
             for axis in (first, second):
                 labels.freeze(axis, "it is pooled together with other units", op)
-            out.append(first if isinstance(first, Fixed) else _LOST)
+            out.append(first if isinstance(first, Fixed) else _lost(op))
     return [tuple(out)]
 
 
@@ -613,12 +620,12 @@ def _fft(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     kept = len(ins[0]) - len(op.params["fft_lengths"])
     for axis in ins[0][kept:]:
         labels.freeze(axis, "`fft` mixes it with other units", op)
-    return [(*ins[0][:kept], *[axis if isinstance(axis, Fixed) else _LOST for axis in ins[0][kept:]])]
+    return [(*ins[0][:kept], *[axis if isinstance(axis, Fixed) else _lost(op) for axis in ins[0][kept:]])]
 
 
 @_rule(
-    *"""cholesky cholesky_update eig eigh geqp3 geqrf hessenberg householder_product lu lu_pivots_to_permutation ormqr qr
-    schur svd symmetric_product triangular_solve tridiagonal tridiagonal_solve""".split()
+    *"""cholesky cholesky_update eig eigh geqp3 geqrf hessenberg householder_product lu lu_pivots_to_permutation ormqr
+    qr schur svd symmetric_product triangular_solve tridiagonal tridiagonal_solve""".split()
 )
 def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     """Freezes rows and columns of matrices; the axes before them, along which matrices are stacked, pass."""
@@ -635,11 +642,12 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     return [(*batch, *[mixed] * (len(labels.shape(output)) - stacked)) for output in op.outputs]
 
 
-# Control flow. A body is labelled as if its operations stood in the program itself, one step of a loop standing for all:
-# what a loop carries comes back to where it went in, so both ends are united, and the body is labelled again until the
-# carried axes no longer change. What stands inside can be followed, but not measured: a unit whose values end there, in
-# a product with weights, stays. For example `lax.map(lambda row: jnp.tanh(row * scale), h)` hands the units of `h` on,
-# and `lax.scan(cell, state, xs)` keeps those of `state`.
+# Control flow. A body is labelled as if its operations were part of the program, and one step of a loop stands for all
+# steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labelled again
+# until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured: a
+# unit that is summed over inside a body, in a product with weights, stays. For example
+# `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`, and `lax.scan(cell, state, xs)` keeps the
+# units of `state`.
 
 
 def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:
@@ -652,20 +660,21 @@ def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collect
 
 
 def _hold(labels: Labels, op: Op, inside: Labels, text: str, special: Mapping[str, Collection[int]]) -> None:
-    """Freezes units whose values end inside a body.
+    """Freezes units that are summed over inside a body.
 
     Args:
       labels: those of the program around it.
       op: the loop or the branch.
       inside: the labels of its body.
       text: the reason.
-      special: reasons that come before it, each with the inputs of the body of which an operand must be made.
+      special: more specific reasons, each with inputs of the body; it applies where an operand depends on one of them.
     """
     made = {reason: _made_from(inside.program, numbers) for reason, numbers in special.items()}
-    for end in (*inside.contractions, *inside.routes):
+    ends: list[Contraction | Route] = [*inside.contractions, *inside.routes]
+    for end in ends:
         operands = {operand for operand in end.op.inputs if isinstance(operand, int)}
         reason = next((reason for reason, values in made.items() if operands & values), text)
-        blamed = end.op if end.op.source else op
+        blamed = op if op.source else end.op
         axis = end.axis if isinstance(end, Contraction) else len(inside.axes[end.value]) - 1
         inside.freeze(inside.axes[end.value][axis], reason, blamed)
         if (entry := (op.name, labels.reason(reason, blamed))) not in labels.unfollowed:

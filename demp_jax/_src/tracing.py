@@ -355,6 +355,7 @@ class _Assembly:
 
     def graph(self) -> Graph:
         sites = tuple(self._site(activation) for activation in self._activations)
+        read = program_lib.read_inputs(self._program)
         inputs = self._program.inputs[: len(self._paths)]
         shapes = tuple(self._labels.shape(number) for number in inputs)
         axes = []
@@ -373,6 +374,7 @@ class _Assembly:
             routes=tuple(self._labels.routes),
             indices={},
             refusals=tuple(dict.fromkeys(self._refusals)),
+            unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
             examples=self._examples,
             program=self._program,
             products=self._products(),
