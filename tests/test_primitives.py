@@ -129,3 +129,200 @@ def test_dead_units_are_removed_through(name):
     assert _removed(network, _params()) == {"b1": DEAD}
     graph = demp_jax.trace(network, _params(), batch((BATCH, TIME, 5)))
     assert all(use.negligible.all() for use in graph.uses)
+
+
+def _where_finite(h):
+    sums = _segments(jax.ops.segment_max)(h)
+    return jnp.where(jnp.isfinite(sums), sums, 0.0)
+
+
+# The same, but only a measurement tells that what is read is zero.
+MEASURED = {
+    "segment_max": _where_finite,
+    "map_over_time": lambda h: jax.lax.map(lambda row: jnp.tanh(row) * 2, h.swapaxes(0, 1)).swapaxes(0, 1),
+    "scan_over_time": lambda h: jax.lax.scan(lambda s, r: (s * 0.9 + r,) * 2, h[:, 0], h.swapaxes(0, 1))[1],
+    "fori_loop": lambda h: jax.lax.fori_loop(0, 3, lambda i, y: y * h + i * h, h),
+    "while": lambda h: jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * h), (0, h))[1],
+    "cond": lambda h: jax.lax.cond(jnp.arange(2)[1] > 0, lambda y: 2 * y, jnp.zeros_like, h),
+    "switch": lambda h: jax.lax.switch(jnp.arange(3)[1], [lambda y: y, lambda y: 3 * y, jnp.sin], h),
+    "exp": lambda h: jnp.exp(h) - 1,
+    "atan2": lambda h: jnp.arctan2(h, 1 + h),
+    "interpolate": lambda h: jnp.interp(h, jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0])),
+}
+
+
+@pytest.mark.parametrize("name", MEASURED)
+def test_dead_units_are_removed_where_zero_is_measured(name):
+    def network(p, x):
+        return MEASURED[name](_hidden(p, x)) @ p["w2"]
+
+    assert _removed(network, _params()) == {"b1": DEAD}
+
+
+# A dead unit is read as a number other than zero, though only beside its own values: without a bias behind, it stays.
+NOT_ZERO = {
+    "pad": lambda h: jnp.pad(h, ((0, 0), (1, 0), (0, 0)), constant_values=1.0),
+    "concatenate": lambda h: jnp.concatenate([h, jnp.ones_like(h)], 1),
+    "stack": lambda h: jnp.stack([h, jnp.ones_like(h)]),
+    "dynamic_update_slice": lambda h: jax.lax.dynamic_update_slice_in_dim(jnp.ones_like(h), h[:, :2], 1, 1),
+    "set": lambda h: h.at[:, 0].set(1.0),
+    "add": lambda h: h.at[:, 0].add(1.0),
+    "gather": lambda h: h.at[:, np.array([0, 9])].get(mode="fill", fill_value=1.0),
+    "maximum": lambda h: jnp.maximum(h, 0.5),
+    "clamp": lambda h: jax.lax.clamp(0.5, h, 2.0),
+    "at_least": lambda h: (h >= 0).astype(jnp.float32),
+    "where": lambda h: jnp.where(jnp.arange(TIME)[None, :, None] > 2, h, 1.0),
+    "cos": jnp.cos,
+}
+
+
+@pytest.mark.parametrize("name", NOT_ZERO)
+def test_units_that_are_read_as_a_number_stay(name):
+    def network(p, x):
+        return NOT_ZERO[name](demp_jax.neurons(_hidden(p, x), kind="zero")) @ p["w2"]
+
+    graph = demp_jax.trace(network, _params(), batch((BATCH, TIME, 5)))
+    assert not any(use.negligible.any() for use in graph.uses)
+    result = demp_jax.cut(network, _params(), [batch((BATCH, TIME, 5), 50)])
+    assert result.plan is None
+    assert result.record.needed == {"b1": DEAD}
+
+
+def _chosen(p, x):
+    return jax.lax.top_k(x @ p["router"], 2)
+
+
+def _experts(p, x):
+    """Two of three experts, whose weights are looked up for every token."""
+    score, i = _chosen(p, x)
+    h = jax.nn.relu(jnp.einsum("...d,...kdf->...kf", x, p["w1"][i]) + p["b1"][i])
+    return jnp.einsum("...k,...kf,...kfd->...d", jax.nn.softmax(score), h, p["w2"][i])
+
+
+def _experts_by_take(p, x):
+    score, i = _chosen(p, x)
+    h = jax.nn.relu(jnp.einsum("bd,bkdf->bkf", x, jnp.take(p["w1"], i, axis=0)) + jnp.take(p["b1"], i, axis=0))
+    return jnp.einsum("bk,bkfd,bkf->bd", score, 2 * jnp.take(p["w2"], i, axis=0).astype(jnp.float32), h)
+
+
+def _experts_in_order(p, x):
+    """Tokens sorted by their expert and multiplied in groups."""
+    expert = jnp.argmax(x @ p["router"], -1)
+    order = jnp.argsort(expert)
+    sizes = jnp.bincount(expert, length=3)
+    h = jax.lax.ragged_dot(x[order], p["w1"], sizes) + p["b1"][expert[order]]
+    y = jax.lax.ragged_dot(jax.nn.relu(h), p["w2"], sizes)
+    return jnp.zeros_like(y).at[order].set(y)
+
+
+@pytest.mark.parametrize("network", [_experts, _experts_by_take, _experts_in_order])
+def test_hidden_units_of_experts_are_removed(network):
+    params = {"router": batch((5, 3)), "w1": batch((3, 5, UNITS), 1), "w2": batch((3, UNITS, 4), 2)}
+    params["b1"] = jnp.zeros((3, UNITS)).at[:, :DEAD].set(-99.0).at[1, DEAD].set(-99.0)  # One dies in one expert only.
+    result = demp_jax.cut(network, params, [batch((16, 5), 50)])
+    assert list(result.record.removed.values()) == [DEAD]
+    assert result.variables["w1"].shape == (3, 5, UNITS - DEAD)
+    assert result.variables["w2"].shape == (3, UNITS - DEAD, 4)
+    fresh = batch((7, 5), 51)
+    np.testing.assert_allclose(result.fn(result.variables, fresh), network(params, fresh), rtol=1e-4, atol=1e-5)
+
+
+def test_a_product_of_data_vanishes_with_either_factor():
+    def network(p, x):
+        return jnp.einsum("btf,bsf->bts", x @ p["w3"], _hidden(p, x))
+
+    result_shape = (BATCH, TIME, 5)
+    assert _removed(network, _params(w3=(5, UNITS)), result_shape) == {"b1": DEAD}
+
+
+def test_what_is_looked_up_can_hold_the_units():
+    def network(p, x):
+        return jax.nn.relu(p["table"][jnp.argmax(x, -1)]) @ p["w2"]
+
+    params = {"table": jnp.abs(batch((5, UNITS))).at[:, :DEAD].set(-1.0), "w2": batch((UNITS, 4), 1)}
+    assert _removed(network, params) == {"table": DEAD}
+
+
+CONVOLUTIONS = {
+    "strided": {"window_strides": (2,)},
+    "dilated": {"window_strides": (1,), "rhs_dilation": (2,)},
+    "transposed": {"window_strides": (1,), "lhs_dilation": (2,)},
+    "grouped": {"window_strides": (1,), "feature_group_count": 2},
+    "depthwise": {"window_strides": (1,), "feature_group_count": UNITS},
+}
+
+
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions(name):
+    options = CONVOLUTIONS[name]
+    groups = options.get("feature_group_count", 1)
+    params = _params(kernel=(3, UNITS // groups, UNITS))
+    # Of two groups the one that is dead as a whole is removed.
+    params["b1"] = params["b1"].at[: UNITS // groups if groups == 2 else DEAD].set(-99.0)
+    layout = ("NWC", "WIO", "NWC")
+
+    def network(p, x):
+        now = {**options, "feature_group_count": p["b1"].size // (UNITS // groups)} if groups > 1 else options
+        y = jax.lax.conv_general_dilated(_hidden(p, x), p["kernel"], padding=[(1, 1)], dimension_numbers=layout, **now)
+        return y @ p["w2"]
+
+    assert _removed(network, params) == {"b1": 4 if groups == 2 else DEAD}
+
+
+def test_the_rest_of_an_unequal_split_shrinks():
+    def network(p, x):
+        first, second = jnp.split(_hidden(p, x)[..., ::-1], [2], axis=-1)
+        return first @ p["w3"] + second @ p["w4"]
+
+    params = _params(w3=(2, 4), w4=(UNITS - 2, 4))
+    assert _removed(network, params) == {"b1": DEAD}
+
+
+MIXED = {
+    "sort": (lambda h: jnp.sort(h, -1), "`sort` mixes it with other units"),
+    "fft": (lambda h: jnp.fft.fft(h).real, "`fft` mixes it with other units"),
+    "cumsum": (lambda h: jnp.cumsum(h, -1), "`cumsum` mixes it with other units"),
+    "roll": (lambda h: jnp.roll(h, 1, -1), "sliced at fixed positions (`slice`)"),
+    "scatter": (lambda h: h.at[..., np.array([0, 3])].set(0.0), "written to at fixed positions (`scatter`)"),
+    "cholesky": (lambda h: jnp.linalg.cholesky(h[..., None] * h[..., None, :])[..., 0], "`cholesky` mixes"),
+    "qr": (lambda h: jnp.linalg.qr(h)[1], "row or column of a matrix, all of which `qr` mixes"),
+    "eigh": (lambda h: jnp.linalg.eigh(h[..., None] * h[..., None, :])[0], "`eigh` mixes"),
+    "solve": (
+        lambda h: jax.scipy.linalg.solve_triangular(h[..., None] * h[..., None, :], h[..., None])[..., 0],
+        "_solve`",
+    ),
+    "unstack": (lambda h: jnp.stack(jnp.unstack(h, axis=-1), -1), "`unstack`"),
+    "callback": (lambda h: jax.pure_callback(lambda y: y, h, h), "handed to code outside of JAX (`pure_callback`)"),
+}
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_units_that_are_mixed_stay_with_a_reason(name):
+    change, reason = MIXED[name]
+    graph = demp_jax.trace(lambda p, x: change(_hidden(p, x)) @ p["w2"], _params(), batch((BATCH, TIME, 5)))
+    assert graph.classes == 0
+    assert any(reason in refusal.reason and "test_primitives.py" in refusal.source for refusal in graph.refusals), (
+        graph.report()
+    )
+
+
+def test_complex_networks():
+    def network(p, x):
+        z = x @ (p["real"] + 1j * p["imag"])
+        size = jnp.abs(z)
+        gate = jax.nn.relu(size + jnp.expand_dims(p["b1"], (0, 1)))
+        z = gate * jnp.exp(1j * jnp.angle(z))
+        return jnp.real(jnp.conj(z) @ (p["w2"] * (1 + 2j)))
+
+    params = _params(real=(5, UNITS), imag=(5, UNITS))
+    del params["w1"]
+    assert _removed(network, params) == {"b1": DEAD}
+
+    def parts(p, x):  # An activation for the real and one for the imaginary part.
+        z = x @ (p["real"] + 1j * p["imag"])
+        bias = jnp.expand_dims(p["b1"], (0, 1))
+        z = jax.lax.complex(jax.nn.relu(z.real + bias), jax.nn.relu(z.imag + bias))
+        return jnp.abs(z @ p["w2"].astype(jnp.complex64))
+
+    assert set(_removed(parts, params).values()) == {DEAD}
+    assert len(demp_jax.trace(parts, params, batch((BATCH, TIME, 5))).sites) == 2

@@ -170,7 +170,7 @@ class Labels:
 
     def reason(self, text: str, op: Op | None = None) -> int:
         """Returns the index of a reason, adding it if it is new; it names the operation and its line of user code."""
-        if op is not None and op.name not in text:
+        if op is not None and f"`{op.name}`" not in text:
             text += f" (`{op.name}`)"
         reason = Reason(text, op.source if op is not None else "")
         if reason not in self._reason_index:

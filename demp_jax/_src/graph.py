@@ -331,7 +331,7 @@ class Graph:
 
     @functools.cached_property
     def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
-        """`[classes]` twice: the first use that must read zero, or a constant, for a group to be removed; -1 for none."""
+        """`[classes]` twice: the first use that has to read zero, or a constant, before a group goes; -1 for none."""
         zero, constant = np.full(self.classes, -1), np.full(self.classes, -1)
         for i, use in reversed(list(enumerate(self.uses))):
             (constant if use.absorbs else zero)[use.classes[(use.classes >= 0) & ~use.negligible]] = i

@@ -428,22 +428,20 @@ def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     offsets, shared = _window_axes(op, numbers.offset_dims, len(labels.shape(op.outputs[0])))
     full = _taken_whole(op, offsets)
     text = "its axis is indexed at fixed positions (`demp_jax.select` routes channels through an index variable)"
-    looked_up: Axis = None
+    examples: Axis = None
     for i, axis in enumerate(ins[0]):
         if i not in full and i not in shared:
             labels.freeze(axis, text, op)
-            if isinstance(axis, Fixed) and (looked_up is None or axis.kind == BATCH):
-                looked_up = axis
+            if isinstance(axis, Fixed) and axis.kind == BATCH:
+                examples = axis
     out: list[Axis] = [Fixed(DATA, "it meets looked-up positions")] * len(labels.shape(op.outputs[0]))
     for i, offset in offsets.items():
         if i in full:
             out[offset] = ins[0][i]
     batch = [d for d in range(len(out)) if d not in numbers.offset_dims]
     for d, axis in zip(batch, ins[1][:-1], strict=True):
-        if axis is not None:
-            out[d] = axis
-        elif isinstance(looked_up, Fixed) and looked_up.kind == BATCH:
-            out[d] = looked_up  # Examples that are looked up, such as the neighbors of a graph's nodes.
+        # Examples that are looked up, such as the neighbors of a graph's nodes, are examples again.
+        out[d] = axis if examples is None or has_labels(axis) else examples
     for i, (offset, index) in shared.items():
         out[offset] = labels.join(ins[0][i], ins[1][index], op)
     return [tuple(out)]
@@ -581,7 +579,8 @@ def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i, axis in enumerate(axes):
             if i == dim:
                 labels.freeze(axis, f"`{op.name}` mixes it with other units", op)
-                out[i] = axis if isinstance(axis, Fixed) else _lost(op)
+                # The order of examples is one of examples, even if they are sorted beside their numbers.
+                out[i] = labels.join(out[i], axis if isinstance(axis, Fixed) else _lost(op), op)
             else:
                 out[i] = labels.join(out[i], axis, op)
     return [tuple(out) for _ in op.outputs]
