@@ -145,8 +145,6 @@ MEASURED = {
     "while": lambda h: jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * h), (0, h))[1],
     "cond": lambda h: jax.lax.cond(jnp.arange(2)[1] > 0, lambda y: 2 * y, jnp.zeros_like, h),
     "switch": lambda h: jax.lax.switch(jnp.arange(3)[1], [lambda y: y, lambda y: 3 * y, jnp.sin], h),
-    "exp": lambda h: jnp.exp(h) - 1,
-    "atan2": lambda h: jnp.arctan2(h, 1 + h),
     "interpolate": lambda h: jnp.interp(h, jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0])),
 }
 
@@ -215,7 +213,14 @@ def _experts_in_order(p, x):
     return jnp.zeros_like(y).at[order].set(y)
 
 
-@pytest.mark.parametrize("network", [_experts, _experts_by_take, _experts_in_order])
+def _experts_measured(p, x):
+    """Only a measurement tells that the units are zero where they meet the weights that were looked up."""
+    score, i = _chosen(p, x)
+    h = jax.nn.relu(jnp.einsum("bd,bkdf->bkf", x, p["w1"][i]) + p["b1"][i])
+    return jnp.einsum("bkfd,bkf,bk->bd", p["w2"][i], jax.lax.map(jnp.tanh, h), score)
+
+
+@pytest.mark.parametrize("network", [_experts, _experts_by_take, _experts_measured, _experts_in_order])
 def test_hidden_units_of_experts_are_removed(network):
     params = {"router": batch((5, 3)), "w1": batch((3, 5, UNITS), 1), "w2": batch((3, UNITS, 4), 2)}
     params["b1"] = jnp.zeros((3, UNITS)).at[:, :DEAD].set(-99.0).at[1, DEAD].set(-99.0)  # One dies in one expert only.
@@ -231,8 +236,7 @@ def test_a_product_of_data_vanishes_with_either_factor():
     def network(p, x):
         return jnp.einsum("btf,bsf->bts", x @ p["w3"], _hidden(p, x))
 
-    result_shape = (BATCH, TIME, 5)
-    assert _removed(network, _params(w3=(5, UNITS)), result_shape) == {"b1": DEAD}
+    assert _removed(network, _params(w3=(5, UNITS))) == {"b1": DEAD}
 
 
 def test_what_is_looked_up_can_hold_the_units():
@@ -241,6 +245,14 @@ def test_what_is_looked_up_can_hold_the_units():
 
     params = {"table": jnp.abs(batch((5, UNITS))).at[:, :DEAD].set(-1.0), "w2": batch((UNITS, 4), 1)}
     assert _removed(network, params) == {"table": DEAD}
+
+
+def test_units_of_examples_that_are_looked_up():
+    def network(p, x):  # Edges of a graph, whose ends are written in the program.
+        edges = x[np.arange(16)] - x[np.arange(16) // 2]
+        return _hidden(p, edges) @ p["w2"]
+
+    assert _removed(network, _params(), (16, 5)) == {"b1": DEAD}
 
 
 CONVOLUTIONS = {

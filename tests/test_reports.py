@@ -76,6 +76,16 @@ def test_the_variance_of_a_norm_is_no_activation():
     assert not graph.refusals, graph.report()
 
 
+def test_a_scale_of_the_input_is_no_activation():
+    def network(p, x):
+        x = x / jnp.maximum(jnp.abs(x).mean(1, keepdims=True), 1e-6)
+        return _hidden(p, x) @ p["w2"]
+
+    graph = demp_jax.trace(network, _params(), X)
+    assert [site.name for site in graph.sites] == ["b1"]
+    assert not graph.refusals
+
+
 def test_a_unit_made_from_a_statistic_is_an_activation():
     def network(p, x):  # Units that see nothing but the mean of the hidden layer.
         mean = _hidden(p, x).mean(1, keepdims=True)
@@ -208,6 +218,13 @@ def test_a_state_update_goes_with_the_units_it_is_made_of():
     axes, component, frozen = _labelled(_training, params, {})  # As an output of the network it stays.
     assert (frozen[component[axes["w1"][1]]] >= 0).all()
 
+    def replaced(p, x):  # The new value does not read the old one.
+        h = _hidden(p, x)
+        return h @ p["w2"], (h > 0).mean(0)
+
+    axes, component, frozen = _labelled(replaced, params, {1: "seen"})
+    np.testing.assert_array_equal(component[axes["seen"][0]], component[axes["w1"][1]])
+
 
 def test_updates_that_are_none():
     params = _params(seen=(8,), rows=(4,)) | {"steps": jnp.zeros((), jnp.int32)}
@@ -218,7 +235,7 @@ def test_updates_that_are_none():
 
     def rows(p, x):  # The new value lies along the examples, which stay.
         h = _hidden(p, x)
-        return h @ p["w2"], h.mean(1) + p["rows"]
+        return h @ p["w2"], h.mean(1)
 
     axes, component, frozen = _labelled(rows, params, {1: "rows"})
     assert (frozen[component[axes["rows"][0]]] >= 0).all()
