@@ -118,7 +118,9 @@ def trace(
       exclude: a pattern or patterns of names of sites that keep all their units.
     """
     fn, variables = forward(model, state, call)
-    return trace_lib.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn))
+    return trace_lib.trace(
+        fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn, variables, x)
+    )
 
 
 class PruneResult(NamedTuple):

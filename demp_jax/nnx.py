@@ -131,7 +131,7 @@ def trace(
       exclude: a pattern or patterns of names of sites that keep all their units.
     """
     fn, state = forward(model, call)
-    return trace_lib.trace(fn, state, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn))
+    return trace_lib.trace(fn, state, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn, state, x))
 
 
 def prune(

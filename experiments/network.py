@@ -51,8 +51,9 @@ class Network:
         logits = model(x)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
-    def training(self) -> TrainingNetwork:
+    def training(self, variables: Any, x: Any) -> TrainingNetwork:
         """Returns the network in training mode, as `demp_jax.prune` asks for it."""
+        del variables, x
         return TrainingNetwork(self)
 
     def model(self, variables: Any) -> nnx.Module:

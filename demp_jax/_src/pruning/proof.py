@@ -50,8 +50,8 @@ class Subject:
         modes = [(mode, mode, "evaluation") for mode in self.fns]
         return [*modes, *((name, "evaluation", name) for name in self.variables if name != "evaluation")]
 
-    def sliced(self, plan: slicing.Plan) -> Subject:
-        """Returns the smaller network and its smaller copies."""
+    def sliced(self, plan: slicing.Plan, x: Any) -> Subject:
+        """Returns the smaller network and its smaller copies; `x` is a batch."""
         variables = {name: plan.slice_variables(tree, name) for name, tree in self.variables.items()}
         structure: Any = jax.tree.structure(variables["evaluation"])
         for name, places in self.owned.items():
@@ -63,13 +63,14 @@ class Subject:
         resized = fn.resized(variables["evaluation"]) if hasattr(fn, "resized") else fn
         fns = {"evaluation": resized}
         if "training" in self.fns:
-            fns["training"] = training_of(resized) or _resized(self.fns["training"], variables["evaluation"])
+            own = training_of(resized, variables["evaluation"], x)
+            fns["training"] = own or _resized(self.fns["training"], variables["evaluation"])
         return Subject(fns, variables, self.owned)
 
 
-def training_of(fn: Callable[..., Any]) -> Callable[..., Any] | None:
+def training_of(fn: Callable[..., Any], variables: Any, x: Any) -> Callable[..., Any] | None:
     """Returns a network in training mode, where it says how; `None` where that is nothing else."""
-    return fn.training() if hasattr(fn, "training") else None
+    return fn.training(variables, x) if hasattr(fn, "training") else None
 
 
 def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
@@ -126,7 +127,7 @@ class Proof:
         """Returns what a decision comes to."""
         started = time.perf_counter()
         made = slicing.make_plan(self._evidence[0].graph, decision)
-        smaller = self._subject.sliced(made)
+        smaller = self._subject.sliced(made, self._batches[0])
         sliced = time.perf_counter()
         differences, deviation, complaint = {}, 0.0, None
         for evidence, (name, mode, whose) in zip(self._evidence, self._subject.runs, strict=True):
@@ -165,9 +166,11 @@ class Proof:
                 cuts = [(s.name, s.width, int(per_unit(decision.removed, s.groups).sum())) for s in sites]
                 widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
                 what = (str(error).strip().splitlines() or [""])[0]
+                # Only modules are told their new widths; other functions have nothing but their arrays.
+                refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
                 raise ValueError(
                     f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
-                    "widths from its arrays, give the module a method `refit()`, or keep the site by exclude=[...]."
+                    f"widths from its arrays, {refit}or keep the site by exclude=[...]."
                 ) from error
             raise
 

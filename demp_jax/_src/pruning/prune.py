@@ -95,7 +95,7 @@ def prune(
     Args:
       fn: the network in evaluation mode, `fn(variables, x)`. Two methods are called if it has them:
         `resized(variables)` gives the network for smaller variables, which a function whose shapes follow from its
-        arguments does not need; `training()` gives it in training mode, as `train_fn`.
+        arguments does not need; `training(variables, x)` gives it in training mode, as `train_fn`, or `None`.
       variables: its variables.
       batches: the death set, a list of batches of one shape, each an array or a tree of arrays; the paper takes 512
         training examples, 2048 for ImageNet.
@@ -108,7 +108,7 @@ def prune(
         network or a teacher. Each is measured, folded and proved in evaluation mode with its own numbers; variables
         that it does not have are the network's.
       train_fn: the network in training mode, `train_fn(variables, x)`: batch statistics in BatchNorm, no dropout, and
-        the same outputs. Needed only where `fn` has no method `training()`, and its training mode differs.
+        the same outputs. Needed only where `fn` has no method `training`, and its training mode differs.
       remove: by name of a site, `[width]` bool: remove these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units masked. Units that can only be
         removed together are removed where all of them are named.
@@ -187,7 +187,7 @@ def _begin(
     """Returns what is pruned, and its groups of units."""
     fns = {"evaluation": fn}
     if options.modes == "both":
-        train_fn = train_fn or proof.training_of(fn)
+        train_fn = train_fn or proof.training_of(fn, variables, x)
         if train_fn is not None:
             fns["training"] = train_fn
     for name in copies:
@@ -214,7 +214,7 @@ def traced(
 ) -> Graph:
     """Returns the graph of a network for passes over a death set, which run the traced programs."""
     if options.modes == "both":
-        train_fn = train_fn or proof.training_of(fn)
+        train_fn = train_fn or proof.training_of(fn, variables, x)
     # Products of less precision than the outputs are compared with could not be proved.
     with jax.default_matmul_precision("highest"):
         return trace_lib.trace(

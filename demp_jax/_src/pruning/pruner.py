@@ -229,14 +229,16 @@ class _Network:
 
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
-        train_fn = training_of(fn)
-        self._training = None if train_fn is None else _Network(train_fn)
+        self._training: Any = None
 
     def __call__(self, variables: Any, x: Any) -> Any:
         return self.fn(variables, x)
 
-    def training(self) -> Any:
+    def training(self, variables: Any, x: Any) -> Any:
+        if self._training is None:
+            train_fn = training_of(self.fn, variables, x)
+            self._training = None if train_fn is None else _Network(train_fn)
         return self._training
 
-    def resized(self, variables: Any) -> Any:
-        return self.fn.resized(variables) if hasattr(self.fn, "resized") else self.fn
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.fn, name)  # Such as `resized`, where the network has it.

@@ -87,7 +87,8 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
       paths: the path of each variable, in the order of the program's first inputs.
     """
     flow = _Flow(program, labels, paths)
-    marked = _made_of(program, [op.outputs[0] for op in program.leaves if _mark_of(op) is not None])
+    made_by: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
+    marked = _made_of(made_by, [op.outputs[0] for op in program.leaves if _mark_of(op) is not None])
     found: list[Activation] = []
     seen: set[tuple[int, str, int]] = set()
     for op in program.leaves:
@@ -97,7 +98,7 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
         if mark is None and (value not in flow.leaving or value in marked):
             continue
         tail = flow.classify(value)
-        if mark is None and tail is None:
+        if mark is None and (tail is None or _is_variance(made_by, flow.root[value])):
             continue
         kind, side = tail or ("zero", 1)
         if mark is not None:
@@ -122,17 +123,38 @@ def _mark_of(op: Op) -> tuple[str, str] | None:
     return kind, name
 
 
-def _made_of(program: Program, values: Sequence[Operand]) -> set[Operand]:
+def _is_variance(made_by: Mapping[Operand, Op], value: int) -> bool:
+    """Returns whether a value is `mean(x**2) - mean(x)**2`, which norms keep from being negative by a `max(., 0)`."""
+    difference = made_by.get(value)
+    if difference is None or difference.name != "sub":
+        return False
+    mean_of_squares, squared_mean = difference.inputs
+    square = made_by.get(squared_mean)
+    if square is None or not _is_square(square):
+        return False
+    scales = ("broadcast_in_dim", "convert_element_type", "div", "mul", "reshape", "squeeze", "transpose")
+    op = made_by.get(mean_of_squares)
+    while op is not None and op.name in scales:
+        op = made_by.get(op.inputs[0])
+    return op is not None and op.name == "reduce_sum"
+
+
+def _is_square(op: Op) -> bool:
+    if op.name == "mul":
+        return op.inputs[0] == op.inputs[1]
+    return op.name == "square" or (op.name == "integer_pow" and op.params["y"] == 2)
+
+
+def _made_of(made_by: Mapping[Operand, Op], values: Sequence[Operand]) -> set[Operand]:
     """Returns the values that `values` are pointwise functions of, themselves included: a mark stands for them all."""
-    producers = {out: op for op in program.leaves for out in op.outputs}
     found: set[Operand] = set()
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if value not in found:
             found.add(value)
-            if value in producers and rules.is_pointwise(producers[value]):
-                waiting.extend(i for i in producers[value].inputs if isinstance(i, int))
+            if value in made_by and rules.is_pointwise(made_by[value]):
+                waiting.extend(i for i in made_by[value].inputs if isinstance(i, int))
     return found
 
 
@@ -225,7 +247,9 @@ class _Flow:
             return
         roots = {self.root.get(i, i) for i in numbers}
         large = any(isinstance(i, Constant) and np.ndim(i.value) > 0 for i in op.inputs)
-        if pointwise and len(roots) == 1 and not large and roots <= self._data:
+        # The parts and the modulus of a complex number are roots of what is computed from them, and so are integers.
+        turned = len({self._field(i) for i in (*numbers, *op.outputs)} - {None}) > 1
+        if pointwise and len(roots) == 1 and not large and not turned and roots <= self._data:
             [root] = roots
         else:
             root = None
@@ -235,6 +259,12 @@ class _Flow:
                 self.root[out] = out if root is None else root
                 if root is not None:
                     self._maker[out] = op
+
+    def _field(self, number: Operand) -> Any:
+        """Returns whether a value is real, complex or an integer; `None` for conditions."""
+        assert isinstance(number, int)
+        fields = (jnp.floating, jnp.complexfloating, jnp.integer)
+        return next((field for field in fields if jnp.issubdtype(self._avals[number].dtype, field)), None)
 
     def classify(self, value: int) -> tuple[str, int] | None:
         """Returns the kind of a pointwise function and the side (+1: negative inputs) on which it saturates."""
@@ -290,8 +320,11 @@ class _Function(NamedTuple):
                 operands = [compute(i) for i in op.inputs]
                 if op.name == "broadcast_in_dim":
                     known[operand] = jnp.broadcast_to(operands[0], x.shape)
-                elif op.name in ("sharding_constraint", "convert_element_type"):
-                    known[operand] = _single(operands[0])
+                elif op.name == "sharding_constraint":
+                    known[operand] = operands[0]
+                elif op.name == "convert_element_type":
+                    truth = jnp.issubdtype(op.params["new_dtype"], jnp.bool_)
+                    known[operand] = operands[0] != 0 if truth else operands[0].astype(jnp.float32)
                 else:
                     known[operand] = bind(op, operands)[0]
             return known[operand]

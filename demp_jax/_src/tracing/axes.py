@@ -16,8 +16,9 @@ An axis of an intermediate value is one of
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -56,12 +57,17 @@ class Reason(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """Axis `axis` of value `value` is summed over with weights: the unit's influence ends in `op`."""
+    """Axis `axis` of value `value`, operand `operand` of `op`, is summed over: the unit's influence ends there.
+
+    It is multiplied by axis `other` of the other operand, most often weights. Where that holds data, too, such as the
+    keys of attention, there are two contractions, one for each operand.
+    """
 
     op: Op
     operand: int
     value: int
     axis: int
+    other: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +92,9 @@ class Labels:
       unfollowed: operations without a rule, by name, and the index of the reason.
       contractions, routes: where labelled axes of data end.
       data: numbers of the values that depend on the program's data, not on variables alone.
-      statistics: numbers of the values summed over units (means and variances of a norm), not themselves units.
+      looked_up: numbers of those that are variables all the same, read at positions that data names: `w[i]`.
+      statistics: numbers of the values summed over units, or over all there is (means and variances of a norm), not
+        themselves units.
     """
 
     def __init__(self, program: Program, variables: int, inputs: int, batch_axis: int | None):
@@ -102,6 +110,7 @@ class Labels:
         self.contractions: list[Contraction] = []
         self.routes: list[Route] = []
         self.data: set[int] = set()
+        self.looked_up: set[int] = set()
         self.statistics: set[int] = set()
         self._label_inputs(variables, inputs, batch_axis)
 
@@ -120,8 +129,29 @@ class Labels:
             self.axes[number] = tuple(axes)
             self.data.add(number)
         for number in self.program.constants:
-            shape = self.program.avals[number].shape
-            self.axes[number] = (Fixed(DATA, "it meets a constant that the function captured"),) * len(shape)
+            self.axes[number] = self._captured(self.program, number)
+
+    @staticmethod
+    def _captured(program: Program, number: int) -> Axes:
+        return (Fixed(DATA, "it meets a constant that the function captured"),) * len(program.avals[number].shape)
+
+    def inside(self, program: Program, axes: Sequence[Axes], data: Collection[int]) -> Labels:
+        """Returns the labels for the body of a loop or branch: values of its own, what is united and frozen shared.
+
+        Args:
+          program: the body.
+          axes: those of its inputs.
+          data: positions of the inputs that depend on data.
+        """
+        labels = copy.copy(self)
+        labels.program = program
+        labels.axes = dict(zip(program.inputs, axes, strict=True))
+        for number in program.constants:
+            labels.axes[number] = self._captured(program, number)
+        labels.contractions, labels.routes = [], []
+        labels.data = {program.inputs[i] for i in data}
+        labels.looked_up, labels.statistics = set(), set()
+        return labels
 
     # What rules use.
 
@@ -139,7 +169,9 @@ class Labels:
         return (Fixed(DATA, "it meets a constant array"),) * np.ndim(operand.value)
 
     def reason(self, text: str, op: Op | None = None) -> int:
-        """Returns the index of a reason, adding it if it is new."""
+        """Returns the index of a reason, adding it if it is new; it names the operation and its line of user code."""
+        if op is not None and f"`{op.name}`" not in text:
+            text += f" (`{op.name}`)"
         reason = Reason(text, op.source if op is not None else "")
         if reason not in self._reason_index:
             self._reason_index[reason] = len(self.reasons)
@@ -151,7 +183,7 @@ class Labels:
         if isinstance(axis, np.ndarray) and (axis >= 0).any():
             self.frozen.append((axis[axis >= 0], self.reason(text, op)))
 
-    def unite(self, first: np.ndarray, second: np.ndarray, op: Op) -> np.ndarray:
+    def unite(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Unites two label arrays of one length position by position; the result is fixed where either is."""
         both = (first >= 0) & (second >= 0)
         if (first[both] != second[both]).any():
@@ -176,7 +208,7 @@ class Labels:
         if isinstance(second, Fixed):
             self.freeze(first, second.reason, op)
             return second
-        return self.unite(first, second, op)
+        return self.unite(first, second)
 
     def components(self) -> tuple[np.ndarray, np.ndarray]:
         """Returns what can only be removed together in this program; see `components`."""

@@ -102,8 +102,14 @@ class Consumer:
     weight_axis: int
 
     @property
+    def place(self) -> str:
+        """The operation that reads it, and its line of user code."""
+        op = self.sink.op
+        return f"`{op.name}` reads them" + (f" at {op.source}" if op.source else "")
+
+    @property
     def absorbs(self) -> bool:
-        """Whether a constant that is read here can be taken up by a variable."""
+        """Whether a constant that is read here can be folded into a variable."""
         return self.absorber is not None or isinstance(self.sink, axes_lib.Route)
 
     @property
@@ -168,6 +174,8 @@ class Graph:
       routes: the selections of channels.
       indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
       refusals: what cannot be pruned and why.
+      unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
+        evaluation mode or a head that only training calls.
       examples: batch size of the trace.
       program: the traced forward pass.
       products: its matrix products and convolutions.
@@ -185,6 +193,7 @@ class Graph:
     routes: tuple[axes_lib.Route, ...]
     indices: dict[int, np.ndarray]
     refusals: tuple[Refusal, ...]
+    unread: tuple[str, ...]
     examples: int
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
@@ -219,17 +228,17 @@ class Graph:
             held[site.groups[site.groups >= 0]] = True
         fed = np.where(held, np.arange(self.num_groups), -1)
         # The last first: what a branch feeds may be a branch itself.
-        for use in reversed(self.consumers):
-            if not isinstance(use.sink, axes_lib.Route):
+        for consumer in reversed(self.consumers):
+            if not isinstance(consumer.sink, axes_lib.Route):
                 continue
-            variable = self.variable(use.sink.index)
+            variable = self.variable(consumer.sink.index)
             if variable not in self.indices:
                 raise ValueError("the graph was traced from shapes; trace with arrays to know the routing.")
             readers, index = self.axes[variable][0], self.indices[variable]
             if readers is None:
                 continue
-            valid = (index >= 0) & (index < len(use.groups)) & (readers >= 0)
-            read = np.where(valid, use.groups[np.where(valid, index, 0)], -1)
+            valid = (index >= 0) & (index < len(consumer.groups)) & (readers >= 0)
+            read = np.where(valid, consumer.groups[np.where(valid, index, 0)], -1)
             ours = (read >= 0) & ~per_unit(held, read)
             fed[read[ours]] = fed[readers[ours]]
         return fed
@@ -320,18 +329,49 @@ class Graph:
         return removed
 
     def report(self) -> str:
-        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons."""
-        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {self.num_groups} removable units"]
+        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons.
+
+        A unit counts as removable when every consumer either reads zero once the unit is dead, or can take up a
+        constant in a variable of its own. Where that depends on the data, the line below the site says so.
+        """
+        zero, constant = self._conditions
+        removable = int((zero < 0).sum())
+        lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {removable} removable units"]
         for site in (*self.sites, *self.branches):
-            removable = int((site.groups >= 0).sum())
+            groups = site.groups[site.groups >= 0]
             coupled = self._coupled_with(site)
             tail = f", together with {', '.join(coupled)}" if coupled else ""
             what = "branch" if site.kind == "branch" else activations_lib.describe(site.kind)
-            lines.append(f"  {site.name}: {removable} of {site.width} removable ({what}){tail}  [{site.source}]")
+            count = int((zero[groups] < 0).sum())
+            lines.append(f"  {site.name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
+            folded = np.where(zero[groups] < 0, constant[groups], -1)
+            for consumer, units in zip(*np.unique(folded[folded >= 0], return_counts=True), strict=True):
+                place, into = self.consumers[consumer].place, self._into(consumer)
+                lines.append(f"    {units} of them only while constant where {place}: {into}")
+            held = zero[groups]
+            for consumer, units in zip(*np.unique(held[held >= 0], return_counts=True), strict=True):
+                lines.append(f"    {units} more only while zero where {self.consumers[consumer].place}")
         if self.refusals:
             lines.append("not prunable:")
             lines.extend(f"  {refusal}" for refusal in self.refusals)
+        if self.unread:
+            lines.append(f"read by no output: {', '.join(self.unread)}")
         return "\n".join(lines)
+
+    @functools.cached_property
+    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+        """`[num_groups]` twice: the first consumer that has to read zero, or a constant; -1 for none."""
+        zero, constant = np.full(self.num_groups, -1), np.full(self.num_groups, -1)
+        for i, consumer in reversed(list(enumerate(self.consumers))):
+            (constant if consumer.absorbs else zero)[consumer.groups[(consumer.groups >= 0) & ~consumer.negligible]] = i
+        return zero, constant
+
+    def _into(self, consumer: int) -> str:
+        """Returns what becomes of a constant that is read by a consumer."""
+        sink, absorber = self.consumers[consumer].sink, self.consumers[consumer].absorber
+        variable = self.variable(sink.fill) if isinstance(sink, axes_lib.Route) else absorber and absorber.variable
+        assert variable is not None
+        return f"it is folded into {self.paths[variable]}"
 
     def _coupled_with(self, site: Site) -> list[str]:
         mine = site.groups[site.groups >= 0]

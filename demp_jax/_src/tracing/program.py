@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -102,7 +102,8 @@ class Program:
 
     Attributes:
       ops: the operations in order, calls with their bodies.
-      leaves: the same without the calls: primitive operations in the order they run.
+      leaves: the same without the calls: primitive operations in the order they run. Those without results, such as
+        `jax.debug.print`, are left out: nothing is computed from them.
       avals: shape and dtype of every value, by its number.
       inputs: value numbers of the flattened arguments.
       outputs: value numbers or constants of the flattened results.
@@ -147,6 +148,11 @@ def trace(fn: Callable[..., Any], *args: Any) -> Program:
     return _Builder().build(closed, jax.tree.structure(args), jax.tree.structure(out_shape))
 
 
+def subprogram(closed: Any) -> Program:
+    """Returns the body of a loop or branch, a closed jaxpr, as a program with numbers of its own."""
+    return _Builder().build(closed, None, None)
+
+
 class _Builder:
     """Numbers the values of a closed jaxpr."""
 
@@ -160,7 +166,7 @@ class _Builder:
         ops, outputs = self._scope(closed.jaxpr, closed.consts, inputs, readable=True, caller=None)
         return Program(
             ops=ops,
-            leaves=tuple(_leaves(ops)),
+            leaves=tuple(op for op in _leaves(ops) if op.outputs),
             avals=tuple(self.avals),
             inputs=inputs,
             outputs=outputs,
@@ -222,6 +228,41 @@ def _leaves(ops: Sequence[Op]) -> Iterator[Op]:
             yield op
         else:
             yield from _leaves(op.body)
+
+
+def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set[int]:
+    """Returns the positions of the inputs that outputs of a program depend on.
+
+    Args:
+      program: a traced function.
+      outputs: positions of the outputs that matter; all of them by default.
+    """
+    needed = {
+        out for i, out in enumerate(program.outputs) if isinstance(out, int) and (outputs is None or i in outputs)
+    }
+    for op in reversed(program.leaves):
+        wanted = {i for i, out in enumerate(op.outputs) if out in needed}
+        if wanted:
+            operands = [op.inputs[i] for i in _read_operands(op, wanted)]
+            needed.update(operand for operand in operands if isinstance(operand, int))
+    return {i for i, number in enumerate(program.inputs) if number in needed}
+
+
+def _read_operands(op: Op, wanted: set[int]) -> set[int]:
+    """Returns the positions of the operands that some results of an operation depend on."""
+    if op.name == "cond":
+        branches = [read_inputs(subprogram(branch), wanted) for branch in op.params["branches"]]
+        return {0} | {1 + i for read in branches for i in read}
+    if op.name != "scan":
+        return set(range(len(op.inputs)))
+    body, constants, carried = subprogram(op.params["jaxpr"]), op.params["num_consts"], op.params["num_carry"]
+    while True:
+        # What the next step reads of the carry, this one has to compute.
+        read = read_inputs(body, wanted)
+        carry = {i - constants for i in read if constants <= i < constants + carried}
+        if carry <= wanted:
+            return read | {constants + i for i in wanted if i < carried}
+        wanted = wanted | carry
 
 
 def evaluate(

@@ -7,7 +7,8 @@ they end. An operation without a rule freezes what it touches: nothing is guesse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jax.lax import GatherScatterMode
@@ -25,15 +26,21 @@ from demp_jax._src.tracing.axes import (
     Route,
     has_labels,
 )
-from demp_jax._src.tracing.program import Op, Program
+from demp_jax._src.tracing.program import Op, Operand, Program, subprogram
 
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}
 
-_LOST = Fixed(DATA, "it meets a value whose positions are not followed")
+
+def _lost(op: Op) -> Fixed:
+    """Returns the axis of a result whose positions are not followed."""
+    where = f" ({op.source})" if op.source else ""
+    return Fixed(DATA, f"it meets the result of `{op.name}`{where}, whose positions are not followed")
 
 
-def label(program: Program, variables: int, inputs: int, batch_axis: int | None) -> Labels:
+def label(
+    program: Program, variables: int, inputs: int, batch_axis: int | None, updates: Mapping[int, int] | None = None
+) -> Labels:
     """Returns the labelled axes of a program.
 
     Args:
@@ -41,26 +48,72 @@ def label(program: Program, variables: int, inputs: int, batch_axis: int | None)
       variables: how many of its first inputs are variables.
       inputs: how many of the next are arrays of a batch.
       batch_axis: the axis of each of them along which examples lie.
+      updates: for each output that is the new value of a variable, its position among the program's outputs and the
+        position of the variable among the inputs. Such an output is no output of the network: its units can be removed,
+        together with those of the variable. For example `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)`, returned as the
+        new value of `seen`, loses the units that `h` loses.
+
+    Raises:
+      ValueError: when an update's shape is not that of its variable, or there is no such output or variable.
     """
     labels = Labels(program, variables, inputs, batch_axis)
+    updates = {} if updates is None else updates
+    _check_updates(labels, variables, updates)
     for op in program.leaves:
         _visit(labels, op)
-    for output in program.outputs:
-        if isinstance(output, int):
+    made_by = {out: op for op in program.leaves for out in op.outputs}
+    for position, output in enumerate(program.outputs):
+        if position in updates:
+            _join_update(labels, output, program.inputs[updates[position]], made_by.get(output))
+        elif isinstance(output, int):
             for axis in labels.axes[output]:
-                labels.freeze(axis, "it is an output of the network")
+                labels.freeze(axis, "it is an output of the network", made_by.get(output))
     return labels
+
+
+def _check_updates(labels: Labels, variables: int, updates: Mapping[int, int]) -> None:
+    program = labels.program
+    for position, variable in updates.items():
+        if not 0 <= position < len(program.outputs) or not 0 <= variable < variables:
+            raise ValueError(
+                f"updates[{position}]={variable} must name one of {len(program.outputs)} outputs and of {variables} "
+                "variables by its position."
+            )
+        shapes = [labels.shape(operand) for operand in (program.outputs[position], program.inputs[variable])]
+        if shapes[0] != shapes[1]:
+            raise ValueError(
+                f"updates[{position}]={variable}: the new value has shape {shapes[0]}, the variable {shapes[1]}; "
+                "return the new value in the variable's shape."
+            )
+
+
+def _join_update(labels: Labels, output: Operand, variable: int, op: Op | None) -> None:
+    """Unites the axes of a variable with those of its new value, which is read as that variable by the next step."""
+    for axis, old in zip(labels.operand_axes(output), labels.axes[variable], strict=True):
+        if isinstance(axis, Fixed):
+            labels.freeze(old, f"its new value does not follow the units: {axis.reason}", op)
+        elif isinstance(axis, np.ndarray) and isinstance(old, np.ndarray):
+            labels.unite(axis, old)
 
 
 def _visit(labels: Labels, op: Op) -> None:
     ins = [labels.operand_axes(operand) for operand in op.inputs]
-    depends = [operand for operand in op.inputs if isinstance(operand, int) and operand in labels.data]
-    statistic = bool(depends) and all(operand in labels.statistics for operand in depends)
+    numbers = [operand for operand in op.inputs if isinstance(operand, int)]
+    depends = [operand for operand in numbers if operand in labels.data]
     outs = RULES.get(op.name, _unknown)(labels, op, ins)
+    statistic = bool(depends) and all(operand in labels.statistics for operand in depends)
+    # With weights of its own a statistic becomes the input of units, such as those of a squeeze-and-excitation block.
+    statistic &= not any(has_labels(axis) for operand in set(numbers) - labels.data for axis in labels.axes[operand])
     if op.name in _CONTRACTIONS:
         statistic = False
-    elif op.name in _REDUCTIONS and any(_is_unit_axis(ins[0][a]) for a in _reduced_axes(op)):
-        statistic = True
+    elif op.name in _REDUCTIONS:
+        # Over units, or with no unit left: the mean or variance of a norm.
+        over_units = any(_is_unit_axis(ins[0][a]) for a in _reduced_axes(op))
+        statistic |= over_units or not any(_is_unit_axis(axis) for axis in outs[0])
+    # Weights that data chooses among, such as those of a token's experts.
+    looked_up = all(operand in labels.looked_up for operand in depends)
+    if op.name == "gather":
+        looked_up = op.inputs[0] in labels.looked_up or op.inputs[0] not in labels.data
     for output, axes in zip(op.outputs, outs, strict=True):
         assert isinstance(output, int)
         assert len(axes) == len(labels.shape(output)), op.name
@@ -69,6 +122,8 @@ def _visit(labels: Labels, op: Op) -> None:
             labels.data.add(output)
             if statistic:
                 labels.statistics.add(output)
+            if looked_up:
+                labels.looked_up.add(output)
 
 
 def _is_unit_axis(axis: Axis) -> bool:
@@ -84,15 +139,21 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
+# Operations with bodies of their own, and what is said of units that are summed over inside one.
 LOOPS = {
-    "scan": "layers stacked by `scan` share one width; call them one by one so that each can shrink on its own",
-    "while": "it is used inside a `while` loop, which is not followed",
-    "cond": "it is used inside a `cond`, whose branches are not followed",
+    "scan": "it is read inside a `scan`, where units are not followed",
+    "while": "it is read inside a `while` loop, where units are not followed",
+    "cond": "it is read inside a `cond`, where units are not followed",
 }
+_STACKED = "layers stacked by `scan` share one width; call them one by one so that each can shrink on its own"
+_RECURRENT = "it is in the hidden state of a recurrence (`scan`), which every step reads"
+_CALLBACKS = ("pure_callback", "io_callback", "ffi_call")
 
 
 def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    text = LOOPS.get(op.name, f"it is used by `{op.name}`, for which there is no rule")
+    text = f"it is used by `{op.name}`, for which there is no rule"
+    if op.name in _CALLBACKS:
+        text = f"it is handed to code outside of JAX (`{op.name}`), whose shapes are fixed"
     for axes in ins:
         for axis in axes:
             labels.freeze(axis, text, op)
@@ -109,11 +170,13 @@ def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 @_rule(
-    *"""abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp conj convert_element_type copy copy_p
-    cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma imag integer_pow is_finite le lgamma log
-    log1p logistic lt max min mul name ne neg nextafter not or population_count pow real reduce_precision rem round
-    rsqrt select_n shift_left shift_right_arithmetic shift_right_logical sign sin sinh sqrt square stop_gradient sub
-    tan tanh xor sharding_constraint pvary pcast""".split()
+    *"""abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex
+    conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
+    igamma igamma_grad_a igammac imag integer_pow is_finite layout_constraint le le_to lgamma log log1p logistic lt
+    lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow random_gamma_grad real
+    reduce_precision regularized_incomplete_beta rem reshard round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh with_memory_space_constraint xor
+    xla_metadata_value zeta sharding_constraint pvary pcast""".split()
 )
 def _elementwise(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     shape = labels.shape(op.outputs[0])
@@ -131,6 +194,14 @@ def _elementwise(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 def is_pointwise(op: Op) -> bool:
     """Returns whether every entry of the result depends on the same entry of each operand alone."""
     return RULES.get(op.name) is _elementwise
+
+
+@_rule("bitcast_convert_type")
+def _bitcast(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Passes the axes; between types of different widths a number's parts lie along one axis more, or less."""
+    rank = len(labels.shape(op.outputs[0]))
+    parts = Fixed(MEMBER, "it is part of the bits of a number")
+    return [(*ins[0], parts)[:rank]]
 
 
 @_rule("optimization_barrier", "device_put", "create_token")
@@ -210,7 +281,7 @@ def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -
     if len(labelled) > 1:
         for i in labelled:
             labels.freeze(axes[i], "a reshape merges it with another axis of units", op)
-        return _LOST
+        return _lost(op)
     if labelled:
         [i] = labelled
         shape = [size if j == i else 1 for j, size in enumerate(sizes)]
@@ -240,7 +311,7 @@ def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axi
     # Groups of units: a group can leave, its members cannot leave one by one.
     groups = grid.reshape(sizes[0], -1)
     for member in groups.T[1:]:
-        labels.unite(groups[:, 0].copy(), member.copy(), op)
+        labels.unite(groups[:, 0].copy(), member.copy())
     return [groups[:, 0], *[Fixed(MEMBER, "it is one of a group of units")] * (len(sizes) - 1)]
 
 
@@ -261,6 +332,32 @@ def _concatenate(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         else:
             out.append(_merge(labels, op, axes, [1] * len(axes)) or Fixed(DATA, "it meets concatenated constants"))
     return [tuple(out)]
+
+
+@_rule("stack")
+def _stack(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    joined: list[Axis] = [None] * len(ins[0])
+    for axes in ins:
+        joined = [labels.join(one, other, op) for one, other in zip(joined, axes, strict=True)]
+    joined.insert(op.params["axis"], Fixed(DATA, "it meets values that are stacked side by side"))
+    return [tuple(joined)]
+
+
+@_rule("unstack")
+def _unstack(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    dim = op.params["axis"]
+    labels.freeze(ins[0][dim], "its axis is unstacked into a fixed number of values", op)
+    kept = tuple(axis for i, axis in enumerate(ins[0]) if i != dim)
+    return [kept for _ in op.outputs]
+
+
+@_rule("tile")
+def _tile(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Repeats axes; all copies of a unit leave together."""
+    del labels
+    return [
+        tuple(np.tile(a, n) if isinstance(a, np.ndarray) else a for a, n in zip(ins[0], op.params["reps"], strict=True))
+    ]
 
 
 @_rule("pad")
@@ -286,7 +383,7 @@ def _slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     for axis, size, new in zip(ins[0], labels.shape(op.inputs[0]), shape, strict=True):
         if size != new and isinstance(axis, np.ndarray):
             labels.freeze(axis, "its axis is sliced at fixed positions", op)
-            axis = _LOST
+            axis = _lost(op)
         out.append(axis if new > 1 or isinstance(axis, Fixed) else None)
     return [tuple(out)]
 
@@ -298,15 +395,18 @@ def _split_rule(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     axis = ins[0][dim]
     parts: list[Axis] = [axis] * len(sizes)
     if isinstance(axis, np.ndarray):
+        parts = list(np.split(axis, np.cumsum(sizes)[:-1]))
         if len(set(sizes)) == 1:
             # Equal parts stay equal only if they lose the same positions.
-            pieces = axis.reshape(len(sizes), -1)
-            for piece in pieces[1:]:
-                labels.unite(pieces[0].copy(), piece.copy(), op)
-            parts = list(pieces) if sizes[0] > 1 else [None] * len(sizes)
+            for piece in parts[1:]:
+                assert isinstance(parts[0], np.ndarray)
+                assert isinstance(piece, np.ndarray)
+                labels.unite(parts[0].copy(), piece.copy())
         else:
-            labels.freeze(axis, "its axis is split into parts of fixed, unequal sizes", op)
-            parts = [_LOST] * len(sizes)
+            # `split(x, [4])` cuts at 4 whatever the width: what lies before stays. The rest may shrink to one unit.
+            fixed = axis[: sum(sizes[:-1]) + 1]
+            labels.freeze(fixed, "its axis is split into parts of fixed, unequal sizes", op)
+        parts = [part if size > 1 else None for part, size in zip(parts, sizes, strict=True)]
     return [tuple(part if i == dim else axis for i, axis in enumerate(ins[0])) for part in parts]
 
 
@@ -325,35 +425,123 @@ def _dynamic_update_slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[A
         else:
             labels.freeze(axis, "its axis is written to at fixed positions", op)
             labels.freeze(update, "it is written into part of an axis", op)
-            out.append(axis if axis is not None else _LOST)
+            out.append(axis if axis is not None else _lost(op))
     return [tuple(out)]
 
 
 @_rule("gather")
 def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Looks up whole slices: axes taken in full are handed on (an embedding's features), looked-up ones frozen."""
+    """Looks up slices of the operand at positions that the indices name.
+
+    Axes taken in full are handed on, such as the features of an embedding or of experts (`w[i]`); axes looked up along
+    are frozen. Axes of the indices and axes that both share (`take_along_axis`) come out as they are.
+    """
     numbers = op.params["dimension_numbers"]
-    sizes = labels.shape(op.inputs[0])
-    full = [op.params["slice_sizes"][i] == size for i, size in enumerate(sizes)]
-    # Where indices are clipped, the only one at which a whole axis can be taken is 0.
-    indexed = () if op.params["mode"] == GatherScatterMode.CLIP else numbers.start_index_map
-    gone = {*numbers.collapsed_slice_dims, *getattr(numbers, "operand_batching_dims", ())}
-    kept = [i for i in range(len(sizes)) if i not in gone]
+    offsets, shared = _window_axes(op, numbers.offset_dims, len(labels.shape(op.outputs[0])))
+    full = _taken_whole(op, offsets)
+    text = "its axis is indexed at fixed positions (`demp_jax.select` routes channels through an index variable)"
+    examples: Axis = None
+    for i, axis in enumerate(ins[0]):
+        if i not in full and i not in shared:
+            labels.freeze(axis, text, op)
+            if isinstance(axis, Fixed) and axis.kind == BATCH:
+                examples = axis
     out: list[Axis] = [Fixed(DATA, "it meets looked-up positions")] * len(labels.shape(op.outputs[0]))
-    for i in range(len(sizes)):
-        if i in gone or not full[i] or i in indexed:
-            text = (
-                "its axis is indexed at fixed positions (`demp_jax.select` routes channels through an index variable)"
-            )
-            labels.freeze(ins[0][i], text, op)
-    for offset, i in zip(numbers.offset_dims, kept, strict=True):
-        if full[i] and i not in indexed:
+    for i, offset in offsets.items():
+        if i in full:
             out[offset] = ins[0][i]
     batch = [d for d in range(len(out)) if d not in numbers.offset_dims]
     for d, axis in zip(batch, ins[1][:-1], strict=True):
-        labels.freeze(axis, "it is used as an index", op)
-        if isinstance(axis, Fixed):
-            out[d] = axis
+        # Examples that are looked up, such as the neighbors of a graph's nodes, are examples again.
+        out[d] = axis if examples is None or has_labels(axis) else examples
+    for i, (offset, index) in shared.items():
+        out[offset] = labels.join(ins[0][i], ins[1][index], op)
+    return [tuple(out)]
+
+
+def _taken_whole(op: Op, offsets: Collection[int]) -> set[int]:
+    """Returns the axes of a gather's operand that its slices take whole."""
+    sizes = op.eqn.invars[0].aval.shape
+    full = {i for i, size in enumerate(sizes) if op.params["slice_sizes"][i] == size and i in offsets}
+    # Only index 0 can take a whole axis, unless others are filled.
+    filled = op.params["mode"] == GatherScatterMode.FILL_OR_DROP
+    return full - set(op.params["dimension_numbers"].start_index_map) if filled else full
+
+
+def looked_up_axes(op: Op) -> dict[int, int]:
+    """Returns the axes of a gather's operand that pass, each with its axis in the result."""
+    rank = len(op.eqn.outvars[0].aval.shape)
+    offsets, shared = _window_axes(op, op.params["dimension_numbers"].offset_dims, rank)
+    full = _taken_whole(op, offsets)
+    return {i: offset for i, offset in offsets.items() if i in full} | {i: place for i, (place, _) in shared.items()}
+
+
+def written_axes(op: Op) -> dict[int, int]:
+    """Returns the axes of a scatter's operand along which its updates extend, each with its axis in the updates."""
+    rank = len(op.eqn.invars[2].aval.shape)
+    window, shared = _window_axes(op, op.params["dimension_numbers"].update_window_dims, rank)
+    return window | {i: place for i, (place, _) in shared.items()}
+
+
+def _window_axes(op: Op, window: Sequence[int], rank: int) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+    """Returns where the axes of the operand of a gather or scatter lie in its slices.
+
+    Args:
+      op: a gather or a scatter.
+      window: axes of the slices (a gather's result, a scatter's updates) that are axes of the operand.
+      rank: how many axes the slices have.
+
+    Returns:
+      For each axis of the operand that a slice extends along, its axis in the slices; and for each axis that operand
+      and indices share, its axis in the slices and in the indices.
+    """
+    numbers = op.params["dimension_numbers"]
+    dropped = getattr(numbers, "collapsed_slice_dims", None)
+    dropped = numbers.inserted_window_dims if dropped is None else dropped
+    # The last axis of the indices holds the positions along several axes of the operand.
+    index_axes = getattr(numbers, "start_indices_batching_dims", None)
+    index_axes = numbers.scatter_indices_batching_dims if index_axes is None else index_axes
+    own = [i for i in range(len(op.eqn.invars[0].aval.shape)) if i not in {*dropped, *numbers.operand_batching_dims}]
+    others = [d for d in range(rank) if d not in window]
+    shared = {
+        int(i): (others[int(index)], int(index))
+        for i, index in zip(numbers.operand_batching_dims, index_axes, strict=True)
+    }
+    return dict(zip(own, map(int, window), strict=True)), shared
+
+
+@_rule("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
+def _scatter(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Writes or adds slices at positions that the indices name, as the sums over segments of a graph network.
+
+    Axes along which whole slices are written pass, united with those of the slices; axes written to at single positions
+    are frozen.
+    """
+    numbers = op.params["dimension_numbers"]
+    sizes, updates = labels.shape(op.inputs[0]), labels.shape(op.inputs[2])
+    window, shared = _window_axes(op, numbers.update_window_dims, len(updates))
+    others = [axis for d, axis in enumerate(ins[2]) if d not in numbers.update_window_dims]
+    examples = [axis for axis in others if isinstance(axis, Fixed) and axis.kind == BATCH]
+    out: list[Axis] = []
+    for i, axis in enumerate(ins[0]):
+        if i in shared:
+            update, index = shared[i]
+            out.append(labels.join(labels.join(axis, ins[2][update], op), ins[1][index], op))
+        elif i in window and sizes[i] == updates[window[i]]:
+            out.append(labels.join(axis, ins[2][window[i]], op))
+        else:
+            labels.freeze(axis, "its axis is written to at fixed positions", op)
+            if i in window:
+                labels.freeze(ins[2][window[i]], "it is written into part of an axis", op)
+            # What is summed over segments of examples holds examples.
+            out.append((examples or [axis if isinstance(axis, Fixed) else _lost(op)])[0])
+    taken = {update for update, _ in shared.values()} | set(map(int, numbers.update_window_dims))
+    for d, axis in enumerate(ins[2]):
+        if d not in taken:
+            labels.freeze(axis, "it is written to positions that an index names", op)
+    for d, axis in enumerate(ins[1]):
+        if d not in {index for _, index in shared.values()}:
+            labels.freeze(axis, "it is used as an index", op)
     return [tuple(out)]
 
 
@@ -367,7 +555,7 @@ def _iota(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule(
     *"""random_bits random_wrap random_unwrap random_seed random_split random_fold_in random_clone threefry2x32
-    rng_bit_generator rng_uniform""".split()
+    rng_bit_generator rng_uniform threefry4x32 philox2x32 philox4x32 iota_2x32_shape empty empty2""".split()
 )
 def _random(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     del ins
@@ -403,7 +591,8 @@ def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i, axis in enumerate(axes):
             if i == dim:
                 labels.freeze(axis, f"`{op.name}` mixes it with other units", op)
-                out[i] = axis if isinstance(axis, Fixed) else _LOST
+                # The order of examples is one of examples, even if they are sorted beside their numbers.
+                out[i] = labels.join(out[i], axis if isinstance(axis, Fixed) else _lost(op), op)
             else:
                 out[i] = labels.join(out[i], axis, op)
     return [tuple(out) for _ in op.outputs]
@@ -419,18 +608,221 @@ def _window(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             out.append(axis)
         else:
             labels.freeze(axis, "it is pooled together with other units", op)
-            out.append(axis if isinstance(axis, Fixed) else _LOST)
+            out.append(axis if isinstance(axis, Fixed) else _lost(op))
     return [tuple(out) for _ in op.outputs]
 
 
-_CONTRACTIONS = {"dot_general", "conv_general_dilated"}
+@_rule("select_and_scatter_add", "select_and_gather_add")
+def _window_pairs(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Handles the derivatives of pooling, which pass axes that are not pooled over."""
+    out: list[Axis] = []
+    for i, (first, second, window) in enumerate(zip(ins[0], ins[1], op.params["window_dimensions"], strict=True)):
+        if window == 1 and labels.shape(op.inputs[0])[i] == labels.shape(op.inputs[1])[i]:
+            out.append(labels.join(first, second, op))
+        else:
+            for axis in (first, second):
+                labels.freeze(axis, "it is pooled together with other units", op)
+            out.append(first if isinstance(first, Fixed) else _lost(op))
+    return [tuple(out)]
 
 
-def _contract(labels: Labels, op: Op, operand: int, axis: int) -> None:
-    """Notes that a labelled axis of data ends here."""
+@_rule("fft")
+def _fft(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    kept = len(ins[0]) - len(op.params["fft_lengths"])
+    for axis in ins[0][kept:]:
+        labels.freeze(axis, "`fft` mixes it with other units", op)
+    return [(*ins[0][:kept], *[axis if isinstance(axis, Fixed) else _lost(op) for axis in ins[0][kept:]])]
+
+
+@_rule(
+    *"""cholesky cholesky_update eig eigh geqp3 geqrf hessenberg householder_product lu lu_pivots_to_permutation ormqr
+    qr schur svd symmetric_product triangular_solve tridiagonal tridiagonal_solve""".split()
+)
+def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Freezes rows and columns of matrices; the axes before them, along which matrices are stacked, pass."""
+    single = 1 if op.name in ("lu_pivots_to_permutation", "tridiagonal_solve") else 2
+    stacked = max(len(ins[0]) - single, 0)
+    batch: list[Axis] = [None] * stacked
+    for axes in ins:
+        for i, axis in enumerate(axes):
+            if i < stacked:
+                batch[i] = labels.join(batch[i], axis, op)
+            else:
+                labels.freeze(axis, f"it is a row or column of a matrix, all of which `{op.name}` mixes", op)
+    mixed = Fixed(DATA, f"it meets the result of `{op.name}`, which mixes rows and columns")
+    return [(*batch, *[mixed] * (len(labels.shape(output)) - stacked)) for output in op.outputs]
+
+
+# Control flow. A body is labelled as if its operations were part of the program, and one step of a loop stands for all
+# steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labelled again
+# until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured: a
+# unit that is summed over inside a body, in a product with weights, stays. For example
+# `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`, and `lax.scan(cell, state, xs)` keeps the
+# units of `state`.
+
+
+def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:
+    """Labels one run of a body, given the axes of its inputs; returns those of its outputs and the labels inside."""
+    program = subprogram(jaxpr)
+    inside = labels.inside(program, ins, data)
+    for leaf in program.leaves:
+        _visit(inside, leaf)
+    return [inside.operand_axes(output) for output in program.outputs], inside
+
+
+def _hold(labels: Labels, op: Op, inside: Labels, text: str, special: Mapping[str, Collection[int]]) -> None:
+    """Freezes units that are summed over inside a body.
+
+    Args:
+      labels: those of the program around it.
+      op: the loop or the branch.
+      inside: the labels of its body.
+      text: the reason.
+      special: more specific reasons, each with inputs of the body; it applies where an operand depends on one of them.
+    """
+    made = {reason: _made_from(inside.program, numbers) for reason, numbers in special.items()}
+    ends: list[Contraction | Route] = [*inside.contractions, *inside.routes]
+    for end in ends:
+        operands = {operand for operand in end.op.inputs if isinstance(operand, int)}
+        reason = next((reason for reason, values in made.items() if operands & values), text)
+        blamed = op if op.source else end.op
+        axis = end.axis if isinstance(end, Contraction) else len(inside.axes[end.value]) - 1
+        inside.freeze(inside.axes[end.value][axis], reason, blamed)
+        if (entry := (op.name, labels.reason(reason, blamed))) not in labels.unfollowed:
+            labels.unfollowed.append(entry)
+
+
+def _made_from(program: Program, numbers: Collection[int]) -> set[int]:
+    """Returns the values of a program that depend on any of `numbers`."""
+    made = set(numbers)
+    for op in program.leaves:
+        if not made.isdisjoint(i for i in op.inputs if isinstance(i, int)):
+            made.update(out for out in op.outputs if isinstance(out, int))
+    return made
+
+
+def _carried(
+    labels: Labels,
+    op: Op,
+    jaxpr: Any,
+    fixed: Sequence[Axes],
+    carry: Sequence[Axes],
+    rest: Sequence[Axes],
+    data: set[int],
+) -> tuple[list[Axes], list[Axes], Labels]:
+    """Labels the body of a loop, whose inputs are constants, what it carries, and slices.
+
+    Args:
+      labels: those of the program around it.
+      op: the loop.
+      jaxpr: its body.
+      fixed, carry, rest: axes of the body's inputs.
+      data: positions of the inputs that depend on data.
+
+    Returns:
+      The axes of what is carried, those of further outputs, and the labels inside.
+    """
+    data = set(data)
+    now = [list(axes) for axes in carry]
+    while True:
+        outs, inside = _body(labels, op, jaxpr, [*fixed, *map(tuple, now), *rest], data)
+        joined = [
+            [labels.join(one, other, op) for one, other in zip(axes, out, strict=True)]
+            for axes, out in zip(now, outs, strict=False)
+        ]
+        flows = {
+            len(fixed) + i
+            for i, output in enumerate(inside.program.outputs[: len(now)])
+            if isinstance(output, int) and output in inside.data
+        }
+        if flows <= data and all(
+            _kind(a) == _kind(b) for old, new in zip(now, joined, strict=True) for a, b in zip(old, new, strict=True)
+        ):
+            return [tuple(axes) for axes in joined], outs[len(now) :], inside
+        # Axes only ever go from `None` to labels and on to fixed, so this ends.
+        now, data = joined, data | flows
+
+
+def _kind(axis: Axis) -> object:
+    """Returns what of an axis matters to a body, besides which labels it holds."""
+    return (axis < 0).tobytes() if isinstance(axis, np.ndarray) else axis if axis is None else axis.kind
+
+
+def _data_of(labels: Labels, operands: Sequence[Operand]) -> set[int]:
+    return {i for i, operand in enumerate(operands) if isinstance(operand, int) and operand in labels.data}
+
+
+@_rule("scan")
+def _scan(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    constants, carried = op.params["num_consts"], op.params["num_carry"]
+    slices = range(constants + carried, len(ins))
+    steps: Axis = Fixed(DATA, "it meets the steps of a `scan`")
+    for i in slices:
+        first = ins[i][0]
+        labels.freeze(first, "its axis is scanned over", op)
+        if isinstance(first, Fixed) and first.kind == BATCH:
+            steps = first
+    carry, outs, inside = _carried(
+        labels,
+        op,
+        op.params["jaxpr"],
+        ins[:constants],
+        ins[constants : constants + carried],
+        [axes[1:] for axes in ins[constants + carried :]],
+        _data_of(labels, op.inputs),
+    )
+    numbers = inside.program.inputs
+    stacked = [numbers[i] for i in slices if numbers[i] not in inside.data]
+    state = [numbers[i] for i in range(constants, constants + carried) if numbers[i] in inside.data]
+    _hold(labels, op, inside, LOOPS[op.name], {_STACKED: stacked, _RECURRENT: state})
+    return [*carry, *[(steps, *axes) for axes in outs]]
+
+
+@_rule("while")
+def _while(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    tests, constants = op.params["cond_nconsts"], op.params["body_nconsts"]
+    data = _data_of(labels, op.inputs)
+    carry, _, inside = _carried(
+        labels,
+        op,
+        op.params["body_jaxpr"],
+        ins[tests : tests + constants],
+        ins[tests + constants :],
+        [],
+        {i - tests for i in data if i >= tests},
+    )
+    _hold(labels, op, inside, LOOPS[op.name], {})
+    tested = [i for i in data if i < tests] + [tests + i for i in range(len(carry))]
+    _, inside = _body(labels, op, op.params["cond_jaxpr"], [*ins[:tests], *carry], tested)
+    _hold(labels, op, inside, LOOPS[op.name], {})
+    return carry
+
+
+@_rule("cond")
+def _cond(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    joined: list[Axes] | None = None
+    data = {i - 1 for i in _data_of(labels, op.inputs) if i > 0}
+    for branch in op.params["branches"]:
+        outs, inside = _body(labels, op, branch, ins[1:], data)
+        _hold(labels, op, inside, LOOPS[op.name], {})
+        if joined is None:
+            joined = outs
+        else:
+            joined = [
+                tuple(labels.join(a, b, op) for a, b in zip(one, other, strict=True))
+                for one, other in zip(joined, outs, strict=True)
+            ]
+    return joined or []
+
+
+_CONTRACTIONS = {"dot_general", "conv_general_dilated", "ragged_dot_general"}
+
+
+def _contract(labels: Labels, op: Op, operand: int, axis: int, other: int) -> None:
+    """Notes that a labelled axis of data ends here, summed over with axis `other` of the other operand."""
     value = op.inputs[operand]
     if isinstance(value, int) and value in labels.data and has_labels(labels.axes[value][axis]):
-        labels.contractions.append(Contraction(op, operand, value, axis))
+        labels.contractions.append(Contraction(op, operand, value, axis, other))
 
 
 @_rule("dot_general")
@@ -438,11 +830,33 @@ def _dot_general(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     (left, right), (left_batch, right_batch) = op.params["dimension_numbers"]
     for i, j in zip(left, right, strict=True):
         labels.join(ins[0][i], ins[1][j], op)
-        _contract(labels, op, 0, i)
-        _contract(labels, op, 1, j)
+        _contract(labels, op, 0, i, j)
+        _contract(labels, op, 1, j, i)
     out = [labels.join(ins[0][i], ins[1][j], op) for i, j in zip(left_batch, right_batch, strict=True)]
     out += [axis for i, axis in enumerate(ins[0]) if i not in left and i not in left_batch]
     out += [axis for j, axis in enumerate(ins[1]) if j not in right and j not in right_batch]
+    return [tuple(out)]
+
+
+@_rule("ragged_dot_general")
+def _ragged_dot(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Handles the product of sorted rows with the matrices of their groups, as of tokens with their experts."""
+    numbers = op.params["ragged_dot_dimension_numbers"]
+    (left, right), (left_batch, right_batch) = numbers.dot_dimension_numbers
+    groups = list(map(int, numbers.rhs_group_dimensions))
+    if not groups or any(int(i) in {*left, *left_batch} for i in numbers.lhs_ragged_dimensions):
+        return _unknown(labels, op, ins)
+    for i in numbers.lhs_ragged_dimensions:
+        labels.freeze(ins[0][i], "its axis is divided among groups", op)
+    for j in groups:
+        labels.freeze(ins[1][j], "it is one of the groups of a ragged product", op)
+    for i, j in zip(left, right, strict=True):
+        labels.join(ins[0][i], ins[1][j], op)
+        _contract(labels, op, 0, i, j)
+        _contract(labels, op, 1, j, i)
+    out = [labels.join(ins[0][i], ins[1][j], op) for i, j in zip(left_batch, right_batch, strict=True)]
+    out += [axis for i, axis in enumerate(ins[0]) if i not in left and i not in left_batch]
+    out += [axis for j, axis in enumerate(ins[1]) if j not in right and j not in right_batch and j not in groups]
     return [tuple(out)]
 
 
@@ -461,7 +875,7 @@ def _convolution(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     features = ins[1][rhs_out]
     if groups == 1:
         labels.join(ins[0][lhs_feature], ins[1][rhs_in], op)
-        _contract(labels, op, 0, lhs_feature)
+        _contract(labels, op, 0, lhs_feature, rhs_in)
     else:
         labels.freeze(ins[1][rhs_in], "it is the input width of one group of a grouped convolution", op)
         features = _grouped(labels, op, ins[0][lhs_feature], features, groups)
@@ -482,7 +896,7 @@ def _grouped(labels: Labels, op: Op, inputs: Axis, outputs: Axis, groups: int) -
         return outputs
     outs = outputs.reshape(groups, -1)
     for column in [*per_group.T, *outs.T[1:]]:
-        labels.unite(outs[:, 0].copy(), column.copy(), op)
+        labels.unite(outs[:, 0].copy(), column.copy())
     return outputs
 
 

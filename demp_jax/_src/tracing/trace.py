@@ -237,14 +237,17 @@ class _Assembly:
     def _consumers_of_units(self) -> list[Consumer]:
         consumers = []
         sinks: list[tuple[int, int, axes_lib.Contraction | axes_lib.Route]] = []
-        sinks += [(c.value, c.axis, c) for c in self._labels.contractions]
+        sinks += [(c.value, c.axis, c) for c in self._labels.contractions if self._watched(c)]
         sinks += [(r.value, len(self._labels.axes[r.value]) - 1, r) for r in self._labels.routes]
         for value, axis, sink in sinks:
             groups = self._groups_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
             if (groups >= 0).any():
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
-                zero = self._zero[value][axis] if value in self._zero else None
-                negligible = np.zeros(len(groups), bool) if zero is None else zero
+                zeros = [self._zero_along(value, axis)]
+                if isinstance(sink, axes_lib.Contraction):
+                    # A product is zero where either factor is.
+                    zeros.append(self._zero_along(sink.op.inputs[1 - sink.operand], sink.other))
+                negligible = np.logical_or.reduce([np.zeros(len(groups), bool), *(z for z in zeros if z is not None)])
                 variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
                 centered = isinstance(sink, axes_lib.Contraction) and self._centered(sink)
                 consumers.append(
@@ -252,18 +255,29 @@ class _Assembly:
                 )
         return consumers
 
+    def _watched(self, sink: axes_lib.Contraction) -> bool:
+        """Returns whether a contraction is a consumer of its own.
+
+        In a product of data with data, such as of queries with keys, or of hidden units with the weights of the experts
+        that a token chose, each unit is summed over once: one factor is watched, the one that is no looked-up weight.
+        """
+        other = sink.op.inputs[1 - sink.operand]
+        paired = any(
+            c.op is sink.op and c.operand != sink.operand and c.axis == sink.other for c in self._labels.contractions
+        )
+        if not paired or not isinstance(other, int):
+            return True
+        looked_up = [number in self._labels.looked_up for number in (sink.value, other)]
+        return looked_up == [False, True] or (looked_up[0] == looked_up[1] and sink.operand == 0)
+
+    def _zero_along(self, operand: program_lib.Operand, axis: int) -> np.ndarray | None:
+        """Returns where along an axis a value is zero because its units are dead; `None` where nowhere."""
+        return self._zero[operand][axis] if isinstance(operand, int) and operand in self._zero else None
+
     def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
         """Returns the variable that holds the weights of a contraction, and their axis that is summed over."""
-        op = sink.op
-        weights = op.inputs[1 - sink.operand]
-        variable = self._copied(weights) if isinstance(weights, int) else None
-        if op.name != "dot_general":
-            return variable, int(op.params["dimension_numbers"].rhs_spec[1])
-        contracted, _ = op.params["dimension_numbers"]
-        along = list(contracted[sink.operand])
-        if sink.axis not in along:
-            return None, 0  # A product of data with data, batched over the axis.
-        return variable, int(contracted[1 - sink.operand][along.index(sink.axis)])
+        weights = sink.op.inputs[1 - sink.operand]
+        return self._copied(weights) if isinstance(weights, int) else None, sink.other
 
     def _absorber(self, sink: axes_lib.Contraction) -> Absorber | None:
         """Finds the bias that is added to a contraction's result, or the running mean subtracted from it.
@@ -421,6 +435,7 @@ class _Assembly:
 
     def graph(self) -> Graph:
         sites = tuple(self._site(activation) for activation in self._activations)
+        read = program_lib.read_inputs(self._program)
         inputs = self._program.inputs[: len(self._paths)]
         shapes = tuple(self._labels.shape(number) for number in inputs)
         axes = []
@@ -439,6 +454,7 @@ class _Assembly:
             routes=tuple(self._labels.routes),
             indices={},
             refusals=tuple(dict.fromkeys(self._refusals)),
+            unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
             examples=self._examples,
             program=self._program,
             products=self._products(),
@@ -447,8 +463,10 @@ class _Assembly:
 
 def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
     """Returns the axes of a contraction's result that come from the other operand; `None` when that is batched."""
-    if op.name != "dot_general":
+    if op.name == "conv_general_dilated":
         return [op.params["dimension_numbers"].out_spec[1]]
+    if op.name != "dot_general":
+        return None
     contracted, batched = op.params["dimension_numbers"]
     if batched[0]:
         return None

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
 from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program
 
 # For a value, by axis: the positions at which it is zero whenever the activations of the unit there are zero.
@@ -15,17 +18,34 @@ Zero = tuple[np.ndarray | None, ...]
 
 # Operations that give zero where their first operand is zero, position by position.
 _KEEP = set(
-    """abs asin asinh atan atanh cbrt ceil convert_element_type copy copy_p div erf expm1 floor integer_pow log1p name
-    neg reduce_precision round sign sin sinh sqrt square stop_gradient tan tanh sharding_constraint
-    optimization_barrier""".split()
+    """abs asin asinh atan atanh bessel_i1e bitcast_convert_type cbrt ceil conj convert_element_type copy copy_p div erf
+    erf_inv expm1 floor imag integer_pow layout_constraint log1p name neg real reduce_precision rem reshard round sign
+    sin sinh sqrt square stop_gradient tan tanh sharding_constraint optimization_barrier shift_left
+    shift_right_arithmetic shift_right_logical with_memory_space_constraint""".split()
 )
 # The same, at other positions of other axes: a unit is followed by its labels.
 _MOVE = set(
-    """broadcast_in_dim reshape squeeze transpose rev slice dynamic_slice split gather cumsum cummax cummin reduce_sum
-    reduce_max reduce_min reduce_window_sum reduce_window_max reduce_window_min reduce_window concatenate
-    dynamic_update_slice pad""".split()
+    """broadcast_in_dim cumprod cummax cummin cumsum dynamic_slice fft reduce_max reduce_min reduce_or reduce_prod
+    reduce_sum reduce_window reduce_window_max reduce_window_min reduce_window_sum reshape rev slice split squeeze tile
+    transpose unstack""".split()
 )
-_ADD = {"add", "add_any", "sub", "max", "min", "select_n"}
+# Operations that give zero where all their operands are zero.
+_ALL = {"add", "add_any", "complex", "or", "sub", "xor"}
+_ANY = {"and", "mul"}
+_SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-min", "scatter-max"}
+# The value of an operation where each of its operands is zero or a known number.
+_VALUE: dict[str, Callable[..., float]] = {
+    "clamp": lambda low, x, high: min(max(x, low), high),
+    "eq": operator.eq,
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+    "max": max,
+    "min": min,
+    "ne": operator.ne,
+}
+_COPIES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "stop_gradient"}
 
 
 def zeros(
@@ -48,9 +68,11 @@ class _Walk:
         self._labels = labels
         self._component = component
         self._zero: dict[int, Zero] = {}
+        self._number: dict[int, float] = {}
 
     def run(self, sites: Mapping[int, int]) -> dict[int, Zero]:
         for op in self._program.leaves:
+            self._note_number(op)
             for out, zero in zip(op.outputs, self._results(op), strict=True):
                 if isinstance(out, int):
                     if out in sites:
@@ -67,35 +89,78 @@ class _Walk:
             return np.full(self._labels.shape(operand)[axis], -1)
         return np.where(found >= 0, self._component[np.maximum(found, 0)], -1)
 
+    def _note_number(self, op: Op) -> None:
+        """Notes an array that holds one number, written in the program, at every position."""
+        number = self._known(op.inputs[0]) if op.name in _COPIES else None
+        if number is not None and isinstance(op.outputs[0], int):
+            self._number[op.outputs[0]] = number
+
+    def _known(self, operand: Operand) -> float | None:
+        """Returns the number that an operand is at every position; `None` where that is not known."""
+        if not isinstance(operand, Constant):
+            return self._number.get(operand)
+        value = np.asarray(operand.value)
+        plain = value.ndim == 0 and (value.dtype == bool or np.issubdtype(value.dtype, np.number))
+        return value.item() if plain and not np.iscomplexobj(value) else None
+
     def _of(self, operand: Operand) -> Zero:
-        none = (None,) * len(self._labels.shape(operand))
-        return none if isinstance(operand, Constant) else self._zero.get(operand, none)
+        shape = self._labels.shape(operand)
+        if self._known(operand) == 0:
+            return tuple(np.ones(size, bool) for size in shape)
+        return (None,) * len(shape) if isinstance(operand, Constant) else self._zero.get(operand, (None,) * len(shape))
 
     def _nothing(self, op: Op) -> list[Zero]:
         return [(None,) * len(self._labels.shape(out)) for out in op.outputs]
 
     def _results(self, op: Op) -> list[Zero]:
-        if op.name in _KEEP:
-            if op.name == "integer_pow" and op.params["y"] <= 0:
+        name = op.name
+        if name in _KEEP:
+            if (name == "integer_pow" and op.params["y"] <= 0) or len(op.outputs) > len(op.inputs):
                 return self._nothing(op)
             return [
                 self._pointwise(out, [operand], np.logical_and)
                 for out, operand in zip(op.outputs, op.inputs, strict=False)
             ]
-        if op.name in _ADD:
-            terms = op.inputs[1:] if op.name == "select_n" else op.inputs
-            terms = tuple(term for term in terms if not _is_zero(term))
-            return [self._pointwise(op.outputs[0], terms, np.logical_and)]
-        if op.name == "mul":
+        if name in _VALUE:
+            numbers = [self._known(operand) for operand in op.inputs]
+            if _VALUE[name](*(number or 0 for number in numbers)) == 0:
+                unknown = [operand for operand, number in zip(op.inputs, numbers, strict=True) if number is None]
+                return [self._pointwise(op.outputs[0], unknown, np.logical_and)]
+            return self._nothing(op)
+        if name in _ALL:
+            return [self._all_zero(op.outputs[0], op.inputs)]
+        if name == "select_n":
+            # All cases are zero, or the condition is false and the first one is: `where(isnan(x), nan, x)`.
+            found = [self._all_zero(op.outputs[0], terms) for terms in (op.inputs[1:], op.inputs[:2])]
+            return [tuple(_either(*pair) for pair in zip(*found, strict=True))]
+        if name in _ANY:
             return [self._pointwise(op.outputs[0], op.inputs, np.logical_or)]
-        if op.name in _MOVE:
-            return self._moved(op, op.inputs[: 1 if op.name in ("gather", "dynamic_slice") else None])
-        if op.name == "conv_general_dilated" and op.params["feature_group_count"] > 1:
+        if name in _MOVE:
+            return self._moved(op)
+        if name in ("concatenate", "stack"):
+            return [self._side_by_side(op)]
+        if name == "pad":
+            return [self._padded(op)]
+        if name == "gather":
+            return [self._gathered(op)]
+        if name == "dynamic_update_slice":
+            return [self._written(op, op.inputs[:2], {i: i for i in range(len(self._labels.shape(op.inputs[0])))})]
+        if name in _SCATTERS:
+            return [self._written(op, (op.inputs[0], op.inputs[2]), rules.written_axes(op))]
+        if name in ("sort", "scatter-mul", "select_and_scatter_add", "top_k"):
+            # What is multiplied stays zero, and zeros are sorted among zeros; the places found by `top_k` are none.
+            zeros = [self._along(out, operand) for out, operand in zip(op.outputs, op.inputs, strict=False)]
+            return zeros + self._nothing(op)[len(zeros) :]
+        if name == "conv_general_dilated" and op.params["feature_group_count"] > 1:
             # Each group's outputs belong to the units of its inputs. Otherwise the outputs are units of their own.
-            return self._moved(op, op.inputs[:1])
-        if op.name == "dot_general":
+            return self._moved(op)
+        if name == "dot_general":
             return [self._product(op)]
         return self._nothing(op)
+
+    def _all_zero(self, out: Operand, terms: Sequence[Operand]) -> Zero:
+        """Returns where a result is zero that is zero wherever all its operands are."""
+        return self._pointwise(out, [term for term in terms if self._known(term) != 0], np.logical_and)
 
     def _pointwise(self, out: Operand, operands: Sequence[Operand], join: Callable[..., np.ndarray]) -> Zero:
         shape = self._labels.shape(out)
@@ -109,22 +174,74 @@ class _Walk:
             found.append(join.reduce(parts) if parts else None)  # type: ignore[attr-defined]
         return tuple(found)
 
-    def _moved(self, op: Op, operands: Sequence[Operand]) -> list[Zero]:
+    def _moved(self, op: Op) -> list[Zero]:
         vanish: set[int] = set()
         stay: set[int] = set()
-        for operand in operands:
-            if isinstance(operand, int) and operand in self._labels.axes:
-                for axis, zero in enumerate(self._of(operand)):
-                    units = self._components(operand, axis)
-                    gone = np.zeros(len(units), bool) if zero is None else zero
-                    vanish.update(units[gone].tolist())
-                    stay.update(units[~gone].tolist())
+        operand = op.inputs[0]
+        for axis, zero in enumerate(self._of(operand)):
+            units = self._components(operand, axis)
+            gone = np.zeros(len(units), bool) if zero is None else zero
+            vanish.update(units[gone].tolist())
+            stay.update(units[~gone].tolist())
         good = np.array(sorted(vanish - stay - {-1}), np.int64)
         results: list[Zero] = []
         for out in op.outputs:
             axes = range(len(self._labels.shape(out)))
             results.append(tuple(np.isin(self._components(out, axis), good) for axis in axes))
         return results
+
+    def _along(self, out: Operand, operand: Operand) -> Zero:
+        """Returns the zeros of an operand, along the axes whose units pass to the result position by position."""
+        pairs = zip(self._labels.operand_axes(out), self._labels.operand_axes(operand), self._of(operand), strict=True)
+        return tuple(zero if axes_lib.has_labels(a) and axes_lib.has_labels(b) else None for a, b, zero in pairs)
+
+    def _side_by_side(self, op: Op) -> Zero:
+        """Returns where arrays laid side by side along one axis are all zero."""
+        dim = op.params["dimension" if op.name == "concatenate" else "axis"]
+        parts = [list(self._of(operand)) for operand in op.inputs]
+        found: list[np.ndarray | None] = []
+        if op.name == "stack":
+            for part in parts:
+                part.insert(dim, None)
+        for axis in range(len(parts[0])):
+            if axis == dim and op.name == "concatenate":
+                sizes = [self._labels.shape(operand)[axis] for operand in op.inputs]
+                found.append(np.concatenate([_bits(part[axis], n) for part, n in zip(parts, sizes, strict=True)]))
+            else:
+                held = [part[axis] for part in parts]
+                found.append(functools.reduce(_both, held))
+        return tuple(found)
+
+    def _padded(self, op: Op) -> Zero:
+        """Returns where a padded array is zero: where it was, if what surrounds it is zero, too."""
+        found: list[np.ndarray | None] = []
+        padding = op.params["padding_config"]
+        blank = self._known(op.inputs[1]) == 0
+        for axis, (zero, (low, high, interior)) in enumerate(zip(self._of(op.inputs[0]), padding, strict=True)):
+            elsewhere = any(any(pair) for i, pair in enumerate(padding) if i != axis)
+            if zero is None or interior or min(low, high) < 0 or (elsewhere and not blank):
+                found.append(None)
+            else:
+                found.append(np.concatenate([np.full(low, blank), zero, np.full(high, blank)]))
+        return tuple(found)
+
+    def _gathered(self, op: Op) -> Zero:
+        """Returns where looked-up values are zero: along whole axes of what they are looked up in."""
+        found: list[np.ndarray | None] = [None] * len(self._labels.shape(op.outputs[0]))
+        if op.params["fill_value"] in (None, 0) or np.isnan(op.params["fill_value"]):
+            zero = self._of(op.inputs[0])
+            for axis, place in rules.looked_up_axes(op).items():
+                found[place] = zero[axis]
+        return tuple(found)
+
+    def _written(self, op: Op, operands: Sequence[Operand], places: Mapping[int, int]) -> Zero:
+        """Returns where an array is zero after slices were written into it: where both are zero."""
+        old, new = (self._of(operand) for operand in operands)
+        sizes, written = (self._labels.shape(operand) for operand in operands)
+        return tuple(
+            _both(zero, new[places[i]]) if i in places and written[places[i]] == sizes[i] else None
+            for i, zero in enumerate(old)
+        )
 
     def _product(self, op: Op) -> Zero:
         contracted, batched = op.params["dimension_numbers"]
@@ -141,5 +258,9 @@ def _either(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray |
     return first | second
 
 
-def _is_zero(operand: Operand) -> bool:
-    return isinstance(operand, Constant) and bool(np.all(operand.value == 0))
+def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+    return None if first is None or second is None else first & second
+
+
+def _bits(zero: np.ndarray | None, size: int) -> np.ndarray:
+    return np.zeros(size, bool) if zero is None else zero
