@@ -381,8 +381,7 @@ def resize(model: nnx.Module, state: Any) -> None:
         stored, own = found.get(path), wanted.get(path)
         if stored is None and path in random:
             continue
-        same = stored is not None and own is not None and _kind(stored) == _kind(own)
-        if not same or (path in windows and np.shape(stored)[:-2] != np.shape(own)[:-2]):
+        if _kind(stored, path in windows) != _kind(own, path in windows):
             odd.append(f"{'/'.join(map(str, path))}: stored {_described(stored)}, wanted {_described(own)}")
     if odd:
         more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
@@ -400,8 +399,10 @@ def _by_steps(tree: Any) -> dict[tuple[str, ...], Any]:
     return {tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf for path, leaf in leaves}
 
 
-def _kind(leaf: Any) -> tuple[Any, int]:
-    return getattr(leaf, "dtype", type(leaf)), len(np.shape(leaf))
+def _kind(leaf: Any, window: bool) -> tuple[Any, ...]:
+    """Returns what of an array is no width: its dtype, its number of axes, and those of a convolution's window."""
+    shape = np.shape(leaf)
+    return getattr(leaf, "dtype", type(leaf)), len(shape), shape[:-2] if window else ()
 
 
 def _described(leaf: Any) -> str:

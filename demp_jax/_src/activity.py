@@ -238,11 +238,26 @@ def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -
     return jax.tree.unflatten(analysis.program.out_tree, results), values
 
 
+def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+    """Returns the compiled pass over a batch, for variables of the given shapes.
+
+    It is kept for the next call, unless `fn` cannot be hashed: a module may hold a list or a config object.
+    """
+    try:
+        hash(fn)
+    except TypeError:
+        return _compiled(fn, options)
+    return _kept_observer(shapes, fn, **options)
+
+
 # A network has a few programs at the widths it has and at those it is to have; older ones hold memory for nothing.
 @functools.lru_cache(maxsize=6)
-def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-    """Returns the compiled pass over a batch, for variables of the given shapes."""
+def _kept_observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     del shapes
+    return _compiled(fn, options)
+
+
+def _compiled(fn: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     fast = convolutions.compiler_options()
     return jax.jit(functools.partial(_observe, fn, **options), compiler_options=fast)
 
@@ -414,4 +429,4 @@ def _on_host(tree: Any) -> Any:
 
 def clear_caches() -> None:
     """Drops the compiled passes over death sets, so that their memory is freed; the newest few are kept otherwise."""
-    _observer.cache_clear()
+    _kept_observer.cache_clear()
