@@ -191,6 +191,19 @@ def test_a_grouped_convolution_built_with_as_many_groups_of_other_widths():
     assert nnx.split(model)[0] == nnx.split(conv(8))[0]
 
 
+def test_heads_and_batches_are_widths_too():
+    def attention(heads):
+        return nnx.MultiHeadAttention(heads, 8, 4 * heads, decode=False, rngs=nnx.Rngs(0))
+
+    def general(batches):
+        return nnx.LinearGeneral(3, 4, batch_axis={0: batches}, rngs=nnx.Rngs(0))
+
+    for make in (attention, general):
+        model = make(4)
+        demp_nnx.resize(model, nnx.as_pure(nnx.state(make(2))))
+        assert nnx.split(model)[0] == nnx.split(make(2))[0]
+
+
 class Restored(nnx.Module):
     """Paths with numbers and with tuples, and random keys."""
 
