@@ -148,7 +148,7 @@ class BatchStatistics:
     def __call__(self, variables: Any, x: Any) -> Any:
         """Returns the model's output for `x`."""
         model = nnx.merge(self.forward.graphdef, variables)
-        return self.forward.call(_viewed(model, deterministic=True, use_running_average=False), x)
+        return self.forward.call(_viewed(model, use_running_average=False), x)
 
     def resized(self, variables: Any) -> BatchStatistics:
         """Returns the function for smaller variables."""

@@ -404,8 +404,7 @@ class _Trial:
             return activity_lib.outputs(fn, variables, self._batches, **self._watched)
         except Exception as error:
             try:
-                # JAX hashes what it is given, and a function that holds a module may have no hash.
-                jax.eval_shape(lambda variables, x: fn(variables, x), variables, self._batches[0])
+                jax.eval_shape(fn, variables, self._batches[0])
             except Exception:
                 gone = np.append(decision.removed, False)
                 cuts = [(s.name, s.width, int(gone[s.classes].sum())) for s in self._graph.sites]
