@@ -354,7 +354,8 @@ def resize(model: nnx.Module, state: Any) -> None:
       3
 
     Args:
-      model: a model of the same architecture at any widths; one of `nnx.eval_shape` is enough.
+      model: a model of the same architecture at any widths; one of `nnx.eval_shape` is enough, unless it has an
+        `nnx.WeightNorm`, whose scales are then missing.
       state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`, or such a tree as Orbax restores it
         without a target: keys may be strings where the model has numbers or tuples, and an array may be within a
         dictionary `{"value": array}`. Without random keys and their counts,
