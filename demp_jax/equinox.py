@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
+from demp_jax._src.frameworks.batch_stats import batch_averages
 from demp_jax._src.pruning import prune as prune_lib
 from demp_jax._src.pruning import slicing as surgery
 from demp_jax._src.pruning.options import PruneOptions
@@ -21,7 +23,16 @@ from demp_jax._src.pruning.record import PruneRecord
 from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
 
-__all__ = ["Forward", "PruneResult", "forward", "norm_weights", "prune", "refit", "trace"]
+__all__ = [
+    "Forward",
+    "PruneResult",
+    "forward",
+    "norm_weights",
+    "prune",
+    "reestimate_batch_stats",
+    "refit",
+    "trace",
+]
 
 
 def norm_weights(params: Any) -> Any:
@@ -79,8 +90,161 @@ class Forward:
 
     def __call__(self, variables: Any, x: Any) -> Any:
         """Returns the model's output for `x`."""
-        model = eqx.combine(variables["params"], jax.tree.unflatten(self.structure, self.leaves))
-        return self.call(refit(model), x, variables["state"])
+        return self.call(self.model(variables), x, variables["state"])
+
+    def model(self, variables: Any) -> Any:
+        """Returns the model itself, in inference mode."""
+        return refit(eqx.combine(variables["params"], jax.tree.unflatten(self.structure, self.leaves)))
+
+    def training(self, variables: Any, x: Any) -> BatchStatistics | None:
+        """Returns the model with every `eqx.nn.BatchNorm` in training mode; all else, such as dropout, in inference.
+
+        BatchNorm takes its statistics over the axis of a `jax.vmap` that has its `axis_name`. Without a `call` of your
+        own the model is mapped with that name; a `call` has to name the axis itself, as in
+        `jax.vmap(model, axis_name="batch", ...)`, which is allowed in inference mode, too.
+
+        Args:
+          variables: the variables of the model, or their shapes and dtypes.
+          x: a batch of inputs, or its shape and dtype.
+
+        Returns:
+          A function `train(variables, x)` of the same variables; `None` when the model has no BatchNorm, so that
+          nothing would differ, and when an axis that one needs is not there: two names without a `call` of your own,
+          or a `call` that does not name it.
+        """
+        if not _batch_norms(jax.tree.unflatten(self.structure, self.leaves)):
+            return None
+        train = BatchStatistics(self)
+        try:
+            jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
+        except NameError:  # By which JAX says that an axis has no such name.
+            return None
+        return train
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatistics:
+    """A model with every `eqx.nn.BatchNorm` in training mode and no dropout, `train(variables, x)`.
+
+    The state that the model would return is discarded.
+
+    Attributes:
+      forward: the same model in inference mode.
+    """
+
+    forward: Forward
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        """Returns the model's output for `x`."""
+        model = _with_norms(self.forward.model(variables), inference=False)
+        state = _copied(variables["state"])
+        if self.forward.call is _apply:
+            return _mapped(model, x, state)[0]
+        return self.forward.call(model, x, state)
+
+
+def _batch_norms(model: Any) -> list[Any]:
+    nodes = jax.tree.leaves(model, is_leaf=lambda node: isinstance(node, eqx.nn.BatchNorm))
+    return [node for node in nodes if isinstance(node, eqx.nn.BatchNorm)]
+
+
+def _with_norms(model: Any, **changes: Any) -> Any:
+    """Returns a model with other attributes of every BatchNorm."""
+
+    def changed(node: Any) -> Any:
+        return _replaced(node, changes) if isinstance(node, eqx.nn.BatchNorm) else node
+
+    return jax.tree.map(changed, model, is_leaf=lambda node: isinstance(node, eqx.nn.BatchNorm))
+
+
+def _replaced(module: Any, changes: dict[str, Any]) -> Any:
+    module = copy.copy(module)
+    for name, value in changes.items():
+        object.__setattr__(module, name, value)  # Modules are frozen dataclasses.
+    return module
+
+
+def _copied(state: Any) -> Any:
+    """Returns a state that may be set: to set one makes it invalid."""
+    return jax.tree.map(lambda leaf: leaf, state)
+
+
+def _mapped(model: Any, x: Any, state: eqx.nn.State) -> tuple[Any, eqx.nn.State]:
+    """Returns the outputs and the state of a model with BatchNorms that is mapped over the first axis of a batch."""
+    name = _batch_norms(model)[0].axis_name
+    name = name[0] if isinstance(name, list | tuple) else name
+    return jax.vmap(model, axis_name=name, in_axes=(0, None), out_axes=(0, None))(x, state)
+
+
+def reestimate_batch_stats(
+    model: Any,
+    state: eqx.nn.State,
+    batches: Iterable[Any],
+    *,
+    call: Callable[[Any, Any, eqx.nn.State], tuple[Any, eqx.nn.State]] = _mapped,
+) -> eqx.nn.State:
+    """Returns a state with the running statistics of every `eqx.nn.BatchNorm` averaged over batches.
+
+    The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the batch
+    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. In the mode `"batch"`, whose
+    running sums start from zero, the sums are set to what inference divides to these averages. A layer that is called
+    several times in one pass keeps the statistics of its last call.
+
+    Args:
+      model: an Equinox model, in training or inference mode.
+      state: its state.
+      batches: batches of training inputs, of one shape: another shape is compiled anew. Every batch counts the same.
+      call: how to call the model on a batch, `call(model, x, state) -> (outputs, state)`; by default it is mapped over
+        the first axis, which gets the `axis_name` of its BatchNorms.
+
+    Returns:
+      The state, of which only running statistics have changed; the one given stays valid.
+
+    Raises:
+      ValueError: when the model has no BatchNorm, or there is no batch.
+    """
+    norms = _batch_norms(model)
+    if not norms:
+        raise ValueError("reestimate_batch_stats: the model has no eqx.nn.BatchNorm, so there is nothing to estimate.")
+    params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
+
+    def statistics(variables: Any, x: Any) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+        params, before = variables
+        training = _with_norms(eqx.combine(params, static), inference=False, momentum=0.0)
+        start = _copied(before)
+        for norm in norms:
+            index = _running(norm)
+            # Zero times a statistic that is not finite would not be zero.
+            start = start.set(index, jax.tree.map(jnp.nan_to_num, start.get(index)))
+        after = call(training, x, start)[1]
+        return [(*after.get(_running(norm)), _calls(norm, before, after)) for norm in norms]
+
+    averages = batch_averages(statistics, (params, state), batches)
+    for norm, (mean, var, calls) in zip(norms, averages, strict=True):
+        if not calls:
+            continue
+        new = _copied(state)
+        if norm.mode == "ema":
+            new = new.set(norm.ema_first_time_index, jnp.array(False))
+        else:
+            counter = jnp.maximum(state.get(norm.batch_counter), 1)
+            weight = 1 - norm.momentum**counter
+            mean, var = ((leaf * weight).astype(leaf.dtype) for leaf in (mean, var))
+            new = new.set(norm.batch_counter, counter)
+        state = new.set(_running(norm), (mean, var))
+    return state
+
+
+def _running(norm: Any) -> Any:
+    """Returns the index of the running mean and variance in a state."""
+    return norm.ema_state_index if norm.mode == "ema" else norm.batch_state_index
+
+
+def _calls(norm: Any, before: eqx.nn.State, after: eqx.nn.State) -> jax.Array:
+    """Returns a number that is zero when a BatchNorm has never set its statistics."""
+    if norm.mode == "ema":
+        return 1.0 - after.get(norm.ema_first_time_index)
+    return jnp.float32(after.get(norm.batch_counter) - before.get(norm.batch_counter))
 
 
 def forward(
@@ -231,9 +395,7 @@ def refit(tree: Any) -> Any:
         return tree.refit()
     for kind, fit in _FITS.items():
         if isinstance(tree, kind):
-            tree = copy.copy(tree)
-            for name, value in fit(tree).items():
-                object.__setattr__(tree, name, value)  # Modules are frozen dataclasses.
+            tree = _replaced(tree, fit(tree))
     return tree
 
 

@@ -5,12 +5,17 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.core import meta
 
-__all__ = ["Forward", "widths_from_variables"]
+from demp_jax._src.frameworks.batch_stats import batch_averages
+
+__all__ = ["Forward", "reestimate_batch_stats", "widths_from_variables"]
 
 
 @contextlib.contextmanager
@@ -38,18 +43,45 @@ def widths_from_variables() -> Iterator[None]:
         if context.method_name != "__call__" or module.scope is None:
             return call(*args, **kwargs)
         changes = next((fit(module, *args) for kind, fit in _FITS.items() if isinstance(module, kind)), {})
-        before = {name: getattr(module, name) for name in changes}
-        # Modules are frozen dataclasses, made anew by each `apply`.
-        for name, value in changes.items():
-            object.__setattr__(module, name, value)
-        try:
+        with _changed(module, changes):
             return call(*args, **kwargs)
-        finally:
-            for name, value in before.items():
-                object.__setattr__(module, name, value)
 
     with nn.intercept_methods(fitted):
         yield
+
+
+@contextlib.contextmanager
+def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
+    """Gives a module other attributes within the context."""
+    before = {name: getattr(module, name) for name in changes}
+    # Modules are frozen dataclasses, made anew by each `apply`.
+    for name, value in changes.items():
+        object.__setattr__(module, name, value)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            object.__setattr__(module, name, value)
+
+
+@contextlib.contextmanager
+def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
+    """Lets every `nn.BatchNorm` normalize with batch statistics; gives the paths of those that were called."""
+    called: set[tuple[str, ...]] = set()
+
+    def normalized(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
+        module: Any = context.module
+        if not isinstance(module, nn.BatchNorm) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        called.add(module.path)
+        kwargs.pop("use_running_average", None)
+        # The whole batch is there: no mapped axis with the rest of it.
+        local = {"use_running_average": False, "axis_name": None, "axis_index_groups": None}
+        with _changed(module, {**local, **changes}):
+            return call(*args[:1], **kwargs)
+
+    with nn.intercept_methods(normalized):
+        yield called
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,12 +98,103 @@ class Forward:
 
     def __call__(self, variables: Any, x: Any) -> Any:
         """Returns the model's output for `x`."""
-        with widths_from_variables():
-            return self.model.apply(variables, x, **dict(self.options))
+        return _applied(self, variables, x, mutable=False)
+
+    def training(self, variables: Any, x: Any) -> BatchStatistics | None:
+        """Returns the model with batch statistics in its BatchNorms; all else as in evaluation mode.
+
+        Args:
+          variables: the variables of the model, or their shapes and dtypes.
+          x: a batch of inputs, or its shape and dtype.
+
+        Returns:
+          A function `train(variables, x)` of the same variables; `None` when no `nn.BatchNorm` is called, so that
+          nothing would differ. A module of your own that keeps running statistics stays in evaluation mode.
+        """
+        train = BatchStatistics(self)
+        with _batch_statistics() as called:
+            jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
+        return train if called else None
+
+
+def _applied(forward: Forward, variables: Any, x: Any, mutable: Any) -> Any:
+    with widths_from_variables():
+        return forward.model.apply(_unboxed(variables), x, mutable=mutable, **dict(forward.options))
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatistics:
+    """A Linen model with batch statistics in its BatchNorms and without dropout, `train(variables, x)`.
+
+    The running statistics that the model would return are discarded.
+
+    Attributes:
+      forward: the same model in evaluation mode.
+    """
+
+    forward: Forward
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        """Returns the model's output for `x`."""
+        with _batch_statistics():
+            return _applied(self.forward, variables, x, mutable=["batch_stats"])[0]
+
+
+def reestimate_batch_stats(model: nn.Module | Forward, variables: Any, batches: Iterable[Any]) -> Any:
+    """Returns variables with the running statistics of every `nn.BatchNorm` averaged over batches.
+
+    The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the batch
+    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. A layer that is called several
+    times in one pass keeps the statistics of its last call.
+
+    Args:
+      model: the model, or a `Forward` where its call in evaluation mode takes options such as `train=False`.
+      variables: its variables, at any widths.
+      batches: batches of training inputs, of one shape: another shape is compiled anew. Every batch counts the same.
+
+    Returns:
+      The variables, of which only running statistics have changed.
+
+    Raises:
+      ValueError: when the model calls no BatchNorm, or there is no batch.
+    """
+    forward = model if isinstance(model, Forward) else Forward(model)
+
+    def statistics(variables: Any, x: Any) -> Any:
+        # Zero times a statistic that is not finite would not be zero.
+        old = jax.tree.map(jnp.nan_to_num, _unboxed(variables.get("batch_stats", {})))
+        with _batch_statistics(momentum=0.0) as found:
+            _, new = _applied(forward, {**variables, "batch_stats": old}, x, mutable=["batch_stats"])
+        return {path: leaf for path, leaf in _steps(new.get("batch_stats", {})) if path[:-1] in found}
+
+    averages = batch_averages(statistics, variables, batches)
+    if not averages:
+        raise ValueError("reestimate_batch_stats: the model calls no nn.BatchNorm, so there is nothing to estimate.")
+    steps = _steps(_unboxed(variables))
+    leaves = [averages.get(path[1:], leaf) if path[0] == "batch_stats" else leaf for path, leaf in steps]
+    return jax.tree.unflatten(jax.tree.structure(variables), leaves)
+
+
+def _steps(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return [(tuple(jax.tree_util.keystr((key,), simple=True) for key in path), leaf) for path, leaf in leaves]
+
+
+def _unboxed(tree: Any) -> Any:
+    """Returns a tree without the boxes that hold the names of axes, such as those of `nn.with_partitioning`.
+
+    A box of Flax constrains how its array is sharded when it is opened. Smaller arrays may not divide by the mesh any
+    more, so the constraint is left out.
+    """
+
+    def value(box: meta.AxisMetadata[Any]) -> Any:
+        return _unboxed(box.unbox(apply_constraint=False) if isinstance(box, meta.Partitioned) else box.unbox())
+
+    return meta.map_axis_meta(value, tree)
 
 
 def _kernel_shape(module: nn.Module) -> tuple[int, ...] | None:
-    return module.get_variable("params", "kernel").shape if module.has_variable("params", "kernel") else None
+    return _unboxed(module.get_variable("params", "kernel")).shape if module.has_variable("params", "kernel") else None
 
 
 def _fit_dense(module: Any, *_: Any) -> dict[str, Any]:
@@ -104,8 +227,9 @@ def _fit_conv_transpose(module: Any, *_: Any) -> dict[str, Any]:
 def _fit_attention(module: Any, *_: Any) -> dict[str, Any]:
     if not module.has_variable("params", "query"):
         return {}
-    *_, heads, size = module.get_variable("params", "query")["kernel"].shape
-    return {"qkv_features": heads * size, "out_features": module.get_variable("params", "out")["kernel"].shape[-1]}
+    query, out = (_unboxed(module.get_variable("params", name)["kernel"]) for name in ("query", "out"))
+    *_, heads, size = query.shape
+    return {"num_heads": heads, "qkv_features": heads * size, "out_features": out.shape[-1]}
 
 
 _FITS: dict[type, Callable[..., dict[str, Any]]] = {

@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from demp_jax._src.frameworks.batch_stats import batch_averages
+from demp_jax._src.frameworks.refit import refit as refit
 from demp_jax._src.optim import demp
 from demp_jax._src.pruning import prune as prune_lib
 from demp_jax._src.pruning.options import PruneOptions
@@ -29,6 +31,7 @@ __all__ = [
     "forward",
     "preview",
     "prune",
+    "reestimate_batch_stats",
     "refit",
     "resize",
     "set_strength_factor",
@@ -99,6 +102,89 @@ class Forward:
         model = nnx.merge(self.graphdef, state)
         refit(model)
         return Forward(nnx.split(model)[0], self.call)
+
+    def training(self, variables: Any, x: Any) -> BatchStatistics | None:
+        """Returns the model with batch statistics in its BatchNorms, and without dropout.
+
+        Args:
+          variables: the variables of the model, or their shapes and dtypes.
+          x: a batch of inputs, or its shape and dtype; the adapters of the other libraries need it.
+
+        Returns:
+          A function `train(variables, x)` of the same variables; `None` when the model has no module whose flag
+          `use_running_average` can be set by `nnx.view`, so that nothing would differ. A BatchNorm that gets
+          `use_running_average` as an argument of its call does what the call says.
+        """
+        del x
+        model = nnx.merge(self.graphdef, variables)
+        same = nnx.split(_viewed(model, use_running_average=False))[0] == nnx.split(model)[0]
+        return None if same else BatchStatistics(self)
+
+    def updating(self) -> Updating:
+        """Returns the model in training mode, as a function that returns the updated variables beside the outputs."""
+        return Updating(self)
+
+
+def _viewed(model: Any, **flags: bool) -> Any:
+    """Returns a view of a model whose batch statistics are those of the batch it is called on."""
+    view = nnx.view(model, raise_if_not_found=False, **flags)
+    for norm in _batch_norms(view).values():
+        # The whole batch is there: no mapped axis with the rest of it.
+        norm.axis_name = norm.axis_index_groups = None
+    return view
+
+
+def _batch_norms(model: Any) -> dict[Any, nnx.BatchNorm]:
+    return {path: module for path, module in nnx.iter_modules(model) if isinstance(module, nnx.BatchNorm)}
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatistics:
+    """A model with batch statistics in its BatchNorms and without dropout, `train(variables, x)`.
+
+    What the model would write to its state, such as running statistics, is discarded.
+
+    Attributes:
+      forward: the same model in evaluation mode.
+    """
+
+    forward: Forward
+
+    def __call__(self, variables: Any, x: Any) -> Any:
+        """Returns the model's output for `x`."""
+        model = nnx.merge(self.forward.graphdef, variables)
+        return self.forward.call(_viewed(model, use_running_average=False), x)
+
+    def resized(self, variables: Any) -> BatchStatistics:
+        """Returns the function for smaller variables."""
+        return BatchStatistics(self.forward.resized(variables))
+
+
+@dataclasses.dataclass(frozen=True)
+class Updating:
+    """A model in training mode, `updating(variables, x) -> (outputs, updated variables)`.
+
+    Dropout draws from the model's own random keys, whose counts are updated, too. The updated variables have the
+    structure of those given; variables that only exist after the call, such as what `sow` keeps, are left out.
+
+    Attributes:
+      forward: the same model in evaluation mode.
+    """
+
+    forward: Forward
+
+    def __call__(self, variables: Any, x: Any) -> tuple[Any, Any]:
+        """Returns the model's output for `x`, and its variables after that step."""
+        model = nnx.merge(self.forward.graphdef, variables)
+        view = _viewed(model, deterministic=False, use_running_average=False)
+        out = self.forward.call(view, x)
+        after = _by_steps(nnx.as_pure(nnx.state(view)))
+        updated = [after.get(steps, leaf) for steps, leaf in _by_steps(variables).items()]
+        return out, jax.tree.unflatten(jax.tree.structure(variables), updated)
+
+    def resized(self, variables: Any) -> Updating:
+        """Returns the function for smaller variables."""
+        return Updating(self.forward.resized(variables))
 
 
 def forward(model: nnx.Module, call: Callable[[Any, Any], Any] = _apply) -> tuple[Forward, Any]:
@@ -214,6 +300,53 @@ def preview(
     return prune_lib.preview(fn, state, batches, params=_trained(model, wrt), copies=trees, options=options)
 
 
+def reestimate_batch_stats(
+    model: nnx.Module, batches: Iterable[Any], *, call: Callable[[Any, Any], Any] = _apply
+) -> None:
+    """Sets the running statistics of every `nnx.BatchNorm` to averages over batches, in place.
+
+    Running statistics lag behind the weights: with the default momentum of 0.99 they are those of a few hundred steps
+    ago. The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the
+    batch variances. These are the values that running averages tend to at fixed weights, for any momentum, and the
+    ones that training normalizes with; the variance of all examples together would also count how the batch means
+    differ. Batches count the same, whatever their sizes. Every layer sees inputs that were normalized with batch
+    statistics, without dropout. A layer that is called several times in one pass keeps the statistics of its last
+    call.
+
+    Example:
+      >>> norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
+      >>> reestimate_batch_stats(norm, [jnp.array([[0.0], [2.0]]), jnp.array([[4.0], [8.0]])])
+      >>> norm.mean[...].tolist(), norm.var[...].tolist()  # Means of 1 and 6, and of 1 and 4.
+      ([3.5], [2.5])
+
+    Args:
+      model: a Flax NNX model, in training or evaluation mode. Nothing but its running statistics changes.
+      batches: batches of training inputs, of one shape: another shape is compiled anew.
+      call: how to call the model, `call(model, x)`, as in `forward`.
+
+    Raises:
+      ValueError: when the model has no BatchNorm, or there is no batch.
+    """
+    norms = _batch_norms(model)
+    if not norms:
+        raise ValueError("reestimate_batch_stats: the model has no nnx.BatchNorm, so there is nothing to estimate.")
+    graphdef, state = nnx.split(model)
+
+    def statistics(variables: Any, x: Any) -> list[tuple[jax.Array, jax.Array]]:
+        view = _viewed(nnx.merge(graphdef, variables), deterministic=True, use_running_average=False)
+        found = _batch_norms(view)
+        for norm in found.values():
+            norm.momentum = 0.0
+            # Zero times a statistic that is not finite would not be zero.
+            norm.mean[...], norm.var[...] = (jnp.nan_to_num(v[...]) for v in (norm.mean, norm.var))
+        call(view, x)
+        return [(found[path].mean[...], found[path].var[...]) for path in norms]
+
+    averages = batch_averages(statistics, nnx.as_pure(state), batches)
+    for norm, (mean, var) in zip(norms.values(), averages, strict=True):
+        norm.mean[...], norm.var[...] = mean, var
+
+
 def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
     """Multiplies the strength of an optimizer's regulariser, in place; see `demp_jax.set_strength_factor`.
 
@@ -242,106 +375,69 @@ def _only(tree: Any, paths: set[str]) -> Any:
 def resize(model: nnx.Module, state: Any) -> None:
     """Puts variables of other widths into a model, in place, and makes its attributes agree with them.
 
+    Everything but the widths must be that of the model: the paths, the dtypes, the number of axes, and the size of the
+    window of a convolution.
+
+    Example:
+      >>> small, wide = (nnx.Linear(2, width, rngs=nnx.Rngs(0)) for width in (3, 8))
+      >>> resize(wide, nnx.as_pure(nnx.state(small)))
+      >>> wide.out_features
+      3
+
     Args:
-      model: a model of the same architecture at any widths.
-      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`; without random keys and their counts,
+      model: a model of the same architecture at any widths; one of `nnx.eval_shape` is enough, unless it has an
+        `nnx.WeightNorm`, whose scales are then missing.
+      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`, or such a tree as Orbax restores it
+        without a target: keys may be strings where the model has numbers or tuples, and an array may be within a
+        dictionary `{"value": array}`. Without random keys and their counts,
         `nnx.state(model, nnx.Not(nnx.RngState))`, those of the model stay.
 
     Raises:
       ValueError: when the variables are not those of the model.
     """
-    random, theirs = set(leaf_paths(nnx.as_pure(nnx.state(model, nnx.RngState)))), set(leaf_paths(state))
-    ours = set(leaf_paths(nnx.as_pure(nnx.state(model)))) - random
-    if ours != theirs - random:
-        odd = sorted(ours ^ (theirs - random))
-        raise ValueError(f"resize: the state is not of this model; only one of them has {', '.join(odd[:5])}.")
-    nnx.update(model, state)
+    wanted = dict(nnx.to_flat_state(nnx.as_pure(nnx.state(model))))
+    paths = {tuple(map(str, path)): path for path in wanted}
+    found: dict[tuple[Any, ...], Any] = {}
+    for steps, leaf in _by_steps(nnx.as_pure(state)).items():
+        boxed = steps not in paths and steps[-1:] == ("value",)
+        steps = steps[:-1] if boxed else steps
+        found[paths.get(steps, steps)] = leaf
+    random = {path for path, _ in nnx.to_flat_state(nnx.state(model, nnx.RngState))}
+    windows = {
+        (*path, "kernel")
+        for path, module in nnx.iter_modules(model)
+        if isinstance(module, nnx.Conv | nnx.ConvTranspose)
+    }
+    odd = []
+    for path in sorted({*wanted, *found}, key=str):
+        stored, own = found.get(path), wanted.get(path)
+        if stored is None and path in random:
+            continue
+        if _kind(stored, path in windows) != _kind(own, path in windows):
+            odd.append(f"{'/'.join(map(str, path))}: stored {_described(stored)}, wanted {_described(own)}")
+    if odd:
+        more = f" (and {len(odd) - 1} more)" if len(odd) > 1 else ""
+        raise ValueError(
+            f"resize: the state is not of this model; {odd[0]}{more}. Only widths may differ: give the variables of "
+            "the same architecture."
+        )
+    nnx.update(model, nnx.from_flat_state((path, found[path]) for path in wanted if path in found))
     refit(model)
 
 
-def refit(model: nnx.Module) -> None:
-    """Makes the static attributes of every module agree with the shapes of its variables.
-
-    A module of your own that keeps widths as attributes may have a method `refit()`, which is called.
-    """
-    for _, module in nnx.iter_modules(model):
-        if hasattr(module, "refit"):
-            module.refit()
-        for kind, fit in _FITS.items():
-            if isinstance(module, kind):
-                fit(module)
+def _by_steps(tree: Any) -> dict[tuple[str, ...], Any]:
+    """Returns the leaves of a tree by their paths, every step as a string."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf for path, leaf in leaves}
 
 
-def _fit_linear(m: Any) -> None:
-    *_, m.in_features, m.out_features = m.kernel.shape
+def _kind(leaf: Any, window: bool) -> tuple[Any, ...]:
+    """Returns what of an array is no width: its dtype, its number of axes, and those of a convolution's window."""
+    shape = np.shape(leaf)
+    return getattr(leaf, "dtype", type(leaf)), len(shape), shape[:-2] if window else ()
 
 
-def _fit_linear_general(m: Any) -> None:
-    inputs, outputs = len(m.axis), len(m.out_features)
-    shape = m.kernel.shape[-(inputs + outputs) :]
-    m.in_features, m.out_features = tuple(shape[:inputs]), tuple(shape[inputs:])
-
-
-def _fit_attention(m: Any) -> None:
-    m.in_features = m.query.kernel.shape[-3]
-    if hasattr(m, "in_kv_features"):
-        m.in_kv_features = m.key.kernel.shape[-3]
-
-
-def _fit_conv(m: Any) -> None:
-    per_group = m.out_features // m.feature_group_count
-    *_, inputs, outputs = m.kernel.shape
-    if m.feature_group_count > 1:
-        m.feature_group_count = outputs // per_group
-    m.in_features, m.out_features = inputs * m.feature_group_count, outputs
-    m.kernel_shape = _own_shape(m)
-
-
-def _own_shape(m: Any) -> tuple[int, ...]:
-    """Returns the shape of a kernel without the axes of a stack of layers before it."""
-    return tuple(m.kernel.shape[-len(m.kernel_shape) :])
-
-
-def _fit_conv_transpose(m: Any) -> None:
-    m.kernel_shape = _own_shape(m)
-    inputs, outputs = m.kernel.shape[-2:]
-    m.in_features, m.out_features = (outputs, inputs) if m.transpose_kernel else (inputs, outputs)
-
-
-def _fit_einsum(m: Any) -> None:
-    m.kernel_shape = _own_shape(m)
-    if m.bias_shape is not None:
-        m.bias_shape = tuple(m.bias.shape[-len(m.bias_shape) :])
-
-
-def _fit_embed(m: Any) -> None:
-    *_, m.num_embeddings, m.features = m.embedding.shape
-
-
-def _fit_norm(m: Any) -> None:
-    for name in ("scale", "bias", "mean"):
-        variable = getattr(m, name, None)
-        if isinstance(variable, nnx.Variable):
-            m.num_features = variable.shape[-1]
-
-
-def _fit_group_norm(m: Any) -> None:
-    variable = next((v for v in (m.scale, m.bias) if isinstance(v, nnx.Variable)), None)
-    if variable is not None:
-        m.num_groups = variable.shape[-1] // m.group_size
-
-
-_FITS: dict[type, Callable[[Any], None]] = {
-    nnx.Linear: _fit_linear,
-    nnx.LinearGeneral: _fit_linear_general,
-    nnx.Conv: _fit_conv,
-    nnx.ConvTranspose: _fit_conv_transpose,
-    nnx.Einsum: _fit_einsum,
-    nnx.MultiHeadAttention: _fit_attention,
-    nnx.Embed: _fit_embed,
-    nnx.BatchNorm: _fit_norm,
-    nnx.LayerNorm: _fit_norm,
-    nnx.RMSNorm: _fit_norm,
-    nnx.InstanceNorm: _fit_norm,
-    nnx.GroupNorm: _fit_group_norm,
-}
+def _described(leaf: Any) -> str:
+    if leaf is None:
+        return "nothing"
+    return f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else type(leaf).__name__

@@ -181,7 +181,7 @@ def test_resize_puts_other_widths_in():
     model.eval()
     fresh.eval()
     np.testing.assert_array_equal(fresh(x), model(x))
-    with pytest.raises(ValueError, match="resize: the state is not of this model; only one of them has"):
+    with pytest.raises(ValueError, match="resize: the state is not of this model; bias: stored nothing"):
         demp_nnx.resize(nnx.Linear(2, 2, rngs=nnx.Rngs(0)), state)
 
 

@@ -63,8 +63,8 @@ class Subject:
         resized = fn.resized(variables["evaluation"]) if hasattr(fn, "resized") else fn
         fns = {"evaluation": resized}
         if "training" in self.fns:
-            own = training_of(resized, variables["evaluation"], x)
-            fns["training"] = own or _resized(self.fns["training"], variables["evaluation"])
+            own_training = training_of(resized, variables["evaluation"], x)
+            fns["training"] = own_training or _resized(self.fns["training"], variables["evaluation"])
         return Subject(fns, variables, self.owned)
 
 

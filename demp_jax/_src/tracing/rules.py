@@ -563,21 +563,25 @@ def _random(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 _REDUCTIONS = set(
-    """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce""".split()
+    """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce psum pmax
+    pmin""".split()  # The last three under `vmap` with an axis name, as in Equinox's BatchNorm.
 )
 
 
 def _reduced_axes(op: Op) -> tuple[int, ...]:
-    return tuple(int(a) for a in op.params.get("axes", op.params.get("dimensions", ())))
+    axes = op.params.get("axes", op.params.get("dimensions", ()))
+    return tuple(int(a) for a in axes if not isinstance(a, str))  # Named axes are those of devices.
 
 
 @_rule(*_REDUCTIONS)
 def _reduce(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     gone = set(_reduced_axes(op))
-    for i in gone:
-        labels.freeze(ins[0][i], "it is reduced over together with other units (mean, norm or softmax over units)", op)
-    kept = tuple(axis for i, axis in enumerate(ins[0]) if i not in gone)
-    return [kept for _ in op.outputs]
+    for axes in ins[: len(op.outputs)]:
+        for i in gone:
+            text = "it is reduced over together with other units (mean, norm or softmax over units)"
+            labels.freeze(axes[i], text, op)
+    # Of `reduce` all operands have the same axes; the initial values come after them.
+    return [tuple(axis for i, axis in enumerate(axes) if i not in gone) for axes in ins[: len(op.outputs)]]
 
 
 @_rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k", "approx_top_k")

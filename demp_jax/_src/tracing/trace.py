@@ -324,7 +324,7 @@ class _Assembly:
                 continue
             seen.add(value)
             for op in self._consumers.get(value, ()):
-                if op.name == "reduce_sum":
+                if op.name in ("reduce_sum", "psum"):
                     axes = self._labels.axes[value]
                     reduced = [axes[int(a)] for a in op.params["axes"]]
                     if any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in reduced):
