@@ -338,3 +338,34 @@ def test_complex_networks():
 
     assert set(_removed(parts, params).values()) == {DEAD}
     assert len(demp_jax.trace(parts, params, batch((BATCH, TIME, 5))).sites) == 2
+
+
+def test_flops_inside_loops_shrink():
+    def network(p, x):
+        h = jax.lax.map(lambda row: jax.nn.relu(row @ p["w1"] + p["b1"][None]), x)
+        h = jax.lax.fori_loop(0, 2, lambda i, y: y * 0.5, h)
+        return jax.lax.cond(x[0, 0, 0] > 0, lambda y: jnp.tanh(y), lambda y: y @ p["w3"] @ p["w3"].T * 0, h) @ p["w2"]
+
+    def mapped(p, x):
+        return jax.nn.relu(jax.lax.map(lambda row: row @ p["w1"] + p["b1"][None], x)) @ p["w2"]
+
+    assert demp_jax.trace(network, _params(w3=(UNITS, 2)), batch((BATCH, TIME, 5))).flops() == (
+        2 * TIME * (5 * UNITS + 2 * 2 * UNITS + UNITS * 4)
+    )
+    result = demp_jax.prune(mapped, _params(), [batch((BATCH, TIME, 5), 50)])
+    kept = UNITS - DEAD
+    assert result.record.flops == (2 * TIME * (5 + 4) * UNITS, 2 * TIME * (5 + 4) * kept)
+
+
+def test_calls_with_rules_of_their_own_are_seen_through():
+    @jax.custom_batching.custom_vmap
+    def doubled(h):
+        return 2 * h
+
+    doubled.def_vmap(lambda size, batched, h: (2 * h, True))
+
+    def network(p, x):
+        half = jax.lax.composite(lambda h: h / 2, "test.half")
+        return half(doubled(_hidden(p, x))) @ p["w2"]
+
+    assert _removed(network, _params()) == {"b1": DEAD}

@@ -142,6 +142,16 @@ def test_refusals_name_the_operation_and_its_line(fn, operation):
     assert "test_reports.py" in refusal.source
 
 
+def test_an_operation_that_meets_no_unit_is_no_refusal():
+    def network(p, x):
+        x = jax.pure_callback(lambda y: y, x, x)
+        return _hidden(p, jax.lax.platform_dependent(x, cpu=lambda y: y, default=lambda y: y + 0)) @ p["w2"]
+
+    graph = demp_jax.trace(network, _params(), X)
+    assert not graph.refusals
+    assert graph.num_groups == 8
+
+
 def test_what_meets_a_value_that_is_not_followed_names_where_it_came_from():
     def network(p, x):
         sorted_scores = jnp.sort(x @ p["w3"], -1)

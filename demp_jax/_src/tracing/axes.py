@@ -91,6 +91,7 @@ class Labels:
       reasons: the reasons.
       unfollowed: operations without a rule, by name, and the index of the reason.
       contractions, routes: where labelled axes of data end.
+      bodies: by the identity of a loop or `cond`, the labels inside its bodies.
       data: numbers of the values that depend on the program's data, not on variables alone.
       looked_up: numbers of those that are variables all the same, read at positions that data names: `w[i]`.
       statistics: numbers of the values summed over units, or over all there is (means and variances of a norm), not
@@ -109,6 +110,7 @@ class Labels:
         self.unfollowed: list[tuple[str, int]] = []
         self.contractions: list[Contraction] = []
         self.routes: list[Route] = []
+        self.bodies: dict[int, list[Labels]] = {}
         self.data: set[int] = set()
         self.looked_up: set[int] = set()
         self.statistics: set[int] = set()

@@ -20,10 +20,11 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
 # Calls whose body is read as part of the program. Values strictly inside the first group can be handed out by
-# `evaluate`; custom-derivative calls must stay whole, or their derivative rule would be lost.
+# `evaluate`; calls with a rule of their own for derivatives, batching or lowering must stay whole, or it would be lost.
 _OPEN_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
-_WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr"}
+_WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vmap_call": "call"}
+_WHOLE_CALLS |= {"composite": "jaxpr"}
 _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 
 # Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.

@@ -147,17 +147,20 @@ LOOPS = {
 }
 _STACKED = "layers stacked by `scan` share one width; call them one by one so that each can shrink on its own"
 _RECURRENT = "it is in the hidden state of a recurrence (`scan`), which every step reads"
-_CALLBACKS = ("pure_callback", "io_callback", "ffi_call")
+_OUTSIDE = "it is handed to code outside of JAX (`{}`), whose shapes are fixed"
+_FROZEN = {name: _OUTSIDE.format(name) for name in ("pure_callback", "io_callback", "ffi_call")} | {
+    "custom_linear_solve": "it is part of a linear system, whose solution mixes all of it",
+    "shard_map": "it is used inside a `shard_map`, which is not followed; let `jit` divide the work among devices",
+}
 
 
 def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    text = f"it is used by `{op.name}`, for which there is no rule"
-    if op.name in _CALLBACKS:
-        text = f"it is handed to code outside of JAX (`{op.name}`), whose shapes are fixed"
+    text = _FROZEN.get(op.name, f"it is used by `{op.name}`, for which there is no rule")
     for axes in ins:
         for axis in axes:
             labels.freeze(axis, text, op)
-    labels.unfollowed.append((op.name, labels.reason(text, op)))
+    if any(has_labels(axis) for axes in ins for axis in axes):
+        labels.unfollowed.append((op.name, labels.reason(text, op)))
     # An axis of examples usually comes out where it went in.
     batch = {
         (i, labels.shape(operand)[i])
@@ -173,8 +176,8 @@ def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     *"""abs acos acosh add add_any and asin asinh atan atan2 atanh bessel_i0e bessel_i1e cbrt ceil clamp clz complex
     conj convert_element_type copy copy_p cos cosh digamma div eq eq_to erf erf_inv erfc exp exp2 expm1 floor ge gt
     igamma igamma_grad_a igammac imag integer_pow is_finite layout_constraint le le_to lgamma log log1p logistic lt
-    lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow random_gamma_grad real
-    reduce_precision regularized_incomplete_beta rem reshard round rsqrt select_n shift_left shift_right_arithmetic
+    lt_to max min mul mulhi name ne neg nextafter not or polygamma population_count pow random_gamma
+    real reduce_precision regularized_incomplete_beta rem reshard round rsqrt select_n shift_left shift_right_arithmetic
     shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh with_memory_space_constraint xor
     xla_metadata_value zeta sharding_constraint pvary pcast""".split()
 )
@@ -200,6 +203,8 @@ def is_pointwise(op: Op) -> bool:
 def _bitcast(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     """Passes the axes; between types of different widths a number's parts lie along one axis more, or less."""
     rank = len(labels.shape(op.outputs[0]))
+    for axis in ins[0][rank:]:
+        labels.freeze(axis, "its values are parts of one number", op)
     parts = Fixed(MEMBER, "it is part of the bits of a number")
     return [(*ins[0], parts)[:rank]]
 
@@ -684,6 +689,7 @@ def _hold(labels: Labels, op: Op, inside: Labels, text: str, special: Mapping[st
       text: the reason.
       special: more specific reasons, each with inputs of the body; it applies where an operand depends on one of them.
     """
+    labels.bodies.setdefault(id(op), []).append(inside)
     made = {reason: _made_from(inside.program, numbers) for reason, numbers in special.items()}
     ends: list[Contraction | Route] = [*inside.contractions, *inside.routes]
     for end in ends:
@@ -829,9 +835,16 @@ def _contract(labels: Labels, op: Op, operand: int, axis: int, other: int) -> No
         labels.contractions.append(Contraction(op, operand, value, axis, other))
 
 
+def dot_dimensions(op: Op) -> tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]:
+    """Returns the axes that a matrix product sums over, and those along which its operands are stacked."""
+    if op.name == "ragged_dot_general":
+        return op.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
+    return op.params["dimension_numbers"]
+
+
 @_rule("dot_general")
 def _dot_general(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    (left, right), (left_batch, right_batch) = op.params["dimension_numbers"]
+    (left, right), (left_batch, right_batch) = dot_dimensions(op)
     for i, j in zip(left, right, strict=True):
         labels.join(ins[0][i], ins[1][j], op)
         _contract(labels, op, 0, i, j)
@@ -846,7 +859,7 @@ def _dot_general(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 def _ragged_dot(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     """Handles the product of sorted rows with the matrices of their groups, as of tokens with their experts."""
     numbers = op.params["ragged_dot_dimension_numbers"]
-    (left, right), (left_batch, right_batch) = numbers.dot_dimension_numbers
+    (left, right), (left_batch, right_batch) = dot_dimensions(op)
     groups = list(map(int, numbers.rhs_group_dimensions))
     if not groups or any(int(i) in {*left, *left_batch} for i in numbers.lhs_ragged_dimensions):
         return _unknown(labels, op, ins)

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.extend import core as jex_core
 
 from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
@@ -403,35 +403,41 @@ class _Assembly:
         assert isinstance(total, int)
         return total if isinstance(bias, int) and self._variable_behind(bias) is not None else result
 
-    def _products(self) -> tuple[Product, ...]:
-        products = []
-        for op in self._program.leaves:
-            result = op.outputs[0]
-            if result not in self._labels.data:
+    def _products(self, labels: axes_lib.Labels, times: int = 1) -> Iterator[Product]:
+        """Yields the products of a program, and of the bodies of its loops, each of which runs `times` times."""
+        for op in labels.program.leaves:
+            if labels.data.isdisjoint(out for out in op.outputs if isinstance(out, int)):
                 continue
             if op.name in rules.LOOPS:
-                # Their widths do not change.
-                products.append(Product((_inner_products(op.eqn),), (None,), None))
-                continue
-            if op.name not in ("dot_general", "conv_general_dilated"):
-                continue
-            terms: list[tuple[program_lib.Operand, int]]
-            terms = [(result, i) for i in range(len(self._labels.shape(result)))]
-            if op.name == "dot_general":
-                terms += [(op.inputs[0], int(i)) for i in op.params["dimension_numbers"][0][0]]
-            else:
-                # Per output: the taps of the kernel and the input features of one group.
-                terms += [(op.inputs[1], int(i)) for i in op.params["dimension_numbers"].rhs_spec[1:]]
-            sizes = tuple(self._labels.shape(value)[i] for value, i in terms)
-            axes = [self._labels.operand_axes(value)[i] for value, i in terms]
-            groups = tuple(
-                self._groups_of(axis, size) if axes_lib.has_labels(axis) else None
-                for axis, size in zip(axes, sizes, strict=True)
-            )
-            weights = [i for i in op.inputs[:2] if isinstance(i, int) and i not in self._labels.data]
-            variable = self._copied(weights[0]) if len(weights) == 1 else None
-            products.append(Product(sizes, groups, variable))
-        return tuple(products)
+                steps = int(op.params.get("length", 1))  # A `while` counts once.
+                inner = [list(self._products(body, times * steps)) for body in labels.bodies[id(op)]]
+                counts = [sum(math.prod(product.sizes) for product in products) for products in inner]
+                for i, products in enumerate(inner):
+                    if op.name != "cond" or i == int(np.argmax(counts)):
+                        yield from products
+            elif op.name in ("dot_general", "conv_general_dilated", "ragged_dot_general"):
+                yield self._product(labels, op, times)
+
+    def _product(self, labels: axes_lib.Labels, op: Op, times: int) -> Product:
+        result = op.outputs[0]
+        terms: list[tuple[program_lib.Operand, int]]
+        terms = [(result, i) for i in range(len(labels.shape(result)))]
+        if op.name == "conv_general_dilated":
+            # Per output: the taps of the kernel and the input features of one group.
+            terms += [(op.inputs[1], int(i)) for i in op.params["dimension_numbers"].rhs_spec[1:]]
+        else:
+            summed, _ = rules.dot_dimensions(op)
+            terms += [(op.inputs[0], int(i)) for i in summed[0]]
+        sizes = tuple(labels.shape(value)[i] for value, i in terms)
+        axes = [labels.operand_axes(value)[i] for value, i in terms]
+        groups = tuple(
+            self._groups_of(axis, size) if axes_lib.has_labels(axis) else None
+            for axis, size in zip(axes, sizes, strict=True)
+        )
+        weights = [i for i in op.inputs[:2] if isinstance(i, int) and i not in labels.data]
+        ours = len(weights) == 1 and labels is self._labels
+        variable = self._copied(weights[0]) if ours else None
+        return Product((times, *sizes), (None, *groups), variable)
 
     def graph(self) -> Graph:
         sites = tuple(self._site(activation) for activation in self._activations)
@@ -457,7 +463,7 @@ class _Assembly:
             unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
             examples=self._examples,
             program=self._program,
-            products=self._products(),
+            products=tuple(self._products(self._labels)),
         )
 
 
@@ -491,30 +497,3 @@ def _consumers(program: Program) -> dict[int, list[Op]]:
         for operand in {i for i in op.inputs if isinstance(i, int)}:
             consumers.setdefault(operand, []).append(op)
     return consumers
-
-
-def _inner_products(eqn: Any) -> int:
-    """Returns how many multiplications the products inside a loop take: a scan counts its length, a `while` once."""
-    if eqn.primitive.name == "cond":
-        return max(_multiplications(branch.jaxpr) for branch in eqn.params["branches"])
-    if eqn.primitive.name == "while":
-        return _multiplications(eqn.params["body_jaxpr"].jaxpr)
-    return int(eqn.params["length"]) * _multiplications(eqn.params["jaxpr"].jaxpr)
-
-
-def _multiplications(jaxpr: Any) -> int:
-    total = 0
-    for eqn in jaxpr.eqns:
-        if eqn.primitive.name in rules.LOOPS:
-            total += _inner_products(eqn)
-        elif eqn.primitive.name == "dot_general":
-            contracted, _ = eqn.params["dimension_numbers"]
-            summed = [eqn.invars[0].aval.shape[i] for i in contracted[0]]
-            total += int(np.prod([*eqn.outvars[0].aval.shape, *summed], dtype=np.int64))
-        elif eqn.primitive.name == "conv_general_dilated":
-            taps = [eqn.invars[1].aval.shape[i] for i in eqn.params["dimension_numbers"].rhs_spec[1:]]
-            total += int(np.prod([*eqn.outvars[0].aval.shape, *taps], dtype=np.int64))
-        else:
-            for inner in jex_core.jaxprs_in_params(eqn.params):
-                total += _multiplications(inner)
-    return total

@@ -26,7 +26,7 @@ _KEEP = set(
 # The same, at other positions of other axes: a unit is followed by its labels.
 _MOVE = set(
     """broadcast_in_dim cumprod cummax cummin cumsum dynamic_slice fft reduce_max reduce_min reduce_or reduce_prod
-    reduce_sum reduce_window reduce_window_max reduce_window_min reduce_window_sum reshape rev slice split squeeze tile
+    reduce_sum reduce_window_max reduce_window_min reduce_window_sum reshape rev slice split squeeze tile
     transpose unstack""".split()
 )
 # Operations that give zero where all their operands are zero.
