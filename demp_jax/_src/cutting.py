@@ -12,10 +12,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from demp_jax._src import activity as activity_lib
-from demp_jax._src import planning, surgery, tracing
+from demp_jax._src import mirror, optimizer_state, planning, surgery, tracing
 from demp_jax._src.graph import Graph, Site
 
 # Removing units that are exactly zero changes the order of float32 sums, and nothing else.
@@ -117,8 +116,8 @@ def cut(
     batches: Iterable[Any],
     *,
     opt_state: Any = None,
-    tx: optax.GradientTransformation | None = None,
-    params: Callable[[Any], Any] | None = None,
+    tx: Any = None,
+    params: mirror.Params = None,
     criterion: str = "auto",
     epsilon: float = 0.01,
     leave: Mapping[str, np.ndarray] | None = None,
@@ -148,9 +147,12 @@ def cut(
       variables: its variables.
       batches: the death set, a list of batches of one shape, each an array or a tree of arrays; the paper takes 512
         training examples, 2048 for ImageNet.
-      opt_state: the state of an optimizer over `params(variables)`.
-      tx: that optimizer; state that mirrors no parameter is then initialised anew where it has to be.
-      params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default.
+      opt_state: the state of an optimizer over `params(variables)`. For several optimizers a dict or list of states.
+      tx: that optimizer, or a dict or list of optimizers. State that cannot be sliced is then initialized again, and
+        constants are folded into copies of parameters in the state, such as the `z` of schedule-free optimizers.
+        Without `tx` a copy cannot be told from a moment, and no constants are folded into the state.
+      params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default. For
+        several optimizers a dict or list of functions, or one function that returns a dict or list.
       criterion, epsilon: who is alive, see `alive`.
       leave: by name of a site, `[width]` bool: cut these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units held at zero. Units that can only
@@ -260,10 +262,11 @@ def cut(
 
     reset: list[str] = []
     if opt_state is not None:
-        trained = attempt.variables if params is None else params(attempt.variables)
-        opt_state, reset = surgery.slice_state(attempt.plan, opt_state, trained, tx)
+        trained = mirror.picked(params, attempt.variables)
+        opt_state, reset, _ = optimizer_state.slice_state(attempt.plan, opt_state, variables, params, trained, tx)
     record = _record(graph, attempt.plan.decision, count, observation, seconds, reset=reset, **numbers)
-    return Cut(attempt.fn, attempt.variables, opt_state, attempt.plan, record)
+    plan = dataclasses.replace(attempt.plan, trained=mirror.trained_leaves(params, variables))
+    return Cut(attempt.fn, attempt.variables, opt_state, plan, record)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -287,7 +290,7 @@ def forecast(
     batches: Iterable[Any],
     *,
     graph: Graph | None = None,
-    params: Callable[[Any], Any] | None = None,
+    params: mirror.Params = None,
     criterion: str = "auto",
     epsilon: float = 0.01,
     constant: float | None = None,
@@ -493,11 +496,10 @@ def _scale(outputs: list[Any]) -> float:
     return max((float(np.max(leaf, initial=0.0, where=np.isfinite(leaf))) for leaf in leaves), default=0.0)
 
 
-def _counter(graph: Graph, variables: Any, params: Callable[[Any], Any] | None) -> Callable[[np.ndarray | None], int]:
+def _counter(graph: Graph, variables: Any, params: mirror.Params) -> Callable[[np.ndarray | None], int]:
     """Returns a function that counts the trained parameters left by a cut."""
-    structure: Any = jax.tree.structure(variables)
-    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
-    trained = {graph.paths[i] for i in jax.tree.leaves(numbered if params is None else params(numbered))}
+    leaves = mirror.trained_leaves(params, variables)
+    trained = {graph.paths[leaf.variable] for leaf in leaves if leaf.variable is not None}
     return lambda removed: graph.parameters(trained.__contains__, removed)
 
 

@@ -16,7 +16,6 @@ import numpy as np
 from demp_jax._src.axes import Route
 from demp_jax._src.graph import Graph
 from demp_jax._src.parts import parts
-from demp_jax._src.paths import leaf_paths
 
 
 @functools.partial(
@@ -72,8 +71,7 @@ def membership(graph: Graph, params: Any) -> Membership:
         return places[key]
 
     axes = []
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        variable = graph.match(path, leaf.shape)
+    for variable, leaf in zip(graph.match(params), jax.tree.leaves(params), strict=True):
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
         axes.append(tuple(None if a is None else place(np.where(a < 0, none, a).astype(np.int32)) for a in found))
     removable = [site for site in graph.sites if (site.classes >= 0).any()]
