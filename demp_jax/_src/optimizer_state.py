@@ -67,7 +67,8 @@ def slice_state(
         return jax.tree.unflatten(structure, sliced), [], []
 
     shapes = jax.eval_shape(tx.init, params_after)
-    wanted, structures = jax.tree.leaves(shapes), [jax.tree.structure(tree) for tree in (state, shapes)]
+    wanted = jax.tree.leaves(shapes)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (state, shapes)]
     if structures[0] != structures[1]:
         raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
     sliced, stale = [], set()
