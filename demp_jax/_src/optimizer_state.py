@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from demp_jax._src import mirror
-from demp_jax._src.paths import entries, leaf_paths
+from demp_jax._src.paths import Entries, entries, leaf_paths
 from demp_jax._src.surgery import Plan, is_array, put_like
 
 
@@ -66,21 +66,24 @@ def slice_state(
         sliced = [leaf if i is None else plan.slice_leaf(leaf, i) for leaf, i in zip(leaves, matched, strict=True)]
         return jax.tree.unflatten(structure, sliced), [], []
 
-    shapes = jax.eval_shape(tx.init, params_after)
-    wanted = jax.tree.leaves(shapes)
-    structures: list[Any] = [jax.tree.structure(tree) for tree in (state, shapes)]
-    if structures[0] != structures[1]:
+    # By path and not by structure: the state may come from a checkpoint with dicts in the place of named tuples, and
+    # `optax.monitor` adds scalars to its state that its `init` does not have.
+    shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tx.init, params_after))
+    wanted = {entries(path): want.shape for path, want in shapes}
+    own = {entries(path): np.size(leaf) if is_array(leaf) else 1 for path, leaf in paths_and_leaves}
+    if set(wanted) - set(own) or any(size > 1 for path, size in own.items() if path not in wanted):
         raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
     sliced, stale = [], set()
-    for n, ((path, leaf), want) in enumerate(zip(paths_and_leaves, wanted, strict=True)):
+    for n, (path, leaf) in enumerate(paths_and_leaves):
         variable, shape = matched[n], np.shape(leaf)
+        want = wanted.get(entries(path), shape)
         small = leaf if variable is None or not is_array(leaf) else plan.slice_leaf(leaf, variable)
-        if np.shape(small) != want.shape:
+        if np.shape(small) != want:
             small = leaf
             variable = None
-            if is_array(leaf) and _flat(plan, trained, shape, want.shape):
+            if is_array(leaf) and _flat(plan, trained, shape, want):
                 small = put_like(np.asarray(leaf)[_flat_positions(plan, trained)], leaf)
-            elif shape == want.shape:
+            elif shape == want:
                 # The path is that of a parameter, and tx.init shows that the leaf is none.
                 matched[n] = None
             else:
@@ -91,11 +94,12 @@ def slice_state(
     folded = _fold_copies(plan, variables, trained, params_after, tx, paths_and_leaves, sliced)
     renewed: list[int] = []
     if stale:
-        fresh = jax.tree.leaves(tx.init(params_after))
+        fresh = {entries(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tx.init(params_after))}
         numbered = jax.tree.unflatten(structure, range(len(sliced)))
         renewed = sorted({i for group in _states(numbered) if stale & set(group) for i in group})
         for n in renewed:
-            sliced[n] = fresh[n]
+            path, leaf = paths_and_leaves[n]
+            sliced[n] = fresh.get(entries(path), leaf)
     names = leaf_paths(state)
     return (
         jax.tree.unflatten(structure, sliced),
@@ -221,7 +225,9 @@ def _fold_copies(
         return set()
     variable_leaves, structure = jax.tree.flatten(variables)
     copies: list[_Copy] = []
-    for n, members in _copies(params_after, tx).items():
+    numbers = {entries(path): n for n, (path, _) in enumerate(before)}
+    for copied, members in _copies(params_after, tx).items():
+        n = numbers[copied]
         path, leaf = before[n]
         ours = [trained[k] for k in members]
         named, own = entries(path), entries(ours[0].path)
@@ -277,18 +283,19 @@ def _pieces(leaf: Any, ours: Sequence[mirror.Leaf]) -> dict[int, Any]:
     }
 
 
-def _copies(params: Any, tx: Any) -> dict[int, list[int]]:
-    """Returns, by leaf of `tx.init(params)`, the parameters that it is a copy of: one, or all of them in one vector.
+def _copies(params: Any, tx: Any) -> dict[Entries, list[int]]:
+    """Returns, by path of a leaf of `tx.init(params)`, the parameters that it is a copy of.
 
-    A copy equals the parameters, up to its dtype, whatever these are: here for two random draws.
+    They are one parameter, or all of them in one vector. A copy equals the parameters, up to its dtype, whatever these
+    are: here for two random draws.
     """
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
-    found: list[set[tuple[int, tuple[int, ...]]]] = []
+    found: list[set[tuple[Entries, tuple[int, ...]]]] = []
     init = jax.jit(tx.init)
     for _ in range(2):
         drawn = [_random_like(rng, leaf) for leaf in leaves]
-        state = jax.tree.leaves(init(jax.tree.unflatten(structure, drawn)))
+        state = jax.tree_util.tree_leaves_with_path(init(jax.tree.unflatten(structure, drawn)))
         arrays = {k: np.asarray(leaf) for k, leaf in enumerate(drawn) if is_array(leaf)}
         sources: dict[tuple[int, ...], np.ndarray] = {(k,): array for k, array in arrays.items()}
         if len(arrays) == len(leaves) > 1:
@@ -296,14 +303,14 @@ def _copies(params: Any, tx: Any) -> dict[int, list[int]]:
         shapes: dict[tuple[int, ...], list[tuple[int, ...]]] = collections.defaultdict(list)
         for members, array in sources.items():
             shapes[array.shape].append(members)
-        equal: set[tuple[int, tuple[int, ...]]] = set()
-        for n, leaf in enumerate(state):
+        equal: set[tuple[Entries, tuple[int, ...]]] = set()
+        for path, leaf in state:
             if is_array(leaf):
                 for members in shapes[np.shape(leaf)]:
                     if np.array_equal(np.asarray(leaf), sources[members].astype(leaf.dtype)):
-                        equal.add((n, members))
+                        equal.add((entries(path), members))
         found.append(equal)
-    return {n: list(members) for n, members in sorted(found[0] & found[1])}
+    return {path: list(members) for path, members in sorted(found[0] & found[1])}
 
 
 def _random_like(rng: np.random.Generator, leaf: Any) -> Any:
