@@ -77,18 +77,15 @@ def slice_state(
     for n, (path, leaf) in enumerate(paths_and_leaves):
         variable, shape = matched[n], np.shape(leaf)
         want = wanted.get(entries(path), shape)
-        small = leaf if variable is None or not is_array(leaf) else plan.slice_leaf(leaf, variable)
-        if np.shape(small) != want:
+        small = leaf if variable is None else plan.slice_leaf(leaf, variable)
+        if is_array(leaf) and np.shape(small) != want:
             small = leaf
-            variable = None
-            if is_array(leaf) and _flat(plan, trained, shape, want):
+            if _flat(plan, trained, shape, want):
                 small = put_like(np.asarray(leaf)[_flat_positions(plan, trained)], leaf)
-            elif shape == want:
-                # The path is that of a parameter, and tx.init shows that the leaf is none.
-                matched[n] = None
-            else:
+            elif shape != want:
                 stale.add(n)
-        if variable is None and n not in stale and is_array(leaf) and _shadows(plan, trained, path, shape):
+            # Else the path ends as that of a parameter, and `tx.init` shows that the leaf mirrors none.
+        elif is_array(leaf) and variable is None and _shadows(plan, trained, path, shape):
             stale.add(n)
         sliced.append(small)
     folded = _fold_copies(plan, variables, trained, params_after, tx, paths_and_leaves, sliced)
