@@ -329,3 +329,8 @@ def test_a_leaf_of_the_state_that_is_no_parameter_but_is_called_like_one():
     result = demp_jax.cut(lambda p, x: _layer(p, x, names), params, [X], opt_state=state, tx=tx)
     np.testing.assert_array_equal(result.opt_state.r, np.arange(6.0))
     assert result.opt_state.x0["r"].shape == (5,)
+
+
+def test_only_the_attribute_value_is_left_out_of_names():
+    tree = {"layer": {"value": jnp.zeros(2)}, "variable": nnx.State({"w": nnx.Param(jnp.zeros(2))})}
+    assert demp_jax.leaf_paths(tree) == ("layer/value", "variable/w")
