@@ -180,8 +180,7 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
     """Raises `UsageError` where the regulariser acts on nothing that a cut could take: no target could be reached."""
     field, name = "config.method.penalised", config.method.penalised
     penalised = jax.tree.leaves(methods.PENALISED[name](params))
-    for path, leaf, chosen in zip(demp_jax.tracing.leaf_paths(params), jax.tree.leaves(params), penalised, strict=True):
-        variable = dense.match(path, leaf.shape)
+    for variable, chosen in zip(dense.match(params), penalised, strict=True):
         axes = () if variable is None else dense.axes[variable]
         if chosen and any(classes is not None and (classes >= 0).any() for classes in axes):
             return

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from demp_jax._src.optim import frozen as frozen_lib
 from demp_jax._src.optim import noise as noise_lib
 from demp_jax._src.optim import regularizers as regularization
 
@@ -32,7 +33,9 @@ def demp(
 
         theta_{t+1} = theta_t + base(grad L + grad R(gamma; lambda_t)) + xi_t,   xi_t ~ N(0, sigma_t^2) on live weights
 
-    Weight decay belongs to `base` and stays as it is. Dead neurons are removed by `cut`.
+    Weight decay belongs to `base` and stays as it is. Dead neurons are removed by `cut`. Parameters that `base`
+    freezes, by `optax.set_to_zero` in an `optax.partition`, get neither noise nor a penalty. Inside `optax.masked` or
+    `optax.partition`, `demp` only touches the parameters that these hand to it.
 
     Which weights are live can be given at each step as `tx.update(grads, state, params, live=mask)`, with a mask from
     `weight_mask`. Without it they are the weights with a gradient other than zero. For activations that are zero when
@@ -71,12 +74,23 @@ def demp(
     parts = (base, penalty, added) if decoupled else (penalty, base, added)
     chain = optax.chain(*parts)
     assert isinstance(chain, optax.GradientTransformationExtraArgs)
+    place, support = parts.index(base), optax.with_extra_args_support(base)
+    # By structure, shapes and dtypes of the gradients: which parameters the base never updates.
+    found: dict[Any, tuple[bool, ...]] = {}
 
     def update(grads: Any, state: Any, params: Any = None, *, live: Any = None, **extra_args: Any) -> Any:
         if live is None:
             # The gradient of the data's loss alone: the regulariser would make dead scales look alive.
             live = jax.tree.map(lambda g: g != 0, grads)
-        return chain.update(grads, state, params, live=live, **extra_args)
+        updates, new_state = chain.update(grads, state, params, live=live, **extra_args)
+        leaves, structure = jax.tree.flatten(updates)
+        which = (structure, *((leaf.shape, leaf.dtype) for leaf in leaves))
+        if which not in found:
+            of_base = lambda grads: support.update(grads, state[place], params, live=live, **extra_args)[0]  # noqa: E731
+            found[which] = frozen_lib.frozen(of_base, grads)
+        # Noise and decoupled penalties come after the base and would move what it freezes.
+        kept = [jnp.zeros_like(u) if off else u for u, off in zip(leaves, found[which], strict=True)]
+        return jax.tree.unflatten(structure, kept), new_state
 
     return optax.GradientTransformationExtraArgs(chain.init, update)
 

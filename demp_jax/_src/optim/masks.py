@@ -16,7 +16,6 @@ import numpy as np
 from demp_jax._src.optim.parts import parts
 from demp_jax._src.tracing.axes import Route
 from demp_jax._src.tracing.graph import Graph
-from demp_jax._src.tracing.paths import leaf_paths
 
 
 @functools.partial(
@@ -72,8 +71,7 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         return places[key]
 
     axes = []
-    for path, leaf in zip(leaf_paths(params), jax.tree.leaves(params), strict=True):
-        variable = graph.match(path, leaf.shape)
+    for variable, leaf in zip(graph.match(params), jax.tree.leaves(params), strict=True):
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
         axes.append(tuple(None if a is None else place(np.where(a < 0, none, a).astype(np.int32)) for a in found))
     removable = [site for site in graph.sites if (site.groups >= 0).any()]

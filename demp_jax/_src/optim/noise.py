@@ -15,7 +15,7 @@ import optax
 from demp_jax._src.optim import threefry
 from demp_jax._src.optim.parts import parts
 from demp_jax._src.optim.regularizers import check_amount, value_at
-from demp_jax._src.tracing.paths import path_name
+from demp_jax._src.tracing.paths import entries
 
 AMPLITUDES = ("variance", "std")
 
@@ -115,8 +115,8 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
         noise = [std * drawn for drawn in _in_place(key, shapes)]
     if live is not None:
         # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
-        masks = {path_name(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
-        noise = [n * masks[path_name(path)] for n, path in zip(noise, paths, strict=True)]
+        masks = {entries(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
+        noise = [n * masks[entries(path)] for n, path in zip(noise, paths, strict=True)]
     noisy = [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
     return jax.tree.unflatten(jax.tree.structure(updates), noisy)
 

@@ -20,9 +20,10 @@ from typing import Any
 import jax
 import numpy as np
 
-from demp_jax._src.pruning import passes, plan, proof, slicing
+from demp_jax._src.pruning import optimizer_state, passes, plan, proof, slicing
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph, Site, per_unit
 from demp_jax._src.tracing.paths import leaf_paths
@@ -70,7 +71,7 @@ def prune(
     *,
     opt_state: Any = None,
     tx: Any = None,
-    params: Any = None,
+    params: mirror.Params = None,
     copies: Mapping[str, Any] | None = None,
     train_fn: Callable[..., Any] | None = None,
     remove: Mapping[str, np.ndarray] | None = None,
@@ -130,7 +131,7 @@ def prune(
     options = options or PruneOptions()
     started = time.perf_counter()
     batches = _death_set(batches, options.batch_axis)
-    subject, graph = _begin(fn, variables, batches[0], copies or {}, train_fn, options)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, options)
     graph.require_prunable()
     chosen = None if remove is None else _chosen(graph, remove)
     if at_most is not None:
@@ -180,6 +181,7 @@ def _begin(
     variables: Any,
     x: Any,
     copies: Mapping[str, Any],
+    params: mirror.Params,
     train_fn: Callable[..., Any] | None,
     options: PruneOptions,
     graph: Graph | None = None,
@@ -193,14 +195,15 @@ def _begin(
     for name in copies:
         if name in ("evaluation", "training"):
             raise ValueError(f"copies: {name!r} is the name of a mode. Give the copy another name.")
-    owned = {name: _places(variables, name, copy) for name, copy in copies.items()}
+    graph = graph or traced(fn, variables, x, options, fns.get("training"))
+    trained = mirror.trained_leaves(params, variables)
+    owned = {name: _places(graph, trained, name, copy) for name, copy in copies.items()}
     trees = {"evaluation": variables}
     for name, copy in copies.items():
         leaves = jax.tree.leaves(variables)
         for i, leaf in zip(owned[name], jax.tree.leaves(copy), strict=True):
             leaves[i] = leaf
         trees[name] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
-    graph = graph or traced(fn, variables, x, options, fns.get("training"))
     fns = {mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}
     return proof.Subject(fns, trees, owned), graph
 
@@ -222,22 +225,16 @@ def traced(
         )
 
 
-def _places(variables: Any, name: str, copy: Any) -> list[int]:
-    """Returns which variable each leaf of a copy is a value of: the one whose path is, or ends with, its own."""
-    paths = leaf_paths(variables)
-    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(variables)]
+def _places(graph: Graph, trained: Sequence[mirror.Leaf], name: str, copy: Any) -> list[int]:
+    """Returns which variable each leaf of a copy is a value of, by its full path."""
     places = []
-    for path, leaf in zip(leaf_paths(copy), jax.tree.leaves(copy), strict=True):
-        found = [i for i, p in enumerate(paths) if p == path] or [
-            i for i, p in enumerate(paths) if p.endswith(f"/{path}")
-        ]
-        if len(found) != 1 or shapes[found[0]] != np.shape(leaf):
-            what = f"has the shape {shapes[found[0]]}" if len(found) == 1 else f"matches {len(found)} variables"
+    for path, leaf, variable in zip(leaf_paths(copy), jax.tree.leaves(copy), graph.match(copy, trained), strict=True):
+        if variable is None:
             raise ValueError(
-                f"copies[{name!r}]: the leaf {path!r} of shape {np.shape(leaf)} {what}. A copy must have the structure "
-                "and the widths of the variables, or of a part of them."
+                f"copies[{name!r}]: no variable has the path {path!r} and the shape {np.shape(leaf)}. A copy must have "
+                "the structure and the widths of the variables, or of a part of them."
             )
-        places.append(found[0])
+        places.append(variable)
     return places
 
 
@@ -317,10 +314,11 @@ def _finish(
     """Slices what is not part of the network, and writes the record."""
     smaller, made = attempt.subject, attempt.plan
     variables = smaller.variables["evaluation"]
+    made = dataclasses.replace(made, trained=mirror.trained_leaves(state.params, state.variables))
     reset: list[str] = []
     if opt_state is not None:
-        trained = variables if state.params is None else state.params(variables)
-        opt_state, reset = slicing.slice_state(made, opt_state, trained, tx)
+        trained = mirror.picked(state.params, variables)
+        opt_state, reset, _ = optimizer_state.slice_state(made, opt_state, state.variables, state.params, trained, tx)
     cut = {}
     for name, copy in copies.items():
         leaves = jax.tree.leaves(smaller.variables[name])
@@ -335,7 +333,7 @@ class _State:
 
     graph: Graph
     variables: Any
-    params: Callable[[Any], Any] | None
+    params: mirror.Params
     evidence: list[plan.Evidence]
     decision: plan.Decision
     seconds: dict[str, float]
@@ -396,11 +394,10 @@ def _warnings(graph: Graph, decision: plan.Decision) -> list[str]:
     ]
 
 
-def counter(graph: Graph, variables: Any, params: Callable[[Any], Any] | None) -> Callable[[np.ndarray | None], int]:
+def counter(graph: Graph, variables: Any, params: mirror.Params) -> Callable[[np.ndarray | None], int]:
     """Returns a function that counts the trained parameters that are left without some groups."""
-    structure: Any = jax.tree.structure(variables)
-    numbered = jax.tree.unflatten(structure, range(structure.num_leaves))
-    trained = {graph.paths[i] for i in jax.tree.leaves(numbered if params is None else params(numbered))}
+    leaves = mirror.trained_leaves(params, variables)
+    trained = {graph.paths[leaf.variable] for leaf in leaves if leaf.variable is not None}
     return lambda removed: graph.parameters(trained.__contains__, removed)
 
 
@@ -459,7 +456,7 @@ def preview(
     variables: Any,
     batches: Iterable[Any],
     *,
-    params: Callable[[Any], Any] | None = None,
+    params: mirror.Params = None,
     copies: Mapping[str, Any] | None = None,
     train_fn: Callable[..., Any] | None = None,
     graph: Graph | None = None,
@@ -479,7 +476,7 @@ def preview(
     """
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)
-    subject, graph = _begin(fn, variables, batches[0], copies or {}, train_fn, options, graph)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, options, graph)
     removed = plan.decide(_measure(subject, graph, batches, options), options).removed
     count = counter(graph, variables, params)
     gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)

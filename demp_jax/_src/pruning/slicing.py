@@ -9,20 +9,18 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from demp_jax._src.pruning import plan as planning
 from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
-from demp_jax._src.tracing.paths import leaf_paths, path_name
 from demp_jax._src.tracing.select import NOTHING
 
 
@@ -34,56 +32,51 @@ class Plan:
       graph: the network before the cut.
       decision: what leaves.
       keep: per variable, per axis, the positions that stay, ascending; `None` where all stay.
+      trained: the leaves of the trained tree, whose paths `slice` matches, too.
     """
 
     graph: Graph
     decision: planning.Decision
     keep: tuple[tuple[np.ndarray | None, ...], ...]
+    trained: tuple[mirror.Leaf, ...] = ()
 
     def slice(self, tree: Any) -> Any:
         """Returns a tree that mirrors the variables, or some of them, with what leaves cut out.
 
-        A leaf mirrors the variable whose path shares the longest end with its own, if their shapes are equal too; any
-        other leaf is returned as it is. So parameters, gradients, moments, masks and the state of an optimizer chain
-        all go through here, alone or inside larger trees. The index of a `select` is renumbered, too.
+        A leaf mirrors the variable whose full path its own path ends with, if their shapes are equal, too (see
+        `Graph.match`); any other leaf is returned as it is. So parameters, gradients, moments, masks and the state of
+        an optimizer chain all go through here, alone or inside larger trees. The index of a `select` is renumbered,
+        too. Constants are not folded: for a copy of the variables, such as their average, see `slice_variables`.
 
         Raises:
           ValueError: when two variables that are cut differently match a leaf equally well.
         """
-        leaves = jax.tree_util.tree_leaves_with_path(tree)
-        sliced = []
-        for path, leaf in leaves:
-            variable = self.graph.match(path_name(path), np.shape(leaf) if is_array(leaf) else ())
-            if variable is None:
-                sliced.append(leaf)
-            elif variable in self._routed and np.issubdtype(leaf.dtype, np.integer):
-                sliced.append(put_like(self._renumbered(self._routed[variable], variable), leaf))
-            else:
-                sliced.append(self._slice(leaf, self.keep[variable]))
-        return jax.tree.unflatten(jax.tree.structure(tree), sliced)
+        leaves, structure = jax.tree.flatten(tree)
+        matched = self.graph.match(tree, self.trained)
+        sliced = [leaf if i is None else self.slice_leaf(leaf, i) for leaf, i in zip(leaves, matched, strict=True)]
+        return jax.tree.unflatten(structure, sliced)
+
+    def slice_leaf(self, leaf: Any, variable: int) -> Any:
+        """Returns a leaf that mirrors a variable, given by its index, without what leaves."""
+        if not is_array(leaf):
+            return leaf
+        if variable in self._routed and np.issubdtype(leaf.dtype, np.integer):
+            return put_like(self._renumbered(self._routed[variable], variable), leaf)
+        return self._slice(leaf, self.keep[variable])
+
+    def cuts(self, variable: int) -> bool:
+        """Returns whether a variable, given by its index, gets smaller."""
+        return any(positions is not None for positions in self.keep[variable])
+
+    @functools.cached_property
+    def absorbers(self) -> frozenset[int]:
+        """The indices of the variables that constants are folded into."""
+        return frozenset(self._absorber(fold) for fold in self.decision.folds["evaluation"])
 
     @functools.cached_property
     def _routed(self) -> dict[int, Consumer]:
         uses = [(use.sink, use) for use in self.graph.consumers if isinstance(use.sink, axes_lib.Route)]
         return {self.graph.variable(sink.index): use for sink, use in uses}
-
-    def shadows(self, path: str, shape: Sequence[int]) -> bool:
-        """Returns whether a leaf holds something for a variable that is cut, without mirroring it.
-
-        Such as the row means of a matrix's second moments. Scalars hold nothing that a cut could touch.
-        """
-        if self.graph.match(path, shape) is not None or np.prod(shape, dtype=np.int64) <= 1:
-            return False
-        parts = path.split("/")
-        shared = []
-        for variable in self.graph.paths:
-            pairs = zip(reversed(parts), reversed(variable.split("/")), strict=False)
-            shared.append(sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)))
-        longest = max(shared, default=0)
-        return longest > 0 and any(
-            n == longest and any(positions is not None for positions in keep)
-            for n, keep in zip(shared, self.keep, strict=True)
-        )
 
     def _slice(self, leaf: Any, keep: Sequence[np.ndarray | None]) -> Any:
         if all(positions is None for positions in keep):
@@ -125,6 +118,13 @@ class Plan:
         [keep] = self.keep[number]
         return (renumbered if keep is None else renumbered[keep]).astype(index.dtype)
 
+    def _absorber(self, fold: planning.Fold) -> int:
+        use = self.graph.consumers[fold.consumer]
+        if isinstance(use.sink, axes_lib.Route):
+            return self.graph.variable(use.sink.fill)
+        assert use.absorber is not None
+        return use.absorber.variable
+
     def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, np.ndarray]:
         """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
         use = self.graph.consumers[fold.consumer]
@@ -152,6 +152,13 @@ class Plan:
         program = self.graph.program
         number = sink.op.inputs[1 - sink.operand]
         assert isinstance(number, int)
+        if number in program.inputs[: len(leaves)]:
+            # Also where a copy has another dtype than the variable, such as float32 of bfloat16.
+            return np.asarray(leaves[self.graph.variable(number)], np.float32)
+        leaves = [
+            jnp.asarray(leaf, program.avals[n].dtype) if is_array(leaf) else leaf
+            for n, leaf in zip(program.inputs, leaves, strict=False)
+        ]
 
         def read(variables: Sequence[Any]) -> Any:
             data = [jnp.zeros(program.avals[i].shape, program.avals[i].dtype) for i in program.inputs[len(leaves) :]]
@@ -178,69 +185,6 @@ def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
         for axes in graph.axes
     )
     return Plan(graph, decision, keep)
-
-
-def slice_state(plan: Plan, state: Any, params: Any, tx: optax.GradientTransformation | None) -> tuple[Any, list[str]]:
-    """Returns the state of an optimizer for the smaller parameters.
-
-    Args:
-      plan: the cut.
-      state: the state for the parameters before the cut, of any optax chain.
-      params: the parameters after the cut.
-      tx: the optimizer. With it the result is held against `tx.init(params)`: where the state of a transformation
-        holds something for a parameter that was cut and does not mirror it (such as the factored moments of
-        Adafactor), all of that transformation's state is initialised anew, its counters included.
-
-    Returns:
-      The smaller state, and the paths of the leaves that were initialised anew.
-
-    Raises:
-      ValueError: when the state's structure is not that of `tx.init(params)`.
-    """
-    sliced = plan.slice(state)
-    if tx is None:
-        return sliced, []
-    wanted = jax.eval_shape(tx.init, params)
-    structures: list[Any] = [jax.tree.structure(wanted), jax.tree.structure(sliced)]
-    if structures[0] != structures[1]:
-        raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
-    leaves = jax.tree.leaves(sliced)
-    paths = leaf_paths(sliced)
-    before = jax.tree.leaves(state)
-    stale = {
-        i
-        for i, (leaf, want) in enumerate(zip(leaves, jax.tree.leaves(wanted), strict=True))
-        if is_array(leaf) and (np.shape(leaf) != want.shape or plan.shadows(paths[i], np.shape(before[i])))
-    }
-    if not stale:
-        return sliced, []
-    fresh = jax.tree.leaves(tx.init(params))
-    numbered = jax.tree.unflatten(jax.tree.structure(sliced), range(len(leaves)))
-    renewed = sorted({i for group in _states(numbered) if stale & set(group) for i in group})
-    for i in renewed:
-        leaves[i] = fresh[i]
-    return jax.tree.unflatten(jax.tree.structure(sliced), leaves), [paths[i] for i in renewed]
-
-
-def _states(tree: Any) -> list[list[int]]:
-    """Returns the leaves of a tree of numbers by innermost named tuple: the state of one transformation."""
-    groups: list[list[int]] = []
-
-    def walk(node: Any, own: list[int]) -> None:
-        if isinstance(node, tuple) and hasattr(node, "_fields"):
-            own = []
-            groups.append(own)
-        if isinstance(node, int):
-            own.append(node)
-            return
-        children = jax.tree_util.default_registry.flatten_one_level(node)
-        for child in children[0] if children is not None else ():
-            walk(child, own)
-
-    loose: list[int] = []
-    groups.append(loose)
-    walk(tree, loose)
-    return groups
 
 
 def is_array(leaf: Any) -> bool:

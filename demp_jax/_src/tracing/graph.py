@@ -13,10 +13,12 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 
 from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
+from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing.program import Program
 
 
@@ -164,6 +166,7 @@ class Graph:
 
     Attributes:
       paths: the path of every variable, in the order of the flattened tree.
+      keys: the same as key paths of JAX.
       shapes: their shapes.
       axes: per variable, per axis, the group of each position (-1: stays) or `None` where all stay.
       num_groups: how many removable groups there are.
@@ -183,6 +186,7 @@ class Graph:
     """
 
     paths: tuple[str, ...]
+    keys: tuple[tuple[Any, ...], ...]
     shapes: tuple[tuple[int, ...], ...]
     axes: tuple[tuple[np.ndarray | None, ...], ...]
     num_groups: int
@@ -247,40 +251,49 @@ class Graph:
         """Returns the index of a variable, given the number of its value in the program."""
         return self.program.inputs.index(number)
 
-    def match(self, path: str, shape: Sequence[int]) -> int | None:
-        """Returns the index of the variable that a leaf of another tree mirrors.
+    def match(self, tree: Any, trained: Sequence[mirror.Leaf] | None = None) -> tuple[int | None, ...]:
+        """Returns the index of the variable that each leaf of another tree mirrors, `None` where there is none.
+
+        A leaf mirrors a variable if its key path ends with the variable's full path, from the root of the variables or
+        of the trained tree, and their shapes are equal; the longest full path wins. A tree that is a part of the
+        variables as a whole, such as `variables["params"]`, mirrors that part.
 
         Args:
-          path: the path of the leaf, as in `paths`.
-          shape: its shape.
-
-        Returns:
-          The variable of that shape whose path shares the longest end with `path`; `None` when there is none.
+          tree: the other tree.
+          trained: the leaves of the trained tree, from `mirror.trained_leaves`.
 
         Raises:
           ValueError: when two variables with different groups match equally well.
         """
-        parts = path.split("/")
-        best: list[int] = []
-        longest = 0 if len(self.paths) == 1 and not self.paths[0] else 1
-        for i in self._by_end.get((parts[-1] if longest else "", tuple(shape)), ()):
-            theirs = self.paths[i].split("/")
-            pairs = zip(reversed(parts), reversed(theirs), strict=False)
-            shared = next((n for n, (a, b) in enumerate(pairs) if a != b), min(len(parts), len(theirs)))
-            if shared >= longest:
-                best = [*best, i] if shared == longest else [i]
-                longest = shared
-        if len(best) > 1 and any(not _same_axes(self.axes[best[0]], self.axes[i]) for i in best[1:]):
-            names = ", ".join(self.paths[i] for i in best)
-            raise ValueError(f"the leaf {path!r} mirrors several variables equally well ({names}). Name it as one.")
-        return best[0] if best else None
+        leaves = [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
+        own = self.leaves
+        found = mirror.match(leaves, [own] if trained is None else [own, trained], self.alike)
+        unknown = [n for n, variable in enumerate(found) if variable is None and len(leaves[n][1]) > 0]
+        if not unknown:
+            return tuple(found)
+        arrays = [n for n, (_, shape) in enumerate(leaves) if len(shape) > 0]
+        places = mirror.subtree([leaves[n] for n in arrays], own)
+        if not places:
+            return tuple(found)
+        best = [where for where in places if len(where[0]) == len(places[0][0])]
+        for other in best[1:]:
+            if not all(map(self.alike, best[0][1], other[1])):
+                names = ", ".join("/".join(where) for where, _ in best)
+                raise ValueError(
+                    f"the tree mirrors several parts of the variables equally well ({names}); name it as one."
+                )
+        for n, variable in zip(arrays, best[0][1], strict=True):
+            found[n] = variable
+        return tuple(found)
 
     @functools.cached_property
-    def _by_end(self) -> dict[tuple[str, tuple[int, ...]], list[int]]:
-        found: dict[tuple[str, tuple[int, ...]], list[int]] = {}
-        for i, (path, shape) in enumerate(zip(self.paths, self.shapes, strict=True)):
-            found.setdefault((path.split("/")[-1], tuple(shape)), []).append(i)
-        return found
+    def leaves(self) -> tuple[mirror.Leaf, ...]:
+        """The variables with their key paths and shapes."""
+        return tuple(mirror.Leaf(*leaf, i) for i, leaf in enumerate(zip(self.keys, self.shapes, strict=True)))
+
+    def alike(self, one: int, other: int) -> bool:
+        """Returns whether two variables have the same groups along every axis."""
+        return one == other or _same_axes(self.axes[one], self.axes[other])
 
     def flops(self, removed: np.ndarray | None = None, densities: Mapping[str, float] | None = None) -> int:
         """Returns the FLOPs of a forward pass for one example.

@@ -8,6 +8,9 @@ from typing import Any
 
 import jax
 
+# A key path by what its keys are called.
+Entries = tuple[str, ...]
+
 
 def leaf_paths(tree: Any) -> tuple[str, ...]:
     """Returns the path of every leaf of a tree, such as `"blocks/0/conv1/kernel"`."""
@@ -15,8 +18,24 @@ def leaf_paths(tree: Any) -> tuple[str, ...]:
 
 
 def path_name(path: Sequence[Any]) -> str:
-    """Returns a key path with `/` between its parts, without the `.value` of Flax NNX variables."""
-    parts = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    while parts and parts[-1] in ("value", "raw_value"):
-        parts.pop()
-    return "/".join(parts)
+    """Returns a key path with `/` between its keys, without the `.value` of Flax NNX variables."""
+    return "/".join(entries(without_value(path)))
+
+
+def entries(path: Sequence[Any]) -> Entries:
+    """Returns what each key of a path is called, whether it is an index, an attribute or the key of a dict."""
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def without_value(path: Sequence[Any]) -> tuple[Any, ...]:
+    """Returns a key path without the attribute `.value` or `.raw_value` at its end, which NNX variables have.
+
+    A key of a dict that is called "value" stays: only the attribute is left out.
+    """
+    end = len(path)
+    while end > 1 and isinstance(path[end - 1], jax.tree_util.GetAttrKey) and path[end - 1].name in _VALUES:
+        end -= 1
+    return tuple(path[:end])
+
+
+_VALUES = ("value", "raw_value")

@@ -30,14 +30,16 @@ class Analysis(NamedTuple):
     activations: list[activations_lib.Activation]
     owners: dict[int, str]
     paths: tuple[str, ...]
+    keys: tuple[tuple[Any, ...], ...]
 
 
 def analyse(fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0) -> Analysis:
     """Traces `fn(variables, x, *args)` and finds its activations."""
     program = program_lib.trace(fn, variables, x, *args)
     paths = leaf_paths(variables)
+    keys = tuple(path for path, _ in jax.tree_util.tree_leaves_with_path(variables))
     labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis)
-    return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths)
+    return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths, keys)
 
 
 def trace(
@@ -158,7 +160,7 @@ class _Assembly:
     """Forms groups from labels."""
 
     def __init__(self, analysis: Analysis, grouping: _Grouping, examples: int):
-        self._program, self._labels, activations, self._owners, self._paths = analysis
+        self._program, self._labels, activations, self._owners, self._paths, self._keys = analysis
         self._examples = examples
         self._refusals: list[Refusal] = []
         labels = self._labels
@@ -450,6 +452,7 @@ class _Assembly:
             axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
         return Graph(
             paths=self._paths,
+            keys=self._keys,
             shapes=shapes,
             axes=tuple(axes),
             num_groups=self._num_groups,
