@@ -62,6 +62,10 @@ KEEPS_ZERO = {
     "sort": lambda h: jnp.sort(h, 1),
     "sort_descending": lambda h: jnp.sort(h, 1, descending=True),
     "argsort": lambda h: _ordered(h, jnp.argsort(h, 1)),
+    "take_along": lambda h: _ordered(h, jnp.broadcast_to(jnp.arange(TIME)[None, ::-1, None], h.shape)),
+    "mapped_set": lambda h: jax.vmap(jax.vmap(lambda row, i, v: row.at[i].set(v), (1, 0, 0), 1))(
+        jnp.zeros_like(h), jnp.argmax(h, 1), jnp.max(h, 1)
+    ),
     "argmax": lambda h: _ordered(h, jnp.argmax(h, 1, keepdims=True)),
     "median": lambda h: jnp.median(h, 1),
     "quantile": lambda h: jnp.quantile(h, 0.3, axis=1),
@@ -247,12 +251,21 @@ def test_what_is_looked_up_can_hold_the_units():
     assert _removed(network, params) == {"table": DEAD}
 
 
-def test_units_of_examples_that_are_looked_up():
-    def network(p, x):  # Edges of a graph, whose ends are written in the program.
-        edges = x[np.arange(16)] - x[np.arange(16) // 2]
-        return _hidden(p, edges) @ p["w2"]
+def _sorted(x):
+    return jax.lax.sort((x, jax.lax.broadcasted_iota(jnp.int32, x.shape, 0)), dimension=0)[0]
 
-    assert _removed(network, _params(), (16, 5)) == {"b1": DEAD}
+
+# Edges of a graph, whose ends are written in the program; nodes that sum over edges; examples sorted with numbers.
+@pytest.mark.parametrize(
+    "moved",
+    [
+        lambda x: x[np.arange(16)] - x[np.arange(16) // 2],
+        lambda x: jax.ops.segment_sum(x, np.arange(16) // 2, 8),
+        _sorted,
+    ],
+)
+def test_units_of_examples_that_are_moved(moved):
+    assert _removed(lambda p, x: _hidden(p, moved(x)) @ p["w2"], _params(), (16, 5)) == {"b1": DEAD}
 
 
 CONVOLUTIONS = {
@@ -344,7 +357,10 @@ def test_flops_inside_loops_shrink():
     def network(p, x):
         h = jax.lax.map(lambda row: jax.nn.relu(row @ p["w1"] + p["b1"][None]), x)
         h = jax.lax.fori_loop(0, 2, lambda i, y: y * 0.5, h)
-        return jax.lax.cond(x[0, 0, 0] > 0, lambda y: jnp.tanh(y), lambda y: y @ p["w3"] @ p["w3"].T * 0, h) @ p["w2"]
+        return (
+            jax.lax.cond(x[0, 0, 0] > 0, lambda y: y * (y @ p["w3"])[..., :1], lambda y: y @ p["w3"] @ p["w3"].T, h)
+            @ p["w2"]
+        )
 
     def mapped(p, x):
         return jax.nn.relu(jax.lax.map(lambda row: row @ p["w1"] + p["b1"][None], x)) @ p["w2"]

@@ -45,7 +45,10 @@ _VALUE: dict[str, Callable[..., float]] = {
     "min": min,
     "ne": operator.ne,
 }
-_COPIES = {"broadcast_in_dim", "convert_element_type", "copy", "reshape", "squeeze", "stop_gradient"}
+# Operations that hand on an array of one number as such.
+_COPIES = set(
+    "broadcast_in_dim convert_element_type copy reshape rev slice squeeze stop_gradient tile transpose".split()
+)
 
 
 def zeros(
