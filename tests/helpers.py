@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -92,14 +91,6 @@ def _some(rng: np.random.Generator, units: int, share: float) -> np.ndarray:
     chosen = rng.random(units) < share
     chosen[0] = False
     return chosen
-
-
-def imported(folder):
-    """Returns the module `model.py` of an export."""
-    spec = importlib.util.spec_from_file_location("model", folder / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 class Blocks(nnx.Module):
