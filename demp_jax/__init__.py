@@ -10,8 +10,6 @@ from demp_jax._src.activity import observe as observe
 from demp_jax._src.activity import outputs as outputs
 from demp_jax._src.activity import summarise as summarise
 from demp_jax._src.activity import with_activity as with_activity
-from demp_jax._src.convolutions import compiler_options as compiler_options
-from demp_jax._src.convolutions import with_fast_convolutions as with_fast_convolutions
 from demp_jax._src.cutting import Cut as Cut
 from demp_jax._src.cutting import CutRecord as CutRecord
 from demp_jax._src.cutting import Forecast as Forecast

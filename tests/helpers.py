@@ -93,6 +93,16 @@ def _some(rng: np.random.Generator, units: int, share: float) -> np.ndarray:
     return chosen
 
 
+def resolve_for(platform, monkeypatch):
+    """Makes `jax.lax.platform_dependent` choose the function of a platform, whatever the backend is."""
+
+    def chosen(*args, default=None, **per_platform):
+        return per_platform.get(platform, default)(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    jax.clear_caches()
+
+
 class Blocks(nnx.Module):
     """One of everything: strided, dilated, depthwise convolution, norms, residuals, concatenation, flattening."""
 

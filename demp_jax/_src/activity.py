@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from demp_jax._src import convolutions, tracing
 from demp_jax._src import program as program_lib
+from demp_jax._src import tracing
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
@@ -243,8 +243,7 @@ def _run(analysis: tracing.Analysis, args: tuple[Any, ...], wanted: list[int]) -
 def _observer(shapes: Any, fn: Callable[..., Any], **options: Any) -> Callable[..., Any]:
     """Returns the compiled pass over a batch, for variables of the given shapes."""
     del shapes
-    fast = convolutions.compiler_options()
-    return jax.jit(functools.partial(_observe, fn, **options), compiler_options=fast)
+    return jax.jit(functools.partial(_observe, fn, **options))
 
 
 def _observe(
@@ -260,7 +259,7 @@ def _observe(
     criterion: str | None,
 ) -> tuple[Any, list[Activity], list[Range]]:
     if held is None and not watch:
-        return convolutions.with_fast_convolutions(fn)(variables, x), [], []
+        return fn(variables, x), [], []
     graph = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
     sites = [*graph.sites, *graph.branches]
     ends = [graph.uses[i] for i in uses]
@@ -269,10 +268,8 @@ def _observe(
     for site, value in zip(sites, held or (), strict=held is not None):
         replace[site.value] = functools.partial(_put, value, site.axis, replace.get(site.value))
 
-    def run(*args: Any) -> tuple[list[Any], list[Any]]:
-        return program_lib.evaluate(graph.program, args, wanted if watch else [], replace)
-
-    results, values = convolutions.with_fast_convolutions(run)(*jax.tree.leaves((variables, x)))
+    leaves = jax.tree.leaves((variables, x))
+    results, values = program_lib.evaluate(graph.program, leaves, wanted if watch else [], replace)
     out = jax.tree.unflatten(graph.program.out_tree, results)
     summaries = [
         _summary(value, site.axis, site.kind, {"magnitude", *_read_by(criterion, site.kind)})
