@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions as XLA computes them, and with `demp_jax.with_fast_convolutions` and the compiler options for it.
+"""Convolutions as XLA computes them, and with `with_fast_convolutions` and the compiler options for it.
 
 Result and gradients, in GFLOP/s. FLOPs count every tap, also those on padding, so that a way that leaves them out looks
 faster for it.
@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import demp_jax
 from benchmarks.timing import interleaved
+from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 
 # Side of the image, inputs, outputs, stride; kernels are 3 x 3.
 _SHAPES = (
@@ -54,7 +54,8 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
         g = jax.random.normal(jax.random.key(2), (examples, -(-side // stride), -(-side // stride), outputs))
         record: dict[str, Any] = {"image": side, "inputs": inputs, "outputs": outputs, "stride": stride, "loop": loop}
         for name, (fn, args) in _parts(stride, x, kernel, g).items():
-            fast_fn, options = demp_jax.with_fast_convolutions(fn), demp_jax.compiler_options()
+            platform = jax.default_backend()
+            fast_fn, options = with_fast_convolutions(fn, platform=platform), compiler_options(platform)
             plain = jax.jit(_looped(fn) if loop else fn)
             fast = jax.jit(_looped(fast_fn) if loop else fast_fn, compiler_options=options)
             wanted = plain(*args)

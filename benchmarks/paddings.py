@@ -2,8 +2,8 @@
 """Convolutions with channels of zero beside their own: how far XLA's own and ours are from the best padding.
 
 On a CPU a convolution with, say, 9 inputs and 5 outputs takes longer than one with 16 and 8. Random numbers of channels
-are convolved by XLA as it comes, and with `demp_jax.compiler_options` by `demp_jax.with_fast_convolutions`, whose rule
-this checks, as they are, and padded to multiples of 4, 8 and 16; padding and slicing count.
+are convolved by XLA as it comes, and with `compiler_options` by `with_fast_convolutions`, whose rule this checks, as
+they are, and padded to multiples of 4, 8 and 16; padding and slicing count.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-import demp_jax
 from benchmarks.timing import interleaved
+from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 
 # Side of the image, examples, least and most channels, how many random convolutions; by scale.
 CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
@@ -46,9 +46,10 @@ def _seconds(side: int, examples: int, inputs: int, outputs: int, repeats: int) 
     """Returns the median seconds of a 3 x 3 convolution by XLA as it comes, by our rule, as it is, by every padding."""
     x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
-    options = demp_jax.compiler_options()
+    platform = jax.default_backend()
+    options = compiler_options(platform)
     calls: dict[str, Callable[[], jax.Array]] = {"XLA": functools.partial(jax.jit(_convolve), x, kernel)}
-    ways: dict[str, Callable[..., jax.Array]] = {"ours": demp_jax.with_fast_convolutions(_convolve)}
+    ways: dict[str, Callable[..., jax.Array]] = {"ours": with_fast_convolutions(_convolve, platform=platform)}
     for more_inputs in sorted({-(-inputs // m) * m for m in (1, 4, 8, 16)}):
         for more_outputs in sorted({-(-outputs // m) * m for m in (1, 4, 8, 16)}):
             way = functools.partial(_padded, inputs=more_inputs, outputs=more_outputs)

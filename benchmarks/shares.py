@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-import demp_jax
 from benchmarks import programs, step
 from benchmarks.timing import interleaved
+from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 
 # Model, shape of an image, batch, and the cuts by name, as the suite `step` has them.
 _EVEN = tuple(f"{sparsity:.0%}, even" for sparsity in step.SPARSITIES)
@@ -99,9 +99,9 @@ def convolutions(program: programs.Program) -> Callable[[], Any]:
             found.append((to_left, right + 0 * to_right, result))
         return found
 
-    fast = demp_jax.with_fast_convolutions(gradients)
+    fast = with_fast_convolutions(gradients, platform=jax.default_backend())
 
-    @functools.partial(jax.jit, compiler_options=demp_jax.compiler_options())
+    @functools.partial(jax.jit, compiler_options=compiler_options(jax.default_backend()))
     def rounds(operands: Any) -> Any:
         return lax.fori_loop(0, program.together, lambda _, carried: fast(carried), operands)
 

@@ -7,8 +7,6 @@ from demp_jax import regularizers as regularizers
 from demp_jax import schedules as schedules
 from demp_jax import targets as targets
 from demp_jax import tracing as tracing
-from demp_jax._src.convolutions import compiler_options as compiler_options
-from demp_jax._src.convolutions import with_fast_convolutions as with_fast_convolutions
 from demp_jax._src.optim.demp import demp as demp
 from demp_jax._src.optim.demp import set_strength_factor as set_strength_factor
 from demp_jax._src.optim.masks import weight_groups as weight_groups
@@ -44,7 +42,6 @@ __all__ = [
     "add_regularizer",
     "add_weight_noise",
     "alive",
-    "compiler_options",
     "demp",
     "mark_units",
     "masks",
@@ -62,5 +59,4 @@ __all__ = [
     "weight_groups",
     "weight_mask",
     "with_activity",
-    "with_fast_convolutions",
 ]

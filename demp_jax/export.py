@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Pruned networks for other programs: safetensors, StableHLO by `jax.export`, ONNX by jax2onnx.
+"""Export of pruned networks: safetensors, StableHLO with `jax.export`, ONNX with jax2onnx.
 
-All of them hold what is left of a network and nothing of what was cut: no mask is to be applied, and no architecture
-to be found that the arrays fit into. Networks are functions in evaluation mode, `fn(variables, x)`, with examples along
-the first axis of `x` and of what they return; `demp_jax.nnx.forward(model)` makes one of a Flax NNX model.
+A pruned network is a smaller dense network, so no format needs masks. Networks are functions in evaluation mode,
+`fn(variables, x)`, with examples along the first axis of `x` and of the outputs. `demp_jax.nnx.forward(model)` returns
+such a function for a Flax NNX model.
 """
 
 from __future__ import annotations
@@ -23,18 +23,17 @@ import numpy as np
 from flax import nnx
 from jax import export as jax_export
 
-from demp_jax._src.bundling import bundle as bundle
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing.axes import SELECT
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax.nnx import resize
 
-__all__ = ["PLATFORMS", "bundle", "load_tensors", "read_tensors", "serialize", "to_onnx", "write_tensors"]
+__all__ = ["PLATFORMS", "load_safetensors", "read_safetensors", "save_safetensors", "to_onnx", "to_stablehlo"]
 
-# Where what `serialize` returns runs.
+# The platforms of `jax.export`.
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
-# Of safetensors (https://huggingface.co/docs/safetensors), all little-endian. JAX brings NumPy's bfloat16.
+# The dtypes of safetensors (https://huggingface.co/docs/safetensors), little-endian. NumPy's bfloat16 is from JAX.
 _DTYPES: dict[str, Any] = {
     "BOOL": "?",
     "U8": "u1",
@@ -52,18 +51,19 @@ _DTYPES: dict[str, Any] = {
 }
 
 
-def write_tensors(path: str | Path, variables: Any, metadata: Mapping[str, str] | None = None) -> None:
-    """Writes a tree of arrays as a safetensors file; their names are their paths, such as `blocks/0/conv1/kernel`.
+def save_safetensors(path: str | Path, variables: Any, *, metadata: Mapping[str, str] | None = None) -> None:
+    """Saves a tree of arrays as a safetensors file.
 
-    Needs the package safetensors; to read it, NumPy is enough (`read_tensors`).
+    Each array is named after its path in the tree, such as `blocks/0/conv1/kernel`. Saving requires the package
+    safetensors.
 
     Args:
-      path: of the file.
-      variables: a tree of arrays; of a Flax NNX model `nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState)))`.
-      metadata: further texts by name.
+      path: path of the file; an existing file is overwritten.
+      variables: a tree of arrays. For a Flax NNX model, use `nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState)))`.
+      metadata: strings by name, saved in the header of the file.
 
     Raises:
-      ValueError: when two arrays have one name, or one is a random key.
+      ValueError: if two arrays have the same name, or if an array holds PRNG keys.
     """
     from safetensors.numpy import save
 
@@ -72,26 +72,27 @@ def write_tensors(path: str | Path, variables: Any, metadata: Mapping[str, str] 
     for name, leaf in zip(names, leaves, strict=True):
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise ValueError(
-                f"write_tensors: {name} is a random key, which evaluation does not need: leave it out, of Flax NNX by "
-                "nnx.state(model, nnx.Not(nnx.RngState))."
+                f"save_safetensors: variables must not hold PRNG keys; got one at {name}. For a Flax NNX model, save "
+                "nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState)))."
             )
         arrays[name] = np.asarray(leaf)
     if len(arrays) != len(leaves):
-        raise ValueError(f"write_tensors: several arrays are called {next(n for n in names if names.count(n) > 1)}.")
+        name = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"save_safetensors: paths of variables must be unique; got {name} twice. Rename one of them.")
     Path(path).write_bytes(save(arrays, dict(metadata or {})))
 
 
-def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
-    """Returns the arrays of a safetensors file by name, read-only.
+def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
+    """Returns the arrays of a safetensors file by name, as read-only NumPy arrays.
 
-    The file is the length of its header in 8 bytes, the header in JSON (dtype, shape and place of every array), and
-    the arrays.
+    Only NumPy is needed. A safetensors file consists of the length of its header in 8 bytes, the header in JSON (dtype,
+    shape and offsets of each array), and the data of the arrays.
 
     Args:
-      path: of the file.
+      path: path of the file.
 
     Raises:
-      ValueError: when it is no such file, or not whole.
+      ValueError: if the file is damaged or of another format.
     """
     raw = Path(path).read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -104,56 +105,81 @@ def read_tensors(path: str | Path) -> dict[str, np.ndarray]:
             first, last = entry["data_offsets"]
             arrays[name] = np.frombuffer(data[first:last], np.dtype(_DTYPES[entry["dtype"]])).reshape(entry["shape"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}).") from error
+        raise ValueError(
+            f"read_safetensors: path must name a complete safetensors file; {path} is not ({error}). Save it again."
+        ) from error
     return arrays
 
 
-def load_tensors(model: nnx.Module, path: str | Path) -> None:
-    """Gives a model the variables of a safetensors file, in place, at the widths they have there.
+def load_safetensors(model: nnx.Module, path: str | Path) -> None:
+    """Loads the variables of a safetensors file into a model, in place, at the widths of the file.
+
+    Example::
+
+      model = nnx.eval_shape(lambda: MyModel(rngs=nnx.Rngs(0)))  # At the widths before pruning.
+      demp_jax.export.load_safetensors(model, "model.safetensors")
+      model.eval()
 
     Args:
-      model: of the same architecture at any widths; one of `nnx.eval_shape` is enough.
-      path: of the file; its names are the paths of the model's variables, such as `blocks/0/conv1/kernel`.
+      model: a Flax NNX model of the same architecture, at any widths. Its variables may be `jax.ShapeDtypeStruct`s.
+        PRNG keys that the file does not hold are kept.
+      path: path of the file. The names of its arrays are the paths of the model's variables, as `save_safetensors`
+        writes them.
 
     Raises:
-      ValueError: when the variables are not those of the model.
+      ValueError: if the file is damaged, or if its variables are not those of the model.
     """
-    # The steps of a path are names, or numbers of lists.
-    steps = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.as_pure(nnx.state(model)))}
-    arrays = {steps.get(name, tuple(name.split("/"))): jnp.asarray(each) for name, each in read_tensors(path).items()}
+    # The elements of a path are strings, and integers where the model holds a list.
+    paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.as_pure(nnx.state(model)))}
+    read = read_safetensors(path).items()
+    arrays = {paths.get(name, tuple(name.split("/"))): jnp.asarray(array) for name, array in read}
     try:
         resize(model, nnx.as_pure(nnx.from_flat_state(arrays.items())))
     except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        raise ValueError(f"load_safetensors: {path}: {error}") from error
 
 
-def serialize(fn: Callable[[Any, Any], Any], variables: Any, x: Any) -> bytes:
-    """Returns a network as StableHLO with its weights, for batches of any size, on any of `PLATFORMS`.
+def to_stablehlo(
+    fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, platforms: Sequence[str] = PLATFORMS
+) -> bytes:
+    """Returns a network with its weights as serialized StableHLO, for batches of any size.
 
-    `jax.export.deserialize(bytearray(data)).call(x)` runs it; that needs JAX, of this version or a newer one, as JAX
-    promises for half a year (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). To write and
-    to read it, JAX needs the package flatbuffers.
+    `jax.export.deserialize(bytearray(data)).call(x)` runs the network. The same version of JAX or a newer one is needed
+    for that, see the compatibility guarantees of `jax.export`
+    (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). Serializing and deserializing require
+    the package flatbuffers.
 
     Args:
       fn: the network, `fn(variables, x)`.
-      variables: its variables.
-      x: a batch of inputs, or its shape and dtype.
+      variables: its variables, a tree of arrays.
+      x: a batch of inputs `[B, ...]`, or its `jax.ShapeDtypeStruct`; the size of the batch does not matter.
+      platforms: the platforms that the result can run on, from `PLATFORMS`.
+
+    Raises:
+      ValueError: for an unknown platform.
     """
-    exported = jax_export.export(jax.jit(functools.partial(fn, variables)), platforms=PLATFORMS)(_any_batch(x))
+    unknown = [platform for platform in platforms if platform not in PLATFORMS]
+    if unknown or not platforms:
+        raise ValueError(
+            f"to_stablehlo: platforms must be one or more of {', '.join(PLATFORMS)}; got {tuple(platforms)}. "
+            "For a GPU, use 'cuda' or 'rocm'."
+        )
+    exported = jax_export.export(jax.jit(functools.partial(fn, variables)), platforms=platforms)(_any_batch(x))
     return bytes(exported.serialize())
 
 
-def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any) -> Any:
-    """Returns a network as an `onnx.ModelProto` with its weights, for batches of any size.
+def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int | None = None) -> Any:
+    """Returns a network with its weights as an `onnx.ModelProto`, for batches of any size.
 
-    Its input is called `x`, its output `y` (where there are several, `y_0`, `y_1`, ...).
-    Needs the package jax2onnx, and converts what that can convert. It is given the network as plain operations, with
-    what depends on weights alone computed beforehand.
+    The input is named `x` and the output `y`, or `y_0`, `y_1`, ... if there are several. The package jax2onnx is
+    required and converts the operations. Calls are inlined and expressions of weights alone are evaluated beforehand,
+    so that jax2onnx only sees primitive operations on `x`.
 
     Args:
       fn: the network, `fn(variables, x)`.
-      variables: its variables.
-      x: a batch of inputs, or its shape and dtype.
+      variables: its variables, a tree of arrays.
+      x: a batch of inputs `[B, ...]`, or its `jax.ShapeDtypeStruct`; the size of the batch does not matter.
+      opset: version of the ONNX operator set; by default that of jax2onnx.
     """
     program = program_lib.trace(functools.partial(fn, variables), _any_batch(x))
 
@@ -166,7 +192,8 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any) -> Any:
         names = ["y"] if len(program.outputs) == 1 else [f"y_{i}" for i in range(len(program.outputs))]
         example = program.avals[program.inputs[0]]
         shape = jax.ShapeDtypeStruct(example.shape, example.dtype)
-        return jax2onnx.to_onnx(flat, [shape], model_name="network", input_names=["x"], output_names=names)
+        options = {} if opset is None else {"opset": opset}
+        return jax2onnx.to_onnx(flat, [shape], model_name="network", input_names=["x"], output_names=names, **options)
 
 
 def _any_batch(x: Any) -> jax.ShapeDtypeStruct:
@@ -176,7 +203,7 @@ def _any_batch(x: Any) -> jax.ShapeDtypeStruct:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Keeps loggers from telling of plugins for packages and versions that are not in use here."""
+    """Silences the warnings of loggers, which concern plugins that are not used here."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -189,12 +216,12 @@ def _quiet(*names: str) -> Iterator[None]:
 
 
 def _select_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
-    """Channels by numbers that are known: nothing to do, or a plain gather."""
+    """Returns `demp_jax.select` with a known index: the operand itself, or a gather."""
     x, index, fill = operands[0], np.asarray(operands[1]), np.asarray(operands[2])
     if np.array_equal(index, np.arange(x.shape[-1])):
         return x
     held, last = index < x.shape[-1], x.ndim - 1
-    # Functions of `jax.numpy` would be calls again.
+    # `jax.numpy` functions are jitted; only primitive operations are wanted here.
     numbers = jax.lax.GatherDimensionNumbers(
         offset_dims=tuple(range(last)), collapsed_slice_dims=(last,), start_index_map=(last,)
     )
@@ -210,7 +237,7 @@ def _select_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
 
 
 def _pool_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any | None:
-    """Pooling of images by the functions of Flax, which jax2onnx knows to be pooling in ONNX as well."""
+    """Returns pooling of images as calls of Flax, which jax2onnx converts to pooling in ONNX."""
     x, params = operands[0], op.params
     window, strides = tuple(params["window_dimensions"]), tuple(params["window_strides"])
     images = len(window) == 4 and window[0] == window[3] == strides[0] == strides[3] == 1

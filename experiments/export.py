@@ -1,20 +1,19 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The pruned network of a run in files for other programs.
+"""Exports the pruned network of a run.
 
     python -m experiments.export --workdir=runs/first --format=safetensors
     python -m experiments.export --workdir=runs/first --format=jax --format=onnx --out=exported
     python -m experiments.export --workdir=runs/first --format=onnx --batch=32 --data=/datasets
 
-It takes the newest checkpoint and writes:
+It reads the newest checkpoint and writes:
 
-    model.json          what the network is: input, preprocessing, widths, accuracy, the config of its run
-    model.safetensors   safetensors: the variables
-    model.py            safetensors: `from model import load` gives the network; needs NumPy, JAX and Flax alone
-    model.jax           jax: StableHLO with its weights, for `jax.export.deserialize`
-    model.onnx          onnx: ONNX with its weights; needs the extra `onnx`
+    model.json          model and its arguments, widths, input, preprocessing, accuracy, config of the run
+    model.safetensors   safetensors: the variables, for `demp_jax.models.load`
+    model.jax           jax: StableHLO with the weights, for `jax.export.deserialize`
+    model.onnx          onnx: ONNX with the weights; needs the extra `onnx`
 
-Batches can have any size. What is written is first read again and compared with the network on test images; then it
-is timed beside the dense network of the config in the same format. The last line tells both, for the last format.
+Batches can have any size. Each exported file is reloaded, compared with the network on test images, and benchmarked
+beside the dense network in the same format. A line per format with the results is printed last.
 """
 
 from __future__ import annotations
@@ -40,12 +39,14 @@ if __name__ == "__main__":
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from flax import nnx
 
 import demp_jax
 from demp_jax import export as demp_export
-from experiments import checkpoints, network, records, runtime, standalone, timing, workdir
+from demp_jax import models
+from experiments import checkpoints, network, records, runtime, timing, workdir
 from experiments.errors import ExportError, UsageError, require
 from experiments.problem import Problem, pose, size
 from experiments.step import prepare
@@ -80,7 +81,7 @@ class Format:
       dtypes: what a network of it may compute in; one that computes in another is written in the first.
       precision: of the products of the network that it is compared with; `None` for those of the device.
       write: writes the files of a network into a folder.
-      read: returns what the files of a folder compute, as a function of inputs.
+      read: returns the network that the files of a folder hold, as a function of inputs.
     """
 
     files: tuple[str, ...]
@@ -88,40 +89,36 @@ class Format:
     dtypes: tuple[str, ...]
     precision: str | None
     write: Callable[[Net, Path], None]
-    read: Callable[[Path], Callable[[Any], Any]]
+    read: Callable[[Net, Path], Callable[[Any], Any]]
 
 
 def _write_safetensors(net: Net, folder: Path) -> None:
-    demp_export.write_tensors(folder / "model.safetensors", nnx.as_pure(nnx.state(net.fn.model(net.variables))))
-    name = net.about["model"]["name"]
-    try:
-        text = standalone.source(network.MODELS[name])
-    except ValueError as error:
-        raise UsageError(
-            f"--format=safetensors writes down the source of config.model.name={name!r}, and {error} Mend that, or use "
-            "--format=jax."
-        ) from error
-    (folder / "model.py").write_text(text)
+    variables = nnx.as_pure(nnx.state(net.fn.model(net.variables), nnx.Not(nnx.RngState)))
+    demp_export.save_safetensors(folder / "model.safetensors", variables)
 
 
-def _read_safetensors(folder: Path) -> Callable[[Any], Any]:
-    spec = importlib.util.spec_from_file_location("exported_model", folder / "model.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    graphdef, state = nnx.split(module.load(folder))
-    # To take apart a state at every call takes longer than a small network.
+def _read_safetensors(net: Net, folder: Path) -> Callable[[Any], Any]:
+    config = ml_collections.ConfigDict(net.about["config"])
+    if isinstance(network.MODELS[config.model.name], network.LibraryModel):
+        model = models.load(folder)
+    else:
+        _, *shape = net.about["input"]["shape"]
+        model = network.build(config, tuple(shape), net.about["classes"])
+        demp_export.load_safetensors(model, folder / "model.safetensors")
+        model.eval()
+    graphdef, state = nnx.split(model)
+    # Flattening a state at every call takes longer than a small network.
     leaves, structure = jax.tree.flatten(state)
     run = jax.jit(lambda leaves, x: nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))(x))
     return functools.partial(run, leaves)
 
 
 def _write_jax(net: Net, folder: Path) -> None:
-    (folder / "model.jax").write_bytes(demp_export.serialize(net.fn, net.variables, _example(net)))
+    (folder / "model.jax").write_bytes(demp_export.to_stablehlo(net.fn, net.variables, _example(net)))
 
 
-def _read_jax(folder: Path) -> Callable[[Any], Any]:
+def _read_jax(net: Net, folder: Path) -> Callable[[Any], Any]:
+    del net
     return jax.jit(jax.export.deserialize(bytearray((folder / "model.jax").read_bytes())).call)
 
 
@@ -130,7 +127,8 @@ def _write_onnx(net: Net, folder: Path) -> None:
     (folder / "model.onnx").write_bytes(model.SerializeToString())
 
 
-def _read_onnx(folder: Path) -> Callable[[Any], Any]:
+def _read_onnx(net: Net, folder: Path) -> Callable[[Any], Any]:
+    del net
     import onnxruntime
 
     session = onnxruntime.InferenceSession(folder / "model.onnx", providers=["CPUExecutionProvider"])
@@ -143,7 +141,7 @@ def _example(net: Net) -> jax.ShapeDtypeStruct:
 
 FORMATS = {
     "safetensors": Format(
-        ("model.safetensors", "model.py"), ("safetensors",), network.DTYPES, None, _write_safetensors, _read_safetensors
+        ("model.safetensors",), ("safetensors",), network.DTYPES, None, _write_safetensors, _read_safetensors
     ),
     "jax": Format(("model.jax",), ("flatbuffers",), network.DTYPES, None, _write_jax, _read_jax),
     # ONNX Runtime has no convolutions in bfloat16 on a CPU.
@@ -152,7 +150,7 @@ FORMATS = {
 
 
 def export(
-    folder: Path, formats: Sequence[str], out: Path | None = None, *, batch: int = 1, data: str = ""
+    folder: str | Path, formats: Sequence[str], out: str | Path | None = None, *, batch: int = 1, data: str = ""
 ) -> dict[str, dict[str, Any]]:
     """Writes the network of a run's newest checkpoint.
 
@@ -179,7 +177,8 @@ def export(
             raise UsageError(
                 f"--format={name} needs {missing[0]}, which is not installed: pip install -e '.[{extra}]'."
             )
-    place = folder / "export" if out is None else out
+    folder = Path(folder)
+    place = folder / "export" if out is None else Path(out)
     before = _previous(place)
     saved = checkpoints.read(folder)
     config = saved.config
@@ -258,8 +257,7 @@ def _about(problem: Problem, saved: checkpoints.Saved, folder: Path) -> dict[str
     summary = folder / "summary.json"
     ended = json.loads(summary.read_text()) if summary.exists() else {}
     return {
-        "format": standalone.FORMAT,
-        "model": saved.meta["config"]["model"],
+        "model": network.description(saved.config.model, problem.input_shape, dataset.classes),
         "input": {"shape": ["batch", *problem.input_shape], "dtype": "float32", "layout": "NHWC"},
         "output": {"shape": ["batch", dataset.classes], "dtype": "float32", "meaning": "logits"},
         "preprocessing": {
@@ -309,7 +307,7 @@ def _write(
         folder.mkdir(exist_ok=True)
         records.write_json(folder / "model.json", about)
         kind.write(net, folder)
-        runs[name] = kind.read(folder)
+        runs[name] = kind.read(net, folder)
     few = x[jnp.arange(batch) % len(x)]
     programs = {name: functools.partial(run, few) for name, run in runs.items()}
     times = timing.median_seconds(programs, config.step_time_seconds)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from demp_jax import models
 from demp_jax import nnx as demp_nnx
-from demp_jax.models import ACTIVATIONS, MLP, VGG, ResNet, ViT, resnet50
+from demp_jax.models import ACTIVATIONS
 from experiments.errors import UsageError, require, require_choice
 
 DTYPES = ("float32", "bfloat16")
@@ -111,44 +113,45 @@ def common_arguments(section: Any, seed: int) -> dict[str, Any]:
     return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 
 
-def _mlp(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+def _mlp(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     widths = tuple(section.widths)
     good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
     require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
-    return MLP(int(np.prod(input_shape)), classes, widths=widths, norm=section.norm, **common)
+    return {"features": int(np.prod(input_shape)), "classes": classes, "widths": widths, "norm": section.norm}
 
 
-def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     require_choice("config.model.stem_stride", str(section.stem_stride), ("1", "2"))
     if min(input_shape[:2]) < 8:
         raise ValueError("a ResNet-18 needs images of at least 8 x 8.")
-    stem = {"stem_stride": section.stem_stride, "coupled": section.coupled}
-    return ResNet(input_shape[-1], classes, base_width=_base_width(section), **stem, **common)
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
+    return {**sizes, "stem_stride": section.stem_stride, "coupled": section.coupled}
 
 
-def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     if min(input_shape[:2]) < 32:
         raise ValueError("a ResNet-50 needs images of at least 32 x 32.")
     blocks = tuple(section.blocks)
     good = bool(blocks) and all(isinstance(n, int) and n >= 1 for n in blocks)
     require(good, "config.model.blocks", blocks, "one or more whole numbers of at least 1, as in (3,4,6,3)")
-    shape = {"base_width": _base_width(section), "blocks": blocks, "coupled": section.coupled}
-    return resnet50(input_shape[-1], classes, **shape, **common)
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
+    return {**sizes, "blocks": blocks, "coupled": section.coupled}
 
 
-def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     hidden = section.hidden
     require(hidden >= 1, "config.model.hidden", hidden, "at least 1")
-    return VGG(_image(input_shape), classes, base_width=_base_width(section), hidden=hidden, **common)
+    sizes = {"base_width": _base_width(section), "hidden": hidden}
+    return {"input_shape": _image(input_shape), "classes": classes, **sizes}
 
 
-def _vit(section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+def _vit(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     sizes = {name: section[name] for name in ("patch", "features", "depth", "heads", "hidden")}
     for name, size in sizes.items():
         require(size >= 1, f"config.model.{name}", size, "at least 1")
     divides = section.features % section.heads == 0
     require(divides, "config.model.heads", section.heads, f"a divisor of config.model.features={section.features}")
-    return ViT(_image(input_shape), classes, **sizes, **common)
+    return {"input_shape": _image(input_shape), "classes": classes, **sizes}
 
 
 def _base_width(section: Any) -> int:
@@ -164,13 +167,51 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
 # From the config's section, the shape of an input, the number of classes, and what all models take, to a model.
 Builder = Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]
 
+
+@dataclasses.dataclass(frozen=True)
+class LibraryModel:
+    """A builder of a model of `demp_jax.models`, which `demp_jax.models.load` can build as well.
+
+    Attributes:
+      name: name of the constructor in `demp_jax.models`.
+      arguments: from the section of the config, the shape of an input and the number of classes to the arguments of the
+        constructor, without those of `common_arguments`.
+    """
+
+    name: str
+    arguments: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
+
+    def __call__(self, section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+        """Returns a new model."""
+        return getattr(models, self.name)(**self.arguments(section, input_shape, classes), **common)
+
+
 MODELS: dict[str, Builder] = {
-    "mlp": _mlp,
-    "resnet18": _resnet18,
-    "resnet50": _resnet50,
-    "vgg16": _vgg16,
-    "vit": _vit,
+    "mlp": LibraryModel("MLP", _mlp),
+    "resnet18": LibraryModel("ResNet", _resnet18),
+    "resnet50": LibraryModel("resnet50", _resnet50),
+    "vgg16": LibraryModel("VGG", _vgg16),
+    "vit": LibraryModel("ViT", _vit),
 }
+
+
+def description(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """Returns how a model is built, as `demp_jax.models.load` reads it from `model.json`.
+
+    Args:
+      section: the `model` section of a config.
+      input_shape: `[H, W, C]`.
+      classes: number of classes.
+
+    Returns:
+      The `name` of a constructor of `demp_jax.models` and its `arguments`; for a builder that is not a `LibraryModel`
+      its name in `MODELS` and the section of the config.
+    """
+    builder = MODELS[section.name]
+    if not isinstance(builder, LibraryModel):
+        return {"name": section.name, "arguments": json.loads(section.to_json())}
+    common = {"activation": section.activation, "dtype": section.dtype}
+    return {"name": builder.name, "arguments": {**builder.arguments(section, input_shape, classes), **common}}
 
 
 def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:

@@ -20,6 +20,7 @@ from jax.sharding import NamedSharding
 import demp_jax
 from baselines.masking import Updater
 from experiments.data import Preparation
+from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 from experiments.network import Network
 
 
@@ -226,7 +227,7 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
 
     gradient = jax.value_and_grad(loss_fn, has_aux=True)
     if task.fast_convolutions:
-        gradient = demp_jax.with_fast_convolutions(gradient)
+        gradient = with_fast_convolutions(gradient, platform=jax.default_backend())
     (loss, (logits, new_state, activity)), grads = gradient(params)
     alive = {n: demp_jax.alive(a, task.criterion, epsilon=task.epsilon) for n, a in activity.items()}
     return loss, jnp.sum(jnp.argmax(logits, -1) == batch.labels), new_state, alive, grads
@@ -249,7 +250,7 @@ def prepare(images: jax.Array, *, preparation: Preparation) -> jax.Array:
 
 def compiled(step: Callable[..., Any], *args: Any, task: Task) -> Any:
     """Returns `train_step` or `train_steps` compiled for arguments like these, arrays or their shapes."""
-    options = demp_jax.compiler_options() if task.fast_convolutions else {}
+    options = compiler_options(jax.default_backend()) if task.fast_convolutions else {}
     return cast("Any", step).lower(*args, task=task).compile(compiler_options=options)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.util
 
 import jax
 import jax.numpy as jnp
@@ -102,12 +101,14 @@ def _some(rng: np.random.Generator, units: int, share: float) -> np.ndarray:
     return chosen
 
 
-def imported(folder):
-    """Returns the module `model.py` of an export."""
-    spec = importlib.util.spec_from_file_location("model", folder / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def resolve_for(platform, monkeypatch):
+    """Makes `jax.lax.platform_dependent` choose the function of a platform, whatever the backend is."""
+
+    def chosen(*args, default=None, **per_platform):
+        return per_platform.get(platform, default)(*args)
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", chosen)
+    jax.clear_caches()
 
 
 class Blocks(nnx.Module):

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import demp_jax
 from benchmarks import ceilings, kernels, paddings, programs, run, shares, step, timing
 from experiments import tables
 from experiments.records import read_lines
@@ -234,7 +233,7 @@ def test_cuts_of_the_cases_are_known():
 
 def test_nothing_but_the_convolutions_of_a_step(monkeypatch):
     """Results and both gradients, but for the first's of its input."""
-    monkeypatch.setattr(demp_jax, "with_fast_convolutions", lambda fn: fn)
+    monkeypatch.setattr(shares, "with_fast_convolutions", lambda fn, *, platform: fn)
     built = programs.initial({"name": "resnet18", "base_width": 4, "stem_stride": 2}, (8, 8, 3))
     program = programs.built(*built, (8, 8, 3), 2, together=3)
     timed = shares.convolutions(program)

@@ -18,11 +18,10 @@ from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-import demp_jax
 from benchmarks import programs
 from demp_jax import models
-from demp_jax._src import convolutions
 from experiments import step
+from experiments.fast_convolutions import compiler_options, options, transform, ways, with_fast_convolutions
 
 FLAX = ("NHWC", "HWIO", "NHWC")
 
@@ -71,7 +70,7 @@ def _cases(draw):
 def _replaced(fn, *args):
     """Returns how many convolutions of `fn` are computed by other means."""
     count = lambda f: str(jax.make_jaxpr(f)(*args)).count("conv_general_dilated[")  # noqa: E731
-    return count(fn) - count(demp_jax.with_fast_convolutions(fn, platform="cpu"))
+    return count(fn) - count(with_fast_convolutions(fn, platform="cpu"))
 
 
 def _kernels(fn, *args):
@@ -98,8 +97,8 @@ def _agrees(case):
         y, back = jax.vjp(forward, x, kernel)
         return y, *back(g)
 
-    fast = demp_jax.with_fast_convolutions(all_three, platform="cpu")
-    found = jax.jit(fast, compiler_options=demp_jax.compiler_options())(x, kernel)
+    fast = with_fast_convolutions(all_three, platform="cpu")
+    found = jax.jit(fast, compiler_options=compiler_options("cpu"))(x, kernel)
     for ours, wanted in zip(found, _reference(*case, g), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
@@ -125,7 +124,7 @@ def test_convolutions_by_pairs_and_with_outputs_for_inputs(channels, kernel, pad
         return lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=FLAX)
 
     if channels[1] <= 8:
-        (found,) = _kernels(demp_jax.with_fast_convolutions(conv, platform="cpu"), *args)
+        (found,) = _kernels(with_fast_convolutions(conv, platform="cpu"), *args)
         assert found[0] == (channels[0] + channels[0] % 2) * 2
     _agrees(case)
 
@@ -139,7 +138,7 @@ def test_what_is_replaced(image, replaced):
         return jnp.sum(y**2)
 
     args = jnp.ones((3, 3, 4, 5)), jnp.ones((6, image, image, 4))
-    fast = demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)), platform="cpu")
+    fast = with_fast_convolutions(jax.grad(loss, (0, 1)), platform="cpu")
     text = str(jax.make_jaxpr(fast)(*args))
     assert text.count("conv_general_dilated[") == 3 - replaced
 
@@ -171,8 +170,8 @@ def test_what_is_computed_beside_zeros_and_by_pairs(channels, computed):
         return y, back(y)
 
     args = jnp.ones((2, 8, 8, channels[0])), jnp.ones((3, 3, *channels))
-    assert _kernels(demp_jax.with_fast_convolutions(both, platform="cpu"), *args) == computed
-    y, back = jax.jit(demp_jax.with_fast_convolutions(both, platform="cpu"))(*args)
+    assert _kernels(with_fast_convolutions(both, platform="cpu"), *args) == computed
+    y, back = jax.jit(with_fast_convolutions(both, platform="cpu"))(*args)
     assert y.shape == (2, 8, 8, channels[1])
     assert back[0].shape == args[0].shape
 
@@ -191,7 +190,7 @@ def test_what_no_pairs_are_made_of(image, stride, apart, padding):
         )
 
     args = jnp.ones((2, image, image, 8)), jnp.ones((3, 3, 8, 8))
-    assert _kernels(demp_jax.with_fast_convolutions(conv, platform="cpu"), *args) == {(8, 8)}
+    assert _kernels(with_fast_convolutions(conv, platform="cpu"), *args) == {(8, 8)}
 
 
 @pytest.mark.parametrize("channels", [(12, 5), (5, 12), (9, 9)])
@@ -215,7 +214,7 @@ def test_transposed_convolutions_and_their_gradients(channels, kernel, padding):
     between = np.zeros((3, 17, 15, channels[0]), np.float32)
     between[:, ::2, ::2] = x
     y, of_x, of_weights = _reference(between, weights, (1, 1), pads, (1, 1), g)
-    found = jax.jit(demp_jax.with_fast_convolutions(all_three, platform="cpu"))(x, weights)
+    found = jax.jit(with_fast_convolutions(all_three, platform="cpu"))(x, weights)
     for ours, wanted in zip(found, (y, of_x[:, ::2, ::2], of_weights), strict=True):
         np.testing.assert_allclose(ours, wanted, rtol=1e-4, atol=1e-4)
 
@@ -240,7 +239,7 @@ def test_what_is_computed_of_convolutions_with_strides(kernel, strides, computed
         return jnp.sum(lax.conv_general_dilated(x, kernel, strides, "SAME", dimension_numbers=FLAX) ** 2)
 
     args = jnp.ones((2, 12, 12, 5)), jnp.ones((*kernel, 5, 7))
-    gradient = demp_jax.with_fast_convolutions(jax.value_and_grad(loss), platform="cpu")
+    gradient = with_fast_convolutions(jax.value_and_grad(loss), platform="cpu")
     assert _kernels(gradient, *args) == computed
 
 
@@ -248,7 +247,7 @@ def test_images_too_small_for_the_kernel():
     def loss(x, kernel):
         return jnp.sum(lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=FLAX))
 
-    gradient = demp_jax.with_fast_convolutions(jax.value_and_grad(loss, (0, 1)), platform="cpu")
+    gradient = with_fast_convolutions(jax.value_and_grad(loss, (0, 1)), platform="cpu")
     value, grads = jax.jit(gradient)(jnp.ones((2, 3, 2, 4)), jnp.ones((3, 3, 4, 5)))
     assert value == 0
     assert not any(np.any(g) for g in grads)
@@ -263,7 +262,7 @@ def test_more_channels_lie_along_vectors_in_the_gradient_of_a_kernel(channels, s
         return jnp.sum(lax.conv_general_dilated(x, kernel, (stride, stride), "SAME", dimension_numbers=FLAX) ** 2)
 
     args = jnp.ones((3, 3, *channels)), jnp.ones((50, 7, 7, channels[0]))
-    kernels = _kernels(demp_jax.with_fast_convolutions(jax.grad(loss), platform="cpu"), *args)
+    kernels = _kernels(with_fast_convolutions(jax.grad(loss), platform="cpu"), *args)
     assert {outputs for inputs, outputs in kernels if inputs == 50} == {along}
 
 
@@ -277,24 +276,24 @@ def test_every_convolution_has_the_layout_that_is_fast_in_loops(stride, dtype):
 
     args = jnp.ones((3, 3, 4, 5), dtype), jnp.ones((6, 8, 8, 4), dtype)
     layouts = []
-    for fn in (jax.grad(loss, (0, 1)), demp_jax.with_fast_convolutions(jax.grad(loss, (0, 1)))):
+    for fn in (jax.grad(loss, (0, 1)), with_fast_convolutions(jax.grad(loss, (0, 1)), platform="cpu")):
         eqns = jax.make_jaxpr(fn)(*args).eqns
         found = [eqn.params["dimension_numbers"] for eqn in eqns if eqn.primitive.name == "conv_general_dilated"]
         layouts.append([tuple(layout) for layout in found])
     assert len(layouts[0]) == len(layouts[1]) == 3
-    assert set(layouts[0]) == {convolutions._FORWARD, convolutions._IMAGE_GRADIENT, convolutions._KERNEL_GRADIENT}
-    assert set(layouts[1]) == {convolutions._FORWARD}
+    assert set(layouts[0]) == {ways.FORWARD, ways.IMAGE_GRADIENT, ways.KERNEL_GRADIENT}
+    assert set(layouts[1]) == {ways.FORWARD}
 
 
 @given(st.tuples(*(st.integers(1, high) for high in (70, 5, 5, 9))), st.integers(0, 99))
 def test_any_sum_over_positions(shape, seed):
     x = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    with mock.patch.object(convolutions, "_LARGE", 0):
-        fast = demp_jax.with_fast_convolutions(lambda x: jnp.sum(x, (0, 1, 2)), platform="cpu")
-        assert "_sum_over_positions" in str(jax.make_jaxpr(fast)(x))
+    with mock.patch.object(transform, "_LARGE", 0):
+        fast = with_fast_convolutions(lambda x: jnp.sum(x, (0, 1, 2)), platform="cpu")
+        assert "sum_over_positions" in str(jax.make_jaxpr(fast)(x))
         np.testing.assert_allclose(jax.jit(fast)(x), x.astype(np.float64).sum((0, 1, 2)), rtol=1e-5, atol=1e-4)
-        squares = demp_jax.with_fast_convolutions(lambda x: jnp.sum(jnp.square(x), (0, 1, 2)), platform="cpu")
-        assert "_squares_over_positions" in str(jax.make_jaxpr(squares)(x))
+        squares = with_fast_convolutions(lambda x: jnp.sum(jnp.square(x), (0, 1, 2)), platform="cpu")
+        assert "squares_over_positions" in str(jax.make_jaxpr(squares)(x))
         wanted = np.square(x.astype(np.float64)).sum((0, 1, 2))
         np.testing.assert_allclose(jax.jit(squares)(x), wanted, rtol=1e-5, atol=1e-4)
 
@@ -303,12 +302,12 @@ def test_any_sum_over_positions(shape, seed):
 def test_any_question_who_is_zero_throughout(shape, seed):
     rng = np.random.default_rng(seed)
     x = rng.normal(size=shape).astype(np.float32) * (rng.random(shape) < 0.02)
-    with mock.patch.object(convolutions, "_LARGE", 0):
-        fast = demp_jax.with_fast_convolutions(lambda x: jnp.any(x != 0, (0, 1, 2)), platform="cpu")
-        assert "_nonzero_anywhere" in str(jax.make_jaxpr(fast)(x))
+    with mock.patch.object(transform, "_LARGE", 0):
+        fast = with_fast_convolutions(lambda x: jnp.any(x != 0, (0, 1, 2)), platform="cpu")
+        assert "nonzero_anywhere" in str(jax.make_jaxpr(fast)(x))
         np.testing.assert_array_equal(jax.jit(fast)(x), (x != 0).any((0, 1, 2)))
         for other in (1, x):
-            fast = demp_jax.with_fast_convolutions(lambda x, o=other: jnp.any(x != o, (0, 1, 2)), platform="cpu")
+            fast = with_fast_convolutions(lambda x, o=other: jnp.any(x != o, (0, 1, 2)), platform="cpu")
             np.testing.assert_array_equal(jax.jit(fast)(x), (x != other).any((0, 1, 2)))
 
 
@@ -324,7 +323,7 @@ def test_other_sums_stay(axes, dtype, shape):
     """Those of a pooling, in half precision, of few values."""
     fn = lambda x: lax.reduce_sum(x, axes)  # noqa: E731
     x = jnp.ones(shape, dtype)
-    assert str(jax.make_jaxpr(fn)(x)) == str(jax.make_jaxpr(demp_jax.with_fast_convolutions(fn, platform="cpu"))(x))
+    assert str(jax.make_jaxpr(fn)(x)) == str(jax.make_jaxpr(with_fast_convolutions(fn, platform="cpu"))(x))
 
 
 def test_nothing_is_computed_within_transposes_and_sums():
@@ -338,8 +337,8 @@ def test_nothing_is_computed_within_transposes_and_sums():
     args = jnp.ones((3, 3, 24, 24)), jnp.ones((32, 24, 24, 24))
     gradient = jax.grad(loss, has_aux=True)
     maxima = []
-    for fn in (gradient, demp_jax.with_fast_convolutions(gradient, platform="cpu")):
-        text = jax.jit(fn, compiler_options=demp_jax.compiler_options()).lower(*args).compile().as_text()
+    for fn in (gradient, with_fast_convolutions(gradient, platform="cpu")):
+        text = jax.jit(fn, compiler_options=compiler_options("cpu")).lower(*args).compile().as_text()
         maxima.append(text.count(" maximum("))
     assert maxima[1] == 1 < maxima[0]
 
@@ -358,8 +357,8 @@ def test_what_is_spread_over_devices(kind):
     wanted = jax.jit(fn)(*args)
     mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     spread = [jax.device_put(a, NamedSharding(mesh, P(*axes))) for a, axes in zip(args, ((), ("data",)), strict=True)]
-    with mock.patch.object(convolutions, "_LARGE", 0):
-        found = jax.jit(demp_jax.with_fast_convolutions(fn, platform="cpu"))(*spread)
+    with mock.patch.object(transform, "_LARGE", 0):
+        found = jax.jit(with_fast_convolutions(fn, platform="cpu"))(*spread)
     for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)
 
@@ -396,7 +395,7 @@ def test_a_gpu_gets_multiples_of_eight_channels(channels, strides, kernels):
     def given(dtype):
         return [jnp.asarray(a, dtype) for a in (x, kernel, g)]
 
-    fast = demp_jax.with_fast_convolutions(all_three, platform="gpu")
+    fast = with_fast_convolutions(all_three, platform="gpu")
     assert _kernels(fast, *given("bfloat16")) == (kernels or _kernels(all_three, *given("bfloat16")))
     assert _kernels(fast, *given("float32")) == _kernels(all_three, *given("float32"))
     wanted = _reference(x, kernel, strides, padding, (1, 1), g)
@@ -407,8 +406,8 @@ def test_a_gpu_gets_multiples_of_eight_channels(channels, strides, kernels):
 
 def test_elsewhere_nothing_changes():
     fn = lambda x: x  # noqa: E731
-    assert demp_jax.with_fast_convolutions(fn, platform="tpu") is fn
-    assert demp_jax.compiler_options("gpu") == {}
+    assert with_fast_convolutions(fn, platform="tpu") is fn
+    assert compiler_options("gpu") == {}
 
 
 def test_with_the_options_no_convolution_goes_to_ynnpack():
@@ -416,11 +415,11 @@ def test_with_the_options_no_convolution_goes_to_ynnpack():
     code = """
 import jax
 import jax.numpy as jnp
-import demp_jax
+from experiments.fast_convolutions import compiler_options
 
 conv = lambda x, k: jax.lax.conv_general_dilated(x, k, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
 lowered = jax.jit(conv).lower(jnp.ones((16, 16, 16, 64)), jnp.ones((3, 3, 64, 64)))
-print(*("__ynn_fusion" in lowered.compile(compiler_options=o).as_text() for o in ({}, demp_jax.compiler_options())))
+print(*("__ynn_fusion" in lowered.compile(compiler_options=o).as_text() for o in ({}, compiler_options("cpu"))))
 """
     env = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
@@ -437,18 +436,18 @@ def test_the_step_is_compiled_with_the_options():
     for fast in (True, False):
         task = types.SimpleNamespace(fast_convolutions=fast)
         step.compiled(types.SimpleNamespace(lower=lambda *args, task: lowered), task=task)
-    assert asked == [demp_jax.compiler_options(), {}]
-    assert demp_jax.compiler_options()
+    assert asked == [compiler_options("cpu"), {}]
+    assert compiler_options("cpu")
 
 
 def test_options_of_the_user_stay(monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_cpu_experimental_ynn_fusion_type=individual_dot")
-    assert demp_jax.compiler_options() == {}
+    assert compiler_options("cpu") == {}
 
 
 def test_an_option_that_xla_does_not_know_is_left_out(monkeypatch):
-    monkeypatch.setattr(convolutions, "_EIGEN", {"xla_cpu_no_such_option": "1"})
-    assert demp_jax.compiler_options() == {}
+    monkeypatch.setattr(options, "_EIGEN", {"xla_cpu_no_such_option": "1"})
+    assert compiler_options("cpu") == {}
 
 
 def test_what_is_left_alone():
@@ -480,7 +479,7 @@ def test_the_gradient_of_a_residual_network():
     # Seven over images smaller than the kernel; of three shortcuts with strides the result and the image's gradient.
     assert _replaced(gradient, params, x) == 7 + 2 * 3
     plain = jax.jit(gradient)(params, x)
-    fast = jax.jit(demp_jax.with_fast_convolutions(gradient, platform="cpu"))(params, x)
+    fast = jax.jit(with_fast_convolutions(gradient, platform="cpu"))(params, x)
     assert jax.tree.structure(plain) == jax.tree.structure(fast)
     for a, b in zip(jax.tree.leaves(plain), jax.tree.leaves(fast), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(a))) + 1e-7)

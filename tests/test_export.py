@@ -1,12 +1,11 @@
-"""Exported networks compute what the networks do that they were made of, in programs that do not have this package."""
+"""Exported networks equal the networks they were exported from, in programs without this package."""
 
-import ast
 import functools
 import json
 import os
-import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -21,10 +20,11 @@ import demp_jax
 import demp_jax.nnx
 from configs.base import base
 from demp_jax import export, models
-from demp_jax import neurons as other_name
-from experiments import network, standalone
+from experiments import network
 from experiments.network import Network
 from tests import helpers
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # By `config.model.name`: shape of an input, and further fields of the section.
 MODELS = {
@@ -86,17 +86,15 @@ def test_the_networks_are_irregular():
     assert any((index[index < 99] != np.arange((index < 99).sum())).any() for index in chosen)
 
 
-# Loads folders, with this package out of reach, and leaves what their networks compute.
+# Loads folders, with the training program out of reach, and saves the outputs of their networks.
 PROGRAM = """
-import importlib.util, pathlib, sys
-sys.modules["demp_jax"] = sys.modules["experiments"] = None
+import pathlib, sys
+sys.modules["experiments"] = sys.modules["configs"] = None
 import jax, numpy as np
 from flax import nnx
+from demp_jax import models
 for folder in map(pathlib.Path, sys.argv[1:]):
-    spec = importlib.util.spec_from_file_location("model", folder / "model.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    graphdef, state = nnx.split(module.load(folder))
+    graphdef, state = nnx.split(models.load(folder))
     y = jax.jit(lambda state, x: nnx.merge(graphdef, state)(x))(state, np.load(folder / "x.npy"))
     np.save(folder / "y.npy", y)
 """
@@ -106,121 +104,55 @@ def write_folder(name, folder):
     case = cut_network(name)
     folder.mkdir()
     state = nnx.as_pure(nnx.state(case.network.model(case.variables)))
-    export.write_tensors(folder / "model.safetensors", state)
-    section = json.loads(case.config.model.to_json())
-    shape = ["batch", *case.x.shape[1:]]
-    about = {"format": standalone.FORMAT, "model": section, "input": {"shape": shape}, "classes": CLASSES}
+    export.save_safetensors(folder / "model.safetensors", state)
+    about = {"model": network.description(case.config.model, case.x.shape[1:], CLASSES)}
     (folder / "model.json").write_text(json.dumps(about))
-    (folder / "model.py").write_text(standalone.source(network.MODELS[name]))
     np.save(folder / "x.npy", case.x)
     return folder
 
 
-def run_elsewhere(*folders, cwd):
-    command = [sys.executable, "-c", PROGRAM, *map(str, folders)]
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=os.environ, check=False)
-    assert done.returncode == 0, done.stderr
-
-
-def test_safetensors_load_without_this_package(tmp_path):
+def test_models_load_without_the_training_program(tmp_path):
     folders = {name: write_folder(name, tmp_path / name) for name in MODELS}
-    # As where sums have many channels, or on another device.
-    folders["resnet18, by gathers"] = gathers = write_folder("resnet18", tmp_path / "gathers")
-    text = (gathers / "model.py").read_text()
-    assert text.count("_FEW_CHANNELS = 128") == 1
-    (gathers / "model.py").write_text(text.replace("_FEW_CHANNELS = 128", "_FEW_CHANNELS = 0"))
-    run_elsewhere(*folders.values(), cwd=tmp_path)
+    command = [sys.executable, "-c", PROGRAM, *map(str, folders.values())]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
     for name, folder in folders.items():
         np.testing.assert_allclose(
-            np.load(folder / "y.npy"), cut_network(name.split(",")[0]).wanted, rtol=1e-6, atol=1e-6, err_msg=name
+            np.load(folder / "y.npy"), cut_network(name).wanted, rtol=1e-6, atol=1e-6, err_msg=name
         )
 
 
-def test_what_is_loaded_is_in_evaluation_mode_and_knows_its_widths(tmp_path):
-    folder = write_folder("resnet18", tmp_path / "net")
-    model = helpers.imported(folder).load()  # Of its own folder.
+def test_a_loaded_model_is_in_evaluation_mode_and_knows_its_widths(tmp_path):
+    model = models.load(write_folder("resnet18", tmp_path / "net"))
     modules = [module for _, module in nnx.iter_modules(model)]
     convolutions = [m for m in modules if isinstance(m, nnx.Conv)]
     assert all((m.in_features, m.out_features) == m.kernel.shape[-2:] for m in convolutions)
     norms = [m for m in modules if isinstance(m, nnx.BatchNorm)]
     assert all(m.use_running_average and m.num_features == m.mean.shape[0] for m in norms)
     assert len(convolutions) == len(norms) == 1 + 2 * 8 + 3
-    about = json.loads((folder / "model.json").read_text())
-    (folder / "model.json").write_text(json.dumps({**about, "format": 99}))
-    with pytest.raises(ValueError, match="model.json must be of format 1; got 99"):
-        standalone.load_as(network.MODELS["resnet18"], folder)
-
-
-def test_the_standalone_source_needs_three_packages():
-    allowed = {"__future__", "collections", "functools", "itertools", "json", "pathlib", "typing"}
-    for name in MODELS:
-        tree = ast.parse(standalone.source(network.MODELS[name]))
-        found = {a.name.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.Import) for a in n.names}
-        found |= {n.module.split(".")[0] for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)}
-        assert found - allowed == {"jax", "flax", "numpy"}
-    assert "class ResNet" not in standalone.source(network.MODELS["vgg16"])
-    # What is used stands first.
-    text = standalone.source(network.MODELS["resnet18"])
-    places = [text.index(what) for what in ("def select(", "class ChannelSum(", "class ResNet(", "def load(")]
-    assert places == sorted(places)
-
-
-def whole(x):
-    return demp_jax.nnx.ChannelSum(x)
-
-
-def aliased(x):
-    return other_name(x)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "message"),
+    ("content", "message"),
     [
+        ({"name": "mlp", "widths": [8]}, "must hold model.name and model.arguments; reading them failed with KeyError"),
         (
-            ["demp_jax.models.resnet._norm", "demp_jax.models.vgg._norm"],
-            "_norm means one thing in demp_jax.models.vgg and",
+            {"name": "own", "arguments": {}},
+            "must be one of MLP, ResNet, VGG, ViT, resnet50; got 'own'. Build the model ",
         ),
-        (["demp_jax.nnx.prune"], "demp_jax._src defines no cutting at its top level"),
-        (["tests.test_export.whole"], "tests.test_export uses demp_jax, a whole module"),
-        (["tests.test_export.aliased"], "tests.test_export uses neurons of demp_jax by another name, other_name"),
-        (["tests.test_export.<lambda>"], "tests.test_export defines no <lambda> at its top level"),
-        (["tests.nowhere.fn"], "tests.nowhere has no source"),
+        (
+            {"name": "MLP", "arguments": {"depth": 3}},
+            "model.arguments of .* must be arguments of MLP; got {'depth': 3}",
+        ),
+        ({"name": "MLP", "arguments": {"features": 9, "classes": 5}}, "load_safetensors: .* only one of them has"),
     ],
 )
-def test_what_cannot_be_bundled_is_named(wanted, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        export.bundle([tuple(each.rsplit(".", 1)) for each in wanted], ["demp_jax", "tests"])
-
-
-def test_imports_of_a_bundle_are_those_of_the_modules(tmp_path, monkeypatch):
-    """Relative ones, several of one package, and none that stays inside a function."""
-    package = tmp_path / "bundled_package"
-    (package / "deep").mkdir(parents=True)
-    for name, text in {
-        "__init__.py": "",
-        "near.py": "import os.path\n\nNEAR = os.path.sep\n",
-        "deep/__init__.py": "from .far import FAR\n\n\ndef both():\n    return FAR\n",
-        "deep/far.py": "import os\nimport xml.dom\nimport xml.sax\nfrom ..near import NEAR\n\n"
-        "FAR = (NEAR, os.sep, xml.dom.__name__, xml.sax.__name__)\n\n\n"
-        "def hidden():\n    from ..near import NEAR\n\n    return NEAR\n",
-    }.items():
-        (package / name).write_text(text)
-    monkeypatch.syspath_prepend(tmp_path)
-    text = export.bundle([("bundled_package.deep", "both")], ["bundled_package"])
-    assert "bundled_package" not in text
-    assert [line for line in text.splitlines() if "import" in line] == [
-        "import os",
-        "import os.path",
-        "import xml.dom",
-        "import xml.sax",
-    ]
-    space = {}
-    exec(text, space)
-    assert space["both"]() == (os.sep, os.sep, "xml.dom", "xml.sax")
-    with pytest.raises(
-        ValueError, match="hidden of bundled_package.deep.far imports bundled_package.near within: do so"
-    ):
-        export.bundle([("bundled_package.deep.far", "hidden")], ["bundled_package"])
+def test_a_model_json_that_does_not_fit_is_named(content, message, tmp_path):
+    folder = write_folder("resnet18", tmp_path / "net")
+    (folder / "model.json").write_text(json.dumps({"model": content}))
+    with pytest.raises(ValueError, match=message) as error:
+        models.load(folder)
+    assert "\n" not in str(error.value)
 
 
 # Files, by the package whose format it is.
@@ -232,8 +164,8 @@ def test_tensors_are_those_of_the_package_safetensors(tmp_path):
     rng = np.random.default_rng(0)
     kinds = ("float32", "bfloat16", "float16", "int32", "uint8", "bool")
     tree = {"a": {kind: jnp.asarray(rng.integers(0, 2, (2, 3)), kind) for kind in kinds}, "b": [jnp.float32(3)]}
-    export.write_tensors(tmp_path / "t.safetensors", tree, {"what": "a test"})
-    ours, theirs = export.read_tensors(tmp_path / "t.safetensors"), load_file(tmp_path / "t.safetensors")
+    export.save_safetensors(tmp_path / "t.safetensors", tree, metadata={"what": "a test"})
+    ours, theirs = export.read_safetensors(tmp_path / "t.safetensors"), load_file(tmp_path / "t.safetensors")
     assert set(ours) == set(theirs) == {*(f"a/{kind}" for kind in kinds), "b/0"}
     for name, array in ours.items():
         wanted = tree["a"][name[2:]] if name.startswith("a/") else tree["b"][0]
@@ -244,15 +176,15 @@ def test_tensors_are_those_of_the_package_safetensors(tmp_path):
 
 def test_tensors_that_cannot_be_written_or_read(tmp_path):
     path = tmp_path / "t.safetensors"
-    with pytest.raises(ValueError, match="write_tensors: k is a random key"):
-        export.write_tensors(path, {"k": jax.random.key(0)})
-    with pytest.raises(ValueError, match="several arrays are called a/b"):
-        export.write_tensors(path, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(2)})
-    export.write_tensors(path, {"a": jnp.ones(100)})
+    with pytest.raises(ValueError, match="save_safetensors: variables must not hold PRNG keys; got one at k"):
+        export.save_safetensors(path, {"k": jax.random.key(0)})
+    with pytest.raises(ValueError, match="paths of variables must be unique; got a/b twice"):
+        export.save_safetensors(path, {"a": {"b": jnp.ones(1)}, "a/b": jnp.ones(2)})
+    export.save_safetensors(path, {"a": jnp.ones(100)})
     for content in (path.read_bytes()[:-1], path.read_bytes()[:20], b"", b"something else"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"t.safetensors is not a whole safetensors file \("):
-            export.read_tensors(path)
+        with pytest.raises(ValueError, match=r"t.safetensors is not \(.*Save it again"):
+            export.read_safetensors(path)
 
 
 def test_a_network_of_ones_own_takes_the_widths_of_a_file(tmp_path):
@@ -261,15 +193,18 @@ def test_a_network_of_ones_own_takes_the_widths_of_a_file(tmp_path):
     fn, state = demp_jax.nnx.forward(model)
     plan = helpers.random_plan(demp_jax.trace(fn, state, x), np.random.default_rng(1))
     small = plan.slice_variables(state)
-    export.write_tensors(tmp_path / "own.safetensors", small)
+    export.save_safetensors(tmp_path / "own.safetensors", small)
     fresh = nnx.eval_shape(lambda: helpers.Blocks(nnx.Rngs(0)))
-    export.load_tensors(fresh, tmp_path / "own.safetensors")
+    export.load_safetensors(fresh, tmp_path / "own.safetensors")
     fresh.eval()
     wanted = jax.jit(fn.resized(small))(small, x)
     np.testing.assert_array_equal(jax.jit(demp_jax.nnx.forward(fresh)[0])(nnx.as_pure(nnx.state(fresh)), x), wanted)
-    message = r"own.safetensors: .* not of this model; bn0/bias: stored float32\[6\], wanted nothing"
-    with pytest.raises(ValueError, match=message):
-        export.load_tensors(nnx.eval_shape(lambda: models.MLP(4, 2, rngs=nnx.Rngs(0))), tmp_path / "own.safetensors")
+    with pytest.raises(
+        ValueError, match=r"own.safetensors: .* not of this model; bn0/bias: stored float32\[6\], wanted nothing"
+    ):
+        export.load_safetensors(
+            nnx.eval_shape(lambda: models.MLP(4, 2, rngs=nnx.Rngs(0))), tmp_path / "own.safetensors"
+        )
 
 
 def test_random_keys_stay_those_of_the_model(tmp_path):
@@ -282,11 +217,11 @@ def test_random_keys_stay_those_of_the_model(tmp_path):
             return self.layers[1](self.dropout(self.layers[0](x)))
 
     model, x = Dropped(nnx.Rngs(0)), helpers.batch((2, 3))
-    with pytest.raises(ValueError, match=r"is a random key, .* nnx.state\(model, nnx.Not\(nnx.RngState\)\)"):
-        export.write_tensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model)))
-    export.write_tensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState))))
+    with pytest.raises(ValueError, match=r"must not hold PRNG keys; .* save nnx.as_pure\(nnx.state\(model, nnx.Not"):
+        export.save_safetensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model)))
+    export.save_safetensors(tmp_path / "t.safetensors", nnx.as_pure(nnx.state(model, nnx.Not(nnx.RngState))))
     other = Dropped(nnx.Rngs(1))
-    export.load_tensors(other, tmp_path / "t.safetensors")
+    export.load_safetensors(other, tmp_path / "t.safetensors")
     model.eval()
     other.eval()
     np.testing.assert_array_equal(other(x), model(x))
@@ -295,10 +230,19 @@ def test_random_keys_stay_those_of_the_model(tmp_path):
 @pytest.mark.parametrize("name", MODELS)
 def test_stablehlo_of_any_batch_size(name):
     net, variables, x, wanted, _ = cut_network(name)
-    exported = jax.export.deserialize(bytearray(export.serialize(net, variables, x)))
+    exported = jax.export.deserialize(bytearray(export.to_stablehlo(net, variables, x)))
     assert exported.platforms == export.PLATFORMS
     for batch in (1, 5):
         np.testing.assert_allclose(exported.call(x[:batch]), wanted[:batch], rtol=1e-5, atol=1e-5)
+
+
+def test_stablehlo_for_chosen_platforms():
+    net, variables, x, *_ = cut_network("mlp")
+    exported = jax.export.deserialize(bytearray(export.to_stablehlo(net, variables, x, platforms=("tpu",))))
+    assert exported.platforms == ("tpu",)
+    for wrong in (("gpu",), ()):
+        with pytest.raises(ValueError, match="platforms must be one or more of cpu, cuda, rocm, tpu; got "):
+            export.to_stablehlo(net, variables, x, platforms=wrong)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -324,7 +268,8 @@ def test_onnx_of_plain_functions_with_several_results():
         return {"a": jnp.tanh(x.reshape(x.shape[0], -1) @ variables["w"]), "b": windows}
 
     variables, x = {"w": helpers.batch((3 * 4 * 2, 6), 1)}, helpers.batch((5, 3, 4, 2))
-    model = export.to_onnx(fn, variables, jax.ShapeDtypeStruct((2, 3, 4, 2), jnp.float32))
+    model = export.to_onnx(fn, variables, jax.ShapeDtypeStruct((2, 3, 4, 2), jnp.float32), opset=21)
+    assert [entry.version for entry in model.opset_import if not entry.domain] == [21]
     found = onnxruntime.InferenceSession(model.SerializeToString()).run(["y_0", "y_1"], {"x": np.asarray(x)})
     for y, wanted in zip(found, fn(variables, x).values(), strict=True):
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)

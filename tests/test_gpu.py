@@ -11,6 +11,7 @@ from flax import nnx
 
 import demp_jax
 from demp_jax import models
+from experiments.fast_convolutions import with_fast_convolutions
 from tests import helpers, test_cut
 from tests.helpers import batch
 
@@ -124,7 +125,7 @@ def test_channels_of_zero_beside_odd_numbers_change_no_gradient():
 
     params = cut.variables["params"]
     plain = jax.jit(gradient)(params)
-    aligned = jax.jit(demp_jax.with_fast_convolutions(gradient, platform="gpu"))(params)
+    aligned = jax.jit(with_fast_convolutions(gradient, platform="gpu"))(params)
     off = optax.tree.norm(jax.tree.map(jnp.subtract, aligned, plain))
     assert float(off) <= 0.15 * float(optax.tree.norm(plain))  # bfloat16 on a CPU: 0.06.
 

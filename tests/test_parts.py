@@ -10,18 +10,25 @@ import pytest
 from hypothesis import given
 
 from demp_jax._src.optim.parts import parts
+from tests import helpers
 
 
-@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "cuda"])
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20)), max_size=5))
-def test_parts_are_slices(backend, places):
+def test_parts_are_slices(platform, places):
     places = [(start, min(size, 20 - start)) for start, size in places]
     vector = jnp.arange(20)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(jax, "default_backend", lambda: backend)
+        helpers.resolve_for(platform, patched)
         for found in (parts(vector, places), jax.jit(lambda v: parts(v, places))(vector)):
             wanted = [np.arange(20)[start : start + size] for start, size in places]
             assert [part.tolist() for part in found] == [part.tolist() for part in wanted]
+
+
+def test_slices_are_dynamic_on_a_cpu_alone():
+    traced = jax.jit(lambda v: parts(v, [(0, 2), (2, 3)])).trace(jnp.arange(5))
+    texts = [traced.lower(lowering_platforms=(platform,)).as_text() for platform in ("cpu", "cuda")]
+    assert ["dynamic_slice" in text for text in texts] == [True, False]
 
 
 def test_what_is_computed_of_parts_in_a_loop_is_the_same_to_the_compiler():

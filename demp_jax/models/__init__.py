@@ -2,6 +2,7 @@
 """The models of the experiments, plain Flax NNX modules; nothing in them but `ChannelSum` knows of pruning."""
 
 from demp_jax.models.activations import ACTIVATIONS as ACTIVATIONS
+from demp_jax.models.loading import load as load
 from demp_jax.models.mlp import MLP as MLP
 from demp_jax.models.resnet import BasicBlock as BasicBlock
 from demp_jax.models.resnet import Bottleneck as Bottleneck

@@ -107,12 +107,19 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
     shapes = [leaf.shape for leaf in leaves]
     whole = sum(map(math.prod, shapes))
-    if jax.default_backend() == "cpu" or not threefry.is_numbered(key, whole):
-        # Past its span the noise is 0 and costs nothing. It is split outside, where that is part of what adds it.
+
+    def at_once(std: jax.Array, key: jax.Array) -> list[jax.Array]:
+        # Past its span the noise is 0 and costs nothing. It is split outside, where XLA fuses that with the addition.
         flat = jax.lax.cond(std > 0, lambda: std * threefry.normal(key, whole), lambda: jnp.zeros(whole, jnp.float32))
-        noise = _apart(flat, shapes)
+        return _apart(flat, shapes)
+
+    def in_place(std: jax.Array, key: jax.Array) -> list[jax.Array]:
+        return [std * drawn for drawn in _in_place(key, shapes)]
+
+    if threefry.is_numbered(key, whole):
+        noise = jax.lax.platform_dependent(std, key, cpu=at_once, default=in_place)
     else:
-        noise = [std * drawn for drawn in _in_place(key, shapes)]
+        noise = at_once(std, key)
     if live is not None:
         # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
         masks = {entries(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
@@ -148,8 +155,8 @@ def _in_place(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Arr
         if n not in found:
             strides = np.cumprod([1, *shape[:0:-1]])[::-1]
             axes = [jax.lax.broadcasted_iota(jnp.uint32, shape, axis) for axis in range(len(shape))]
-            within = sum(
-                (by * np.uint32(stride) for by, stride in zip(axes, strides, strict=True)), np.uint32(starts[n])
-            )
-            found[n] = threefry.normal_at(key, jnp.asarray(within))
+            within = jax.lax.full(shape, np.uint32(starts[n]))
+            for along, stride in zip(axes, strides, strict=True):
+                within = jax.lax.add(within, jax.lax.mul(along, np.uint32(stride)))
+            found[n] = threefry.normal_at(key, within)
     return [found[n] for n in range(len(shapes))]

@@ -15,10 +15,16 @@ import numpy as np
 
 def parts(vector: jax.Array, places: Sequence[tuple[int, int]]) -> list[jax.Array]:
     """Returns `vector[start : start + size]` for each pair of a start and a size, all within the vector."""
-    if jax.default_backend() != "cpu":
-        # A GPU compiles no sooner with the rest, and launches a few kernels more.
-        return [vector[start : start + size] for start, size in places]
-    # Operands, as the compiler does not see in time that they are constants (in a loop over steps; otherwise it does).
-    # Each its own, also where two are equal: kernels that have one twice are not those that have two.
-    starts = jax.lax.optimization_barrier(tuple(np.uint32(start) for start, _ in places))
-    return [jax.lax.dynamic_slice(vector, (start,), (size,)) for start, (_, size) in zip(starts, places, strict=True)]
+
+    def static(vector: jax.Array) -> list[jax.Array]:
+        # On a GPU, dynamic slices compile no sooner and launch a few more kernels.
+        return [jax.lax.slice_in_dim(vector, start, start + size) for start, size in places]
+
+    def dynamic(vector: jax.Array) -> list[jax.Array]:
+        # Behind a barrier, the compiler does not see in time that the starts are constants (in a loop over steps;
+        # otherwise it does). Equal starts have an operand each, or their kernels would differ from the others.
+        starts = jax.lax.optimization_barrier(tuple(np.uint32(start) for start, _ in places))
+        pairs = zip(starts, places, strict=True)
+        return [jax.lax.dynamic_slice(vector, (start,), (size,)) for start, (_, size) in pairs]
+
+    return jax.lax.platform_dependent(vector, cpu=dynamic, default=static)

@@ -314,41 +314,6 @@ def _run(
                     env[output] = replace[output](env[output])
 
 
-def rewrite(
-    program: Program, args: Sequence[Any], rules: Mapping[str, Callable[[Op, Sequence[Any]], Any | None]]
-) -> list[Any]:
-    """Runs a program with operations of one result replaced, also under `jax.jit`.
-
-    Args:
-      program: the traced function.
-      args: the flattened arguments.
-      rules: by the name of a primitive, a function of an operation and its operands; it returns the result, or `None`
-        to leave the operation as it is. Bodies of rematerialised and custom-derivative calls are not looked into.
-
-    Returns:
-      The flattened results.
-    """
-    env: dict[int, Any] = dict(program.constants)
-    env.update(zip(program.inputs, args, strict=True))
-
-    def run(ops: Sequence[Op]) -> None:
-        for op in ops:
-            if op.body is not None and op.name in _OPEN_CALLS:
-                run(op.body)
-                continue
-            rule = rules.get(op.name)
-            if rule is not None and op.body is None and isinstance(op.outputs[0], int):
-                with _at(op):
-                    result = rule(op, [_read(env, operand) for operand in op.inputs])
-                if result is not None:
-                    env[op.outputs[0]] = result
-                    continue
-            _bind(op, env)
-
-    run(program.ops)
-    return [_read(env, out) for out in program.outputs]
-
-
 def run_flat(
     program: Program, args: Sequence[Any], rules: Mapping[str, Callable[[Op, Sequence[Any]], Any | None]]
 ) -> list[Any]:
@@ -359,8 +324,8 @@ def run_flat(
     Args:
       program: the traced function.
       args: the flattened arguments.
-      rules: by the name of an operation of one result, as `rewrite` takes them; operands that depend on no argument
-        are arrays there.
+      rules: by the name of an operation of one result, a function of the operation and its operands; it returns the
+        result, or `None` to leave the operation as it is. Operands that depend on no argument are arrays.
 
     Returns:
       The flattened results.

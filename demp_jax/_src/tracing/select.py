@@ -13,7 +13,7 @@ import numpy as np
 from demp_jax._src.tracing.axes import SELECT
 from demp_jax._src.tracing.program import register_opaque
 
-# On a CPU a step is up to 5% faster with products with a 0-1 matrix for so many channels than with gathers
+# On a CPU, a product with a 0-1 matrix is faster than a gather for up to so many channels; a step is up to 5% faster
 # (`benchmarks/README.md`, shortcuts).
 _FEW_CHANNELS = 128
 
@@ -45,13 +45,26 @@ def select(
     return _select(x, index, fill, identity=identity, unique_indices=unique_indices)
 
 
+def _by_product(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns `_taken(x, index)` as a matrix product, exactly: each sum has at most one nonzero term."""
+    matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
+    return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
+
+
 def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
     """Returns `x[..., index]`, 0 where there is no such channel."""
     return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
-def _derivative(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
-    """Has the derivative of `_taken` put channels where they go, which transposed takes them from there."""
+@jax.custom_jvp
+def _taken_once(x: jax.Array, index: jax.Array) -> jax.Array:
+    """Returns `_taken(x, index)` for an index that names no channel twice."""
+    return _taken(x, index)
+
+
+@_taken_once.defjvp
+def _scattered(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+    """Scatters tangents to the places of their channels; the transpose of that is a gather."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
     places = places.at[index].set(jnp.arange(index.size, dtype=index.dtype), mode="drop")
@@ -59,27 +72,18 @@ def _derivative(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[ja
     return _taken(x, index), put
 
 
-def _with_derivative(fn: Any) -> Any:
-    fn.defjvp(_derivative)
-    return fn
-
-
-# Not by a decorator: a network's text, as it is exported, has what is read by name.
-_taken_once = _with_derivative(jax.custom_jvp(_taken))
-
-
 def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, unique_indices: bool) -> jax.Array:
     if identity:
         return x
-    if jax.default_backend() == "cpu" and x.shape[-1] <= _FEW_CHANNELS:
-        # Exact: every sum has one term that is not zero, or none.
-        matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
-        taken = jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
+    # On a mesh with explicit axes, the arrays in the derivative of `_taken_once` would need shardings.
+    sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
+    gather = _taken_once if unique_indices and not sharded else _taken
+    if x.shape[-1] <= _FEW_CHANNELS:
+        # Resolved when the program is lowered, so that an exported program is right for each of its platforms.
+        taken = jax.lax.platform_dependent(x, index, cpu=_by_product, default=gather)
     else:
-        # A mesh with explicit axes would ask for shardings of what the derivative makes.
-        spread = any(axis is not None for axis in jax.typeof(x).sharding.spec)
-        taken = (_taken_once if unique_indices and not spread else _taken)(x, index)
-    # Zero is added to what was taken, so that its gradient needs no mask.
+        taken = gather(x, index)
+    # The fill is added instead of selected, so that the gradient of `taken` needs no mask.
     filled = jnp.where(index < x.shape[-1], 0, fill).astype(x.dtype)
     return taken + jnp.broadcast_to(filled, taken.shape)
 
