@@ -180,6 +180,7 @@ class Graph:
       unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
         evaluation mode or a head that only training calls.
       examples: batch size of the trace.
+      batched: whether an output has an axis of examples.
       program: the traced forward pass.
       products: its matrix products and convolutions.
       training: the same groups in training mode, where that was traced, too.
@@ -200,6 +201,7 @@ class Graph:
     refusals: tuple[Refusal, ...]
     unread: tuple[str, ...]
     examples: int
+    batched: bool
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
@@ -402,8 +404,15 @@ class Graph:
         if self.prunable:
             return
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"
+        if not self.sites and not self.batched:
+            shapes = [self.program.avals[number].shape for number in self.program.inputs[len(self.paths) :]]
+            raise ValueError(
+                f"no prunable unit found: the outputs have no axis of examples. The batch has the shape "
+                f"{', '.join(map(str, shapes))}, of which one axis was taken for {self.examples} examples. Give "
+                "batches of examples, `[examples, ...]`, or name their batch_axis."
+            )
         raise ValueError(
-            f"no prunable neuron found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
+            f"no prunable unit found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
             "or mark the units with `demp_jax.mark_units(x, kind=...)`."
         )
 

@@ -180,7 +180,8 @@ def examples_of(x: Any, batch_axis: int) -> int:
     Raises:
       ValueError: when it holds no array with that axis.
     """
-    sizes = [leaf.shape[batch_axis] for leaf in jax.tree.leaves(x) if len(leaf.shape) > batch_axis]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x) if hasattr(leaf, "shape")]
+    sizes = [shape[batch_axis] for shape in shapes if len(shape) > batch_axis]
     if not sizes:
         raise ValueError(f"a batch must hold an array with an axis of examples (batch_axis={batch_axis}); got {x!r}.")
     return int(sizes[0])
@@ -359,7 +360,7 @@ class _Assembly:
                 if op.name in ("reduce_sum", "psum"):
                     axes = self._labels.axes[value]
                     reduced = [axes[int(a)] for a in op.params["axes"]]
-                    if any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in reduced):
+                    if any(map(_is_batch, reduced)):
                         return True
                 elif op.name in ("convert_element_type", "copy", "name", "reshape"):
                     waiting.extend(op.outputs)
@@ -497,9 +498,14 @@ class _Assembly:
             refusals=tuple(dict.fromkeys(self._refusals)),
             unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
             examples=self._examples,
+            batched=any(_is_batch(axis) for out in self._program.outputs for axis in self._labels.operand_axes(out)),
             program=self._program,
             products=tuple(self._products(self._labels)),
         )
+
+
+def _is_batch(axis: axes_lib.Axis) -> bool:
+    return isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH
 
 
 def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
