@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP for Equinox models: which weights to regularise, and cuts of a model, its state and its optimizer's state."""
+"""Equinox: trace and prune models with their state and the state of their optimizer."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def norm_weights(params: Any) -> Any:
-    """Returns the mask of the scale parameters of normalisation layers, which Equinox calls `weight`.
+    """Returns the mask of the scale parameters of normalization layers, which Equinox calls `weight`.
 
     They are those of `eqx.nn.BatchNorm`, `GroupNorm`, `LayerNorm` and `RMSNorm`.
 
@@ -61,7 +61,7 @@ def norm_weights(params: Any) -> Any:
     masks = jax.tree.map(mask, params, is_leaf=lambda node: isinstance(node, _NORMS))
     if not any(jax.tree.leaves(masks)):
         raise ValueError(
-            "norm_weights: no normalisation layer of equinox.nn with a weight was found. Regularise "
+            "norm_weights: no normalization layer of equinox.nn with a weight was found. Regularize "
             "`demp_jax.regularizers.all_params`, or give a mask of the parameters you mean."
         )
     return masks
@@ -288,7 +288,7 @@ def trace(
 
 
 class PruneResult(NamedTuple):
-    """The result of a cut.
+    """The result of a prune.
 
     Attributes:
       model: the smaller model, in the mode of the one given.

@@ -234,7 +234,7 @@ def _named(tree):
 
 def test_what_is_missing_is_said():
     model = eqx.nn.MLP(4, 3, 6, 1, key=jax.random.key(0))
-    with pytest.raises(ValueError, match="norm_weights: no normalisation layer of equinox.nn"):
+    with pytest.raises(ValueError, match="norm_weights: no normalization layer of equinox.nn"):
         demp_equinox.norm_weights(_trained(model))
     with pytest.raises(ValueError, match=r"norm_scales: .* `demp_jax.equinox.norm_weights`"):
         demp_jax.norm_scales(_trained(model))
