@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which weights belong to live neurons, inside a compiled step."""
+"""Which weights belong to live neurons, inside a compiled step.
+
+Dimension names: units, those of all sites, one site after the other; positions, those of axes of parameters; readers,
+pairs of groups; entries, one per group and one for what is always alive.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32
 
 from demp_jax._src.optim.parts import parts
 from demp_jax._src.tracing.axes import Route
 from demp_jax._src.tracing.graph import Graph
+from demp_jax._src.types import SomeGroups
 
 
 @functools.partial(
@@ -31,22 +37,23 @@ class WeightGroups:
 
     Attributes:
       sites: the sites with removable units, in the order of `units`.
-      units: `[sum of their widths]`, the group of each unit.
-      positions: `[P]`, the group of each position of every axis that has removable ones, axes that are labelled alike
-        once.
+      units: `[units]`, the group of each unit.
+      positions: `[positions]`, the group of each position of every axis that has removable ones, axes that are labelled
+        alike once.
       axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
         they are, or `None` where all are always alive.
-      readers: `[R]` each: which groups of a branch live if which others do that are of none, K where none; through
-        however many sums, so that a step need not go from one to the next.
-      bare: `[K + 1]` bool, other groups without an activation (and the entry K): alive whatever the activations do.
+      readers: `[readers]` each: which groups of a branch live if which others do that are of none, K where none;
+        through however many sums, so that a step need not go from one to the next.
+      bare: `[entries]` bool, with K + 1 entries: other groups without an activation (and the entry K): alive whatever
+        the activations do.
     """
 
     sites: tuple[str, ...]
-    units: Any
-    positions: Any
+    units: Int32[jax.Array, " units"]
+    positions: Int32[jax.Array, " positions"]
     axes: tuple[tuple[tuple[int, int] | None, ...], ...]
-    readers: tuple[Any, Any]
-    bare: Any
+    readers: tuple[Int32[jax.Array, " readers"], Int32[jax.Array, " readers"]]
+    bare: Bool[jax.Array, " entries"]
 
 
 def weight_groups(graph: Graph, params: Any) -> WeightGroups:
@@ -61,9 +68,9 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         bare[site.groups[site.groups >= 0]] = False
     readers = _readers(graph, bare)
     places: dict[bytes, tuple[int, int]] = {}
-    vectors: list[np.ndarray] = []
+    vectors: list[Int32[np.ndarray, " _"]] = []
 
-    def place(groups: np.ndarray) -> tuple[int, int]:
+    def place(groups: Int32[np.ndarray, " _"]) -> tuple[int, int]:
         key = groups.tobytes()
         if key not in places:
             places[key] = (sum(v.size for v in vectors), groups.size)
@@ -86,11 +93,13 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
     )
 
 
-def _joined(vectors: list[np.ndarray]) -> jax.Array:
+def _joined(vectors: list[SomeGroups]) -> Int32[jax.Array, " positions"]:
     return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
 
 
-def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _readers(
+    graph: Graph, bare: Bool[np.ndarray, " {graph.num_groups}+1"]
+) -> tuple[Int32[jax.Array, " readers"], Int32[jax.Array, " readers"]]:
     """Returns who reads the channels of branches, and marks those channels in `bare`: they live if a reader does."""
     routed = np.zeros_like(bare)
     for use in graph.consumers:
@@ -103,7 +112,7 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
     # By class of a branch: all others that it lives by. Of the last sums first, as those before lead to them.
     ends: dict[int, set[int]] = {}
     # Per sum: the groups of its operand, and how many such others each position of its has at most.
-    sums: list[tuple[np.ndarray, int]] = []
+    sums: list[tuple[SomeGroups, int]] = []
     pairs, most = [], 0
     for use in reversed(graph.consumers):
         if isinstance(use.sink, Route):
@@ -137,7 +146,7 @@ def _readers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(filled[0]), jnp.asarray(filled[1])
 
 
-def weight_mask(members: WeightGroups, alive: Mapping[str, jax.Array], params: Any) -> Any:
+def weight_mask(members: WeightGroups, alive: Mapping[str, Bool[jax.Array, " _"]], params: Any) -> Any:
     """Returns which weights belong to live neurons only.
 
     A weight belongs to the neuron that computes with it and to the neuron whose output it multiplies. Pure, to be
@@ -145,7 +154,7 @@ def weight_mask(members: WeightGroups, alive: Mapping[str, jax.Array], params: A
 
     Args:
       members: from `weight_groups(graph, params)`.
-      alive: by site, `[N]` bool, which units are alive, as from `alive`.
+      alive: by site, `[units]` bool, which units are alive, as from `alive`.
       params: the parameters.
 
     Returns:

@@ -3,6 +3,8 @@
 
 On a CPU XLA compiles kernels once that differ only in their operands. A part that begins at a constant makes another
 kernel of whatever it is fused into, such as the update of a weight: a ResNet-18 has 62, of some 20 shapes.
+
+Dimension names: size, that of the vector.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 
-def parts(vector: jax.Array, places: Sequence[tuple[int, int]]) -> list[jax.Array]:
+def parts(vector: Shaped[jax.Array, " size"], places: Sequence[tuple[int, int]]) -> list[Shaped[jax.Array, " _"]]:
     """Returns `vector[start : start + size]` for each pair of a start and a size, all within the vector."""
 
     def static(vector: jax.Array) -> list[jax.Array]:

@@ -11,6 +11,8 @@ classified by its tail:
 
 Anything else (tanh, sigmoid, ELU, softmax) does not saturate at zero and is no neuron in the paper's sense. A user can
 mark a value with `mark_units`.
+
+Dimension names: grid, the numbers that functions are evaluated at; labels and components as in `types`.
 """
 
 from __future__ import annotations
@@ -23,10 +25,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float32, Float64, Shaped
 
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program, bind
+from demp_jax._src.types import ComponentReasons, LabelComponents
 
 KINDS = ("zero", "soft", "negative")
 _MARK = "demp_jax.mark_units"
@@ -186,7 +190,7 @@ def _locate(
     return Activation(value, value, True, axis, kind, name, source, problem)
 
 
-def _is_free(axis: axes_lib.Axis, component: np.ndarray, frozen: np.ndarray) -> bool:
+def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:
     """Returns whether some position of an axis could leave."""
     return isinstance(axis, np.ndarray) and bool((frozen[component[axis[axis >= 0]]] < 0).any())
 
@@ -309,7 +313,7 @@ class _Function(NamedTuple):
     root: int
     value: int
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[jax.Array, " grid"]) -> Shaped[jax.Array, " grid"]:
         known: dict[int, Any] = {self.root: x}
 
         def compute(operand: Operand) -> Any:
@@ -351,11 +355,11 @@ def _classify_text(text: str, function: _Function) -> tuple[str, int] | None:
     return _CLASSES[text]
 
 
-def _values(function: _Function, grid: np.ndarray) -> np.ndarray:
+def _values(function: _Function, grid: Float32[np.ndarray, " grid"]) -> Float64[np.ndarray, " grid"]:
     return np.asarray(function(jnp.asarray(grid)), np.float64)
 
 
-def _tail(below: np.ndarray, above: np.ndarray) -> tuple[str, int] | None:
+def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid"]) -> tuple[str, int] | None:
     """Classifies a function by its values at `-_GRID` and `+_GRID`."""
     for side, (low, high) in ((1, (below, above)), (-1, (above, below))):
         if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():

@@ -4,6 +4,8 @@
 A group is a set of positions of variables that can only leave together. It is removable when nothing in it is frozen
 and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a group is exact when
 every place that still reads it reads zero; `Consumer` says where those places are. `tracing.py` finds all this.
+
+Dimension names: groups and units as in `types`.
 """
 
 from __future__ import annotations
@@ -15,14 +17,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int, Integer, Shaped
 
 from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing.program import Program
+from demp_jax._src.types import SomeGroups, UnitGroups, UnitMask
 
 
-def per_unit(values: np.ndarray, groups: np.ndarray, default: Any = False) -> np.ndarray:
+def per_unit(
+    values: Shaped[np.ndarray, " groups"], groups: UnitGroups, default: Any = False
+) -> Shaped[np.ndarray, " units"]:
     """Returns the value of each unit's group, `default` for units that have none.
 
     Example:
@@ -70,7 +76,7 @@ class Site:
     name: str
     kind: str
     width: int
-    groups: np.ndarray
+    groups: Int[np.ndarray, " {width}"]
     value: int
     root: int
     alone: bool
@@ -95,8 +101,8 @@ class Consumer:
 
     value: int
     axis: int
-    groups: np.ndarray
-    negligible: np.ndarray
+    groups: UnitGroups
+    negligible: UnitMask
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
     centered: bool
@@ -141,7 +147,7 @@ class Producer(NamedTuple):
 
     value: int
     axis: int
-    groups: np.ndarray
+    groups: UnitGroups
     variable: int | None
     weight_axis: int
 
@@ -156,7 +162,7 @@ class Product(NamedTuple):
     """
 
     sizes: tuple[int, ...]
-    groups: tuple[np.ndarray | None, ...]
+    groups: tuple[SomeGroups | None, ...]
     variable: int | None
 
 
@@ -190,14 +196,14 @@ class Graph:
     paths: tuple[str, ...]
     keys: tuple[tuple[Any, ...], ...]
     shapes: tuple[tuple[int, ...], ...]
-    axes: tuple[tuple[np.ndarray | None, ...], ...]
+    axes: tuple[tuple[SomeGroups | None, ...], ...]
     num_groups: int
     sites: tuple[Site, ...]
     branches: tuple[Site, ...]
     consumers: tuple[Consumer, ...]
     producers: tuple[Producer, ...]
     routes: tuple[axes_lib.Route, ...]
-    indices: dict[int, np.ndarray]
+    indices: dict[int, Integer[np.ndarray, " _"]]
     refusals: tuple[Refusal, ...]
     unread: tuple[str, ...]
     examples: int
@@ -223,7 +229,7 @@ class Graph:
         return {site.name: site.width for site in self.sites}
 
     @functools.cached_property
-    def fed(self) -> np.ndarray:
+    def fed(self) -> Int[np.ndarray, " {self.num_groups}"]:
         """`[num_groups]`, the group of activations that a group computes for, its own or that a branch is routed to.
 
         -1 for branches that nothing reads.
@@ -299,7 +305,11 @@ class Graph:
         """Returns whether two variables have the same groups along every axis."""
         return one == other or _same_axes(self.axes[one], self.axes[other])
 
-    def flops(self, removed: np.ndarray | None = None, densities: Mapping[str, float] | None = None) -> int:
+    def flops(
+        self,
+        removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
+        densities: Mapping[str, float] | None = None,
+    ) -> int:
         """Returns the FLOPs of a forward pass for one example.
 
         A multiplication with its addition counts as two, taps on zero padding are counted, and only convolutions
@@ -321,7 +331,11 @@ class Graph:
             total += count
         return total // self.examples
 
-    def parameters(self, select: Callable[[str], bool] = lambda path: True, removed: np.ndarray | None = None) -> int:
+    def parameters(
+        self,
+        select: Callable[[str], bool] = lambda path: True,
+        removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
+    ) -> int:
         """Returns how many entries the variables have whose path satisfies `select`, without the removed groups."""
         total = 0
         for path, shape, groups in zip(self.paths, self.shapes, self.axes, strict=True):
@@ -333,7 +347,7 @@ class Graph:
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
-    def floor(self, min_units: int = 1) -> np.ndarray:
+    def floor(self, min_units: int = 1) -> Bool[np.ndarray, " {self.num_groups}"]:
         """Returns `[num_groups]`: which groups leave when every activation keeps just `min_units` of its units.
 
         What `parameters` and `flops` give for it is the least that cuts can leave.
@@ -363,7 +377,7 @@ class Graph:
             lines.append(f"  {site.name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
             folded = np.where(zero[groups] < 0, constant[groups], -1)
             for consumer, units in zip(*np.unique(folded[folded >= 0], return_counts=True), strict=True):
-                place, into = self.consumers[consumer].place, self._into(consumer)
+                place, into = self.consumers[consumer].place, self._into(int(consumer))
                 lines.append(f"    {units} of them only while constant where {place}: {into}")
             held = zero[groups]
             for consumer, units in zip(*np.unique(held[held >= 0], return_counts=True), strict=True):
@@ -376,7 +390,7 @@ class Graph:
         return "\n".join(lines)
 
     @functools.cached_property
-    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+    def _conditions(self) -> tuple[Int[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
         """`[num_groups]` twice: the first consumer that has to read zero, or a constant; -1 for none."""
         zero, constant = np.full(self.num_groups, -1), np.full(self.num_groups, -1)
         for i, consumer in reversed(list(enumerate(self.consumers))):
@@ -417,7 +431,7 @@ class Graph:
         )
 
 
-def _same_axes(first: Sequence[np.ndarray | None], second: Sequence[np.ndarray | None]) -> bool:
+def _same_axes(first: Sequence[SomeGroups | None], second: Sequence[SomeGroups | None]) -> bool:
     return all(
         np.array_equal(a, b) if a is not None and b is not None else a is b for a, b in zip(first, second, strict=True)
     )

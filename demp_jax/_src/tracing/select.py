@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Channels routed through an index variable, so that both ends of a residual connection can shrink on their own."""
+"""Channels routed through an index variable, so that both ends of a residual connection can shrink on their own.
+
+Dimension names: channels_in and channels_out, those of the operand and of the result.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int, Num
 
 from demp_jax._src.tracing.axes import SELECT
 from demp_jax._src.tracing.program import register_opaque
@@ -21,8 +25,13 @@ NOTHING = np.iinfo(np.int32).max  # An index that takes nothing: the fill value 
 
 
 def select(
-    x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False, unique_indices: bool = False
-) -> jax.Array:
+    x: Num[jax.Array, "*batch channels_in"],
+    index: Int[jax.Array, " channels_out"],
+    fill: Num[jax.Array, " channels_out"],
+    *,
+    identity: bool = False,
+    unique_indices: bool = False,
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` where `index[o]` is no channel of `x`.
 
     A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. The sum
@@ -45,25 +54,33 @@ def select(
     return _select(x, index, fill, identity=identity, unique_indices=unique_indices)
 
 
-def _by_product(x: jax.Array, index: jax.Array) -> jax.Array:
+def _by_product(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `_taken(x, index)` as a matrix product, exactly: each sum has at most one nonzero term."""
     matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
     return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
 
-def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
+def _taken(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `x[..., index]`, 0 where there is no such channel."""
     return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
 @jax.custom_jvp
-def _taken_once(x: jax.Array, index: jax.Array) -> jax.Array:
+def _taken_once(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `_taken(x, index)` for an index that names no channel twice."""
     return _taken(x, index)
 
 
 @_taken_once.defjvp
-def _scattered(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+def _scattered(
+    primals: tuple[Any, Any], tangents: tuple[Any, Any]
+) -> tuple[Num[jax.Array, "*batch channels_out"], Num[jax.Array, "*batch channels_out"]]:
     """Scatters tangents to the places of their channels; the transpose of that is a gather."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
@@ -72,7 +89,14 @@ def _scattered(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax
     return _taken(x, index), put
 
 
-def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, unique_indices: bool) -> jax.Array:
+def _routed(
+    x: Num[jax.Array, "*batch channels_in"],
+    index: Int[jax.Array, " channels_out"],
+    fill: Num[jax.Array, " channels_out"],
+    *,
+    identity: bool,
+    unique_indices: bool,
+) -> Num[jax.Array, "*batch channels_out"]:
     if identity:
         return x
     # On a mesh with explicit axes, the arrays in the derivative of `_taken_once` would need shardings.
