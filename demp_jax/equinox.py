@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP for Equinox models: which weights to regularise, and cuts of a model, its state and its optimizer's state."""
+"""DemP for Equinox models: which weights to regularize, and cuts of a model, its state and its optimizer's state."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ import optax
 
 from demp_jax._src.frameworks.batch_stats import batch_averages
 from demp_jax._src.pruning import prune as prune_lib
-from demp_jax._src.pruning import slicing as surgery
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.proof import training_of
 from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.pruning.slicing import Plan
 from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
 
@@ -36,7 +36,7 @@ __all__ = [
 
 
 def norm_weights(params: Any) -> Any:
-    """Returns the mask of the scale parameters of normalisation layers, which Equinox calls `weight`.
+    """Returns the mask of the scale parameters of normalization layers, which Equinox calls `weight`.
 
     They are those of `eqx.nn.BatchNorm`, `GroupNorm`, `LayerNorm` and `RMSNorm`.
 
@@ -61,7 +61,7 @@ def norm_weights(params: Any) -> Any:
     masks = jax.tree.map(mask, params, is_leaf=lambda node: isinstance(node, _NORMS))
     if not any(jax.tree.leaves(masks)):
         raise ValueError(
-            "norm_weights: no normalisation layer of equinox.nn with a weight was found. Regularise "
+            "norm_weights: no normalization layer of equinox.nn with a weight was found. Regularize "
             "`demp_jax.regularizers.all_params`, or give a mask of the parameters you mean."
         )
     return masks
@@ -303,7 +303,7 @@ class PruneResult(NamedTuple):
     state: Any
     opt_state: Any
     copies: dict[str, Any]
-    plan: surgery.Plan | None
+    plan: Plan | None
     record: PruneRecord
 
 

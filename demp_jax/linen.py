@@ -27,7 +27,7 @@ def widths_from_variables() -> Iterator[None]:
     `nn.MultiHeadDotProductAttention` take the widths of their variables instead.
     BatchNorm and LayerNorm follow their input anyway, and so does a GroupNorm written with `group_size`; one written
     with `num_groups` cannot know the size of its groups once they are fewer, and a cut through it is refused.
-    Initialising is not affected.
+    Initializing is not affected.
 
     Example:
       >>> import jax, jax.numpy as jnp

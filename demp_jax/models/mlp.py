@@ -37,7 +37,7 @@ class MLP(nnx.Module):
           activation: a key of `ACTIVATIONS`.
           norm: whether BatchNorm stands before each activation.
           dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          rngs: random keys of the initialization.
         """
         sizes = (features, *widths)
         pairs = list(itertools.pairwise(sizes))

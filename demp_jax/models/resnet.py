@@ -14,7 +14,7 @@ from flax import nnx
 from demp_jax.models.activations import ACTIVATIONS
 from demp_jax.nnx import ChannelSum
 
-# As in the released code of the paper: He initialisation, truncated, by fan-in.
+# As in the released code of the paper: He initialization, truncated, by fan-in.
 _HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -135,7 +135,7 @@ class ResNet(nnx.Module):
           coupled: whether a channel can leave only where it is dead in its whole stage; by default it leaves block by
             block, as the paper counts.
           dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          rngs: random keys of the initialization.
         """
         if stem not in ("small", "imagenet"):
             raise ValueError(f"stem must be 'small' or 'imagenet'; got {stem!r}.")

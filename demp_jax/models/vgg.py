@@ -44,7 +44,7 @@ class VGG(nnx.Module):
           hidden: width of the two dense layers.
           activation: a key of `ACTIVATIONS`.
           dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          rngs: random keys of the initialization.
         """
         height, width, channels = input_shape
         if height < 32 or width < 32 or height % 32 or width % 32:

@@ -68,7 +68,7 @@ class ViT(nnx.Module):
           hidden: units of an MLP.
           activation: a key of `ACTIVATIONS`.
           dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          rngs: random keys of the initialization.
         """
         height, width, channels = input_shape
         if height % patch or width % patch:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A target instead of a search: how strong the regulariser has to be for a network to end at a given size.
+"""A target instead of a search: how strong the regularizer has to be for a network to end at a given size.
 
 The paper searches for lambda and names that as its main limitation (appendix H.1). Here the size that a cut would leave
 is watched while training goes on, and lambda follows.
@@ -13,13 +13,13 @@ import math
 # Who is dead before this part of the span was so from the start, and may come to life yet.
 _BEGIN = 0.03
 # Dying has begun when so much of the way is gone. Until then the logarithm of the factor grows by so much in a span:
-# scales take their time to come to zero, however strong the regulariser is.
+# scales take their time to come to zero, however strong the regularizer is.
 _BEGUN, _WAITING = 0.02, 10.0
-# Those about to die do so within about this part of the span, also when the regulariser stops.
+# Those about to die do so within about this part of the span, also when the regularizer stops.
 _COASTING = 0.04
-# Of what is left, about so much dies without the regulariser over a span, of units with small scales.
+# Of what is left, about so much dies without the regularizer over a span, of units with small scales.
 _UNAIDED = 0.03
-# The regulariser fades over the last so much of what is to leave, on the logarithmic scale.
+# The regularizer fades over the last so much of what is to leave, on the logarithmic scale.
 _GENTLE = 0.08
 # By how much the logarithm of the factor grows with how far the network is behind, and with how long it has been, in
 # parts of what is left of the span, but not less than this part of the whole.
@@ -32,18 +32,18 @@ _LEAST = 0.01
 
 @dataclasses.dataclass
 class TargetController:
-    """Says by what to multiply the strength of a regulariser, so that a network ends at a given size.
+    """Says by what to multiply the strength of a regularizer, so that a network ends at a given size.
 
     Let r be the part of the network that a cut would leave, and r* the part that is to be left. Both are taken on a
     logarithmic scale, because what dies is a part of what is there: z = log r / log r* goes from 0 to 1. With c = 4% of
-    the span, for which those about to die go on dying once the regulariser has stopped:
+    the span, for which those about to die go on dying once the regularizer has stopped:
 
         z+(t)  = z(t) + c dz/dt                                where it will be
         z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     where it should be
         e(t)   = z*(t + c) - z+(t)                             how far it is behind
         factor = exp(4 e + 15 integral of e dt / (span - t))   fading near z+ = 1, 0 beyond it
 
-    The course z* is that of a regulariser that does not change: most die early, the last ones late. It begins at t_0,
+    The course z* is that of a regularizer that does not change: most die early, the last ones late. It begins at t_0,
     when the first have died; scales take their time to come to zero, and until then the factor just grows. It ends at
     T, 30% to 60% of the span, the earlier the more is to leave, which leaves time to make up for what is missing, and
     to recover. The less of the span is left, the more each step behind counts: where the learning rate falls, less dies
@@ -89,7 +89,7 @@ class TargetController:
             raise ValueError(f"TargetController: first must be in (0, 50]; got first={self.first}.")
 
     def aim(self, step: int) -> float:
-        """Returns the part at which the regulariser stops: above `left` by as many as are to die without it."""
+        """Returns the part at which the regularizer stops: above `left` by as many as are to die without it."""
         return min(self.left * (1 + _UNAIDED * max(1 - step / self.span, 0.0)), (1 + self.left) / 2)
 
     def update(self, step: int, left: float) -> float:

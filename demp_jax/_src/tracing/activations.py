@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Finds the activations of a traced network: functions of one value that saturate at zero on one side.
 
-An activation is recognised by what it computes, not by its name: every maximal pointwise function of a single value
+An activation is recognized by what it computes, not by its name: every maximal pointwise function of a single value
 (`max(x, 0)`, `x * sigmoid(x)`, `where(x > 0, x, a * x)`, however written) is evaluated on a grid of numbers and
 classified by its tail:
 

@@ -33,9 +33,9 @@ def with_gates(
 
     Where the gate stands:
 
-    * `"preactivation"`: `act(c * x - b)`, after the normalisation (the code of the DemP paper's baselines);
+    * `"preactivation"`: `act(c * x - b)`, after the normalization (the code of the DemP paper's baselines);
     * `"activation"`: `c * act(x) - b`; for ReLU and Leaky ReLU the same where b = 0 and c > 0;
-    * `"product"`: `c * (W x + bias) - b`, before the normalisation (the released code of SNAP and CroP). Where products
+    * `"product"`: `c * (W x + bias) - b`, before the normalization (the released code of SNAP and CroP). Where products
       are added up, as at the end of a residual block, the unit's gate multiplies all that are its own.
 
     Example:

@@ -116,7 +116,7 @@ class Consumer:
 
     @property
     def padded(self) -> bool:
-        """Whether a convolution reads it with zeros around: a constant is then none at the border."""
+        """Whether a convolution pads it with zeros, so that a constant is not constant at the border."""
         op = self.sink.op
         return op.name == "conv_general_dilated" and any(tuple(pair) != (0, 0) for pair in op.params["padding"])
 

@@ -88,7 +88,7 @@ def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, 
     return taken + jnp.broadcast_to(filled, taken.shape)
 
 
-# The tracer recognises the call by its name and does not look inside, so `identity` hides nothing from it.
+# The tracer recognizes the call by its name and does not look inside, so `identity` hides nothing from it.
 _routed.__name__ = _routed.__qualname__ = SELECT
 _select = functools.partial(jax.jit, static_argnames=("identity", "unique_indices"))(_routed)
 register_opaque(SELECT)
