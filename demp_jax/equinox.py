@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP for Equinox models: which weights to regularize, and cuts of a model, its state and its optimizer's state."""
+"""Pruning of Equinox models.
+
+`prune` returns a smaller model with its state and the state of its optimizer. `norm_weights` selects the scales of
+normalization layers, which Equinox names `weight`; pass it to `demp_jax.demp` as `where`.
+"""
 
 from __future__ import annotations
 
