@@ -48,6 +48,7 @@ def observe(
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
     criterion: str | None = None,
+    with_outputs: bool = True,
 ) -> Observation:
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
 
@@ -64,6 +65,7 @@ def observe(
       exclude: as given to `trace`.
       criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
         compiles in half the time.
+      with_outputs: whether the outputs are wanted; if not, they are empty.
 
     Returns:
       The accumulated observation, on the host.
@@ -77,7 +79,7 @@ def observe(
     read: list[Range] = []
     outs = []
     examples = 0
-    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude))
+    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude), with_outputs=with_outputs)
     for x, (out, now, now_read) in _run_batches(fn, variables, batches, masked, wanted, graph):
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -122,6 +124,7 @@ class _Watch:
     batch_axis: int
     exclude: tuple[str, ...]
     activity: bool = True
+    with_outputs: bool = True
 
 
 class _Request(NamedTuple):
@@ -202,7 +205,7 @@ def _watched(
     for site, values in zip(sites, masked or (), strict=masked is not None):
         replace[site.value] = functools.partial(_put, values, site.axis, replace.get(site.value))
     results, found = program_lib.evaluate(graph.program, jax.tree.leaves((variables, x)), wanted, replace)
-    out = jax.tree.unflatten(graph.program.out_tree, results)
+    out = jax.tree.unflatten(graph.program.out_tree, results) if watch.with_outputs else ()
     summaries = [
         activity_lib.summary(
             value, site.axis, site.kind, {"magnitude", *activity_lib.read_by(watch.criterion, site.kind)}

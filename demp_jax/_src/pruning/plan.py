@@ -40,14 +40,16 @@ class Evidence(NamedTuple):
     """What one network did in one mode.
 
     Attributes:
-      name: `"evaluation"`, `"training"`, or the name of a copy.
-      graph: the view of that mode.
+      name: `"evaluation"`, `"training"`, the name of a call or of a copy.
+      graph: the view of that mode or call.
       observation: of the death set.
+      own: whether it has variables of its own: evaluation mode and copies. Others have those of evaluation mode.
     """
 
     name: str
     graph: Graph
     observation: Observation
+    own: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,8 +59,7 @@ class Decision:
     Attributes:
       removed: `[num_groups]` bool.
       dead: `[num_groups]` bool, what the criterion calls dead; other groups are removed because they are constant.
-      folds: by name of the evidence, the constants to absorb; training mode, which has the variables of evaluation
-        mode, has none of its own.
+      folds: by name of the evidence that has variables of its own, the constants to absorb.
       protected: by site, how many units were dead but kept by the floor of the site.
       needed: by site, how many units were dead but kept for a consumer of their value.
       needed_by: by site, what reads them, and why that cannot do without.
@@ -122,11 +123,7 @@ def decide(
         protected=_count(graph, before & ~removed),
         needed=_count(graph, kept),
         needed_by=_reasons(evidence, kept, blocked_by),
-        folds={
-            each.name: _folds(each.graph, each.observation.consumers, removed)
-            for each in evidence
-            if each.name != "training"
-        },
+        folds={each.name: _folds(each.graph, each.observation.consumers, removed) for each in evidence if each.own},
         dead=dead,
         dead_alone=dead_alone,
     )
@@ -145,11 +142,11 @@ def masked_values(evidence: Evidence, decision: Decision) -> list[np.ndarray]:
 def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[np.ndarray, dict[str, int]]:
     """Returns which groups are dead in all networks and modes, and how many units are dead in one mode alone."""
     by_name = {}
-    for name, graph, observation in evidence:
+    for name, graph, observation, own in evidence:
         verdicts = [alive(a, options.criterion, epsilon=options.epsilon) for a in observation.sites[: len(graph.sites)]]
         by_name[name] = dead_groups(graph, verdicts)
-        if name == "training":
-            # What training mode has no site for is judged by evaluation mode.
+        if not own:
+            # What a mode or call has no site for is judged by evaluation mode.
             by_name[name] |= by_name["evaluation"] & ~_held(graph)
     alone = {}
     if "training" in by_name:
@@ -178,7 +175,7 @@ def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
 
 def _idle(evidence: Evidence, constant: float) -> np.ndarray:
     """Returns which groups are read as constants by every consumer."""
-    _, graph, observation = evidence
+    graph, observation = evidence.graph, evidence.observation
     idle = np.ones(graph.num_groups, bool)
     for i, consumer in enumerate(graph.consumers):
         varies = ~(_span(observation.consumers[i]) <= constant)
@@ -198,14 +195,14 @@ def _blocked(evidence: Sequence[Evidence], dead: np.ndarray, idle: np.ndarray, c
     """Returns `[num_groups]`: a number of what needs each group, -1 where nothing does.
 
     The number counts the consumers of all evidence, one after the other. A consumer needs a unit when what it reads
-    varies, or is a constant other than zero that nothing absorbs. In training mode the variable that absorbs is the one
-    of evaluation mode, so the constant has to be the same there; and where the mean over the examples is subtracted
-    afterwards, any constant will do.
+    varies, or is a constant other than zero that nothing absorbs. In training mode and in further calls the variable
+    that absorbs is the one of evaluation mode, so the constant has to be the same there; and where the mean over the
+    examples is subtracted afterwards, any constant will do.
     """
     blocked_by = np.full(len(dead), -1)
     absorbed = _constants(evidence[0])
     first = 0
-    for name, graph, observation in evidence:
+    for _, graph, observation, own in evidence:
         for i, consumer in enumerate(graph.consumers):
             if i not in observation.consumers:
                 continue
@@ -217,7 +214,7 @@ def _blocked(evidence: Sequence[Evidence], dead: np.ndarray, idle: np.ndarray, c
             # What a criterion with a soft tail calls dead is small here, not constant: it is removed all the same.
             small = ours & consumer.negligible & per_unit(dead, consumer.groups)
             stays = ~(span <= np.where(small, np.inf, slack))
-            if name != "training":
+            if own:
                 lost = np.zeros_like(middle) if consumer.absorbs else middle
             elif consumer.centered:
                 lost = np.zeros_like(middle)
@@ -253,7 +250,7 @@ def _constants(evidence: Evidence) -> dict[Any, np.ndarray]:
 
 def _reasons(evidence: Sequence[Evidence], kept: np.ndarray, blocked_by: np.ndarray) -> dict[str, str]:
     """Returns by site why units that a criterion calls dead are kept."""
-    numbered = [(name, consumer) for name, graph, _ in evidence for consumer in graph.consumers]
+    numbered = [(each.name, consumer) for each in evidence for consumer in each.graph.consumers]
     reasons = {}
     graph = evidence[0].graph
     for site in (*graph.sites, *graph.branches):

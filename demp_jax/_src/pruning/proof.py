@@ -35,18 +35,20 @@ class Subject:
 
     Attributes:
       fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
+      calls: by name, further calls that are traced along; what they put out is not compared.
       variables: by name, `"evaluation"` for the network itself and the names of its copies.
       owned: by name of a copy, which leaves of the variables are its own, in the order of the copy; others are the
         network's.
     """
 
     fns: Mapping[str, Callable[..., Any]]
+    calls: Mapping[str, Callable[..., Any]]
     variables: Mapping[str, Any]
     owned: Mapping[str, Sequence[int]]
 
     @property
     def runs(self) -> list[tuple[str, str, str]]:
-        """Every run to look at: its name, its mode, and whose variables it takes."""
+        """Every run whose outputs are compared: its name, its mode, and whose variables it takes."""
         modes = [(mode, mode, "evaluation") for mode in self.fns]
         return [*modes, *((name, "evaluation", name) for name in self.variables if name != "evaluation")]
 
@@ -65,7 +67,8 @@ class Subject:
         if "training" in self.fns:
             own_training = training_of(resized, variables["evaluation"], x)
             fns["training"] = own_training or _resized(self.fns["training"], variables["evaluation"])
-        return Subject(fns, variables, self.owned)
+        calls = {name: _resized(call, variables["evaluation"]) for name, call in self.calls.items()}
+        return Subject(fns, calls, variables, self.owned)
 
 
 def training_of(fn: Callable[..., Any], variables: Any, x: Any) -> Callable[..., Any] | None:
@@ -111,7 +114,7 @@ class Proof:
 
         Args:
           subject: the network before.
-          evidence: what it did, run by run in the order of `subject.runs`.
+          evidence: what it did, run by run in the order of `subject.runs`, and then what its further calls did.
           batches: the death set.
           options: of the prune.
           exact: whether what is removed should have been zero, so that the outputs may not change at all.
@@ -130,7 +133,7 @@ class Proof:
         smaller = self._subject.sliced(made, self._batches[0])
         sliced = time.perf_counter()
         differences, deviation, complaint = {}, 0.0, None
-        for evidence, (name, mode, whose) in zip(self._evidence, self._subject.runs, strict=True):
+        for evidence, (name, mode, whose) in zip(self._evidence, self._subject.runs, strict=False):
             before = evidence.observation.outputs
             after = self._outputs(smaller.fns[mode], smaller.variables[whose], decision)
             scale = max(largest(before), 1.0)
@@ -151,6 +154,8 @@ class Proof:
                 complaint = complaint or _complaint(name, off, self._rounding, scale, what)
             else:
                 deviation = max(deviation, differences[name])
+        for call in smaller.calls.values():
+            self._check_widths(call, smaller.variables["evaluation"], decision)
         self.seconds["slice"] += sliced - started
         self.seconds["prove"] += time.perf_counter() - sliced
         return Attempt(made, smaller, differences, deviation, complaint)
@@ -158,21 +163,25 @@ class Proof:
     def _outputs(self, fn: Callable[..., Any], variables: Any, decision: plan.Decision) -> list[Any]:
         try:
             return passes.outputs(fn, variables, self._batches)
-        except Exception as error:
-            try:
-                jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
-            except Exception:
-                sites = self._evidence[0].graph.sites
-                cuts = [(s.name, s.width, int(per_unit(decision.removed, s.groups).sum())) for s in sites]
-                widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
-                what = (str(error).strip().splitlines() or [""])[0]
-                # Only modules are told their new widths; other functions have nothing but their arrays.
-                refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
-                raise ValueError(
-                    f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
-                    f"widths from its arrays, {refit}or keep the site by exclude=[...]."
-                ) from error
+        except Exception:
+            self._check_widths(fn, variables, decision)
             raise
+
+    def _check_widths(self, fn: Callable[..., Any], variables: Any, decision: plan.Decision) -> None:
+        """Raises `ValueError` where a network cannot run on the smaller variables."""
+        try:
+            jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
+        except Exception as error:
+            sites = self._evidence[0].graph.sites
+            cuts = [(s.name, s.width, int(per_unit(decision.removed, s.groups).sum())) for s in sites]
+            widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
+            what = (str(error).strip().splitlines() or [""])[0]
+            # Only modules are told their new widths; other functions have nothing but their arrays.
+            refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
+            raise ValueError(
+                f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
+                f"widths from its arrays, {refit}or keep the site by exclude=[...]."
+            ) from error
 
 
 def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attempt]) -> tuple[list[str], Attempt | None]:

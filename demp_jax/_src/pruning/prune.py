@@ -74,6 +74,7 @@ def prune(
     params: mirror.Params = None,
     copies: Mapping[str, Any] | None = None,
     train_fn: Callable[..., Any] | None = None,
+    calls: Sequence[Callable[..., Any]] = (),
     remove: Mapping[str, np.ndarray] | None = None,
     at_most: Mapping[str, np.ndarray] | None = None,
     options: PruneOptions | None = None,
@@ -110,6 +111,11 @@ def prune(
         that it does not have are the network's.
       train_fn: the network in training mode, `train_fn(variables, x)`: batch statistics in BatchNorm, no dropout, and
         the same outputs. Needed only where `fn` has no method `training`, and its training mode differs.
+      calls: further ways in which the variables are used, `call(variables, x)`, each of which returns its outputs and
+        new values of all variables, or `None`: an auxiliary head, counters of units, a teacher that follows its
+        student. What they read is pruned along, and units are removed only if they are dead there, too; their outputs
+        are not compared. Needed only for what neither `fn` nor its training mode reads, where `fn` has no method
+        `updating()` that gives such a call. The record names variables that nothing reads.
       remove: by name of a site, `[width]` bool: remove these units, whatever they do, instead of those that a criterion
         calls dead. What is left computes what the network computes with those units masked. Units that can only be
         removed together are removed where all of them are named.
@@ -131,7 +137,7 @@ def prune(
     options = options or PruneOptions()
     started = time.perf_counter()
     batches = _death_set(batches, options.batch_axis)
-    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, options)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, calls, options)
     graph.require_prunable()
     chosen = None if remove is None else _chosen(graph, remove)
     if at_most is not None:
@@ -183,6 +189,7 @@ def _begin(
     copies: Mapping[str, Any],
     params: mirror.Params,
     train_fn: Callable[..., Any] | None,
+    calls: Sequence[Callable[..., Any]],
     options: PruneOptions,
     graph: Graph | None = None,
 ) -> tuple[proof.Subject, Graph]:
@@ -195,7 +202,9 @@ def _begin(
     for name in copies:
         if name in ("evaluation", "training"):
             raise ValueError(f"copies: {name!r} is the name of a mode. Give the copy another name.")
-    graph = graph or traced(fn, variables, x, options, fns.get("training"))
+    graph = graph or traced(fn, variables, x, options, fns.get("training"), calls)
+    if not calls and graph.calls:
+        calls = (fn.updating(),)  # type: ignore[attr-defined]
     trained = mirror.trained_leaves(params, variables)
     owned = {name: _places(graph, trained, name, copy) for name, copy in copies.items()}
     trees = {"evaluation": variables}
@@ -205,7 +214,7 @@ def _begin(
             leaves[i] = leaf
         trees[name] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
     fns = {mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}
-    return proof.Subject(fns, trees, owned), graph
+    return proof.Subject(fns, {f"call {i}": call for i, call in enumerate(calls)}, trees, owned), graph
 
 
 def traced(
@@ -214,15 +223,27 @@ def traced(
     x: Any,
     options: PruneOptions,
     train_fn: Callable[..., Any] | None = None,
+    calls: Sequence[Callable[..., Any]] = (),
 ) -> Graph:
-    """Returns the graph of a network for passes over a death set, which run the traced programs."""
+    """Returns the graph of a network for passes over a death set, which run the traced programs.
+
+    Where some variables are read by nothing, the network is also traced as it updates its variables in training.
+    """
     if options.modes == "both":
         train_fn = train_fn or proof.training_of(fn, variables, x)
     # Products of less precision than the outputs are compared with could not be proved.
+    given: dict[str, Any] = {"batch_axis": options.batch_axis, "exclude": options.exclude, "train_fn": train_fn}
     with jax.default_matmul_precision("highest"):
-        return trace_lib.trace(
-            fn, variables, x, batch_axis=options.batch_axis, exclude=options.exclude, train_fn=train_fn
-        )
+        graph = trace_lib.trace(fn, variables, x, **given, calls=calls)
+        if calls or not hasattr(fn, "updating") or not _unread(graph):
+            return graph
+        return trace_lib.trace(fn, variables, x, **given, calls=(fn.updating(),))
+
+
+def _unread(graph: Graph) -> list[int]:
+    """Returns the indices of the variables that nothing reads, but for single numbers and random keys."""
+    unread = set(graph.unread)
+    return [i for i, path in enumerate(graph.paths) if path in unread and np.prod(graph.shapes[i], dtype=np.int64) > 1]
 
 
 def _places(graph: Graph, trained: Sequence[mirror.Leaf], name: str, copy: Any) -> list[int]:
@@ -246,17 +267,15 @@ def _measure(
     chosen: np.ndarray | None = None,
 ) -> list[plan.Evidence]:
     """Returns what the network did on the death set in its modes, and what its copies did."""
-    evidence = []
-    for name, mode, whose in subject.runs:
-        view = graph.training if mode == "training" else graph
-        assert view is not None
+
+    def observed(fn: Callable[..., Any], variables: Any, view: Graph, with_outputs: bool = True) -> passes.Observation:
         masked = None
         if chosen is not None:
             sites = (*view.sites, *view.branches)
             masked = [np.where(per_unit(chosen, s.groups), 0.0, np.nan).astype(np.float32) for s in sites]
-        observation = passes.observe(
-            subject.fns[mode],
-            subject.variables[whose],
+        return passes.observe(
+            fn,
+            variables,
             batches,
             graph=view,
             consumers=plan.needed_consumers(view, options.constant),
@@ -264,16 +283,26 @@ def _measure(
             batch_axis=options.batch_axis,
             exclude=tuple(options.exclude),
             criterion=_judged(graph, options.criterion),
+            with_outputs=with_outputs,
         )
-        evidence.append(plan.Evidence(name, view, observation))
+
+    evidence = []
+    for name, mode, whose in subject.runs:
+        view = graph.training if mode == "training" else graph
+        assert view is not None
+        observation = observed(subject.fns[mode], subject.variables[whose], view)
+        evidence.append(plan.Evidence(name, view, observation, own=mode != "training"))
+    for (name, call), view in zip(subject.calls.items(), graph.calls, strict=True):
+        observation = observed(call, subject.variables["evaluation"], view, with_outputs=False)
+        evidence.append(plan.Evidence(name, view, observation, own=False))
     return evidence
 
 
 def _blind(evidence: Sequence[plan.Evidence]) -> str | None:
     """Returns why outputs cannot be compared; `None` if they can."""
-    for name, _, observation in evidence:
+    for name, _, observation, _ in evidence:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(observation.outputs)]
-        if not any(leaf.size for leaf in leaves):
+        if name == "evaluation" and not any(leaf.size for leaf in leaves):
             return f"the outputs ({name}) are empty, so nothing can be proved. Return what the network computes"
         if any(np.isnan(leaf).any() for leaf in leaves if np.issubdtype(leaf.dtype, np.inexact)):
             return f"the outputs ({name}) are NaN, so nothing can be proved. Check the death set and the weights"
@@ -376,10 +405,18 @@ class _State:
             waiting=int(decision.removed.sum()) if waits else 0,
             saves=round(1 - graph.flops(decision.removed) / max(graph.flops(), 1), 6),
             reset=list(reset),
-            unread=[],
+            unread=[] if stays else _left_wide(graph, removed),
             warnings=_warnings(graph, decision),
             seconds={stage: round(value, 4) for stage, value in self.seconds.items()},
         )
+
+
+def _left_wide(graph: Graph, removed: np.ndarray) -> list[str]:
+    """Returns the variables that nothing reads and that have the width of an axis that became smaller."""
+    widths = {
+        len(groups) for axes in graph.axes for groups in axes if groups is not None and per_unit(removed, groups).any()
+    }
+    return [graph.paths[i] for i in _unread(graph) if widths & set(graph.shapes[i])]
 
 
 def _warnings(graph: Graph, decision: plan.Decision) -> list[str]:
@@ -459,6 +496,7 @@ def preview(
     params: mirror.Params = None,
     copies: Mapping[str, Any] | None = None,
     train_fn: Callable[..., Any] | None = None,
+    calls: Sequence[Callable[..., Any]] = (),
     graph: Graph | None = None,
     options: PruneOptions | None = None,
 ) -> Preview:
@@ -468,15 +506,15 @@ def preview(
     the outputs; `options.multiple` and `options.least_gain` do not count here.
 
     Args:
-      fn, variables, batches, params, copies, train_fn, options: see `prune`.
-      graph: the trace of the network with the same `train_fn`, where it is at hand; traced again by default.
+      fn, variables, batches, params, copies, train_fn, calls, options: see `prune`.
+      graph: the trace of the network with the same `train_fn` and `calls`; by default it is traced.
 
     Raises:
       ValueError: when there is no batch, or for a bad argument.
     """
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)
-    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, options, graph)
+    subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, calls, options, graph)
     removed = plan.decide(_measure(subject, graph, batches, options), options).removed
     count = counter(graph, variables, params)
     gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)

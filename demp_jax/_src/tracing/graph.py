@@ -183,6 +183,7 @@ class Graph:
       program: the traced forward pass.
       products: its matrix products and convolutions.
       training: the same groups in training mode, where that was traced, too.
+      calls: the same groups in further calls that were traced along.
     """
 
     paths: tuple[str, ...]
@@ -202,6 +203,7 @@ class Graph:
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
+    calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
 
     @property
     def views(self) -> tuple[Graph, ...]:

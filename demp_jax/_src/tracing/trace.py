@@ -33,13 +33,31 @@ class Analysis(NamedTuple):
     keys: tuple[tuple[Any, ...], ...]
 
 
-def analyse(fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0) -> Analysis:
-    """Traces `fn(variables, x, *args)` and finds its activations."""
+def analyse(
+    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, updating: bool = False
+) -> Analysis:
+    """Traces `fn(variables, x, *args)` and finds its activations.
+
+    With `updating` it returns a pair: its outputs, and new values of the variables or `None`.
+    """
     program = program_lib.trace(fn, variables, x, *args)
     paths = leaf_paths(variables)
     keys = tuple(path for path, _ in jax.tree_util.tree_leaves_with_path(variables))
-    labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis)
+    updates = _updates(program, len(paths)) if updating else None
+    labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis, updates)
     return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths, keys)
+
+
+def _updates(program: Program, variables: int) -> dict[int, int]:
+    """Returns, by position of an output that is the new value of a variable, the position of the variable."""
+    children = program.out_tree.children()
+    if len(children) != 2 or children[1].num_leaves not in (0, variables):
+        raise ValueError(
+            "calls: each must return its outputs and the new values of all variables, or None, as in "
+            f"`(outputs, variables)`; got a result of the structure {program.out_tree}."
+        )
+    outputs = children[0].num_leaves
+    return {outputs + i: i for i in range(children[1].num_leaves)}
 
 
 def trace(
@@ -50,6 +68,7 @@ def trace(
     batch_axis: int = 0,
     exclude: Sequence[str] | str = (),
     train_fn: Callable[..., Any] | None = None,
+    calls: Sequence[Callable[..., Any]] = (),
 ) -> Graph:
     """Finds the removable units of `fn(variables, x, *args)`.
 
@@ -62,6 +81,9 @@ def trace(
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
       train_fn: the same network in training mode, `train_fn(variables, x, *args)`. What it ties together is tied in the
         graph, and `Graph.training` is its own view of the same groups; `None` where the two are the same program.
+      calls: further ways in which the variables are used in training, `call(variables, x, *args)`. Each returns its
+        outputs and new values of the variables, or `None`. They are traced along, so what they tie to units is pruned
+        with them: an auxiliary head, counters of units, a teacher that follows its student.
 
     Returns:
       The graph of removable units.
@@ -75,16 +97,24 @@ def trace(
     ]
     if len(analyses) > 1 and program_lib.same(analyses[0].program, analyses[1].program):
         del analyses[1]  # No BatchNorm, or one with statistics of its own in both modes.
+    modes = len(analyses)
+    analyses += [analyse(each, variables, x, *args, batch_axis=batch_axis, updating=True) for each in calls]
     _exclude(analyses[0], exclude)
     grouping = _grouped(analyses)
     examples = examples_of(x, batch_axis)
-    graph, *further = [_Assembly(analysis, grouping, examples).graph() for analysis in analyses]
-    graph = dataclasses.replace(graph, training=further[0] if further else None)
+    views = [_Assembly(analysis, grouping, examples).graph() for analysis in analyses]
+    unread = set.intersection(*(set(view.unread) for view in views))
+    graph = dataclasses.replace(
+        views[0],
+        training=views[1] if modes > 1 else None,
+        calls=tuple(views[modes:]),
+        unread=tuple(path for path in views[0].unread if path in unread),
+    )
     leaves = jax.tree.leaves(variables)
     for route in graph.routes:
         index = leaves[graph.variable(route.index)]
         if isinstance(index, np.ndarray | jax.Array) and not isinstance(index, jax.core.Tracer):
-            for view in graph.views:
+            for view in (*graph.views, *graph.calls):
                 view.indices[graph.variable(route.index)] = np.asarray(index)
     return graph
 
@@ -443,7 +473,9 @@ class _Assembly:
 
     def graph(self) -> Graph:
         sites = tuple(self._site(activation) for activation in self._activations)
-        read = program_lib.read_inputs(self._program)
+        # A variable that is handed on as it is, is not read.
+        own = [i for i, out in enumerate(self._program.outputs) if out not in self._program.inputs]
+        read = program_lib.read_inputs(self._program, own)
         inputs = self._program.inputs[: len(self._paths)]
         shapes = tuple(self._labels.shape(number) for number in inputs)
         axes = []
