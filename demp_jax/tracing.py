@@ -2,8 +2,8 @@
 """Finding the units of a network that can be removed, by tracing it.
 
 `trace` returns a `Graph`: the sites (activations) of the network, the groups of units that can only be removed
-together, their producers and consumers, and a `Refusal` for everything that cannot be pruned. `with_gates` multiplies every unit
-by a variable, for scores that differentiate with respect to units.
+together, their producers and consumers, and a `Refusal` for everything that cannot be pruned. `with_gates` multiplies
+every unit by a variable, for scores that differentiate with respect to units.
 """
 
 from demp_jax._src.tracing.activations import mark_units as mark_units
