@@ -54,6 +54,7 @@ from demp_jax._src.pruning.prune import Preview as Preview
 from demp_jax._src.pruning.prune import PruneResult as PruneResult
 from demp_jax._src.pruning.prune import preview as preview
 from demp_jax._src.pruning.prune import prune as prune
+from demp_jax._src.pruning.pruner import Pruner as Pruner
 from demp_jax._src.pruning.record import PruneRecord as PruneRecord
 from demp_jax._src.pruning.slicing import Plan as Plan
 from demp_jax._src.tracing.activations import mark_units as mark_units
@@ -70,6 +71,7 @@ __all__ = [
     "PruneOptions",
     "PruneRecord",
     "PruneResult",
+    "Pruner",
     "activity",
     "add_regularizer",
     "add_weight_noise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from demp_jax._src.optim import demp
@@ -70,6 +70,7 @@ class Pruner:
         look_every: int | None = None,
         tx: Any = None,
         params: Any = None,
+        calls: Sequence[Callable[..., Any]] = (),
         options: PruneOptions | None = None,
     ):
         """Begins.
@@ -83,7 +84,7 @@ class Pruner:
             network's that is to be left, in (0, 1), or `"sparsity"` with the part of the weights to be removed.
           span: steps in which units die, those of the schedule of the strength; needed with a `target`.
           look_every: steps between looks at what a prune would leave; by default a hundredth of `span`.
-          tx, params: the optimizer, and what picks the trained variables; see `prune`.
+          tx, params, calls: the optimizer, what picks the trained variables, further calls; see `prune`.
           options: of the prunes.
 
         Raises:
@@ -98,7 +99,7 @@ class Pruner:
         if look_every is not None and look_every < 1:
             raise ValueError(f"Pruner: look_every must be at least 1 step; got {look_every=}.")
         self.steps, self.factor = 0, 1.0
-        self._network = _Network(fn)
+        self._network, self._calls = _Network(fn), tuple(map(_Network, calls))
         self._death_set, self._every, self._start = death_set, every, start
         self._tx, self._params, self._options = tx, params, options or PruneOptions()
         self._span = span or 0
@@ -131,11 +132,22 @@ class Pruner:
         """
         self.steps += 1
         copies = dict(copies or {})
-        if self._controller is not None and (self.steps % self._look_every == 0 or self.steps == 1):
+        if self._looks(self.steps):
             opt_state = self._steer(variables, opt_state, copies)
-        if self.steps % self._every or self.steps < self._start:
+        if not self._prunes(self.steps):
             return Pruned(variables, opt_state, copies, None)
         return self.prune(variables, opt_state, copies)
+
+    def busy(self, step: int) -> bool:
+        """Returns whether `step` does more at a step than to count it."""
+        return self._looks(step) or self._prunes(step)
+
+    def _looks(self, step: int) -> bool:
+        # The first step tells the size of the dense network; the one after the span ends what is left of the strength.
+        return self._controller is not None and (step % self._look_every == 0 or step in (1, self._span + 1))
+
+    def _prunes(self, step: int) -> bool:
+        return step % self._every == 0 and step >= self._start
 
     def prune(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
         """Prunes now, whatever the step; for the end of a training. Arguments and result are those of `step`."""
@@ -148,10 +160,12 @@ class Pruner:
             tx=self._tx,
             params=self._params,
             copies=copies,
+            calls=self._calls,
             options=self._options,
         )
         if result.plan is not None:
             self._network, self._graph = _Network(result.fn), None
+            self._calls = tuple(_Network(_resized(call.fn, result.variables)) for call in self._calls)
         return Pruned(result.variables, result.opt_state, result.copies, result.record)
 
     def _steer(self, variables: Any, opt_state: Any, copies: Mapping[str, Any]) -> Any:
@@ -170,11 +184,9 @@ class Pruner:
     def _preview(self, variables: Any, copies: Mapping[str, Any]) -> prune_lib.Preview:
         batches = self._batches()
         if self._graph is None:
-            self._graph = prune_lib.traced(self._network, variables, batches[0], self._options)
-        params = self._params if callable(self._params) else None
-        return prune_lib.preview(
-            self._network, variables, batches, params=params, copies=copies, graph=self._graph, options=self._options
-        )
+            self._graph = prune_lib.traced(self._network, variables, batches[0], self._options, calls=self._calls)
+        given: dict[str, Any] = {"params": self._params, "copies": copies, "calls": self._calls, "graph": self._graph}
+        return prune_lib.preview(self._network, variables, batches, **given, options=self._options)
 
     def _measure_dense(self, variables: Any, copies: Mapping[str, Any]) -> None:
         """Notes the size of the network before its first prune."""
@@ -194,12 +206,18 @@ class Pruner:
         dense = {kind: self._dense.get(kind, 0) for kind in ("neurons", "parameters", "flops")}
         return {"steps": self.steps, "factor": self.factor, "dense": dense, "controller": controller}
 
-    def load(self, state: Mapping[str, Any], fn: Callable[..., Any] | None = None) -> None:
+    def load(
+        self,
+        state: Mapping[str, Any],
+        fn: Callable[..., Any] | None = None,
+        calls: Sequence[Callable[..., Any]] | None = None,
+    ) -> None:
         """Goes on from what `state` gave.
 
         Args:
           state: of a pruner with the same target.
-          fn: the network at the widths that the variables have now; by default the one it was made with.
+          fn, calls: the network and further calls at the widths that the variables have now; by default those it was
+            made with.
 
         Raises:
           ValueError: when the state is of a pruner with another target.
@@ -222,6 +240,12 @@ class Pruner:
         self._graph = None
         if fn is not None:
             self._network = _Network(fn)
+        if calls is not None:
+            self._calls = tuple(map(_Network, calls))
+
+
+def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
+    return fn.resized(variables) if hasattr(fn, "resized") else fn
 
 
 class _Network:

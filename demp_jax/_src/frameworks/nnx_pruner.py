@@ -1,0 +1,236 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A pruner for training loops with Flax NNX: one call per step, and all of the training in one state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from demp_jax._src.frameworks import nnx_pruning
+from demp_jax._src.frameworks.nnx_models import Call, apply, by_steps, forward, resize
+from demp_jax._src.pruning import pruner
+from demp_jax._src.pruning.options import PruneOptions
+from demp_jax._src.pruning.record import PruneRecord
+
+
+class Pruner:
+    """Prunes a model while it trains, with its optimizer and its copies, in place.
+
+    Call `step` after every update of the parameters. At every `every`-th step it removes what is dead. With a `target`
+    it looks more often at the size that a prune would leave, and multiplies the strength of the regularizer (see
+    `demp_jax.demp`), so that the model ends at that size.
+
+    `state` holds all that a training goes on from: model, optimizers, copies and the pruner, at the widths they have.
+    `restore` puts it into freshly built ones at any widths:
+
+      >>> import optax
+      >>> def build():
+      ...     rngs = nnx.Rngs(0)
+      ...     model = nnx.Sequential(nnx.Linear(3, 8, rngs=rngs), nnx.relu, nnx.Linear(8, 2, rngs=rngs))
+      ...     model.layers[0].bias[...] = jnp.array([-99.0] * 3 + [9.0] * 5)  # Three units are dead.
+      ...     optimizer = nnx.Optimizer(model, optax.adam(1e-3), wrt=nnx.Param)
+      ...     return model, Pruner(model, optimizer, [jnp.ones((4, 3))], every=100)
+      >>> model, pruner = build()
+      >>> for _ in range(100):
+      ...     record = pruner.step()  # After an update.
+      >>> record.removed
+      {'layers/0': 3}
+      >>> other, pruner_of_other = build()
+      >>> pruner_of_other.restore(pruner.state())  # As it is, or from a checkpoint.
+      >>> other.layers[0].out_features, pruner_of_other.steps
+      (5, 100)
+
+    Attributes:
+      steps: how many steps were taken.
+      factor: what the strength of the regularizer is multiplied by; 1 without a target.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        optimizer: nnx_pruning.Optimizers,
+        death_set: Iterable[Any] | Callable[[], Iterable[Any]],
+        *,
+        every: int,
+        start: int = 0,
+        target: Mapping[str, float] | None = None,
+        span: int | None = None,
+        look_every: int | None = None,
+        copies: nnx_pruning.Copies = (),
+        call: Call = apply,
+        calls: Sequence[Call] = (),
+        options: PruneOptions | None = None,
+    ):
+        """Begins.
+
+        Args:
+          model, optimizer, copies, call, calls: see `demp_jax.nnx.prune`.
+          death_set: batches of training inputs of one shape, or a function that gives them.
+          every: steps between prunes, >= 1; the paper's tau.
+          start: no prune before this step.
+          target: one entry, what to end at: `"parameters"`, `"flops"` or `"neurons"` with the part of the dense model's
+            that is to be left, in (0, 1), or `"sparsity"` with the part of the weights to be removed.
+          span: steps in which units die, those of the schedule of the strength; needed with a `target`.
+          look_every: steps between looks at what a prune would leave; by default a hundredth of `span`.
+          options: of the prunes.
+
+        Raises:
+          ValueError: for a bad argument.
+        """
+        self._model = nnx_pruning.whole(model)
+        self._copies = nnx_pruning.named(copies)
+        self._optimizers, params = nnx_pruning.optimizers_of(self._model, optimizer)
+        self._call, self._calls = call, tuple(calls)
+        fn, _ = forward(self._model, call)
+        self._core = pruner.Pruner(
+            fn,
+            death_set,
+            every=every,
+            start=start,
+            target=target,
+            span=span,
+            look_every=look_every,
+            tx={key: each.tx for key, each in self._optimizers.items()} or None,
+            params=params,
+            calls=nnx_pruning.updating(fn, self._calls),
+            options=options,
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps were taken."""
+        return self._core.steps
+
+    @property
+    def factor(self) -> float:
+        """What the strength of the regularizer is multiplied by."""
+        return self._core.factor
+
+    def step(self) -> PruneRecord | None:
+        """Takes note of an update of the parameters, steers, and prunes if it is time.
+
+        Returns:
+          What was done; `None` at a step without a prune.
+        """
+        if not self._core.busy(self._core.steps + 1):
+            self._core.steps += 1  # The arrays of the model are not looked at.
+            return None
+        return self._take(self._core.step(**self._given()))
+
+    def prune(self) -> PruneRecord:
+        """Prunes now, whatever the step; for the end of a training."""
+        record = self._take(self._core.prune(**self._given()))
+        assert record is not None
+        return record
+
+    def _given(self) -> dict[str, Any]:
+        return {
+            "variables": nnx.as_pure(nnx.state(self._model)),
+            "opt_state": {key: nnx.as_pure(each.opt_state) for key, each in self._optimizers.items()} or None,
+            "copies": {name: nnx.as_pure(nnx.state(copy)) for name, copy in self._copies.items()},
+        }
+
+    def _take(self, pruned: pruner.Pruned) -> PruneRecord | None:
+        record = pruned.record
+        if record is not None and record.removed:
+            resize(self._model, pruned.variables)
+            for name, copy in self._copies.items():
+                resize(copy, pruned.copies[name])
+        for key, each in self._optimizers.items():
+            nnx.update(each.opt_state, nnx.state(pruned.opt_state[key]))
+        return record
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that the training goes on from, as a tree of arrays and numbers, to be saved with Orbax.
+
+        It has the model, the optimizers, the copies and the pruner, at the widths that they have now.
+        """
+        return {
+            "model": _saved(self._model),
+            "optimizers": {str(key): _saved(each) for key, each in self._optimizers.items()},
+            "copies": {name: _saved(copy) for name, copy in self._copies.items()},
+            "pruner": self._core.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `state` gave, also as Orbax restores it without a target.
+
+        The model, the optimizers and the copies may have any widths; all else must be as it was.
+
+        Raises:
+          ValueError: when something other than the widths differs.
+        """
+        self._core.load(state["pruner"])  # First, as it refuses what is of another training.
+        _require_keys("the optimizers", state.get("optimizers") or {}, map(str, self._optimizers))
+        _require_keys("the copies", state.get("copies") or {}, self._copies)
+        resize(self._model, _loaded(state["model"], self._model))
+        for name, copy in self._copies.items():
+            resize(copy, _loaded(state["copies"][name], copy))
+        for key, each in self._optimizers.items():
+            _restore_optimizer(each, state["optimizers"][str(key)], str(key))
+        fn, _ = forward(self._model, self._call)
+        self._core.load(state["pruner"], fn, nnx_pruning.updating(fn, self._calls))
+
+
+def _saved(node: Any) -> Any:
+    """Returns the variables of a model or an optimizer; random keys as their numbers, which any format holds."""
+
+    def plain(leaf: Any) -> Any:
+        return jax.random.key_data(leaf) if _is_key(leaf) else leaf
+
+    return jax.tree.map(plain, nnx.as_pure(nnx.state(node)))
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _loaded(stored: Any, node: Any) -> Any:
+    """Returns stored variables with the numbers of random keys as keys again, of the kind that `node` has."""
+    own = by_steps(nnx.as_pure(nnx.state(node)))
+
+    def key(path: Any, leaf: Any) -> Any:
+        steps = tuple(jax.tree_util.keystr((entry,), simple=True) for entry in path)
+        if not _is_key(own.get(steps)) or _is_key(leaf):
+            return leaf
+        return jax.random.wrap_key_data(jnp.asarray(leaf), impl=jax.random.key_impl(own[steps]))
+
+    return jax.tree_util.tree_map_with_path(key, stored)
+
+
+def _restore_optimizer(optimizer: nnx.Optimizer, stored: Any, name: str) -> None:
+    """Puts the state of an optimizer into a fresh one, whose model may have had other widths."""
+    wanted, found = by_steps(nnx.as_pure(nnx.state(optimizer))), by_steps(_loaded(stored, optimizer))
+    for path in sorted({*wanted, *found}):
+        one, other = found.get(path), wanted.get(path)
+        kinds = [None if leaf is None else (np.ndim(leaf), _dtype(leaf)) for leaf in (one, other)]
+        if kinds[0] != kinds[1]:
+            raise ValueError(
+                f"restore: the state is not of this optimizer ({name}); {'/'.join(path)}: stored {_what(one)}, wanted "
+                f"{_what(other)}. Make the optimizer as it was made for the training."
+            )
+    structure = jax.tree.structure(nnx.as_pure(nnx.state(optimizer)))
+    leaves = [found[path] if _is_key(found[path]) else jnp.asarray(found[path]) for path in wanted]
+    nnx.update(optimizer, nnx.state(jax.tree.unflatten(structure, leaves)))
+
+
+def _dtype(leaf: Any) -> Any:
+    return getattr(leaf, "dtype", None) or jnp.result_type(leaf)
+
+
+def _what(leaf: Any) -> str:
+    return "nothing" if leaf is None else f"{_dtype(leaf)}{list(np.shape(leaf))}"
+
+
+def _require_keys(what: str, stored: Mapping[str, Any], wanted: Iterable[str]) -> None:
+    names = sorted(wanted)
+    if sorted(stored) != names:
+        raise ValueError(
+            f"restore: {what} must be {', '.join(names) or 'none'}, as the pruner was made with; got "
+            f"{', '.join(sorted(stored)) or 'none'}."
+        )
