@@ -47,6 +47,6 @@ nitpick_ignore_regex = [
         "py:class",
         r"demp_jax\._src\.(tracing\.(axes|mirror|program)|pruning\.plan)\..*|demp_jax\._src\.tracing\.graph\.Absorber",
     ),
-    ("py:class", r"demp_jax\.(equinox|linen|nnx)\.(BatchStatistics|Updating)"),
+    ("py:class", r"demp_jax\.(equinox|linen|_src\.frameworks\.nnx_models)\.(BatchStatistics|Updating)"),
     ("py:class", r"experiments\.(network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
 ]
