@@ -292,7 +292,7 @@ def trace(
 
 
 class PruneResult(NamedTuple):
-    """The result of a cut.
+    """The result of a prune.
 
     Attributes:
       model: the smaller model, in the mode of the one given.

@@ -26,11 +26,11 @@ __all__ = ["Forward", "reestimate_batch_stats", "widths_from_variables"]
 def widths_from_variables() -> Iterator[None]:
     """Lets Linen modules take their widths from the variables they are applied to.
 
-    A Linen module checks its parameters against the widths it was written with, so it refuses variables that a cut made
-    smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
+    A Linen module checks its parameters against the widths it was written with, so it refuses variables that a prune
+    made smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
     `nn.MultiHeadDotProductAttention` take the widths of their variables instead.
     BatchNorm and LayerNorm follow their input anyway, and so does a GroupNorm written with `group_size`; one written
-    with `num_groups` cannot know the size of its groups once they are fewer, and a cut through it is refused.
+    with `num_groups` does not know the size of its groups once there are fewer, so pruning through it is refused.
     Initializing is not affected.
 
     Example:

@@ -37,15 +37,15 @@ __all__ = [
 
 
 class Routing(nnx.Variable):
-    """A variable of `ChannelSum`: not trained, rewritten by cuts."""
+    """A variable of `ChannelSum`: not trained, rewritten by prunes."""
 
 
 class ChannelSum(nnx.Module):
-    """A residual sum `x_1 + x_2 + ...` whose operands may lose channels on their own.
+    """A residual sum `x_1 + x_2 + ...` whose operands can lose channels independently.
 
-    A plain sum couples its operands: a channel can leave only where all of them let it go. Here each operand is routed
-    by an index (`demp_jax.select`), so a channel can be dead after one block and alive after the next, as the paper
-    counts. While no cut has made them differ, the sum costs what a plain one costs.
+    A plain sum couples its operands: a channel can only be removed from all of them. Here each operand is routed by an
+    index (`demp_jax.select`), so a channel can be dead after one block and alive after the next, as the paper counts
+    them. Until a prune makes the operands differ, the sum costs as much as a plain one.
     """
 
     def __init__(self, channels: int, operands: int = 2):

@@ -1,4 +1,4 @@
-"""Strict flags for every test, eight devices on the CPU, and hypothesis profiles."""
+"""Strict flags for every test, eight devices on the CPU, checked shapes, and hypothesis profiles."""
 
 import importlib.metadata
 import os
@@ -15,6 +15,7 @@ import signal
 
 import hypothesis
 import jax
+import jaxtyping
 import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -23,6 +24,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
+
+# Before anything imports the library: its functions are compiled with checks of their annotations around them. An int
+# is a float to them, as it is to mypy. JAXTYPING_DISABLE=1 turns the checks off.
+jaxtyping.install_import_hook("demp_jax._src", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
 
 hypothesis.settings.register_profile("sample", max_examples=6, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=600, deadline=None)

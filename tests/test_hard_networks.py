@@ -223,7 +223,7 @@ def test_a_network_with_written_widths_is_named():
 
     with pytest.raises(ValueError, match=r"cannot run at smaller widths \(b1 8 -> 6\).*exclude=\[...\]"):
         demp_jax.prune(fixed, _params(2, (8, 3)), [X])
-    with pytest.raises(ValueError, match=r"no prunable neuron found: b1: it is excluded by 'b1'"):
+    with pytest.raises(ValueError, match=r"no prunable unit found: b1: it is excluded by 'b1'"):
         demp_jax.prune(fixed, _params(2, (8, 3)), [X], options=demp_jax.PruneOptions(exclude="b1"))
 
 

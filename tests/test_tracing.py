@@ -224,7 +224,7 @@ def test_scanned_layers_are_refused_clearly():
 
     graph = _trace(fn, _weights((4, 6), (3, 6, 6), (6, 2)), (2, 4))
     assert graph.num_groups == 0
-    with pytest.raises(ValueError, match="no prunable neuron found: .*stacked by `scan` share one width"):
+    with pytest.raises(ValueError, match="no prunable unit found: .*stacked by `scan` share one width"):
         graph.require_prunable()
 
 
@@ -281,7 +281,7 @@ def test_excluded_sites_stay():
 
 def test_no_neuron_is_an_error_that_says_what_to_do():
     graph = _trace(lambda p, x: jnp.tanh(x @ p["w0"]) @ p["w1"], _weights((4, 6), (6, 2)), (2, 4))
-    with pytest.raises(ValueError, match="no prunable neuron found: no activation.*Use ReLU.*demp_jax.mark_units"):
+    with pytest.raises(ValueError, match="no prunable unit found: no activation.*Use ReLU.*demp_jax.mark_units"):
         graph.require_prunable()
 
 

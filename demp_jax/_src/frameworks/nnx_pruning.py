@@ -194,7 +194,7 @@ def _only(tree: Any, paths: set[str]) -> Any:
 
 
 def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
-    """Multiplies the strength of an optimizer's regulariser, in place; see `demp_jax.set_strength_factor`.
+    """Multiplies the strength of an optimizer's regularizer, in place; see `demp_jax.set_strength_factor`.
 
     Args:
       optimizer: whose `tx` is made by `demp_jax.demp`.

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Key
 
 from demp_jax._src.optim import frozen as frozen_lib
 from demp_jax._src.optim import noise as noise_lib
@@ -20,7 +21,7 @@ def demp(
     *,
     strength: optax.ScalarOrSchedule,
     noise: optax.ScalarOrSchedule = 0.0,
-    key: jax.Array | int = 0,
+    key: Key[jax.Array, ""] | int = 0,
     kind: str = "lasso",
     where: regularizers_lib.Mask = regularizers_lib.norm_scales,
     decoupled: bool = False,

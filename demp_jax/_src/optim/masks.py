@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Masks of the weights that belong to alive neurons, computed inside a compiled step."""
+"""Masks of the weights that belong to alive neurons, computed inside a compiled step.
+
+Dimension names: units, those of all sites, one site after the other; positions, those of axes of parameters; pairs,
+pairs of groups; entries, one per group and one for what is always alive.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int32
 
 from demp_jax._src.optim.parts import parts
 from demp_jax._src.tracing.axes import Route
 from demp_jax._src.tracing.graph import Graph
+from demp_jax._src.types import SomeGroups
 
 
 @functools.partial(
@@ -33,21 +39,22 @@ class WeightGroups:
 
     Attributes:
       sites: the sites with removable units, in the order of `units`.
-      units: `[sum of their widths]`, the group of each unit.
-      positions: `[P]`, the groups along every axis with removable positions. Axes with equal groups share an entry.
+      units: `[units]`, the group of each unit.
+      positions: `[positions]`, the groups along every axis with removable positions. Axes with equal groups share an
+        entry.
       axes: for each parameter of the flattened tree, for each axis, the start and size of its part of `positions`;
         `None` for an axis without removable positions.
-      consumers: two arrays `[R]`: groups of branches, and for each a group that it is routed to, directly or through
-        other branches. Padded with K.
-      bare: `[K + 1]` bool, groups without an activation that are not of a branch, and the entry K. Always alive.
+      consumers: two arrays `[pairs]`: groups of branches, and for each a group that it is routed to, directly or
+        through other branches. Padded with K.
+      bare: `[entries]` bool, groups without an activation that are not of a branch, and the entry K. Always alive.
     """
 
     sites: tuple[str, ...]
-    units: Any
-    positions: Any
+    units: Int32[jax.Array, " units"]
+    positions: Int32[jax.Array, " positions"]
     axes: tuple[tuple[tuple[int, int] | None, ...], ...]
-    consumers: tuple[Any, Any]
-    bare: Any
+    consumers: tuple[Int32[jax.Array, " pairs"], Int32[jax.Array, " pairs"]]
+    bare: Bool[jax.Array, " entries"]
 
 
 def weight_groups(graph: Graph, params: Any) -> WeightGroups:
@@ -66,9 +73,9 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         bare[site.groups[site.groups >= 0]] = False
     consumers = _branch_consumers(graph, bare)
     places: dict[bytes, tuple[int, int]] = {}
-    vectors: list[np.ndarray] = []
+    vectors: list[Int32[np.ndarray, " _"]] = []
 
-    def place(groups: np.ndarray) -> tuple[int, int]:
+    def place(groups: Int32[np.ndarray, " _"]) -> tuple[int, int]:
         key = groups.tobytes()
         if key not in places:
             places[key] = (sum(v.size for v in vectors), groups.size)
@@ -91,11 +98,13 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
     )
 
 
-def _joined(vectors: list[np.ndarray]) -> jax.Array:
+def _joined(vectors: list[SomeGroups]) -> Int32[jax.Array, " positions"]:
     return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
 
 
-def _branch_consumers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Array]:
+def _branch_consumers(
+    graph: Graph, bare: Bool[np.ndarray, " {graph.num_groups}+1"]
+) -> tuple[Int32[jax.Array, " pairs"], Int32[jax.Array, " pairs"]]:
     """Returns `WeightGroups.consumers`, and clears the groups of branches in `bare`.
 
     Example: in `select(select(x, i) + y, j) + z`, channels of `x` are routed to channels of the first sum, which is
@@ -113,7 +122,7 @@ def _branch_consumers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Ar
     # By group of a branch, the groups of activations that it ends in.
     ends: dict[int, set[int]] = {}
     # For each visited route, the groups of its operand, and the largest number of ends that each of its channels has.
-    sums: list[tuple[np.ndarray, int]] = []
+    sums: list[tuple[SomeGroups, int]] = []
     pairs, most = [], 0
     for consumer in reversed(graph.consumers):
         if isinstance(consumer.sink, Route):
@@ -147,7 +156,7 @@ def _branch_consumers(graph: Graph, bare: np.ndarray) -> tuple[jax.Array, jax.Ar
     return jnp.asarray(filled[0]), jnp.asarray(filled[1])
 
 
-def weight_mask(members: WeightGroups, alive: Mapping[str, jax.Array], params: Any) -> Any:
+def weight_mask(members: WeightGroups, alive: Mapping[str, Bool[jax.Array, " _"]], params: Any) -> Any:
     """Returns which weights belong to alive neurons only.
 
     A weight belongs to the neuron that it computes and to the neuron whose output it multiplies. The function is pure
@@ -155,7 +164,7 @@ def weight_mask(members: WeightGroups, alive: Mapping[str, jax.Array], params: A
 
     Args:
       members: the groups, `weight_groups(graph, params)`.
-      alive: by site, `[width]` bool, which units are alive, from `demp_jax.alive`.
+      alive: by site, `[units]` bool, which units are alive, from `demp_jax.alive`.
       params: the parameters.
 
     Returns:

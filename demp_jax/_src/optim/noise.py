@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Gaussian noise on the weights of alive neurons as an Optax transformation (paper, section 3.2)."""
+"""Gaussian noise on the weights of alive neurons as an Optax transformation (paper, section 3.2).
+
+Dimension names: size, that of a vector of one draw for every weight.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jaxtyping import Float32, Int32, Key
 
 from demp_jax._src.optim import threefry
 from demp_jax._src.optim.parts import parts
@@ -32,15 +36,15 @@ class NoiseState(NamedTuple):
       factor: factor of the scheduled amount, `float32[]`, at most 1; 1 until `set_strength_factor` changes it.
     """
 
-    step: jax.Array
-    key: jax.Array
-    factor: jax.Array
+    step: Int32[jax.Array, ""]
+    key: Key[jax.Array, ""]
+    factor: Float32[jax.Array, ""]
 
 
 def add_weight_noise(
     amount: optax.ScalarOrSchedule,
     *,
-    key: jax.Array | int,
+    key: Key[jax.Array, ""] | int,
     amplitude: str = "variance",
     asymmetric: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
@@ -110,18 +114,18 @@ def add_weight_noise(
     return optax.GradientTransformationExtraArgs(init, skip if is_off else update)
 
 
-def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
+def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], live: Any) -> Any:
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
     shapes = [leaf.shape for leaf in leaves]
     whole = sum(map(math.prod, shapes))
 
-    def at_once(std: jax.Array, key: jax.Array) -> list[jax.Array]:
+    def at_once(std: Float32[jax.Array, ""], key: Key[jax.Array, ""]) -> list[Float32[jax.Array, "..."]]:
         # No noise is drawn once the schedule is at 0. The vector is split outside the `cond`, where XLA fuses the split
         # with the addition.
         flat = jax.lax.cond(std > 0, lambda: std * threefry.normal(key, whole), lambda: jnp.zeros(whole, jnp.float32))
         return _apart(flat, shapes)
 
-    def in_place(std: jax.Array, key: jax.Array) -> list[jax.Array]:
+    def in_place(std: Float32[jax.Array, ""], key: Key[jax.Array, ""]) -> list[Float32[jax.Array, "..."]]:
         return [std * drawn for drawn in _in_place(key, shapes)]
 
     if threefry.is_numbered(key, whole):
@@ -136,7 +140,7 @@ def _add(updates: Any, std: jax.Array, key: jax.Array, live: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(updates), noisy)
 
 
-def _apart(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+def _apart(flat: Float32[jax.Array, " size"], shapes: Sequence[tuple[int, ...]]) -> list[Float32[jax.Array, "..."]]:
     """Splits a vector into arrays of the given shapes."""
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum([0, *sizes])[:-1].tolist()
@@ -144,7 +148,7 @@ def _apart(flat: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array
     return [part.reshape(shape) for part, shape in zip(found, shapes, strict=True)]
 
 
-def _in_place(key: jax.Array, shapes: Sequence[tuple[int, ...]]) -> list[jax.Array]:
+def _in_place(key: Key[jax.Array, ""], shapes: Sequence[tuple[int, ...]]) -> list[Float32[jax.Array, "..."]]:
     """Returns `_apart(threefry.normal(key, ...), shapes)`, with each array drawn on its own.
 
     This is for a GPU. There, parameters have the layouts of convolutions, and splitting one vector would transpose them

@@ -4,6 +4,8 @@
 On a CPU, XLA compiles kernels that only differ in their operands once. A slice with a constant start is fused into its
 consumer, such as the update of a weight, and makes that kernel unlike all others. A ResNet-18 would have 62 of them
 instead of one for each of about 20 shapes. Dynamic starts avoid that.
+
+Dimension names: size, that of the vector.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
+from jaxtyping import Shaped
 
 
-def parts(vector: jax.Array, places: Sequence[tuple[int, int]]) -> list[jax.Array]:
+def parts(vector: Shaped[jax.Array, " size"], places: Sequence[tuple[int, int]]) -> list[Shaped[jax.Array, " _"]]:
     """Returns `vector[start : start + size]` for each `(start, size)` of `places`, all of them within bounds."""
 
     def static(vector: jax.Array) -> list[jax.Array]:

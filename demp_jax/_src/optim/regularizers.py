@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float32, Int32, Num
 
 from demp_jax._src.tracing.paths import path_name
 
@@ -26,8 +27,8 @@ class RegularizerState(NamedTuple):
       factor: factor of the scheduled strength, `float32[]`; 1 until `set_strength_factor` changes it.
     """
 
-    step: jax.Array
-    factor: jax.Array
+    step: Int32[jax.Array, ""]
+    factor: Float32[jax.Array, ""]
 
 
 def norm_scales(params: Any) -> Any:
@@ -149,7 +150,7 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
             raise ValueError("a regularizer needs the parameters: call tx.update(grads, state, params).")
         amount = sign * state.factor * value_at(strength, state.step)
 
-        def add(u: jax.Array, p: jax.Array, chosen: bool) -> jax.Array:
+        def add(u: Num[jax.Array, "*shape"], p: Num[jax.Array, "*shape"], chosen: bool) -> Num[jax.Array, "*shape"]:
             if not chosen:
                 return u
             return u + (amount * (jnp.sign(p) if kind == "lasso" else p)).astype(u.dtype)
@@ -160,7 +161,7 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
     return optax.GradientTransformation(init, update)
 
 
-def value_at(amount: optax.ScalarOrSchedule, step: jax.Array) -> jax.Array:
+def value_at(amount: optax.ScalarOrSchedule, step: Int32[jax.Array, ""]) -> Float32[jax.Array, ""]:
     """Returns the value of a number or schedule at a step, in float32."""
     return jnp.asarray(amount(step) if callable(amount) else amount, jnp.float32)
 

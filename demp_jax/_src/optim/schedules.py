@@ -13,6 +13,7 @@ import math
 import jax
 import jax.numpy as jnp
 import optax
+from jaxtyping import Float32
 
 
 def one_cycle(
@@ -113,7 +114,7 @@ SCHEDULES = {
 }
 
 
-def _half_cosine(progress: jax.Array) -> jax.Array:
+def _half_cosine(progress: Float32[jax.Array, "*steps"]) -> Float32[jax.Array, "*steps"]:
     return (1 + jnp.cos(jnp.pi * progress)) / 2
 
 

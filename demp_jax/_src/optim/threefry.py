@@ -3,6 +3,8 @@
 
 On a CPU, JAX implements Threefry as a loop over rounds, each of which writes all words to memory. For the weights of a
 wide network this is bound by memory bandwidth. Here the rounds are unrolled, so that XLA fuses them.
+
+Dimension names: shape, of an array of draws.
 """
 
 from __future__ import annotations
@@ -13,19 +15,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float32, Key, UInt32
 
 _ROTATIONS = ((13, 15, 26, 6), (17, 29, 16, 24))
 _PARITY = np.uint32(0x1BD11BDA)
 
 
-def is_numbered(key: jax.Array, size: int) -> bool:
+def is_numbered(key: Key[jax.Array, ""], size: int) -> bool:
     """Returns whether each of `size` samples can be computed from its index alone, see `normal_at`."""
     settings: Any = jax.config
     default = str(jax.random.key_impl(key)) == "threefry2x32" and settings.jax_threefry_partitionable
     return bool(default and size < 2**32)
 
 
-def normal(key: jax.Array, size: int) -> jax.Array:
+def normal(key: Key[jax.Array, ""], size: int) -> Float32[jax.Array, " {size}"]:
     """Returns standard normal samples, `float32[size]`, equal to `jax.random.normal(key, (size,))` up to rounding.
 
     The random bits are the same for a Threefry key with `jax_threefry_partitionable`, the default of JAX. For other
@@ -36,7 +39,7 @@ def normal(key: jax.Array, size: int) -> jax.Array:
     return normal_at(key, jax.lax.iota(jnp.uint32, size))
 
 
-def normal_at(key: jax.Array, numbers: jax.Array) -> jax.Array:
+def normal_at(key: Key[jax.Array, ""], numbers: UInt32[jax.Array, "*shape"]) -> Float32[jax.Array, "*shape"]:
     """Returns the samples of `normal(key, ...)` at the indices `numbers`, `uint32[...]`, in that shape."""
     bits = _bits(jax.random.key_data(key), numbers)
     # Map 23 bits to [1, 2), then to (-1, 1), then through the inverse of the normal distribution function.
@@ -47,7 +50,7 @@ def normal_at(key: jax.Array, numbers: jax.Array) -> jax.Array:
     return lax.mul(np.float32(np.sqrt(2)), lax.erf_inv(centered))
 
 
-def _bits(key: jax.Array, numbers: jax.Array) -> jax.Array:
+def _bits(key: UInt32[jax.Array, "2"], numbers: UInt32[jax.Array, "*shape"]) -> UInt32[jax.Array, "*shape"]:
     """Returns random words, `uint32[...]`: Threefry-2x32 of 20 rounds, both words of the block i as word i.
 
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.

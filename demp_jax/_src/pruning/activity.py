@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """What the activations of a network did on a set of examples, and which units a criterion calls alive.
 
-Dimension letters: B examples, S space (any number of axes), N units of one activation.
+Dimension names: units, those of one activation.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Float32, Num
 
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import trace as tracing
+from demp_jax._src.types import AnyArray, UnitValues
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
@@ -36,22 +38,22 @@ _READS = {
 )
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What the N units of one activation did on the examples seen so far; `None` where that was not wanted.
+    """What the units of one activation did on the examples seen so far; `None` where that was not wanted.
 
     Attributes:
-      maximum: `[N]`, largest value over examples and space.
-      minimum: `[N]`, smallest value.
-      magnitude: `[N]`, sum of absolute values in float32.
-      positive: `[N]` bool, whether the sum over the examples and space of any one batch was positive.
-      nonzero: `[N]` bool, whether any value was other than zero; NaN is.
+      maximum: `[units]`, largest value over examples and space.
+      minimum: `[units]`, smallest value.
+      magnitude: `[units]`, sum of absolute values in float32.
+      positive: `[units]` bool, whether the sum over the examples and space of any one batch was positive.
+      nonzero: `[units]` bool, whether any value was other than zero; NaN is.
       kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
     """
 
-    maximum: Any
-    minimum: Any
-    magnitude: Any
-    positive: Any
-    nonzero: Any
+    maximum: UnitValues | None
+    minimum: UnitValues | None
+    magnitude: Float32[AnyArray, " units"] | None
+    positive: Bool[AnyArray, " units"] | None
+    nonzero: Bool[AnyArray, " units"] | None
     kind: str
 
     def merge(self, other: Activity) -> Activity:
@@ -82,23 +84,25 @@ class Activity:
 
 
 class Range(NamedTuple):
-    """The values of N units read at one place, on the examples seen so far.
+    """The values of units read at one place, on the examples seen so far.
 
     Attributes:
-      maximum: `[N]`, largest value over examples and space.
-      minimum: `[N]`, smallest value.
+      maximum: `[units]`, largest value over examples and space.
+      minimum: `[units]`, smallest value.
     """
 
-    maximum: Any
-    minimum: Any
+    maximum: UnitValues
+    minimum: UnitValues
 
     def merge(self, other: Range) -> Range:
         """Returns the range on both sets of examples."""
         return Range(np.maximum(self.maximum, other.maximum), np.minimum(self.minimum, other.minimum))
 
 
-def summarize(value: jax.Array, axis: int = -1, kind: str = "zero", *, criterion: str | None = None) -> Activity:
-    """Returns the activity of `value`, `[B, S, N]` with the units along `axis`, reduced over all other axes.
+def summarize(
+    value: Num[jax.Array, "..."], axis: int = -1, kind: str = "zero", *, criterion: str | None = None
+) -> Activity:
+    """Returns the activity of `value`, with the units along `axis`, reduced over all other axes.
 
     Under `jax.jit` with sharded examples the reductions run over all devices.
 
@@ -122,7 +126,7 @@ def read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
     return _READS[_resolved(criterion, kind)]
 
 
-def summary(value: jax.Array, axis: int, kind: str, fields: Collection[str]) -> Activity:
+def summary(value: Num[jax.Array, "..."], axis: int, kind: str, fields: Collection[str]) -> Activity:
     """Returns those fields of an activity."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     reductions: dict[str, Callable[[], jax.Array]] = {
@@ -137,7 +141,7 @@ def summary(value: jax.Array, axis: int, kind: str, fields: Collection[str]) -> 
     return Activity(**{name: reductions[name]() if name in fields else None for name in _FIELDS}, kind=kind)
 
 
-def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01) -> Any:
+def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01) -> Bool[AnyArray, " units"]:
     """Returns which units are alive.
 
     The criteria, by what makes a unit dead:
@@ -150,31 +154,32 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
       third for one that is negative there.
 
     Args:
-      activity: the activity of N units.
+      activity: the activity of some units.
       criterion: one of `CRITERIA`.
       epsilon: threshold of `"epsilon"`, > 0, in units of the activation.
 
     Returns:
-      `[N]` bool.
+      `[units]` bool.
 
     Raises:
       ValueError: for an unknown criterion, an epsilon that is not positive, or an activity that lacks what is read.
     """
     check_criterion(criterion, epsilon)
     criterion = _resolved(criterion, activity.kind)
-    missing = [name for name in _READS[criterion] if getattr(activity, name) is None]
+    read = {name: getattr(activity, name) for name in _READS[criterion]}
+    missing = [name for name, values in read.items() if values is None]
     if missing:
         raise ValueError(
             f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was made for another "
             "criterion. Give this one, or None for all, to observe, with_activity or summarize."
         )
     if criterion == "zero":
-        return activity.nonzero
+        return read["nonzero"]
     if criterion == "epsilon":
-        return (activity.maximum >= epsilon) | (activity.minimum <= -epsilon)
+        return (read["maximum"] >= epsilon) | (read["minimum"] <= -epsilon)
     if criterion == "negative":
-        return activity.maximum > 0
-    return activity.positive
+        return read["maximum"] > 0
+    return read["positive"]
 
 
 def _resolved(criterion: str, kind: str) -> str:

@@ -12,6 +12,8 @@ Optimizers keep four kinds of leaves, which a cut treats differently:
 * Leaves that know a parameter in another shape, such as the factored moments of Adafactor, cannot be sliced. All of
   their transformation's state is initialized again and its paths are reported.
 * Anything else, such as step counts and hyperparameters, is kept.
+
+Dimension names: kept, the entries of the vector of all parameters that stay.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int
 
 from demp_jax._src.pruning.slicing import Plan, is_array, put_like
 from demp_jax._src.tracing import mirror
@@ -173,7 +176,7 @@ def _flat(plan: Plan, trained: Sequence[mirror.Leaf], shape: Sequence[int], want
     return tuple(shape) == (sum(int(np.prod(leaf.shape)) for leaf in trained),) and tuple(wanted) == (kept,)
 
 
-def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> np.ndarray:
+def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> Int[np.ndarray, " kept"]:
     """Returns which entries of the vector of all parameters are kept."""
     positions, start = [], 0
     for leaf in trained:

@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Passes over a death set: what a network did on it, and what it puts out."""
+"""Passes over a death set: what a network did on it, and what it puts out.
+
+Dimension names: units, those of one site.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
+from jaxtyping import Float, Num
 
 from demp_jax._src.pruning import activity as activity_lib
 from demp_jax._src.pruning.activity import Activity, Range
@@ -44,7 +48,7 @@ def observe(
     *,
     graph: Graph | None = None,
     consumers: tuple[int, ...] = (),
-    masked: Sequence[np.ndarray] | None = None,
+    masked: Sequence[Float[np.ndarray, " _"]] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
     criterion: str | None = None,
@@ -96,7 +100,7 @@ def outputs(
     batches: Iterable[Any],
     *,
     graph: Graph | None = None,
-    masked: Sequence[np.ndarray] | None = None,
+    masked: Sequence[Float[np.ndarray, " _"]] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
 ) -> list[Any]:
@@ -149,7 +153,7 @@ def _run_batches(
     fn: Callable[..., Any],
     variables: Any,
     batches: Iterable[Any],
-    masked: Sequence[np.ndarray] | None,
+    masked: Sequence[Float[np.ndarray, " _"]] | None,
     watch: _Watch | None,
     graph: Graph | None,
 ) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Range]]]]:
@@ -195,7 +199,7 @@ def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> 
 
 
 def _watched(
-    graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Any] | None
+    graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Float[jax.Array, " _"]] | None
 ) -> tuple[Any, list[Activity], list[Range]]:
     """Runs the traced network, units masked where asked for, and reduces what is watched."""
     sites = (*graph.sites, *graph.branches)
@@ -216,10 +220,12 @@ def _watched(
         activity_lib.summary(value, consumer.axis, "zero", Range._fields)
         for value, consumer in zip(found[len(sites) :], read, strict=bool(wanted))
     ]
-    return out, summaries, [Range(seen.maximum, seen.minimum) for seen in ranges]
+    return out, summaries, [Range(*(getattr(seen, name) for name in Range._fields)) for seen in ranges]
 
 
-def _put(values: Any, axis: int, first: Callable[[Any], Any] | None, x: jax.Array) -> jax.Array:
+def _put(
+    values: Float[jax.Array, " units"], axis: int, first: Callable[[Any], Any] | None, x: Num[jax.Array, "*shape"]
+) -> Num[jax.Array, "*shape"]:
     """Returns `x` with `values` at the units where that is a number."""
     x = x if first is None else first(x)
     shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))

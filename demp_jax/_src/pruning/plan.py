@@ -7,6 +7,8 @@ that is pruned along. A site is never emptied.
 
 Example: after `h = relu(x @ w)`, `y = (h + c) @ v + b` reads the dead units of `h` as the constants `c`. They are
 removed, and `b` absorbs `c @ v` over them. Without a `b` they are kept: `needed`.
+
+Dimension names: groups and units as in `types`.
 """
 
 from __future__ import annotations
@@ -16,12 +18,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool, Float, Float32, Int, Integer
 
 from demp_jax._src.pruning.activity import Activity, Range, alive
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.passes import Observation
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
+from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
 class Fold(NamedTuple):
@@ -33,7 +37,7 @@ class Fold(NamedTuple):
     """
 
     consumer: int
-    constants: np.ndarray
+    constants: Float[np.ndarray, " units"]
 
 
 class Evidence(NamedTuple):
@@ -66,8 +70,8 @@ class Decision:
       dead_alone: by mode, how many units are dead in that one alone.
     """
 
-    removed: np.ndarray
-    dead: np.ndarray
+    removed: GroupMask
+    dead: GroupMask
     folds: dict[str, tuple[Fold, ...]] = dataclasses.field(default_factory=lambda: {"evaluation": ()})
     protected: dict[str, int] = dataclasses.field(default_factory=dict)
     needed: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -88,9 +92,9 @@ def decide(
     evidence: Sequence[Evidence],
     options: PruneOptions,
     *,
-    chosen: np.ndarray | None = None,
-    at_most: Mapping[str, np.ndarray] | None = None,
-    only: np.ndarray | None = None,
+    chosen: GroupMask | None = None,
+    at_most: Mapping[str, SomeMask] | None = None,
+    only: GroupMask | None = None,
 ) -> Decision:
     """Returns which groups are removed.
 
@@ -129,7 +133,7 @@ def decide(
     )
 
 
-def masked_values(evidence: Evidence, decision: Decision) -> list[np.ndarray]:
+def masked_values(evidence: Evidence, decision: Decision) -> list[Float32[np.ndarray, " _"]]:
     """Returns what a decision makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
     values = []
     graph = evidence.graph
@@ -139,7 +143,7 @@ def masked_values(evidence: Evidence, decision: Decision) -> list[np.ndarray]:
     return values
 
 
-def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[np.ndarray, dict[str, int]]:
+def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[GroupMask, dict[str, int]]:
     """Returns which groups are dead in all networks and modes, and how many units are dead in one mode alone."""
     by_name = {}
     for name, graph, observation, own in evidence:
@@ -157,7 +161,7 @@ def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[np.ndarr
     return np.logical_and.reduce(list(by_name.values())), alone
 
 
-def _held(graph: Graph) -> np.ndarray:
+def _held(graph: Graph) -> Bool[np.ndarray, " {graph.num_groups}"]:
     """Returns `[num_groups]` bool: which groups have units of an activation."""
     held = np.zeros(graph.num_groups, bool)
     for site in graph.sites:
@@ -165,7 +169,7 @@ def _held(graph: Graph) -> np.ndarray:
     return held
 
 
-def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
+def dead_groups(graph: Graph, verdicts: Sequence[Bool[AnyArray, " _"]]) -> Bool[np.ndarray, " {graph.num_groups}"]:
     """Returns `[num_groups]`: which groups have activations, all dead. `verdicts` are the alive units by site."""
     lives = np.zeros(graph.num_groups, bool)
     for site, bits in zip(graph.sites, verdicts, strict=True):
@@ -173,7 +177,7 @@ def dead_groups(graph: Graph, verdicts: Sequence[np.ndarray]) -> np.ndarray:
     return _held(graph) & ~lives
 
 
-def _idle(evidence: Evidence, constant: float) -> np.ndarray:
+def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.graph.num_groups}"]:
     """Returns which groups are read as constants by every consumer."""
     graph, observation = evidence.graph, evidence.observation
     idle = np.ones(graph.num_groups, bool)
@@ -183,15 +187,17 @@ def _idle(evidence: Evidence, constant: float) -> np.ndarray:
     return idle
 
 
-def _span(activity: Activity | Range) -> np.ndarray:
+def _span(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
     return np.asarray(activity.maximum, np.float32) - np.asarray(activity.minimum, np.float32)
 
 
-def _middle(activity: Activity | Range) -> np.ndarray:
+def _middle(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
     return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
 
 
-def _blocked(evidence: Sequence[Evidence], dead: np.ndarray, idle: np.ndarray, constant: float | None) -> np.ndarray:
+def _blocked(
+    evidence: Sequence[Evidence], dead: GroupMask, idle: GroupMask, constant: float | None
+) -> Int[np.ndarray, " groups"]:
     """Returns `[num_groups]`: a number of what needs each group, -1 where nothing does.
 
     The number counts the consumers of all evidence, one after the other. A consumer needs a unit when what it reads
@@ -235,9 +241,9 @@ def _key(consumer: Consumer) -> Any:
     return consumer.variable, consumer.weight_axis, consumer.sink.operand
 
 
-def _constants(evidence: Evidence) -> dict[Any, np.ndarray]:
+def _constants(evidence: Evidence) -> dict[Any, Float32[np.ndarray, " _"]]:
     """Returns the constants that are absorbed in evaluation mode, by consumer; what is read there twice is not."""
-    found: dict[Any, np.ndarray] = {}
+    found: dict[Any, Float32[np.ndarray, " _"]] = {}
     twice = set()
     for i, consumer in enumerate(evidence.graph.consumers):
         key = _key(consumer)
@@ -248,7 +254,7 @@ def _constants(evidence: Evidence) -> dict[Any, np.ndarray]:
     return {key: middle for key, middle in found.items() if key not in twice}
 
 
-def _reasons(evidence: Sequence[Evidence], kept: np.ndarray, blocked_by: np.ndarray) -> dict[str, str]:
+def _reasons(evidence: Sequence[Evidence], kept: GroupMask, blocked_by: Int[np.ndarray, " groups"]) -> dict[str, str]:
     """Returns by site why units that a criterion calls dead are kept."""
     numbered = [(each.name, consumer) for each in evidence for consumer in each.graph.consumers]
     reasons = {}
@@ -266,12 +272,12 @@ def _reasons(evidence: Sequence[Evidence], kept: np.ndarray, blocked_by: np.ndar
 def _keep_floor(
     sites: Sequence,
     activities: Sequence[Activity],
-    removed: np.ndarray,
-    unread: np.ndarray,
+    removed: GroupMask,
+    unread: GroupMask,
     *,
     min_units: int,
     multiple: int,
-    at_most: Mapping[str, np.ndarray] | None,
+    at_most: Mapping[str, SomeMask] | None,
 ) -> None:
     """Keeps units where `decide` allows less to be removed: those not in `at_most` first, then the most active.
 
@@ -291,7 +297,7 @@ def _keep_floor(
             removed[site.groups[ranked[:short]]] = False
 
 
-def _drop_unread(graph: Graph, removed: np.ndarray) -> np.ndarray:
+def _drop_unread(graph: Graph, removed: GroupMask) -> GroupMask:
     """Removes the channels of branches that no `select` reads any more; returns these, `[num_groups]` bool."""
     while True:
         read = np.ones(graph.num_groups, bool)
@@ -314,12 +320,12 @@ def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Consumer]]:
     return [(consumer.sink, consumer) for consumer in graph.consumers if isinstance(consumer.sink, axes_lib.Route)]
 
 
-def index_values(graph: Graph, route: axes_lib.Route) -> np.ndarray:
+def index_values(graph: Graph, route: axes_lib.Route) -> Integer[np.ndarray, " positions"]:
     """Returns the present index of a route."""
     return graph.indices[graph.variable(route.index)]
 
 
-def removed_positions(graph: Graph, number: int, axis: int, removed: np.ndarray) -> np.ndarray:
+def removed_positions(graph: Graph, number: int, axis: int, removed: GroupMask) -> AxisMask:
     """Returns which positions of an axis of a variable are removed, given the number of its value in the program."""
     variable = graph.variable(number)
     groups = graph.axes[variable][axis]
@@ -328,12 +334,12 @@ def removed_positions(graph: Graph, number: int, axis: int, removed: np.ndarray)
     return per_unit(removed, groups)
 
 
-def _count(graph: Graph, groups: np.ndarray) -> dict[str, int]:
+def _count(graph: Graph, groups: GroupMask) -> dict[str, int]:
     counts = {s.name: int(per_unit(groups, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
     return {name: count for name, count in counts.items() if count}
 
 
-def _folds(graph: Graph, seen: Mapping[int, Range], removed: np.ndarray) -> tuple[Fold, ...]:
+def _folds(graph: Graph, seen: Mapping[int, Range], removed: GroupMask) -> tuple[Fold, ...]:
     folds = []
     for i, values in seen.items():
         consumer = graph.consumers[i]

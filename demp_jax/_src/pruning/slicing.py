@@ -3,6 +3,8 @@
 
 This is the only place that slices. It runs on the host: slicing there compiles nothing, while on the device every
 new shape would.
+
+Dimension names: positions, those of one axis that stay.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Integer, Num, Shaped
 
 from demp_jax._src.pruning import plan as planning
 from demp_jax._src.tracing import axes as axes_lib
@@ -22,6 +25,7 @@ from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 from demp_jax._src.tracing.select import NOTHING
+from demp_jax._src.types import SomePositions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Plan:
 
     graph: Graph
     decision: planning.Decision
-    keep: tuple[tuple[np.ndarray | None, ...], ...]
+    keep: tuple[tuple[SomePositions | None, ...], ...]
     trained: tuple[mirror.Leaf, ...] = ()
 
     def slice(self, tree: Any) -> Any:
@@ -78,7 +82,7 @@ class Plan:
         uses = [(use.sink, use) for use in self.graph.consumers if isinstance(use.sink, axes_lib.Route)]
         return {self.graph.variable(sink.index): use for sink, use in uses}
 
-    def _slice(self, leaf: Any, keep: Sequence[np.ndarray | None]) -> Any:
+    def _slice(self, leaf: Any, keep: Sequence[SomePositions | None]) -> Any:
         if all(positions is None for positions in keep):
             return leaf
         array = np.asarray(leaf)
@@ -108,7 +112,7 @@ class Plan:
             cut[variable] = put_like((np.asarray(cut[variable]) + change).astype(leaves[variable].dtype), cut[variable])
         return jax.tree.unflatten(jax.tree.structure(variables), cut)
 
-    def _renumbered(self, use: Consumer, number: int) -> np.ndarray:
+    def _renumbered(self, use: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
         """Returns the index of a route, in the numbering of the smaller operand."""
         leaves = per_unit(self.decision.removed, use.groups)
         position = np.where(leaves, NOTHING, np.cumsum(~leaves) - 1)
@@ -125,7 +129,7 @@ class Plan:
         assert use.absorber is not None
         return use.absorber.variable
 
-    def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, np.ndarray]:
+    def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, Num[np.ndarray, "..."]]:
         """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
         use = self.graph.consumers[fold.consumer]
         if isinstance(use.sink, axes_lib.Route):
@@ -148,7 +152,7 @@ class Plan:
         variable = use.absorber.variable
         return variable, use.absorber.sign * change.reshape(self.graph.shapes[variable])
 
-    def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> np.ndarray:
+    def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> Float[np.ndarray, "..."]:
         program = self.graph.program
         number = sink.op.inputs[1 - sink.operand]
         assert isinstance(number, int)
@@ -193,7 +197,7 @@ def is_array(leaf: Any) -> bool:
     return dtype is not None and not jnp.issubdtype(dtype, jax.dtypes.extended)
 
 
-def put_like(array: np.ndarray, leaf: Any) -> Any:
+def put_like(array: Shaped[np.ndarray, "..."], leaf: Any) -> Any:
     """Returns `array` where `leaf` lives: on its devices with its sharding, or on the host.
 
     An array that was free to move stays so: a step compiled for free arrays would be compiled again for bound ones.

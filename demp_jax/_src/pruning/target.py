@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A target instead of a search: how strong the regularizer has to be for a network to end at a given size.
+"""Steers the strength of a regularizer so that a network ends at a given size.
 
-The paper searches for lambda and names that as its main limitation (appendix H.1). Here the size that a cut would leave
-is watched while training goes on, and lambda follows.
+The paper searches for lambda and names that as its main limitation (appendix H.1). Here the size that a prune would
+leave is measured during training, and lambda follows.
 """
 
 from __future__ import annotations
@@ -10,55 +10,54 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Who is dead before this part of the span was so from the start, and may come to life yet.
+# Units that are dead before this part of the span were dead at the start, and may revive.
 _BEGIN = 0.03
-# Dying has begun when so much of the way is gone. Until then the logarithm of the factor grows by so much in a span:
-# scales take their time to come to zero, however strong the regularizer is.
+# Progress at which pruning counts as started. Until then the logarithm of the factor grows by `_WAITING` per span, as
+# scales need time to come to zero whatever the strength.
 _BEGUN, _WAITING = 0.02, 10.0
-# Those about to die do so within about this part of the span, also when the regularizer stops.
+# Part of the span for which units go on dying after the regularizer has stopped.
 _COASTING = 0.04
-# Of what is left, about so much dies without the regularizer over a span, of units with small scales.
+# Part of the remaining units that dies over a span without the regularizer, because their scales are small.
 _UNAIDED = 0.03
-# The regularizer fades over the last so much of what is to leave, on the logarithmic scale.
+# The regularizer fades out over this part of the progress, on the logarithmic scale.
 _GENTLE = 0.08
-# By how much the logarithm of the factor grows with how far the network is behind, and with how long it has been, in
-# parts of what is left of the span, but not less than this part of the whole.
+# Gains of the logarithm of the factor: proportional, and integral per remaining part of the span, at least `_LATE`.
 _PROPORTIONAL, _INTEGRAL, _LATE = 4.0, 15.0, 0.1
-# More strength than this only empties scales: units that are constant, not dead.
+# Upper bound of the logarithm of the factor. More strength only makes units constant, not dead.
 _MOST = math.log(50)
-# Stopped, it begins anew from here.
+# The factor restarts from here after it was 0.
 _LEAST = 0.01
 
 
 @dataclasses.dataclass
 class TargetController:
-    """Says by what to multiply the strength of a regularizer, so that a network ends at a given size.
+    """Gives the factor on the strength of a regularizer with which a network ends at a given size.
 
-    Let r be the part of the network that a cut would leave, and r* the part that is to be left. Both are taken on a
-    logarithmic scale, because what dies is a part of what is there: z = log r / log r* goes from 0 to 1. With c = 4% of
-    the span, for which those about to die go on dying once the regularizer has stopped:
+    Let r be the part of the network that a prune would leave, and r* the part that is to be left. Both are taken on a
+    logarithmic scale, because units die in proportion to those that are there: z = log r / log r* goes from 0 to 1.
+    With c = 4% of the span, the time for which units go on dying after the regularizer has stopped::
 
-        z+(t)  = z(t) + c dz/dt                                where it will be
-        z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     where it should be
-        e(t)   = z*(t + c) - z+(t)                             how far it is behind
+        z+(t)  = z(t) + c dz/dt                                predicted progress
+        z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     wanted progress
+        e(t)   = z*(t + c) - z+(t)                             error
         factor = exp(4 e + 15 integral of e dt / (span - t))   fading near z+ = 1, 0 beyond it
 
-    The course z* is that of a regularizer that does not change: most die early, the last ones late. It begins at t_0,
-    when the first have died; scales take their time to come to zero, and until then the factor just grows. It ends at
-    T, 30% to 60% of the span, the earlier the more is to leave, which leaves time to make up for what is missing, and
-    to recover. The less of the span is left, the more each step behind counts: where the learning rate falls, less dies
-    of the same strength. Time is counted in steps and nothing is drawn at random, so runs repeat.
+    The wanted progress z* is that of a constant regularizer: most units die early. It begins at t_0, when the first
+    have died; until then the factor grows, because scales need time to come to zero. It ends at T, 30% to 60% of the
+    span, the earlier the more is to be removed, which leaves time to correct and to recover. The less of the span is
+    left, the larger the integral gain: with a smaller learning rate, fewer units die of the same strength. Time is
+    counted in steps and nothing is random, so runs repeat.
 
     Example:
       >>> controller = TargetController(left=0.2, span=1000)
       >>> controller.update(300, 0.9) > 1
       True
-      >>> controller.update(400, 0.15)  # There.
+      >>> controller.update(400, 0.15)  # Reached.
       0.0
 
     Attributes:
       left: the part that is to be left, in (0, 1), of whatever `update` is told of: parameters, neurons, FLOPs.
-      span: steps in which units die, those of the schedules.
+      span: steps in which units die, as in the schedules.
       first: the factor to begin with.
       integral: of how far the network was behind, in parts of what was left of the span.
       step: of the last update.
@@ -89,7 +88,7 @@ class TargetController:
             raise ValueError(f"TargetController: first must be in (0, 50]; got first={self.first}.")
 
     def aim(self, step: int) -> float:
-        """Returns the part at which the regularizer stops: above `left` by as many as are to die without it."""
+        """Returns the part at which the regularizer stops: above `left` by those that still die without it."""
         return min(self.left * (1 + _UNAIDED * max(1 - step / self.span, 0.0)), (1 + self.left) / 2)
 
     def update(self, step: int, left: float) -> float:
@@ -121,7 +120,7 @@ class TargetController:
         if coming >= 1:
             self.factor = 0.0
             return 0.0
-        # Gently at the end, and never much stronger all at once: those at the brink die together.
+        # Fade out at the end, and bound the growth per update, because units near zero die together.
         missing = (coming - 1) * math.log(aim) / _GENTLE
         force = _INTEGRAL * self.integral + math.log(self.first)
         force = min(force + _PROPORTIONAL * behind, _MOST)
@@ -131,7 +130,7 @@ class TargetController:
 
     @property
     def _end(self) -> float:
-        """The step at which the target is to be reached: the more is to leave the earlier, and not all at once."""
+        """The step at which the target should be reached: the earlier, the more is to be removed."""
         end = min(max(0.65 + 0.13 * math.log(self.left), 0.3), 0.6) * self.span
         return max(end, (self.begun or 0) + 0.3 * self.span)
 

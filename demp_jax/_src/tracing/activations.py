@@ -10,6 +10,8 @@ such as `max(x, 0)`, `x * sigmoid(x)` or `where(x > 0, x, a * x)`, is evaluated 
 
 Other functions (tanh, sigmoid, ELU, softmax) do not saturate at zero, and their outputs are not neurons. Values can be
 marked as units with `mark_units`.
+
+Dimension names: grid, the numbers that functions are evaluated at; labels and components as in `types`.
 """
 
 from __future__ import annotations
@@ -22,10 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Float32, Float64, Shaped
 
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program, bind
+from demp_jax._src.types import ComponentReasons, LabelComponents
 
 KINDS = ("zero", "soft", "negative")
 _MARK = "demp_jax.mark_units"
@@ -190,7 +194,7 @@ def _locate(
     return Activation(value, value, True, axis, kind, name, source, problem)
 
 
-def _is_free(axis: axes_lib.Axis, component: np.ndarray, frozen: np.ndarray) -> bool:
+def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:
     """Returns whether some position of an axis can be removed."""
     return isinstance(axis, np.ndarray) and bool((frozen[component[axis[axis >= 0]]] < 0).any())
 
@@ -317,7 +321,7 @@ class _Function(NamedTuple):
     root: int
     value: int
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Float32[jax.Array, " grid"]) -> Shaped[jax.Array, " grid"]:
         known: dict[int, Any] = {self.root: x}
 
         def compute(operand: Operand) -> Any:
@@ -359,11 +363,11 @@ def _classify_text(text: str, function: _Function) -> tuple[str, int] | None:
     return _KINDS_BY_TEXT[text]
 
 
-def _values(function: _Function, grid: np.ndarray) -> np.ndarray:
+def _values(function: _Function, grid: Float32[np.ndarray, " grid"]) -> Float64[np.ndarray, " grid"]:
     return np.asarray(function(jnp.asarray(grid)), np.float64)
 
 
-def _tail(below: np.ndarray, above: np.ndarray) -> tuple[str, int] | None:
+def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid"]) -> tuple[str, int] | None:
     """Classifies a function by its values at `-_GRID` and `+_GRID`."""
     for side, (low, high) in ((1, (below, above)), (-1, (above, below))):
         if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():

@@ -12,6 +12,8 @@ An axis of an intermediate value is one of
 * `None`: the same value at every position (a broadcast), so it can take any size;
 * `Fixed`: positions that cannot be removed, such as examples, space, or the network's input;
 * an integer array: one label per position; entry `-1 - k` marks a position fixed for `reasons[k]`.
+
+Dimension names: positions, labels and components as in `types`.
 """
 
 from __future__ import annotations
@@ -22,9 +24,11 @@ from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 from scipy import sparse
 
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program
+from demp_jax._src.types import AxisLabels, ComponentReasons, LabelComponents, SomeLabels
 
 SELECT = "demp_jax.select"
 
@@ -44,7 +48,7 @@ class Fixed(NamedTuple):
     reason: str
 
 
-Axis = Fixed | np.ndarray | None
+Axis = Fixed | SomeLabels | None
 Axes = tuple[Axis, ...]
 
 
@@ -103,8 +107,8 @@ class Labels:
         self.program = program
         self.axes: dict[int, Axes] = {}
         self.size = 0
-        self.edges: list[tuple[np.ndarray, np.ndarray]] = []
-        self.frozen: list[tuple[np.ndarray, int]] = []
+        self.edges: list[tuple[SomeLabels, SomeLabels]] = []
+        self.frozen: list[tuple[SomeLabels, int]] = []
         self.reasons: list[Reason] = []
         self._reason_index: dict[Reason, int] = {}
         self.unfollowed: list[tuple[str, int]] = []
@@ -185,7 +189,7 @@ class Labels:
         if isinstance(axis, np.ndarray) and (axis >= 0).any():
             self.frozen.append((axis[axis >= 0], self.reason(text, op)))
 
-    def unite(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    def unite(self, first: AxisLabels, second: AxisLabels) -> AxisLabels:
         """Unites two label arrays of one length position by position; the result is fixed where either is."""
         both = (first >= 0) & (second >= 0)
         if (first[both] != second[both]).any():
@@ -212,11 +216,11 @@ class Labels:
             return second
         return self.unite(first, second)
 
-    def components(self) -> tuple[np.ndarray, np.ndarray]:
+    def components(self) -> tuple[LabelComponents, ComponentReasons]:
         """Returns what can only be removed together in this program; see `components`."""
         return components([self])
 
-    def marked(self, axis: Axis, size: int, op: Op) -> np.ndarray:
+    def marked(self, axis: Axis, size: int, op: Op) -> Int[np.ndarray, " {size}"]:
         """Returns an axis as an array, fixed positions and broadcasts as marks."""
         if isinstance(axis, np.ndarray):
             return axis
@@ -229,7 +233,7 @@ def has_labels(axis: Axis) -> bool:
     return isinstance(axis, np.ndarray) and bool((axis >= 0).any())
 
 
-def components(traced: Sequence[Labels]) -> tuple[np.ndarray, np.ndarray]:
+def components(traced: Sequence[Labels]) -> tuple[LabelComponents, ComponentReasons]:
     """Returns what can only be removed together, in all of several programs over the same variables.
 
     Labels are handed out to the positions of variables alone, in order, so the same number stands for the same position

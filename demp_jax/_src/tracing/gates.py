@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Gates: one factor for each unit, so that a loss can be differentiated with respect to units.
 
-Dimension letters: K groups of units, as in `Graph`.
+Dimension names: groups and units as in `types`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Bool, Int, Num, Shaped
 
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import trace as tracing
 from demp_jax._src.tracing.graph import Graph, per_unit
+from demp_jax._src.types import UnitGroups
 
 POSITIONS = ("preactivation", "activation", "product")
 
@@ -55,7 +57,7 @@ def with_gates(
       exclude, batch_axis: as given to `trace`.
 
     Returns:
-      A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[K]`, for use under `jax.jit`,
+      A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[groups]`, for use under `jax.jit`,
       `jax.grad` and `jax.jvp`. The number of examples in `x` may differ from the trace. Activations of groups that are
       not `live` are masked, as if they had been removed.
 
@@ -68,7 +70,11 @@ def with_gates(
     fed = graph.fed if position == "product" else None
 
     def gated(
-        variables: Any, x: Any, gates: jax.Array, thresholds: jax.Array | None = None, live: jax.Array | None = None
+        variables: Any,
+        x: Any,
+        gates: Num[jax.Array, " groups"],
+        thresholds: Num[jax.Array, " groups"] | None = None,
+        live: Bool[jax.Array, " groups"] | None = None,
     ) -> Any:
         own = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude)
         replace: dict[int, Callable[[Any], Any]] = {}
@@ -88,7 +94,9 @@ def with_gates(
     return gated
 
 
-def _places(graph: Graph, position: str, fed: np.ndarray | None) -> Iterator[tuple[int, int, np.ndarray]]:
+def _places(
+    graph: Graph, position: str, fed: Int[np.ndarray, " {graph.num_groups}"] | None
+) -> Iterator[tuple[int, int, UnitGroups]]:
     """Yields the values that gates multiply, their axis of units, and the group of each unit."""
     if fed is not None:
         for producer in graph.producers:
@@ -106,16 +114,26 @@ def _places(graph: Graph, position: str, fed: np.ndarray | None) -> Iterator[tup
             )
 
 
-def _gate(gates: jax.Array, thresholds: jax.Array | None, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+def _gate(
+    gates: Num[jax.Array, " groups"],
+    thresholds: Num[jax.Array, " groups"] | None,
+    axis: int,
+    groups: UnitGroups,
+    x: Num[jax.Array, "*shape"],
+) -> Num[jax.Array, "*shape"]:
     x = _along(gates, 1, axis, groups, x).astype(x.dtype) * x
     return x if thresholds is None else x - _along(thresholds, 0, axis, groups, x).astype(x.dtype)
 
 
-def _mask(live: jax.Array, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+def _mask(
+    live: Bool[jax.Array, " groups"], axis: int, groups: UnitGroups, x: Num[jax.Array, "*shape"]
+) -> Num[jax.Array, "*shape"]:
     return jnp.where(_along(live, True, axis, groups, x), x, jnp.zeros_like(x))
 
 
-def _along(values: jax.Array, default: Any, axis: int, groups: np.ndarray, x: jax.Array) -> jax.Array:
+def _along(
+    values: Shaped[jax.Array, " groups"], default: Any, axis: int, groups: UnitGroups, x: Num[jax.Array, "*shape"]
+) -> Shaped[jax.Array, "*#shape"]:
     """Returns the value of each unit's group, `default` for units without one, so that it broadcasts against `x`."""
     grouped = groups >= 0
     found = jnp.where(grouped, values[np.where(grouped, groups, 0)], default)

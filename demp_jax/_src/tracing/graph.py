@@ -7,6 +7,8 @@ if every consumer of its values reads zero. `trace.py` builds the graph.
 
 Example: `relu(x @ w) @ v` with 4 hidden units has 4 groups, each of a column of `w` and a row of `v`. Their producer is
 the first product, their consumer the second one.
+
+Dimension names: groups and units as in `types`.
 """
 
 from __future__ import annotations
@@ -18,14 +20,18 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Bool, Int, Integer, Shaped
 
 from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing.program import Program
+from demp_jax._src.types import SomeGroups, UnitGroups, UnitMask
 
 
-def per_unit(values: np.ndarray, groups: np.ndarray, default: Any = False) -> np.ndarray:
+def per_unit(
+    values: Shaped[np.ndarray, " groups"], groups: UnitGroups, default: Any = False
+) -> Shaped[np.ndarray, " units"]:
     """Returns the value of each unit's group, `default` for units that have none.
 
     Example:
@@ -73,7 +79,7 @@ class Site:
     name: str
     kind: str
     width: int
-    groups: np.ndarray
+    groups: Int[np.ndarray, " {width}"]
     value: int
     root: int
     alone: bool
@@ -98,8 +104,8 @@ class Consumer:
 
     value: int
     axis: int
-    groups: np.ndarray
-    negligible: np.ndarray
+    groups: UnitGroups
+    negligible: UnitMask
     sink: axes_lib.Contraction | axes_lib.Route
     absorber: Absorber | None
     centered: bool
@@ -144,7 +150,7 @@ class Producer(NamedTuple):
 
     value: int
     axis: int
-    groups: np.ndarray
+    groups: UnitGroups
     variable: int | None
     weight_axis: int
 
@@ -159,7 +165,7 @@ class Product(NamedTuple):
     """
 
     sizes: tuple[int, ...]
-    groups: tuple[np.ndarray | None, ...]
+    groups: tuple[SomeGroups | None, ...]
     variable: int | None
 
 
@@ -183,6 +189,7 @@ class Graph:
       unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
         evaluation mode or a head that only training calls.
       examples: batch size of the trace.
+      batched: whether an output has an axis of examples.
       program: the traced forward pass.
       products: its matrix products and convolutions.
       training: the same groups in training mode, where that was traced, too.
@@ -192,17 +199,18 @@ class Graph:
     paths: tuple[str, ...]
     keys: tuple[tuple[Any, ...], ...]
     shapes: tuple[tuple[int, ...], ...]
-    axes: tuple[tuple[np.ndarray | None, ...], ...]
+    axes: tuple[tuple[SomeGroups | None, ...], ...]
     num_groups: int
     sites: tuple[Site, ...]
     branches: tuple[Site, ...]
     consumers: tuple[Consumer, ...]
     producers: tuple[Producer, ...]
     routes: tuple[axes_lib.Route, ...]
-    indices: dict[int, np.ndarray]
+    indices: dict[int, Integer[np.ndarray, " _"]]
     refusals: tuple[Refusal, ...]
     unread: tuple[str, ...]
     examples: int
+    batched: bool
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
@@ -224,7 +232,7 @@ class Graph:
         return {site.name: site.width for site in self.sites}
 
     @functools.cached_property
-    def fed(self) -> np.ndarray:
+    def fed(self) -> Int[np.ndarray, " {self.num_groups}"]:
         """`[num_groups]`: for a group of a branch, the group of activations it is routed to; else the group itself.
 
         It is -1 for groups of branches without a consumer.
@@ -300,7 +308,11 @@ class Graph:
         """Returns whether two variables have the same groups along every axis."""
         return one == other or _same_axes(self.axes[one], self.axes[other])
 
-    def flops(self, removed: np.ndarray | None = None, densities: Mapping[str, float] | None = None) -> int:
+    def flops(
+        self,
+        removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
+        densities: Mapping[str, float] | None = None,
+    ) -> int:
         """Returns the FLOPs of a forward pass for one example.
 
         Only convolutions and matrix products count. A multiplication with its addition counts as two, and taps on zero
@@ -322,7 +334,11 @@ class Graph:
             total += count
         return total // self.examples
 
-    def parameters(self, select: Callable[[str], bool] = lambda path: True, removed: np.ndarray | None = None) -> int:
+    def parameters(
+        self,
+        select: Callable[[str], bool] = lambda path: True,
+        removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
+    ) -> int:
         """Returns the number of entries of the variables whose path satisfies `select`, without removed groups."""
         total = 0
         for path, shape, groups in zip(self.paths, self.shapes, self.axes, strict=True):
@@ -334,7 +350,7 @@ class Graph:
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
-    def floor(self, min_units: int = 1) -> np.ndarray:
+    def floor(self, min_units: int = 1) -> Bool[np.ndarray, " {self.num_groups}"]:
         """Returns `[num_groups]` bool: the removed groups if every activation keeps only `min_units` of its units.
 
         With it, `parameters` and `flops` return lower bounds of what pruning can reach.
@@ -364,7 +380,7 @@ class Graph:
             lines.append(f"  {site.name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
             folded = np.where(zero[groups] < 0, constant[groups], -1)
             for consumer, units in zip(*np.unique(folded[folded >= 0], return_counts=True), strict=True):
-                place, into = self.consumers[consumer].place, self._into(consumer)
+                place, into = self.consumers[consumer].place, self._into(int(consumer))
                 lines.append(f"    {units} of them only while constant where {place}: {into}")
             held = zero[groups]
             for consumer, units in zip(*np.unique(held[held >= 0], return_counts=True), strict=True):
@@ -377,7 +393,7 @@ class Graph:
         return "\n".join(lines)
 
     @functools.cached_property
-    def _conditions(self) -> tuple[np.ndarray, np.ndarray]:
+    def _conditions(self) -> tuple[Int[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
         """Two arrays `[num_groups]`: the first consumer that has to read zero, and a constant; -1 for none."""
         zero, constant = np.full(self.num_groups, -1), np.full(self.num_groups, -1)
         for i, consumer in reversed(list(enumerate(self.consumers))):
@@ -405,13 +421,20 @@ class Graph:
         if self.prunable:
             return
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"
+        if not self.sites and not self.batched:
+            shapes = [self.program.avals[number].shape for number in self.program.inputs[len(self.paths) :]]
+            raise ValueError(
+                f"no prunable unit found: the outputs have no axis of examples. The batch has the shape "
+                f"{', '.join(map(str, shapes))}, of which one axis was taken for {self.examples} examples. Give "
+                "batches of examples, `[examples, ...]`, or name their batch_axis."
+            )
         raise ValueError(
-            f"no prunable neuron found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
+            f"no prunable unit found: {why}. Use ReLU, Leaky ReLU, GELU or Swish between two layers with weights, "
             "or mark the units with `demp_jax.mark_units(x, kind=...)`."
         )
 
 
-def _same_axes(first: Sequence[np.ndarray | None], second: Sequence[np.ndarray | None]) -> bool:
+def _same_axes(first: Sequence[SomeGroups | None], second: Sequence[SomeGroups | None]) -> bool:
     return all(
         np.array_equal(a, b) if a is not None and b is not None else a is b for a, b in zip(first, second, strict=True)
     )

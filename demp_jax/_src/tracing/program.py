@@ -16,6 +16,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jaxtyping
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
@@ -34,6 +35,8 @@ _OUR_FILES = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.se
 _LIBRARY_FILES = (
     _JAX_FILES,
     os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),
+    # Functions whose shapes are checked are called through it, the user's or, in tests, this library's.
+    os.path.dirname(jaxtyping.__file__) + os.sep,
     os.path.join(_OUR_FILES, "_src", ""),
     os.path.join(_OUR_FILES, "nnx.py"),
     os.path.join(_OUR_FILES, "linen.py"),

@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Channels routed through an index variable, so that the operands of a residual sum can be pruned independently."""
+"""Channels routed through an index variable, so that the operands of a residual sum can be pruned independently.
+
+Dimension names: channels_in and channels_out, those of the operand and of the result.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Int, Num
 
 from demp_jax._src.tracing.axes import SELECT
 from demp_jax._src.tracing.program import register_opaque
@@ -21,8 +25,13 @@ NOTHING = np.iinfo(np.int32).max  # An index that selects no channel, so that th
 
 
 def select(
-    x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool = False, unique_indices: bool = False
-) -> jax.Array:
+    x: Num[jax.Array, "*batch channels_in"],
+    index: Int[jax.Array, " channels_out"],
+    fill: Num[jax.Array, " channels_out"],
+    *,
+    identity: bool = False,
+    unique_indices: bool = False,
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` if `index[o]` is not a channel of `x`.
 
     The operands of a residual sum `x + f(x)` form one group per channel: a channel can only be removed if it is dead in
@@ -49,25 +58,33 @@ def select(
     return _select(x, index, fill, identity=identity, unique_indices=unique_indices)
 
 
-def _by_product(x: jax.Array, index: jax.Array) -> jax.Array:
+def _by_product(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `_taken(x, index)` as a matrix product. It is exact, since each sum has at most one nonzero term."""
     matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
     return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
 
-def _taken(x: jax.Array, index: jax.Array) -> jax.Array:
+def _taken(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `x[..., index]`, and 0 for an index that is not a channel."""
     return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
 @jax.custom_jvp
-def _taken_once(x: jax.Array, index: jax.Array) -> jax.Array:
+def _taken_once(
+    x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
+) -> Num[jax.Array, "*batch channels_out"]:
     """Returns `_taken(x, index)` for an index without duplicates."""
     return _taken(x, index)
 
 
 @_taken_once.defjvp
-def _scattered(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax.Array, jax.Array]:
+def _scattered(
+    primals: tuple[Any, Any], tangents: tuple[Any, Any]
+) -> tuple[Num[jax.Array, "*batch channels_out"], Num[jax.Array, "*batch channels_out"]]:
     """Scatters tangents to the positions of their channels. The transpose of this is a gather."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
@@ -76,7 +93,14 @@ def _scattered(primals: tuple[Any, Any], tangents: tuple[Any, Any]) -> tuple[jax
     return _taken(x, index), put
 
 
-def _routed(x: jax.Array, index: jax.Array, fill: jax.Array, *, identity: bool, unique_indices: bool) -> jax.Array:
+def _routed(
+    x: Num[jax.Array, "*batch channels_in"],
+    index: Int[jax.Array, " channels_out"],
+    fill: Num[jax.Array, " channels_out"],
+    *,
+    identity: bool,
+    unique_indices: bool,
+) -> Num[jax.Array, "*batch channels_out"]:
     if identity:
         return x
     # On a mesh with explicit axes, arrays in the derivative of `_taken_once` would need explicit shardings.

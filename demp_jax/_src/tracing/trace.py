@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""From a function to its graph: labels are gathered into groups, and groups into sites, consumers and refusals."""
+"""From a function to its graph: labels are gathered into groups, and groups into sites, consumers and refusals.
+
+Dimension names: positions, labels and components as in `types`.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jaxtyping import Int
 
 from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
@@ -20,6 +24,7 @@ from demp_jax._src.tracing import zeros as zeros_lib
 from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax._src.tracing.program import Op, Program
+from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents
 
 
 class Analysis(NamedTuple):
@@ -145,10 +150,10 @@ class _Grouping(NamedTuple):
       num_groups: how many groups there are.
     """
 
-    component: np.ndarray
-    frozen: np.ndarray
+    component: LabelComponents
+    frozen: ComponentReasons
     reasons: tuple[axes_lib.Reason, ...]
-    group_of: np.ndarray
+    group_of: Int[np.ndarray, " labels"]
     num_groups: int
 
 
@@ -180,7 +185,8 @@ def examples_of(x: Any, batch_axis: int) -> int:
     Raises:
       ValueError: when it holds no array with that axis.
     """
-    sizes = [leaf.shape[batch_axis] for leaf in jax.tree.leaves(x) if len(leaf.shape) > batch_axis]
+    shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x) if hasattr(leaf, "shape")]
+    sizes = [shape[batch_axis] for shape in shapes if len(shape) > batch_axis]
     if not sizes:
         raise ValueError(f"a batch must hold an array with an axis of examples (batch_axis={batch_axis}); got {x!r}.")
     return int(sizes[0])
@@ -225,7 +231,7 @@ class _Assembly:
                     refusal = Refusal(activation.name, reason.text, reason.source or activation.source)
                     self._refusals.append(refusal)
 
-    def _groups_of(self, axis: axes_lib.Axis, size: int) -> np.ndarray:
+    def _groups_of(self, axis: axes_lib.Axis, size: int) -> Int[np.ndarray, " {size}"]:
         if not isinstance(axis, np.ndarray) or not self._num_groups:
             return np.full(size, -1)
         return np.where(axis >= 0, self._group_of[np.maximum(axis, 0)], -1)
@@ -302,7 +308,7 @@ class _Assembly:
         looked_up = [number in self._labels.looked_up for number in (sink.value, other)]
         return looked_up == [False, True] or (looked_up[0] == looked_up[1] and sink.operand == 0)
 
-    def _zero_along(self, operand: program_lib.Operand, axis: int) -> np.ndarray | None:
+    def _zero_along(self, operand: program_lib.Operand, axis: int) -> AxisMask | None:
         """Returns where along an axis a value is zero because its units are dead; `None` where nowhere."""
         return self._zero[operand][axis] if isinstance(operand, int) and operand in self._zero else None
 
@@ -359,7 +365,7 @@ class _Assembly:
                 if op.name in ("reduce_sum", "psum"):
                     axes = self._labels.axes[value]
                     reduced = [axes[int(a)] for a in op.params["axes"]]
-                    if any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in reduced):
+                    if any(map(_is_batch, reduced)):
                         return True
                 elif op.name in ("convert_element_type", "copy", "name", "reshape"):
                     waiting.extend(op.outputs)
@@ -497,9 +503,14 @@ class _Assembly:
             refusals=tuple(dict.fromkeys(self._refusals)),
             unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
             examples=self._examples,
+            batched=any(_is_batch(axis) for out in self._program.outputs for axis in self._labels.operand_axes(out)),
             program=self._program,
             products=tuple(self._products(self._labels)),
         )
+
+
+def _is_batch(axis: axes_lib.Axis) -> bool:
+    return isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH
 
 
 def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:

@@ -1,5 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Where values are zero because a unit is dead: removing the unit loses nothing where it is read as zero."""
+"""Where values are zero because a unit is dead: removing the unit loses nothing where it is read as zero.
+
+Dimension names: positions and labels as in `types`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int
 
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program
+from demp_jax._src.types import AxisMask, LabelComponents, SomeMask
 
 # For a value, by axis: the positions at which it is zero whenever the activations of the unit there are zero.
-Zero = tuple[np.ndarray | None, ...]
+Zero = tuple[SomeMask | None, ...]
 
 # Operations that give zero where their first operand is zero, position by position.
 _KEEP = set(
@@ -52,7 +57,7 @@ _COPIES = set(
 
 
 def zeros(
-    program: Program, labels: axes_lib.Labels, component: np.ndarray, sites: Mapping[int, int]
+    program: Program, labels: axes_lib.Labels, component: LabelComponents, sites: Mapping[int, int]
 ) -> dict[int, Zero]:
     """Returns where each value is zero.
 
@@ -66,7 +71,7 @@ def zeros(
 
 
 class _Walk:
-    def __init__(self, program: Program, labels: axes_lib.Labels, component: np.ndarray):
+    def __init__(self, program: Program, labels: axes_lib.Labels, component: LabelComponents):
         self._program = program
         self._labels = labels
         self._component = component
@@ -85,8 +90,8 @@ class _Walk:
                         self._zero[out] = zero
         return self._zero
 
-    def _components(self, operand: Operand, axis: int) -> np.ndarray:
-        """Returns `[size]`, what the positions of an axis belong to, -1 where to nothing."""
+    def _components(self, operand: Operand, axis: int) -> Int[np.ndarray, " positions"]:
+        """Returns what the positions of an axis belong to, -1 where to nothing."""
         found = self._labels.operand_axes(operand)[axis]
         if not isinstance(found, np.ndarray):
             return np.full(self._labels.shape(operand)[axis], -1)
@@ -255,15 +260,15 @@ class _Walk:
         return tuple(found)
 
 
-def _either(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+def _either(first: AxisMask | None, second: AxisMask | None) -> AxisMask | None:
     if first is None or second is None:
         return second if first is None else first
     return first | second
 
 
-def _both(first: np.ndarray | None, second: np.ndarray | None) -> np.ndarray | None:
+def _both(first: AxisMask | None, second: AxisMask | None) -> AxisMask | None:
     return None if first is None or second is None else first & second
 
 
-def _bits(zero: np.ndarray | None, size: int) -> np.ndarray:
+def _bits(zero: AxisMask | None, size: int) -> Bool[np.ndarray, " {size}"]:
     return np.zeros(size, bool) if zero is None else zero

@@ -1,0 +1,46 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Types of arrays by what their entries stand for, with dtypes and shapes that the tests check.
+
+The tests load this package through jaxtyping's import hook (`tests/conftest.py`). It checks the arguments and results
+of every call and the fields of every dataclass. Outside the tests annotations are never evaluated and cost nothing.
+
+Dimension names:
+
+* `groups`: the groups of units of a graph, `Graph.num_groups` of them;
+* `units`: the units of one site, consumer or producer;
+* `positions`: the positions of one axis of a value, units or not;
+* `labels`: the labels of a program, one per position of every axis of every variable;
+* `components`: sets of labels that can only be removed together.
+
+Names are bound call by call: in one call `groups` stands for one size. Arrays that differ in size, such as those of
+several sites in a list, have the nameless dimension `_`. A size between braces, as in `{graph.num_groups}`, is read off
+an argument of that name.
+"""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+from jaxtyping import Bool, Int, Num
+
+# On the device or on the host.
+AnyArray = jax.Array | np.ndarray
+
+GroupMask = Bool[np.ndarray, " groups"]
+UnitMask = Bool[np.ndarray, " units"]
+# The group of each unit, -1 where it has none.
+UnitGroups = Int[np.ndarray, " units"]
+UnitValues = Num[AnyArray, " units"]
+
+# The label of each position of an axis; `-1 - k` where the position is fixed for the reason k.
+AxisLabels = Int[np.ndarray, " positions"]
+AxisMask = Bool[np.ndarray, " positions"]
+# The component of each label, and the reason each component is frozen for, -1 where it is free.
+LabelComponents = Int[np.ndarray, " labels"]
+ComponentReasons = Int[np.ndarray, " components"]
+
+# Of one site or axis among several.
+SomeMask = Bool[np.ndarray, " _"]
+SomeGroups = Int[np.ndarray, " _"]
+SomeLabels = Int[np.ndarray, " _"]
+SomePositions = Int[np.ndarray, " _"]
