@@ -36,7 +36,7 @@ def released(subject: Subject) -> np.ndarray:
     """Returns `|d/dc sum_b <G, dL_b / dW>|` of every class, `[K]`, as CroP's own released code computes it.
 
     W are the kernels (parameters of two axes or more), `G = sum_b dL_b / dW` is held constant, L_b is the mean
-    cross-entropy, and the gate c = 1 multiplies the product, before the normalisation.
+    cross-entropy, and the gate c = 1 multiplies the product, before the normalization.
     """
     fn, variables, graph, batches, live, _, exclude = subject
     static = (fn, graph, exclude, "product", losses.cross_entropy)

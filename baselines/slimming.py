@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Network slimming (Liu et al., 2017, https://arxiv.org/abs/1708.06519), which DemP grew from.
 
-Train with an L1 penalty on the scales of the normalisations, cut the units with the smallest scales, train on.
+Train with an L1 penalty on the scales of the normalizations, cut the units with the smallest scales, train on.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the sum of `|gamma|` of every class, `[K]`: of all normalisations whose channels compute its units.
+    """Returns the sum of `|gamma|` of every class, `[K]`: of all normalizations whose channels compute its units.
 
     Raises:
       ValueError: when a unit has no scale.

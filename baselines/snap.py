@@ -27,7 +27,7 @@ def released(subject: Subject) -> np.ndarray:
     """Returns `|sum_b dL_b / dc| / |sum_b L_b|` of every class, `[K]`, as SNAP's own released code computes it.
 
     L_b is the mean of minus the right class's logit (that code applies the negative log-likelihood to logits, not to
-    log-probabilities); the gate c = 1 multiplies the product, before the normalisation.
+    log-probabilities); the gate c = 1 multiplies the product, before the normalization.
     """
     grads, total = _sums(subject, "product", losses.negative_logit)
     return np.abs(grads) / np.abs(total)

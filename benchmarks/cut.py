@@ -100,7 +100,7 @@ def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
 
 
 def _with_dead_units(variables: Any) -> Any:
-    """Returns variables with every third unit of every block's first normalisation far below zero."""
+    """Returns variables with every third unit of every block's first normalization far below zero."""
 
     def kill(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)

@@ -52,7 +52,7 @@ CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
     ],
 }
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
-# Of the regulariser, in the program and in bare steps; noise there is in none (the suite `overhead` has what it takes).
+# Of the regularizer, in the program and in bare steps; noise there is in none (the suite `overhead` has what it takes).
 _STRENGTH = 1e-3
 # Steps in a call of the program, at most: `config.steps_per_call`.
 _TOGETHER = 10

@@ -37,7 +37,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             "resnet18, width 32",
             "configs/resnet18_cifar.py:cpu",
             _COLD | {"model.base_width": 32},
-            # With weaker regularisers, and dense for as long by fewer epochs.
+            # With weaker regularizers, and dense for as long by fewer epochs.
             _TWINS
             | {"demp, lambda 0.001": {"method.strength": 0.001}, _WEAK: {"method.strength": 0.0005}}
             | {f"dense, {epochs} epochs": _DENSE | {"steps": f"{epochs}ep"} for epochs in (9, 8.4)},

@@ -42,7 +42,7 @@ SMOKE: dict[str, Any] = {
 def base() -> ml_collections.ConfigDict:
     """Returns the base config: DemP on scikit-learn's digits."""
     c = ml_collections.ConfigDict()
-    c.seed = 0  # Of initialisation, batch order, augmentation and noise.
+    c.seed = 0  # Of initialization, batch order, augmentation and noise.
     c.steps = "2000"  # Length of the run.
     c.batch_size = 64  # Of one update, over all devices.
     c.accumulate = 1  # In how many parts a batch is worked on, to save memory; their gradients are averaged.
@@ -104,7 +104,7 @@ def base() -> ml_collections.ConfigDict:
     c.optimizer.step_factor = 0.2  # step, piecewise: what the rate is multiplied by.
     c.optimizer.warmup = "0"  # The rate first grows linearly for so long, from warmup_from. Not with one_cycle.
     c.optimizer.warmup_from = 0.0  # The rate at the first step of a warm-up.
-    c.optimizer.clip_norm = 0.0  # Largest L2 norm of the whole gradient, the regulariser's included; 0 for any.
+    c.optimizer.clip_norm = 0.0  # Largest L2 norm of the whole gradient, the regularizer's included; 0 for any.
     c.optimizer.weight_decay = 0.0  # Constant, on all parameters.
     c.optimizer.decoupled_decay = True  # adam, sgdm: added after the moments (AdamW) instead of to the gradient.
     c.optimizer.b1 = 0.9  # adam, adamw: decay of the first moment, in [0, 1).
@@ -116,12 +116,12 @@ def base() -> ml_collections.ConfigDict:
     # dense, demp; that cut: snap, crop, earlysnap, earlycrop, random, l1, slimming; that mask: magnitude, saliency,
     # static, set, rigl, srigl, jaxpruner (where it is installed); both: chase, demp_rigl.
     c.method.name = "demp"
-    c.method.strength = 0.0  # Peak lambda of the regulariser.
+    c.method.strength = 0.0  # Peak lambda of the regularizer.
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
     c.method.strength_span = "87%"  # How long that schedule takes, from the start of the run.
     c.method.regularizer = "lasso"  # lasso, l2.
-    c.method.penalised = "scales"  # scales (of normalisation layers), all.
-    c.method.decoupled = False  # The regulariser moves parameters directly instead of being part of the loss.
+    c.method.penalised = "scales"  # scales (of normalization layers), all.
+    c.method.decoupled = False  # The regularizer moves parameters directly instead of being part of the loss.
     c.method.noise = 0.0  # Peak variance (or standard deviation) of the noise per step.
     c.method.noise_amplitude = "variance"  # variance (the paper's text), std (its released code).
     c.method.noise_asymmetric = True  # On weights of live neurons only.

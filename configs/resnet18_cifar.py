@@ -10,7 +10,7 @@ the paper's accuracies (its figure 3) have not been reproduced here yet. Variant
 * `leaky`: Leaky ReLU with slope 0.05;
 * `cifar100`: CIFAR-100, which the paper does not have;
 * `released`: what the released code does where it differs from the text (docs/differences.md);
-* `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regulariser over the first
+* `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regularizer over the first
   half of the run, no noise, constant units folded away: 6 minutes on two cores. Expected, as measured with one
   seed (results/benchmarks/train.jsonl): test accuracy 77.6% at 80.5% weight sparsity, against 78.7% dense; with
   `--config.model.base_width=32`, in 13 minutes, 81.8% at 92.1%, against 83.1% in 19; of this width and with

@@ -14,7 +14,7 @@ Variants, joined by commas (`leaky,smoke`):
 * `released`: what the released code does where it differs from the text (docs/differences.md), with its order of
   augmentation: flip, pad by zeros, crop 32 x 32, and only then resize;
 * `tiny`: an eighth of the width;
-* `cpu`: a quarter of the width on 32 x 32 images, 6 epochs, regulariser over the first half of the run, no noise: 8
+* `cpu`: a quarter of the width on 32 x 32 images, 6 epochs, regularizer over the first half of the run, no noise: 8
   minutes on two cores (benchmarks/README.md, suite `train`, has what it comes to);
 * `smoke`: 4 steps on 64 images.
 """

@@ -1,5 +1,37 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Training neural networks that get smaller while they train: Demon Pruning (DemP) for JAX."""
+"""Demon Pruning (DemP) for JAX: networks that get smaller while they train.
+
+A regularizer on normalization scales and noise on weights make units (channels, features) die: their activation is zero
+on every example. Dead units are removed from parameters, statistics and optimizer state, and training continues with a
+smaller network. Nothing in the network has to be declared; units are found by tracing.
+
+* `demp` wraps an Optax optimizer, so that units die.
+* `trace` finds the units that can be removed, and reports those that cannot.
+* `prune` removes dead units from a network and from the state of its optimizer, and compares the outputs.
+* `preview` returns what a prune would leave.
+* `Pruner` does this in a training loop, and can steer the network to a given size.
+
+Example:
+  >>> import demp_jax, jax, optax
+  >>> import jax.numpy as jnp
+  >>> def network(params, x):
+  ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+  >>> params = {"hidden": jnp.array([[1.0, -1.0, 2.0]]), "out": jnp.ones((3, 1))}
+  >>> x = jnp.array([[1.0], [2.0]])
+  >>> where = demp_jax.regularizers.all_params  # By default, the scales of normalization layers.
+  >>> tx = demp_jax.demp(optax.sgd(0.1), strength=demp_jax.one_cycle(0.01, 1000), where=where)
+  >>> opt_state = tx.init(params)
+  >>> demp_jax.trace(network, params, x).neurons
+  3
+  >>> demp_jax.preview(network, params, [x]).neurons  # Before and after.
+  (3, 2)
+  >>> result = demp_jax.prune(network, params, [x], opt_state=opt_state, tx=tx)
+  >>> result.variables["hidden"].shape
+  (1, 2)
+
+`demp_jax.nnx`, `demp_jax.linen` and `demp_jax.equinox` do the same for models of Flax NNX, Flax Linen and Equinox, and
+`demp_jax.export` saves pruned networks. These are imported on their own.
+"""
 
 from demp_jax import activity as activity
 from demp_jax import masks as masks

@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What the units of a network did on a set of examples, and which of them are alive."""
+"""Measuring the units of a network, and deciding which of them are alive.
+
+`observe` runs a network on batches and returns the activity of every site: maxima, minima and sums of its units.
+`with_activity` returns it beside the outputs inside a training step. `alive` applies a criterion to an activity.
+"""
 
 from demp_jax._src.pruning.activity import CRITERIA as CRITERIA
 from demp_jax._src.pruning.activity import Activity as Activity

@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Equinox: trace and prune models with their state and the state of their optimizer."""
+"""Pruning of Equinox models.
+
+`prune` returns a smaller model with its state and the state of its optimizer. `norm_weights` selects the scales of
+normalization layers, which Equinox names `weight`; pass it to `demp_jax.demp` as `where`.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +20,10 @@ import optax
 
 from demp_jax._src.frameworks.batch_stats import batch_averages
 from demp_jax._src.pruning import prune as prune_lib
-from demp_jax._src.pruning import slicing as surgery
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.proof import training_of
 from demp_jax._src.pruning.record import PruneRecord
+from demp_jax._src.pruning.slicing import Plan
 from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
 
@@ -303,7 +307,7 @@ class PruneResult(NamedTuple):
     state: Any
     opt_state: Any
     copies: dict[str, Any]
-    plan: surgery.Plan | None
+    plan: Plan | None
     record: PruneRecord
 
 

@@ -121,7 +121,7 @@ def load_safetensors(model: nnx.Module, path: str | Path) -> None:
       model.eval()
 
     Args:
-      model: a Flax NNX model of the same architecture, at any widths. Its variables may be `jax.ShapeDtypeStruct`s.
+      model: a Flax NNX model of the same architecture, at any widths. Its variables may be shapes and dtypes.
         PRNG keys that the file does not hold are kept.
       path: path of the file. The names of its arrays are the paths of the model's variables, as `save_safetensors`
         writes them.

@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Flax Linen: models whose widths are written in the module are called with those of their variables."""
+"""Pruning of Flax Linen models.
+
+A Linen module has its widths as attributes, and refuses variables of other widths. Wrap it as `Forward(module)` for
+`demp_jax.prune`, and apply it within `widths_from_variables()` in training.
+"""
 
 from __future__ import annotations
 

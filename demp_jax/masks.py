@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which weights belong to live units, inside a compiled step."""
+"""Masks of the weights that belong to alive units.
+
+`weight_groups` finds, once per architecture, which unit every weight belongs to. `weight_mask` turns the alive units of
+a step into a mask like the parameters, which `demp_jax.demp` takes as `live`.
+"""
 
 from demp_jax._src.optim.masks import WeightGroups as WeightGroups
 from demp_jax._src.optim.masks import weight_groups as weight_groups

@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Optax transformations that pull parameters toward zero, and masks of the parameters they act on."""
+"""Regularizers as Optax transformations, and masks of the parameters that they act on.
+
+`add_regularizer` adds the gradient of a Lasso or L2 penalty to the gradient of the loss. `add_decoupled_regularizer`
+shrinks the parameters directly. `norm_scales` selects the scales of normalization layers, `all_params` all parameters.
+"""
 
 from demp_jax._src.optim.regularizers import add_decoupled_regularizer as add_decoupled_regularizer
 from demp_jax._src.optim.regularizers import add_regularizer as add_regularizer

@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Schedules of the strength of a regularizer and of the variance of the noise."""
+"""Schedules of the strength of a regularizer and of the variance of noise.
+
+Each function returns an `optax.Schedule`, and any other `optax.Schedule` can be used in its place. `one_cycle` is the
+schedule of the paper. `SCHEDULES` holds the functions by name.
+"""
 
 from demp_jax._src.optim.schedules import SCHEDULES as SCHEDULES
 from demp_jax._src.optim.schedules import constant as constant

@@ -1,5 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The removable units of a network, found by tracing it."""
+"""Finding the units of a network that can be removed, by tracing it.
+
+`trace` returns a `Graph`: the sites (activations) of the network, the groups of units that can only be removed
+together, their producers and consumers, and a `Refusal` for everything that cannot be pruned. `with_gates` multiplies
+every unit by a variable, for scores that differentiate with respect to units.
+"""
 
 from demp_jax._src.tracing.activations import mark_units as mark_units
 from demp_jax._src.tracing.gates import with_gates as with_gates

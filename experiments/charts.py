@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Charts as SVG inside an HTML page, which gives them their colours; text of any kind is escaped.
+"""Charts as SVG inside an HTML page, which gives them their colors; text of any kind is escaped.
 
-A colour is a class `c0`, `c1`, ... of the page's style, so that it suits light and dark.
+A color is a class `c0`, `c1`, ... of the page's style, so that it suits light and dark.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from xml.etree import ElementTree
 from matplotlib.ticker import MaxNLocator
 
 # Of series; then they are used again.
-COLOURS = 7
+COLORS = 7
 Element = ElementTree.Element
 Point = tuple[float, float]
 
-# Shapes around the origin, used in turn as colours are, so that series stay apart without colour, too.
+# Shapes around the origin, used in turn as colors are, so that series stay apart without color, too.
 _MARKERS = (
     "M-4 0A4 4 0 1 1 4 0A4 4 0 1 1 -4 0Z",
     "M-3.6 -3.6H3.6V3.6H-3.6Z",
@@ -50,7 +50,7 @@ class Series:
     Attributes:
       label: in the legend and on the points.
       points: x and y; those of a line in order of x.
-      style: its number, which gives colour and marker.
+      style: its number, which gives color and marker.
       kind: `"line"`, `"steps"` (constant until the next point), `"markers"` or `"both"` (line and markers).
       hollow: markers are drawn as outlines.
       labels: texts beside the markers, where there is room.
@@ -141,19 +141,19 @@ def _drawn(
 ) -> list[Element]:
     """Returns what is drawn of a series; labels that would lie on those already `taken` are left out."""
     at = [(place_x(x), place_y(y)) for x, y in series.points]
-    colour = f"c{series.style % COLOURS}"
+    color = f"c{series.style % COLORS}"
     drawn = []
     if series.kind != "markers" and len(at) > 1:
         path = _path(at, steps=series.kind == "steps")
         title = series.titles[0] if series.titles else series.label
-        drawn.append(element("path", element("title", title), class_=f"line {colour}", d=path))
+        drawn.append(element("path", element("title", title), class_=f"line {color}", d=path))
     if series.kind in ("markers", "both"):
         for i, (x, y) in enumerate(at):
             title = series.titles[i] if series.titles else series.label
             shape = element(
                 "path",
                 element("title", title),
-                class_=f"marker {colour}" + (" hollow" if series.hollow else ""),
+                class_=f"marker {color}" + (" hollow" if series.hollow else ""),
                 d=_MARKERS[series.style % len(_MARKERS)],
                 transform=f"translate({x:.1f} {y:.1f})",
             )
@@ -186,8 +186,8 @@ def mark_sign(kind: str) -> Element:
     return _sign([element("path", class_=f"mark {kind}", d="M10 0V12")])
 
 
-def colour_sign(style: int) -> Element:
-    """Returns a square of a colour."""
+def color_sign(style: int) -> Element:
+    """Returns a square of a color."""
     return _sign([element("path", class_=f"fill c{style}", d="M4 0H16V12H4Z")])
 
 
@@ -257,12 +257,12 @@ def network(title: str, dense: Mapping[str, int], live: Mapping[str, int]) -> El
 
 
 def bar(title: str, parts: Sequence[tuple[str, float, int]]) -> Element:
-    """Returns a bar of parts: of each what a pointer shows, its size and its colour."""
+    """Returns a bar of parts: of each what a pointer shows, its size and its color."""
     whole, x, drawn = sum(size for _, size, _ in parts) or 1.0, 0.0, []
-    for told, size, colour in parts:
+    for told, size, color in parts:
         wide = 200 * size / whole
         box = {"x": f"{x:.2f}", "y": 0, "width": f"{wide:.2f}", "height": 12}
-        drawn.append(element("rect", element("title", told), class_=f"fill c{colour}", **box))
+        drawn.append(element("rect", element("title", told), class_=f"fill c{color}", **box))
         x += wide
     return _svg(title, (200, 12), drawn, "bar", preserveAspectRatio="none")
 

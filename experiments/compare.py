@@ -6,7 +6,7 @@
     python -m experiments.compare --config=configs/resnet18_cifar.py --dry_run
     python -m experiments.compare --config=configs/resnet18_cifar.py --help | grep noise
 
-The twin has the method `dense`: same initialisation, batches, optimizer and length. Both runs, a table
+The twin has the method `dense`: same initialization, batches, optimizer and length. Both runs, a table
 (`comparison.txt`) and a plot (`comparison.png`) are left in the workdir; the same command continues what was stopped.
 """
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Console | None = None) -> int:
     """Trains the dense twin and the config itself; returns the exit status.
 
-    The twin is the same config with the method `dense`: same initialisation, batches, optimizer and length.
+    The twin is the same config with the method `dense`: same initialization, batches, optimizer and length.
 
     Args:
       config: of the method to compare.

@@ -108,7 +108,7 @@ def common_arguments(section: Any, seed: int) -> dict[str, Any]:
 
     Args:
       section: the `model` section of a config.
-      seed: of the initialisation.
+      seed: of the initialization.
     """
     return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 

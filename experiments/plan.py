@@ -37,7 +37,7 @@ def show(config: ml_collections.ConfigDict, *, twin: bool = False, compiles: boo
     problem = pose(config)
     taken = memory.compiled(problem) if compiles else None
     if problem.devices.first:
-        # What is not on a terminal gets lines of one length, and no colours.
+        # What is not on a terminal gets lines of one length, and no colors.
         console = Console(markup=False, highlight=False, emoji=False)
         console.width = min(max(console.width, 80), 120) if console.is_terminal else 100
         with console.capture() as captured:
@@ -61,7 +61,7 @@ def plan(
     steps = jnp.arange(problem.lengths.run)
     schedules = {"learning rate": problem.rate, "lambda": problem.method.strength, "noise": problem.method.noise}
     values = {name: np.asarray(jax.jit(jax.vmap(schedule))(steps)) for name, schedule in schedules.items()}
-    regularised = bool(values["lambda"].any() or values["noise"].any())
+    regularized = bool(values["lambda"].any() or values["noise"].any())
     facts = Table.grid(padding=(0, 2))
     facts.add_column(style="bold", no_wrap=True)
     facts.add_column()
@@ -69,10 +69,10 @@ def plan(
         "data": _data(problem),
         "network": _network(problem),
         "FLOPs": _flops(problem, twin),
-        "method": _settings(problem, regularised),
+        "method": _settings(problem, regularized),
         "cuts": _cuts(problem),
         "schedules": [_schedules(values, width - 60, plain)],
-        "durations": [_durations(problem, regularised)],
+        "durations": [_durations(problem, regularized)],
         "memory": _memory(problem, compiled),
         "devices": _devices(problem),
     }
@@ -176,11 +176,11 @@ def _flops(problem: Problem, twin: bool) -> list[str]:
     return lines
 
 
-def _settings(problem: Problem, regularised: bool) -> list[str]:
+def _settings(problem: Problem, regularized: bool) -> list[str]:
     """Returns the keys that a method has to do with."""
     method, config = problem.method, problem.config
     sections = ["optimizer"]
-    sections += ["method"] if regularised else []
+    sections += ["method"] if regularized else []
     sections += ["ranking"] if method.ranking is not None else []
     sections += ["masking"] if method.updater is not None else []
     sections += ["pruning"] if method.name != "dense" else []
@@ -260,13 +260,13 @@ def picture(values: np.ndarray, width: int, *, plain: bool = False) -> str:
     return "".join(levels[height] for height in heights)
 
 
-def _durations(problem: Problem, regularised: bool) -> Table:
+def _durations(problem: Problem, regularized: bool) -> Table:
     config, lengths, method = problem.config, problem.lengths, problem.method
     rows = {"steps": "the run", "eval_every": "between evaluations", "checkpoint_every": "between checkpoints"}
     rows["log_every"] = "between metrics"
     if lengths.watch:
         rows["watch.every"] = "between looks"
-    if regularised:
+    if regularized:
         rows |= {"method.strength_span": "schedule of lambda", "method.noise_span": "schedule of noise"}
     if method.name != "dense":
         rows |= {"pruning.every": "tau: between cuts", "pruning.start": "before the first cut"}

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 
 def curves(metrics: Sequence[Mapping[str, Any]], cuts: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy, neurons per site, and the strength of regulariser and noise over steps, cuts marked.
+    """Draws accuracy, neurons per site, and the strength of regularizer and noise over steps, cuts marked.
 
     Of every site the bold line is how many neurons are left, the thin one how many were active on the last batch.
 
@@ -33,12 +33,12 @@ def curves(metrics: Sequence[Mapping[str, Any]], cuts: Sequence[Mapping[str, Any
     names = list(dict.fromkeys(name for line in metrics for name in line.get("width", {})))
     for i, name in enumerate(names):
         points = [(line["step"], line["width"][name]) for line in metrics if name in line.get("width", {})]
-        colour = (i / max(len(names) - 1, 1), 0.35, 1 - i / max(len(names) - 1, 1))
+        color = (i / max(len(names) - 1, 1), 0.35, 1 - i / max(len(names) - 1, 1))
         shown = name if len(names) <= 20 else None
-        live.step(*zip(*points, strict=True), where="post", color=colour, label=shown, linewidth=1.5)
+        live.step(*zip(*points, strict=True), where="post", color=color, label=shown, linewidth=1.5)
         points = [(line["step"], line["active"][name]) for line in metrics if name in line.get("active", {})]
         if points:
-            live.plot(*zip(*points, strict=True), color=colour, linewidth=0.5)
+            live.plot(*zip(*points, strict=True), color=color, linewidth=0.5)
     live.set_ylabel("neurons per site")
     if names and len(names) <= 20:
         live.legend(fontsize=6, ncols=3)

@@ -177,7 +177,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
 
 
 def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, params: Any) -> None:
-    """Raises `UsageError` where the regulariser acts on nothing that a cut could take: no target could be reached."""
+    """Raises `UsageError` where the regularizer acts on nothing that a cut could take: no target could be reached."""
     field, name = "config.method.penalised", config.method.penalised
     penalised = jax.tree.leaves(methods.PENALISED[name](params))
     for variable, chosen in zip(dense.match(params), penalised, strict=True):

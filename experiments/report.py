@@ -32,7 +32,7 @@ from experiments.charts import Element, Mark, Series, element
 from experiments.errors import UsageError
 from experiments.recorded import Recorded
 
-# What time is spent on, with its colour.
+# What time is spent on, with its color.
 _PARTS = {"steps": 0, "data": 1, "compiling": 2, "cuts": 3, "evaluation": 4, "checkpoints": 5, "other": 6, "unknown": 7}
 _NONE = "\N{EN DASH}"
 # More runs have a row instead of a column each where their configs are compared; more sites of a cut are folded away.
@@ -130,7 +130,7 @@ def _overview(runs: Sequence[Recorded]) -> list[Element]:
 
 def _styles(runs: Sequence[Recorded]) -> list[tuple[str, int]]:
     """Returns a label and a style of each run: its own where there are few, else its method's."""
-    keys = [run.name if len(runs) <= charts.COLOURS else run.method for run in runs]
+    keys = [run.name if len(runs) <= charts.COLORS else run.method for run in runs]
     known = list(dict.fromkeys(keys))
     return [(key, known.index(key)) for key in keys]
 
@@ -200,7 +200,7 @@ def _time(runs: Sequence[Recorded]) -> list[Element]:
     )
     if "unknown" in known:
         note += " Unknown: an older version of the program did not tell it apart."
-    signs = charts.legend([(part, charts.colour_sign(_PARTS[part])) for part in known])
+    signs = charts.legend([(part, charts.color_sign(_PARTS[part])) for part in known])
     table = _table("Where time went", ["run", "", "total", *known], rows, numbers=range(2, 3 + len(known)))
     return [signs, table, element("p", note, class_="note")]
 

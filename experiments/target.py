@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The size that a run is to end at, and how the strength of the regulariser gets it there."""
+"""The size that a run is to end at, and how the strength of the regularizer gets it there."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: fl
 
 
 def _span(section: Any, epoch: float, run: int) -> int:
-    """Returns for how many steps the regulariser or the noise is at work."""
+    """Returns for how many steps the regularizer or the noise is at work."""
     found = 0
     for name in ("strength", "noise"):
         ends = to_steps(f"config.method.{name}_span", section[f"{name}_span"], epoch=epoch, run=run)
@@ -238,7 +238,7 @@ class Steering:
         self._warned = True
         shown = self.goal.value(min(left, 1.0) if too_little or expected is None else expected, self._dense[1])
         remedy = (
-            "more has died than that without the regulariser doing more: lower config.method.noise or the learning rate"
+            "more has died than that without the regularizer doing more: lower config.method.noise or the learning rate"
             if too_little
             else "allow a longer run, or more noise (config.method.noise)"
         )

@@ -353,7 +353,7 @@ class _Run:
         self.records.dead(step, line)
 
     def _steer(self, step: int, steering: target_lib.Steering) -> None:
-        """Sets the strength of the regulariser by what a cut would leave."""
+        """Sets the strength of the regularizer by what a cut would leave."""
         self._flush(step)
         left = steering.look(step, cuts_lib.forecast(self.cutting.standing(step, self.learner)))
         opt_state = demp_jax.set_strength_factor(self.learner.state.opt_state, steering.factor)

@@ -61,7 +61,7 @@ def compilations():
 
 
 def build(make):
-    """Returns `make()`, its initialisation compiled as one program instead of a small one per array."""
+    """Returns `make()`, its initialization compiled as one program instead of a small one per array."""
     graphdef = nnx.split(nnx.eval_shape(make))[0]
     return nnx.merge(graphdef, jax.jit(lambda: nnx.split(make())[1])())
 

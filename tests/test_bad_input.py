@@ -93,7 +93,7 @@ def test_one_line_per_field(field, tmp_path):
     ("changes", "message"),
     [
         ({"pruning.exclude": ("stem*",)}, r"exclude: no site is named 'stem\*'. The sites are: norm/0, norm/1"),
-        ({"model.norm": False}, "norm_scales: no parameter is called 'scale'.*Regularise `everything`"),
+        ({"model.norm": False}, "norm_scales: no parameter is called 'scale'.*where=demp_jax.regularizers.all_params"),
         ({"model.name": "resnet18", "model.stem_stride": 3}, "config.model.stem_stride must be one of 1, 2; got '3'"),
     ],
 )

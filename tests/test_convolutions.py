@@ -411,7 +411,7 @@ def test_elsewhere_nothing_changes():
 
 
 def test_with_the_options_no_convolution_goes_to_ynnpack():
-    """In a process of its own: at the level of optimisation of these tests none goes there anyway."""
+    """In a process of its own: at the level of optimization of these tests none goes there anyway."""
     code = """
 import jax
 import jax.numpy as jnp

@@ -73,7 +73,7 @@ def test_no_augmentation_is_the_identity():
 
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
-def test_normalisation(normalize):
+def test_normalization(normalize):
     dataset = data.load(quickstart.get_config())
     prepare = data.preparation(config_of({"data.normalize": normalize}), dataset)
     x = np.asarray(prepare(jnp.asarray(dataset.splits["train"][0])))

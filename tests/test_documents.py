@@ -21,6 +21,21 @@ from experiments.methods import METHODS
 from experiments.network import MODELS
 from tests import documents
 
+PUBLIC = (
+    demp_jax,
+    demp_jax.activity,
+    demp_jax.equinox,
+    demp_jax.export,
+    demp_jax.linen,
+    demp_jax.masks,
+    demp_jax.models,
+    demp_jax.nnx,
+    demp_jax.regularizers,
+    demp_jax.schedules,
+    demp_jax.targets,
+    demp_jax.tracing,
+)
+
 # They train a network, and so do others that are not slow.
 SLOW = ("add_dataset", "record")
 
@@ -56,7 +71,7 @@ def test_every_public_name_is_in_the_reference():
     text = "".join(p.read_text() for p in (documents.ROOT / "docs" / "reference").glob("*.rst"))
     whole = set(re.findall(r"automodule:: (\S+)\n   :members:", text))
     listed = set(re.findall(r"^\.\. (?:autofunction|autoclass|data):: (\w+)$", text, re.M))
-    for module in (demp_jax, demp_jax.nnx, demp_jax.linen, demp_jax.equinox, demp_jax.export, demp_jax.models):
+    for module in PUBLIC:
         names = {n for n, value in vars(module).items() if not n.startswith("_") and not inspect.ismodule(value)}
         assert module.__name__ in whole or names <= listed, names - listed
     for path in (documents.ROOT / "baselines").glob("[!_]*.py"):

@@ -40,7 +40,7 @@ class Convolutional(eqx.Module):
 
 
 def _built(make):
-    """Returns `make(key)`, its initialisation compiled as one program instead of a small one per array."""
+    """Returns `make(key)`, its initialization compiled as one program instead of a small one per array."""
     return eqx.filter_jit(make)(jax.random.key(0))
 
 
@@ -215,7 +215,7 @@ def test_where_nothing_is_dead_nothing_changes():
     assert demp_equinox.forward(model)[0] == demp_equinox.forward(model)[0]
 
 
-def test_the_regulariser_takes_the_weights_of_norms():
+def test_the_regularizer_takes_the_weights_of_norms():
     model, _ = _built(eqx.nn.make_with_state(Convolutional))
     params = _trained(_killed(model, {"norm1": 4}))
     tx = demp_jax.add_regularizer(0.1, where=demp_equinox.norm_weights)

@@ -365,7 +365,7 @@ def test_a_run_is_one_however_it_is_asked_for():
         if c.series == "Warmup" and c.level > 0
     }
     assert spans == {"25500"}
-    # A span that fits into a short run stays, with a regulariser or without.
+    # A span that fits into a short run stays, with a regularizer or without.
     assert dict(scales.case("resnet18", "cpu", {"method.strength": 0.0}).run.changes)["method.strength_span"] == "50%"
 
 

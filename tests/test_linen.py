@@ -74,7 +74,7 @@ def test_without_the_context_linen_refuses_smaller_variables():
         model.apply(result.variables, x)
 
 
-def test_initialising_is_not_affected():
+def test_initializing_is_not_affected():
     x = batch((2, 6, 6, 3))
     with demp_linen.widths_from_variables():
         inside = Net().init(jax.random.key(0), x)

@@ -108,7 +108,7 @@ def test_both_take_turns():
     assert 10 <= cut <= 30
 
 
-def test_the_paper_normalises_and_the_numbers_are_those_of_the_training_set():
+def test_the_paper_normalizes_and_the_numbers_are_those_of_the_training_set():
     labels = np.arange(6)
     dataset = of("drawn", (IMAGES, labels), (IMAGES, labels), 6)
     prepare = preparation(config_of(base=vgg16_cifar.get_config), dataset)

@@ -29,7 +29,7 @@ def test_cutting_a_random_network(drawn):
     hypothesis.event(f"{len(record.removed)} sites cut")
 
     # Nothing is left to cut: dead units that stay are protected or needed.
-    # The last group of a GroupNorm is normalised as a whole: where only such are left, nothing is prunable any more.
+    # The last group of a GroupNorm is normalized as a whole: where only such are left, nothing is prunable any more.
     if demp_jax.trace(apply, result.variables, x).prunable:
         again = demp_jax.prune(apply, result.variables, [x])
         assert again.record.removed == {}, (record, again.record)

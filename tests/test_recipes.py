@@ -40,7 +40,7 @@ def test_networks_are_the_papers(name):
 
 
 def _kill_some_units(monkeypatch):
-    """Makes a third of the units of every hidden layer dead on every input, at initialisation."""
+    """Makes a third of the units of every hidden layer dead on every input, at initialization."""
     real = network.initial
 
     def initial(*args):
@@ -52,7 +52,7 @@ def _kill_some_units(monkeypatch):
 
 
 def _die(params, path=()):
-    """A unit is dead whose normalisation gives -1 whatever comes in, or whose dense layer gives -9."""
+    """A unit is dead whose normalization gives -1 whatever comes in, or whose dense layer gives -9."""
     if "bias" in params and set(path) & {"bn1", "bn2", "stem_bn", "conv_bn", "dense_bn", "dense1"}:
         first, bias = ("scale", -1.0) if "scale" in params else ("kernel", -9.0)
         dead = np.arange(params["bias"].shape[0]) % 3 == 0

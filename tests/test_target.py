@@ -56,7 +56,7 @@ def test_it_begins_with_the_first_factor():
     assert controller.factor == controller.update(0, 1.0) == 10.0
 
 
-def test_the_regulariser_stops_at_the_target_and_says_what_is_to_come():
+def test_the_regularizer_stops_at_the_target_and_says_what_is_to_come():
     controller = demp_jax.targets.TargetController(left=0.2, span=1000)
     assert controller.update(300, 0.9) > 1
     assert controller.outlook() is None
@@ -129,9 +129,9 @@ def test_a_factor_compiles_nothing(caplog):
 @pytest.mark.parametrize(
     ("state", "factor", "message"),
     [
-        (optax.adam(0.1).init(PARAMS), 1.0, "no regulariser whose strength could be changed: wrap it in `demp`"),
-        (_wrapped(0.1, 0.0).init(PARAMS), -1.0, "must be a finite number >= 0; got -1.0"),
-        (_wrapped(0.1, 0.0).init(PARAMS), float("nan"), "must be a finite number >= 0; got nan"),
+        (optax.adam(0.1).init(PARAMS), 1.0, "opt_state must contain a regularizer. Wrap the optimizer in `demp`"),
+        (_wrapped(0.1, 0.0).init(PARAMS), -1.0, "must be a finite number >= 0; got factor=-1.0"),
+        (_wrapped(0.1, 0.0).init(PARAMS), float("nan"), "must be a finite number >= 0; got factor=nan"),
     ],
 )
 def test_a_factor_that_cannot_be_set(state, factor, message):
@@ -236,7 +236,7 @@ def test_looks_are_not_further_apart_than_the_span():
         pose(short_config(**changes))
 
 
-def test_a_target_needs_a_regulariser_of_neurons():
+def test_a_target_needs_a_regularizer_of_neurons():
     """LayerNorm scales channels that every block reads, and none of them can be cut."""
     from experiments.errors import UsageError
 

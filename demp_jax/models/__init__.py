@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The models of the experiments, plain Flax NNX modules; nothing in them but `ChannelSum` knows of pruning."""
+"""The models of the paper as Flax NNX modules: MLP, ResNet-18 and ResNet-50, VGG-16, ViT-B/16.
+
+They are ordinary modules. Residual sums use `demp_jax.nnx.ChannelSum`, so that channels can be removed block by block.
+`load` returns a model that was exported by the training program.
+"""
 
 from demp_jax.models.activations import ACTIVATIONS as ACTIVATIONS
 from demp_jax.models.loading import load as load

@@ -28,16 +28,16 @@ class MLP(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Makes the network.
+        """Initializes the network.
 
         Args:
           features: size of a flattened input.
           classes: size of the output.
           widths: of the hidden layers.
-          activation: a key of `ACTIVATIONS`.
-          norm: whether BatchNorm stands before each activation.
-          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          activation: a name in `ACTIVATIONS`.
+          norm: whether there is a BatchNorm before each activation.
+          dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
+          rngs: random keys for the initialization.
         """
         sizes = (features, *widths)
         pairs = list(itertools.pairwise(sizes))

@@ -14,7 +14,7 @@ from flax import nnx
 from demp_jax.models.activations import ACTIVATIONS
 from demp_jax.nnx import ChannelSum
 
-# As in the released code of the paper: He initialisation, truncated, by fan-in.
+# As in the released code of the paper: He initialization, truncated, by fan-in.
 _HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -30,7 +30,7 @@ def _norm(channels: int, dtype: Any, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.
 
 
 class _Residual(nnx.Module):
-    """What the blocks share: the shortcut, projected where shapes differ, the sum and the activation after it."""
+    """The base class of blocks: a shortcut, projected if shapes differ, the sum and the activation after it."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
@@ -57,7 +57,7 @@ class BasicBlock(_Residual):
     def __init__(
         self, inputs: int, width: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
     ):
-        """Makes a block from `inputs` to `width` channels; see `ResNet` for the other arguments."""
+        """Initializes a block from `inputs` to `width` channels; see `ResNet` for the other arguments."""
         self.conv1 = _conv(inputs, width, 3, stride, dtype, rngs)
         self.bn1 = _norm(width, dtype, rngs)
         self.conv2 = _conv(width, width, 3, 1, dtype, rngs)
@@ -73,7 +73,7 @@ class BasicBlock(_Residual):
 class Bottleneck(_Residual):
     """`act(bn3(conv3(act(bn2(conv2(act(bn1(conv1(x)))))))) + shortcut(x))`: 1 x 1, 3 x 3 with the stride, 1 x 1.
 
-    The last scale begins at zero, so that the block begins as its shortcut (Goyal et al., 2017,
+    The last scale is initialized to zero, so that the block starts as its shortcut (Goyal et al., 2017,
     https://arxiv.org/abs/1706.02677, section 5.1).
     """
 
@@ -82,7 +82,7 @@ class Bottleneck(_Residual):
     def __init__(
         self, inputs: int, width: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
     ):
-        """Makes a block from `inputs` to `4 * width` channels; see `ResNet` for the other arguments."""
+        """Initializes a block from `inputs` to `4 * width` channels; see `ResNet` for the other arguments."""
         outputs = self.expansion * width
         self.conv1 = _conv(inputs, width, 1, 1, dtype, rngs)
         self.bn1 = _norm(width, dtype, rngs)
@@ -103,7 +103,7 @@ class ResNet(nnx.Module):
     """A residual network: a stem, four stages of blocks, global average pooling, a linear head.
 
     With the defaults it is the paper's ResNet-18 for 32 x 32 images: 11,173,962 parameters for 3 input channels and 10
-    classes, and 3,904 neurons (stem, and two activations in each of eight blocks). `resnet50` is the other one.
+    classes, and 3,904 neurons (stem, and two activations in each of eight blocks). `resnet50` builds a ResNet-50.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class ResNet(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Makes the network.
+        """Initializes the network.
 
         Args:
           channels: of the input images.
@@ -130,12 +130,12 @@ class ResNet(nnx.Module):
           blocks: number of blocks per stage.
           block: `BasicBlock` or `Bottleneck`.
           stem: `"small"`, one 3 x 3 convolution; `"imagenet"`, 7 x 7 with stride 2 and a 3 x 3 max-pool with stride 2.
-          stem_stride: of the small stem: 1 as in the paper; 2 quarters the cost of everything.
-          activation: a key of `ACTIVATIONS`.
-          coupled: whether a channel can leave only where it is dead in its whole stage; by default it leaves block by
-            block, as the paper counts.
-          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          stem_stride: stride of the small stem. The paper uses 1; 2 divides the FLOPs of the network by four.
+          activation: a name in `ACTIVATIONS`.
+          coupled: whether a channel can only be removed from all blocks of a stage together. By default it is removed
+            block by block, as the paper counts.
+          dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
+          rngs: random keys for the initialization.
         """
         if stem not in ("small", "imagenet"):
             raise ValueError(f"stem must be 'small' or 'imagenet'; got {stem!r}.")

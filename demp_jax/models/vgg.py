@@ -35,16 +35,16 @@ class VGG(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Makes the network.
+        """Initializes the network.
 
         Args:
           input_shape: `(height, width, channels)` of an image; height and width are multiples of 32.
           classes: size of the output.
           base_width: channels of the first stage; the last convolution has 16 times as many.
           hidden: width of the two dense layers.
-          activation: a key of `ACTIVATIONS`.
-          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          activation: a name in `ACTIVATIONS`.
+          dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
+          rngs: random keys for the initialization.
         """
         height, width, channels = input_shape
         if height < 32 or width < 32 or height % 32 or width % 32:

@@ -19,7 +19,7 @@ class EncoderBlock(nnx.Module):
     """`x + attention(norm1(x))`, then `x + dense2(act(dense1(norm2(x))))`; the hidden units are neurons."""
 
     def __init__(self, features: int, heads: int, hidden: int, activation: str, dtype: Any, rngs: nnx.Rngs):
-        """Makes a block; see `ViT` for the arguments."""
+        """Initializes a block; see `ViT` for the arguments."""
         self.norm1 = nnx.LayerNorm(features, epsilon=1e-6, dtype=dtype, rngs=rngs)
         self.attention = nnx.MultiHeadAttention(
             heads, features, kernel_init=_XAVIER, decode=False, dtype=dtype, rngs=rngs
@@ -56,7 +56,7 @@ class ViT(nnx.Module):
         dtype: Any = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        """Makes the network.
+        """Initializes the network.
 
         Args:
           input_shape: `(height, width, channels)` of an image; height and width are multiples of `patch`.
@@ -66,9 +66,9 @@ class ViT(nnx.Module):
           depth: number of encoder blocks.
           heads: of the attention.
           hidden: units of an MLP.
-          activation: a key of `ACTIVATIONS`.
-          dtype: of the computation, such as `jnp.bfloat16`; parameters, statistics and the head stay in float32.
-          rngs: random keys of the initialisation.
+          activation: a name in `ACTIVATIONS`.
+          dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
+          rngs: random keys for the initialization.
         """
         height, width, channels = input_shape
         if height % patch or width % patch:
@@ -80,7 +80,7 @@ class ViT(nnx.Module):
         self.token = nnx.Param(jnp.zeros((1, 1, features)))
         self.positions = nnx.Param(_SMALL(rngs.params(), (1, tokens, features), jnp.float32))
         self.blocks = nnx.List([EncoderBlock(features, heads, hidden, activation, dtype, rngs) for _ in range(depth)])
-        # What is added up over the blocks is added in float32.
+        # The residual stream is accumulated in float32.
         self.norm = nnx.LayerNorm(features, epsilon=1e-6, rngs=rngs)
         self.head = nnx.Linear(features, classes, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 

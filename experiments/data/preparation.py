@@ -49,7 +49,7 @@ class Preparation:
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Returns inputs `[B, H, W, C]` float32 for uint8 images, without augmentation."""
-        return self._normalise(self._resize(images))
+        return self._normalize(self._resize(images))
 
     def train(self, key: jax.Array, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Returns augmented inputs, and the targets that belong to them.
@@ -69,7 +69,7 @@ class Preparation:
         if self.flip:
             turned = jax.random.bernoulli(flip_key, shape=(images.shape[0], 1, 1, 1))
             images = jnp.where(turned, images[:, :, ::-1], images)
-        x = self._normalise(images)
+        x = self._normalize(images)
         if self.mixup or self.cutmix:
             x, targets = self._mix(mix_key, x, targets)
         return x, targets
@@ -81,7 +81,7 @@ class Preparation:
         shape = (batch, self.upsample, self.upsample, channels)
         return jax.image.resize(images.astype(jnp.float32), shape, "bilinear")
 
-    def _normalise(self, images: jax.Array) -> jax.Array:
+    def _normalize(self, images: jax.Array) -> jax.Array:
         mean, std = jnp.asarray(self.mean, jnp.float32), jnp.asarray(self.std, jnp.float32)
         shape = (1, 1, 1, len(self.mean))
         return (images.astype(jnp.float32) - mean.reshape(shape)) / std.reshape(shape)

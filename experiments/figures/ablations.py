@@ -226,7 +226,7 @@ def _fig13_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         for variance in variances
         for seed in seeds
     ]
-    # Beside them the regulariser, of which the paper has figure 3.
+    # Beside them the regularizer, of which the paper has figure 3.
     for panel, optimizer in enumerate(OPTIMIZERS):
         found += demp_cases("resnet18", scale, seeds, optimizer, panel, DEMP, AT_ONCE)
     return found

@@ -38,7 +38,7 @@ def _ratio_over_time(case: Case, outcome: Outcome) -> list[Point]:
     return points
 
 
-# Figure 1: deaths over training, without a regulariser.
+# Figure 1: deaths over training, without a regularizer.
 
 _ACTIVATIONS = {"Swish": "swish", "Leaky ReLU": "leaky_relu", "ReLU": "relu"}
 _RATES = (0.05, 0.01)
@@ -89,7 +89,7 @@ FIG1 = Figure(
     "takes scales that have come down; at the short scales few have. Not tried longer here.",
 )
 
-# Figure 2: dead ratio against the strength of the regulariser, and of noise.
+# Figure 2: dead ratio against the strength of the regularizer, and of noise.
 
 REGULARIZERS: dict[str, dict[str, Any]] = {
     "L2": {"method.regularizer": "l2", "method.penalised": "all"},
@@ -116,7 +116,7 @@ def _fig2_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
             OPTIMIZERS[optimizer],
             _AFTER,
             changes,
-            # The regulariser by itself, at every scale.
+            # The regularizer by itself, at every scale.
             {"method.strength": strength, "method.noise": 0.0},
             series=f"{name}-{_NAMES[optimizer]}",
             level=strength,

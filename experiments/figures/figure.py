@@ -124,7 +124,7 @@ class Figure:
       table: from the records of its runs to rows like `rows`; for tables.
       timed: those of its claims that compare times, which have to be of one device.
       columns: how many axes stand beside one another.
-      marked: whether a marker stands for a level, as strengths of a regulariser in the paper's figures 6 and 7.
+      marked: whether a marker stands for a level, as strengths of a regularizer in the paper's figures 6 and 7.
       colored: from a line's name to what has one color.
       doubts: why a claim that does not hold at the scale of a CPU may hold at the paper's, and what was tried.
     """

@@ -32,7 +32,7 @@ def weights(title: str) -> Panel:
 def demp_cases(
     network: str, scale: str, seeds: Sequence[int], optimizer: str, panel: int, series: str, changes: Mapping[str, Any]
 ) -> list[Case]:
-    """Returns the runs of DemP along a line: at every strength of the regulariser, for every seed."""
+    """Returns the runs of DemP along a line: at every strength of the regularizer, for every seed."""
     return [
         case(
             network,

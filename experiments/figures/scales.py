@@ -104,7 +104,7 @@ SMOKE: dict[str, Any] = {
 SGDM: dict[str, Any] = {"optimizer.name": "sgdm", "optimizer.learning_rate": 0.1}
 OPTIMIZERS: dict[str, dict[str, Any]] = {"Adam": {}, "SGDM": SGDM}
 
-# Peak strengths of the regulariser, by network, optimizer and scale; those of the paper's scale are among the released
+# Peak strengths of the regularizer, by network, optimizer and scale; those of the paper's scale are among the released
 # code's.
 STRENGTHS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "resnet18": {
@@ -157,7 +157,7 @@ def case(
     """Returns a run of a network's recipe with changes, at its place in a figure.
 
     Figures share a run however it is asked for: what the config says anyway is no change, and without strength there is
-    no regulariser that could be another.
+    no regularizer that could be another.
     """
     config, recipe = RECIPES[network][scale]
     merged, known = dict(recipe), _defaults(config)
@@ -177,5 +177,5 @@ def _defaults(config: str) -> dict[str, Any]:
 
 
 def strengths(network: str, optimizer: str, scale: str) -> Sequence[float]:
-    """Returns the peak strengths of the regulariser that a figure goes through."""
+    """Returns the peak strengths of the regularizer that a figure goes through."""
     return STRENGTHS[network][optimizer][scale]

@@ -194,7 +194,7 @@ def _speed(means: Sequence[Mean]) -> list[Verdict]:
         if dense is None or not ours:
             found.append(verdict(claim, "4.1", math.nan, ""))
             continue
-        # The stronger the regulariser, the sparser.
+        # The stronger the regularizer, the sparser.
         kept = max((m for m in ours if m.y >= dense.y - 1), key=lambda m: m.level, default=None)
         why, margin = f"{network}: no run within 1 point of dense", -1.0
         if kept is not None:

@@ -57,7 +57,7 @@ def chased(config: Any, base: optax.GradientTransformation, *, epoch: float, run
 
 
 def demp_rigl(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
-    """DemP's cuts and RigL's masks: the regulariser and the noise act on what RigL left open."""
+    """DemP's cuts and RigL's masks: the regularizer and the noise act on what RigL left open."""
     plain = demp(config, base, epoch=epoch, run=run)
     masks = updater(config, dynamic(rigl.RigL), moves=True, epoch=epoch, run=run)
     return dataclasses.replace(plain, name="demp_rigl", tx=masks.wrap_optax(plain.tx), updater=masks)

@@ -31,7 +31,7 @@ def dense(config: Any, base: optax.GradientTransformation, *, epoch: float, run:
 
 
 def demp(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
-    """Returns DemP: the regulariser, the noise, and cuts of dead units."""
+    """Returns DemP: the regularizer, the noise, and cuts of dead units."""
     section = config.method
     if target.asked(config) and section.strength == 0:
         section = section.copy_and_resolve_references().unlock()

@@ -1,4 +1,4 @@
-"""Criteria, regulariser, noise and schedules in plain NumPy."""
+"""Criteria, regularizer, noise and schedules in plain NumPy."""
 
 import math
 

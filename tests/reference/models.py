@@ -41,12 +41,12 @@ def dense(p, x):
 
 
 def batch_norm(p, s, x):
-    """Normalisation by stored statistics."""
+    """Normalization by stored statistics."""
     return (x - s["mean"]) / np.sqrt(s["var"] + 1e-5) * p["scale"] + p["bias"]
 
 
 def layer_norm(p, x):
-    """Normalisation over features."""
+    """Normalization over features."""
     return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * p["scale"] + p["bias"]
 
 

@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Optax transformations that make units die, and the masks that they need."""
+"""Optax transformations that make units die, and masks of weights."""

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which parameters an optimizer never updates, found in the jaxpr of its update.
+"""Finds the parameters that an optimizer never updates, from the jaxpr of its update.
 
-`optax.set_to_zero` in an `optax.partition` freezes parameters. Its updates are zeros whatever the gradients are, and
-they are written as such: `a:f32[3] = broadcast_in_dim 0.0`. An update that happens to be zero at one step, as with a
-learning rate of zero, is computed from gradients, and is not meant here.
+`optax.set_to_zero` in an `optax.partition` freezes parameters. Their updates are constants of the jaxpr, such as
+`a:f32[3] = broadcast_in_dim 0.0`. Constants are propagated through the jaxpr; an update that depends on the gradients,
+and is only zero at a step (as with a learning rate of zero), does not count as frozen.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ from jax.extend import core as jex_core
 
 # Operations whose result is zero if their operand is.
 _KEEP = {"broadcast_in_dim", "convert_element_type", "copy", "copy_p", "neg", "reshape", "stop_gradient", "transpose"}
-# Operations whose result is zero if all of their operands are; `select_n` but for the first, which selects.
+# Operations whose result is zero if all of their operands are. The first operand of `select_n` is the condition.
 _ALL = {"add", "add_any", "concatenate", "max", "min", "select_n", "sub"}
 
 
 def frozen(update: Callable[[Any], Any], grads: Any) -> tuple[bool, ...]:
-    """Returns, by leaf of `update(grads)`, whether it is zero whatever the gradients are."""
+    """Returns, for each leaf of `update(grads)`, whether it is zero for all gradients."""
     return tuple(_zero_outputs(jax.make_jaxpr(update)(grads), [False] * len(jax.tree.leaves(grads))))
 
 
 def _zero_outputs(closed: Any, inputs: Sequence[bool]) -> list[bool]:
-    """Returns which results of a jaxpr are zero, given which of its operands are."""
+    """Returns which outputs of a jaxpr are zero, given which of its inputs are."""
     zero = dict(zip(closed.jaxpr.invars, inputs, strict=True))
 
     def is_zero(operand: Any) -> bool:
@@ -44,7 +44,7 @@ def _zero_outputs(closed: Any, inputs: Sequence[bool]) -> list[bool]:
         elif name in _ALL:
             results = [all(operands[1:] if name == "select_n" else operands)]
         elif name == "mul":
-            # A literal factor of zero is a learning rate of zero, which stops the base and not the noise.
+            # A literal zero factor is a learning rate of zero. It stops the base optimizer, but not the noise.
             results = [
                 any(z for z, of in zip(operands, eqn.invars, strict=True) if not isinstance(of, jex_core.Literal))
             ]

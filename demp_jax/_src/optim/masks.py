@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which weights belong to live neurons, inside a compiled step.
+"""Masks of the weights that belong to alive neurons, computed inside a compiled step.
 
-Dimension names: units, those of all sites, one site after the other; positions, those of axes of parameters; readers,
+Dimension names: units, those of all sites, one site after the other; positions, those of axes of parameters; pairs,
 pairs of groups; entries, one per group and one for what is always alive.
 """
 
@@ -26,47 +26,52 @@ from demp_jax._src.types import SomeGroups
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["units", "positions", "readers", "bare"],
+    data_fields=["units", "positions", "consumers", "bare"],
     meta_fields=["sites", "axes"],
 )
 @dataclasses.dataclass(frozen=True)
 class WeightGroups:
-    """Which class every unit and every position of every parameter belongs to; a pytree, so a step takes it.
+    """The group of every unit and of every position of every parameter. A pytree, so it can be passed to a step.
 
-    All of a step's look-ups are one: few operations compile fast. The number of groups K stands for "always alive".
+    All axes share one vector of groups, so that a step needs a single gather, which compiles fast. With K groups, the
+    number K stands for "always alive". A branch is an array whose channels only `demp_jax.select` reads, such as the
+    skip of a residual sum. It has no activation. Its channels are alive if a channel that they are routed to is alive.
 
     Attributes:
       sites: the sites with removable units, in the order of `units`.
       units: `[units]`, the group of each unit.
-      positions: `[positions]`, the group of each position of every axis that has removable ones, axes that are labelled
-        alike once.
-      axes: per parameter in the order of the flattened tree, per axis, where in `positions` its own begin and how many
-        they are, or `None` where all are always alive.
-      readers: `[readers]` each: which groups of a branch live if which others do that are of none, K where none;
-        through however many sums, so that a step need not go from one to the next.
-      bare: `[entries]` bool, with K + 1 entries: other groups without an activation (and the entry K): alive whatever
-        the activations do.
+      positions: `[positions]`, the groups along every axis with removable positions. Axes with equal groups share an
+        entry.
+      axes: for each parameter of the flattened tree, for each axis, the start and size of its part of `positions`;
+        `None` for an axis without removable positions.
+      consumers: two arrays `[pairs]`: groups of branches, and for each a group that it is routed to, directly or
+        through other branches. Padded with K.
+      bare: `[entries]` bool, groups without an activation that are not of a branch, and the entry K. Always alive.
     """
 
     sites: tuple[str, ...]
     units: Int32[jax.Array, " units"]
     positions: Int32[jax.Array, " positions"]
     axes: tuple[tuple[tuple[int, int] | None, ...], ...]
-    readers: tuple[Int32[jax.Array, " readers"], Int32[jax.Array, " readers"]]
+    consumers: tuple[Int32[jax.Array, " pairs"], Int32[jax.Array, " pairs"]]
     bare: Bool[jax.Array, " entries"]
 
 
 def weight_groups(graph: Graph, params: Any) -> WeightGroups:
-    """Returns the weight_groups of the parameters `params`, a tree of which the leaves mirror variables of the graph.
+    """Returns the groups of the parameters, for `weight_mask`. Call it once per architecture.
+
+    Args:
+      graph: the trace of the network.
+      params: the parameters, a tree whose leaves mirror variables of the graph.
 
     Raises:
-      ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
+      ValueError: if the graph was traced from shapes and has channels routed by `select`, whose indices are unknown.
     """
     none = graph.num_groups
     bare = np.ones(none + 1, bool)
     for site in graph.sites:
         bare[site.groups[site.groups >= 0]] = False
-    readers = _readers(graph, bare)
+    consumers = _branch_consumers(graph, bare)
     places: dict[bytes, tuple[int, int]] = {}
     vectors: list[Int32[np.ndarray, " _"]] = []
 
@@ -88,7 +93,7 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         _joined(units),
         _joined(vectors),
         tuple(axes),
-        readers,
+        consumers,
         jnp.asarray(bare),
     )
 
@@ -97,47 +102,52 @@ def _joined(vectors: list[SomeGroups]) -> Int32[jax.Array, " positions"]:
     return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
 
 
-def _readers(
+def _branch_consumers(
     graph: Graph, bare: Bool[np.ndarray, " {graph.num_groups}+1"]
-) -> tuple[Int32[jax.Array, " readers"], Int32[jax.Array, " readers"]]:
-    """Returns who reads the channels of branches, and marks those channels in `bare`: they live if a reader does."""
+) -> tuple[Int32[jax.Array, " pairs"], Int32[jax.Array, " pairs"]]:
+    """Returns `WeightGroups.consumers`, and clears the groups of branches in `bare`.
+
+    Example: in `select(select(x, i) + y, j) + z`, channels of `x` are routed to channels of the first sum, which is
+    itself a branch, and from there to channels of the second sum. Routes are visited from the last to the first, so
+    that the groups that a branch ends in are known when an earlier branch is routed to it.
+    """
     routed = np.zeros_like(bare)
-    for use in graph.consumers:
-        if isinstance(use.sink, Route):
-            routed[use.groups[use.groups >= 0]] = True
-    for use in graph.consumers:
-        if not isinstance(use.sink, Route):
-            routed[use.groups[use.groups >= 0]] = False
+    for consumer in graph.consumers:
+        if isinstance(consumer.sink, Route):
+            routed[consumer.groups[consumer.groups >= 0]] = True
+    for consumer in graph.consumers:
+        if not isinstance(consumer.sink, Route):
+            routed[consumer.groups[consumer.groups >= 0]] = False
     branches = routed & bare
-    # By class of a branch: all others that it lives by. Of the last sums first, as those before lead to them.
+    # By group of a branch, the groups of activations that it ends in.
     ends: dict[int, set[int]] = {}
-    # Per sum: the groups of its operand, and how many such others each position of its has at most.
+    # For each visited route, the groups of its operand, and the largest number of ends that each of its channels has.
     sums: list[tuple[SomeGroups, int]] = []
     pairs, most = [], 0
-    for use in reversed(graph.consumers):
-        if isinstance(use.sink, Route):
-            index = graph.indices.get(graph.variable(use.sink.index))
+    for consumer in reversed(graph.consumers):
+        if isinstance(consumer.sink, Route):
+            index = graph.indices.get(graph.variable(consumer.sink.index))
             if index is None:
                 raise ValueError(
                     "weight_groups: the graph was traced from shapes. Trace with arrays to know the routing."
                 )
-            readers = graph.axes[graph.variable(use.sink.index)][0]
-            readers = np.full(index.size, -1) if readers is None else readers
-            if not branches[use.groups[use.groups >= 0]].any():
+            results = graph.axes[graph.variable(consumer.sink.index)][0]
+            results = np.full(index.size, -1) if results is None else results
+            if not branches[consumer.groups[consumer.groups >= 0]].any():
                 continue
-            valid = (index >= 0) & (index < len(use.groups))
-            read = np.where(valid, use.groups[np.where(valid, index, 0)], -1)
+            valid = (index >= 0) & (index < len(consumer.groups))
+            read = np.where(valid, consumer.groups[np.where(valid, index, 0)], -1)
             ours = (read >= 0) & branches[read]
-            # What cannot leave is always alive, as is the group beyond all others.
-            staying = np.where(readers < 0, graph.num_groups, readers)
-            for one, reader in zip(read[ours].tolist(), staying[ours].tolist(), strict=True):
-                further = ends.get(reader, set()) if branches[reader] else {reader}
+            # Channels that cannot be removed are always alive.
+            routed_to = np.where(results < 0, graph.num_groups, results)
+            for one, result in zip(read[ours].tolist(), routed_to[ours].tolist(), strict=True):
+                further = ends.get(result, set()) if branches[result] else {result}
                 ends.setdefault(one, set()).update(further)
                 pairs += [(one, end) for end in further]
-            # Which channels meet differs from cut to cut, and a step that was compiled for these widths has to serve
-            # all of them: there is room for those that could.
-            beyond = sum(count for operand, count in sums if np.isin(readers[readers >= 0], operand).any())
-            sums.append((use.groups, beyond + int((~branches[staying]).any())))
+            # Different prunes to the same widths route channels differently. The array has room for the most pairs that
+            # these widths allow, so that one compiled step serves all of them.
+            beyond = sum(count for operand, count in sums if np.isin(results[results >= 0], operand).any())
+            sums.append((consumer.groups, beyond + int((~branches[routed_to]).any())))
             most += sums[-1][1] * index.size
     bare &= ~branches
     filled = np.full((2, max(most, len(pairs))), graph.num_groups, np.int32)
@@ -147,29 +157,29 @@ def _readers(
 
 
 def weight_mask(members: WeightGroups, alive: Mapping[str, Bool[jax.Array, " _"]], params: Any) -> Any:
-    """Returns which weights belong to live neurons only.
+    """Returns which weights belong to alive neurons only.
 
-    A weight belongs to the neuron that computes with it and to the neuron whose output it multiplies. Pure, to be
-    called inside a compiled step.
+    A weight belongs to the neuron that it computes and to the neuron whose output it multiplies. The function is pure
+    and can be compiled.
 
     Args:
-      members: from `weight_groups(graph, params)`.
-      alive: by site, `[units]` bool, which units are alive, as from `alive`.
+      members: the groups, `weight_groups(graph, params)`.
+      alive: by site, `[units]` bool, which units are alive, from `demp_jax.alive`.
       params: the parameters.
 
     Returns:
       A tree like `params` of bool arrays that broadcast against the parameters.
     """
-    # All indices are within bounds; to check them takes as many operations again, which have to be compiled.
+    # All indices are within bounds. Checking them would double the number of operations to compile.
     within = "promise_in_bounds"
 
     lives = members.bare
     if members.sites:
         bits = jnp.concatenate([alive[name] for name in members.sites])
         lives = lives.at[members.units].max(bits, mode=within)
-    branches, readers = members.readers
+    branches, ends = members.consumers
     if branches.size:
-        lives = lives.at[branches].max(lives.at[readers].get(mode=within), mode=within)
+        lives = lives.at[branches].max(lives.at[ends].get(mode=within), mode=within)
     bits = lives.at[members.positions].get(mode=within)
     of_axes = iter(parts(bits, [place for axes in members.axes for place in axes if place is not None]))
     leaves = []

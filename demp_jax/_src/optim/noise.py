@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Gaussian noise on the weights of live neurons as an Optax transformation (paper, section 3.2).
+"""Gaussian noise on the weights of alive neurons as an Optax transformation (paper, section 3.2).
 
 Dimension names: size, that of a vector of one draw for every weight.
 """
@@ -23,7 +23,7 @@ from demp_jax._src.tracing.paths import entries
 
 AMPLITUDES = ("variance", "std")
 
-# So large vectors of parameters are those of scales and biases.
+# Largest size of a vector whose noise is drawn together with that of other vectors, such as scales and biases.
 _SMALL = 2**14
 
 
@@ -32,8 +32,8 @@ class NoiseState(NamedTuple):
 
     Attributes:
       step: number of updates so far, `int32[]`.
-      key: the random key; the draw of a step uses `fold_in(key, step)`, so the state never has to be split.
-      factor: what the scheduled amount is multiplied by, `float32[]`; 1, or 0 where `set_strength_factor` stopped it.
+      key: the random key. A step draws with `fold_in(key, step)`.
+      factor: factor of the scheduled amount, `float32[]`, at most 1; 1 until `set_strength_factor` changes it.
     """
 
     step: Int32[jax.Array, ""]
@@ -48,33 +48,40 @@ def add_weight_noise(
     amplitude: str = "variance",
     asymmetric: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds noise to the update of every weight; stands after the base optimizer, so it is not scaled or averaged.
+    """Adds noise to the update of every weight. Chain it after the base optimizer, which would rescale the noise.
 
-    A step takes the parameters theta to::
+    One update of the parameters theta is::
 
         theta_{t+1} = theta_t + update_t + std_t * m * xi,   xi ~ N(0, 1)
 
-    Asymmetric noise (the paper's) moves the weights of live neurons only: m is 1 for them and 0 for dead ones, which
-    therefore stay dead. Symmetric noise has m = 1 everywhere and can revive neurons (figure 9).
+    With asymmetric noise, the method of the paper, m is 1 for weights of alive neurons and 0 for weights of dead ones,
+    so that dead neurons stay dead. With symmetric noise m is 1 everywhere, and neurons can revive (figure 9).
 
-    The paper gives a variance of 5e-5; its released code multiplies the normal by that number, which makes it a
-    standard deviation (a variance of 2.5e-9), and its mask lets noise through everywhere.
+    The paper reports a variance of 5e-5. Its released code uses this number as a standard deviation (a variance of
+    2.5e-9), and adds the noise to all weights.
+
+    Example:
+      >>> tx = optax.chain(optax.sgd(0.1), add_weight_noise(5e-5, key=0))
+      >>> params = {"kernel": jnp.ones((2, 2))}
+      >>> live = {"kernel": jnp.array([[True, False]])}  # The second neuron is dead.
+      >>> updates, _ = tx.update({"kernel": jnp.zeros((2, 2))}, tx.init(params), params, live=live)
+      >>> (updates["kernel"] != 0).tolist()
+      [[True, False], [True, False]]
 
     Args:
-      amount: the variance or standard deviation, >= 0, a number or a schedule; a schedule gives the quantity that
-        `amplitude` names, so the paper's one-cycle of the variance is `amplitude="variance"`.
-      key: random key or seed; the same key gives the same noise.
-      amplitude: `"variance"` (std = sqrt(amount)) or `"std"` (std = amount).
-      asymmetric: whether dead neurons' weights are left alone. The update then needs `live=`, a tree of bools like
-        the parameters that broadcasts against them, such as `weight_mask` gives; `demp` fills it in.
+      amount: the variance or standard deviation, >= 0, a number or a schedule.
+      key: random key or seed.
+      amplitude: whether `amount` is a `"variance"` or a standard deviation, `"std"`.
+      asymmetric: whether weights of dead neurons get no noise. The update then requires `live`, a tree of bools like
+        the parameters that broadcast against them, such as the result of `weight_mask`. `demp` provides it.
 
     Returns:
-      The transformation. On a CPU all leaves share one draw of normals, which compiles several times faster than one
-      draw per leaf; elsewhere each has its part of the same numbers drawn where it is added.
+      The transformation. On a CPU all leaves share one draw, which compiles several times faster than one draw per
+      leaf. Elsewhere the same samples are drawn leaf by leaf.
 
     Raises:
-      ValueError: for an unknown amplitude or an amount that is negative or not finite; from its update when
-        `asymmetric` and no `live` is given.
+      ValueError: if the amplitude is unknown, or the amount is negative or not finite; in the update, if `asymmetric`
+        is set and `live` is missing.
     """
     if amplitude not in AMPLITUDES:
         raise ValueError(f"add_weight_noise: amplitude must be 'variance' or 'std'; got {amplitude=}.")
@@ -91,8 +98,8 @@ def add_weight_noise(
         del params, extra_args
         if asymmetric and live is None:
             raise ValueError(
-                "asymmetric noise needs to know the weights of live neurons: call tx.update(..., live=mask), "
-                "with a mask from `weight_mask`, or use `demp`, which reads it off the gradient."
+                "add_weight_noise: asymmetric noise needs the mask of the weights of alive neurons. Call "
+                "tx.update(..., live=mask) with a mask from `weight_mask`, or use `demp`."
             )
         spread = state.factor * value_at(amount, state.step)
         std = jnp.sqrt(spread) if amplitude == "variance" else spread
@@ -113,7 +120,8 @@ def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], liv
     whole = sum(map(math.prod, shapes))
 
     def at_once(std: Float32[jax.Array, ""], key: Key[jax.Array, ""]) -> list[Float32[jax.Array, "..."]]:
-        # Past its span the noise is 0 and costs nothing. It is split outside, where XLA fuses that with the addition.
+        # No noise is drawn once the schedule is at 0. The vector is split outside the `cond`, where XLA fuses the split
+        # with the addition.
         flat = jax.lax.cond(std > 0, lambda: std * threefry.normal(key, whole), lambda: jnp.zeros(whole, jnp.float32))
         return _apart(flat, shapes)
 
@@ -125,7 +133,7 @@ def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], liv
     else:
         noise = at_once(std, key)
     if live is not None:
-        # By path, so that `optax.masked`, which hides leaves of the updates, composes with a full mask.
+        # Matched by path, since `optax.masked` hides leaves of the updates and not of the mask.
         masks = {entries(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
         noise = [n * masks[entries(path)] for n, path in zip(noise, paths, strict=True)]
     noisy = [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
@@ -133,7 +141,7 @@ def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], liv
 
 
 def _apart(flat: Float32[jax.Array, " size"], shapes: Sequence[tuple[int, ...]]) -> list[Float32[jax.Array, "..."]]:
-    """Returns parts of a vector in shapes, one after the other."""
+    """Splits a vector into arrays of the given shapes."""
     sizes = [math.prod(shape) for shape in shapes]
     starts = np.cumsum([0, *sizes])[:-1].tolist()
     found = parts(flat, list(zip(starts, sizes, strict=True)))
@@ -141,17 +149,16 @@ def _apart(flat: Float32[jax.Array, " size"], shapes: Sequence[tuple[int, ...]])
 
 
 def _in_place(key: Key[jax.Array, ""], shapes: Sequence[tuple[int, ...]]) -> list[Float32[jax.Array, "..."]]:
-    """Returns the normals `_apart(threefry.normal(key, ...), shapes)`, each drawn where it is needed.
+    """Returns `_apart(threefry.normal(key, ...), shapes)`, with each array drawn on its own.
 
-    For a GPU: a vector of all has an order, into which the parameters, their moments and their updates would have to be
-    brought from that of the convolutions at every step; and before it goes on past a condition, the host waits for what
-    it comes to.
+    This is for a GPU. There, parameters have the layouts of convolutions, and splitting one vector would transpose them
+    at every step. A condition on the device would also block the host.
     """
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
     small = [n for n, shape in enumerate(shapes) if len(shape) < 2 and math.prod(shape) <= _SMALL]
     found: dict[int, jax.Array] = {}
     if small:
-        # Those of vectors at once, which compiles faster; their numbers are a constant of the program.
+        # Small vectors are drawn together, which compiles faster. Their indices are a constant of the program.
         numbers = np.concatenate([np.arange(starts[n], starts[n + 1], dtype=np.uint32) for n in small])
         vectors = _apart(threefry.normal_at(key, jnp.asarray(numbers)), [shapes[n] for n in small])
         found = dict(zip(small, vectors, strict=True))

@@ -1,8 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Parts of a vector, taken so that what is computed alike of several is compiled once.
+"""Slices of a vector, written so that XLA reuses kernels on a CPU.
 
-On a CPU XLA compiles kernels once that differ only in their operands. A part that begins at a constant makes another
-kernel of whatever it is fused into, such as the update of a weight: a ResNet-18 has 62, of some 20 shapes.
+On a CPU, XLA compiles kernels that only differ in their operands once. A slice with a constant start is fused into its
+consumer, such as the update of a weight, and makes that kernel unlike all others. A ResNet-18 would have 62 of them
+instead of one for each of about 20 shapes. Dynamic starts avoid that.
 
 Dimension names: size, that of the vector.
 """
@@ -17,15 +18,15 @@ from jaxtyping import Shaped
 
 
 def parts(vector: Shaped[jax.Array, " size"], places: Sequence[tuple[int, int]]) -> list[Shaped[jax.Array, " _"]]:
-    """Returns `vector[start : start + size]` for each pair of a start and a size, all within the vector."""
+    """Returns `vector[start : start + size]` for each `(start, size)` of `places`, all of them within bounds."""
 
     def static(vector: jax.Array) -> list[jax.Array]:
-        # On a GPU, dynamic slices compile no sooner and launch a few more kernels.
+        # On a GPU, dynamic slices do not compile faster and launch a few more kernels.
         return [jax.lax.slice_in_dim(vector, start, start + size) for start, size in places]
 
     def dynamic(vector: jax.Array) -> list[jax.Array]:
-        # Behind a barrier, the compiler does not see in time that the starts are constants (in a loop over steps;
-        # otherwise it does). Equal starts have an operand each, or their kernels would differ from the others.
+        # The barrier hides from XLA, within a loop over steps, that the starts are constants. Every slice has its own
+        # operand, even for equal starts, since shared operands would make other kernels.
         starts = jax.lax.optimization_barrier(tuple(np.uint32(start) for start, _ in places))
         pairs = zip(starts, places, strict=True)
         return [jax.lax.dynamic_slice(vector, (start,), (size,)) for start, (_, size) in pairs]

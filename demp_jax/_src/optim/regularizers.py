@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Scheduled regularisation of chosen parameters as Optax transformations (paper, sections 3.1 and F.5)."""
+"""Scheduled regularization as Optax transformations (paper, sections 3.1 and F.5)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ Mask = Any | Callable[[Any], Any]
 
 
 class RegularizerState(NamedTuple):
-    """State of a scheduled regulariser.
+    """State of a scheduled regularizer.
 
     Attributes:
       step: number of updates so far, `int32[]`.
-      factor: what the scheduled strength is multiplied by, `float32[]`; 1 until `set_strength_factor` sets another.
+      factor: factor of the scheduled strength, `float32[]`; 1 until `set_strength_factor` changes it.
     """
 
     step: Int32[jax.Array, ""]
@@ -32,14 +32,24 @@ class RegularizerState(NamedTuple):
 
 
 def norm_scales(params: Any) -> Any:
-    """Returns the mask of the scale parameters (gamma) of normalisation layers.
+    """Returns the mask of the scale parameters (gamma) of normalization layers.
 
-    They are the parameters called `scale`, as in Flax's BatchNorm, LayerNorm, GroupNorm and RMSNorm.
-    For Equinox there is `demp_jax.equinox.norm_weights`; for other names give a mask of your own: a tree of bools like
-    the parameters, or a function that returns one.
+    These are the parameters named `scale`, as in the BatchNorm, LayerNorm, GroupNorm and RMSNorm of Flax. For Equinox,
+    use `demp_jax.equinox.norm_weights`. For other names, use a mask of your own: a tree of bools like the parameters,
+    or a function that returns one.
+
+    Example:
+      >>> norm_scales({"norm": {"scale": jnp.ones(2), "bias": jnp.zeros(2)}})
+      {'norm': {'bias': False, 'scale': True}}
+
+    Args:
+      params: the parameters.
+
+    Returns:
+      A tree of bools like `params`.
 
     Raises:
-      ValueError: when there is none.
+      ValueError: if no parameter is named `scale`.
     """
 
     def is_scale(path: Any, leaf: Any) -> bool:
@@ -48,30 +58,30 @@ def norm_scales(params: Any) -> Any:
     mask = jax.tree_util.tree_map_with_path(is_scale, params)
     if not any(jax.tree.leaves(mask)):
         raise ValueError(
-            "norm_scales: no parameter is called 'scale', so no normalisation layer was found. "
-            "Regularise `everything`, or give a mask of the parameters you mean, for Equinox "
-            "`demp_jax.equinox.norm_weights`."
+            "norm_scales: no parameter is called 'scale', so no normalization layer was found. Pass "
+            "where=demp_jax.regularizers.all_params, a mask of your own, or for Equinox "
+            "where=demp_jax.equinox.norm_weights."
         )
     return mask
 
 
 def all_params(params: Any) -> Any:
-    """Returns the mask of all parameters."""
+    """Returns the mask of all parameters: a tree like `params` with `True` at every leaf."""
     return jax.tree.map(lambda _: True, params)
 
 
 def add_regularizer(
     strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
 ) -> optax.GradientTransformation:
-    """Adds the gradient of a regulariser to the gradient of the loss; stands before the base optimizer.
+    """Adds the gradient of a regularizer to the gradient of the loss. Chain it before the base optimizer.
 
-    With lambda_t the scheduled strength and theta the chosen parameters::
+    With the scheduled strength lambda_t and the regularized parameters theta::
 
         lasso:  R = lambda_t * sum |theta|          gradient lambda_t * sign(theta)
         l2:     R = lambda_t / 2 * sum theta^2      gradient lambda_t * theta
 
-    Being part of the loss, it goes through the moments of an adaptive optimizer, which the paper finds to prune more
-    than weight decay does (appendix F.5). For that form see `add_decoupled_regularizer`.
+    The gradient passes through the moments of an adaptive optimizer. The paper finds that this prunes more than
+    decoupled decay (appendix F.5), which is `add_decoupled_regularizer`.
 
     Example:
       >>> tx = add_regularizer(0.1, where=all_params)
@@ -83,7 +93,7 @@ def add_regularizer(
     Args:
       strength: lambda, >= 0, a number or a schedule.
       kind: `"lasso"` or `"l2"`.
-      where: the regularised parameters, as a tree of bools or a function from parameters to one.
+      where: the regularized parameters, as a tree of bools or a function from parameters to one.
 
     Returns:
       The transformation. It needs `params` in its update.
@@ -100,15 +110,22 @@ def add_regularizer(
 def add_decoupled_regularizer(
     strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
 ) -> optax.GradientTransformation:
-    """Moves parameters toward zero directly; stands after the base optimizer, which it does not pass through.
+    """Moves parameters toward zero directly, as AdamW decays weights. Chain it after the base optimizer.
 
-    The update gains -lambda_t * sign(theta) (lasso) or -lambda_t * theta (l2), with theta before the update, as AdamW
-    decays weights. To scale it with a learning rate as AdamW does, give the product of both schedules.
+    Adds -lambda_t * sign(theta) (lasso) or -lambda_t * theta (l2) to the update, where theta are the parameters before
+    the update. To scale it with the learning rate as AdamW does, pass the product of both schedules.
+
+    Example:
+      >>> tx = optax.chain(optax.sgd(0.5), add_decoupled_regularizer(0.1, where=all_params))
+      >>> params = {"scale": jnp.array([2.0, -1.0])}
+      >>> updates, _ = tx.update({"scale": jnp.ones(2)}, tx.init(params), params)
+      >>> [round(float(u), 2) for u in updates["scale"]]
+      [-0.6, -0.4]
 
     Args:
       strength: lambda, >= 0, in units of the parameters per step, a number or a schedule.
       kind: `"lasso"` or `"l2"`.
-      where: the regularised parameters, as a tree of bools or a function from parameters to one.
+      where: the regularized parameters, as a tree of bools or a function from parameters to one.
 
     Returns:
       The transformation. It needs `params` in its update.
@@ -121,8 +138,8 @@ def add_decoupled_regularizer(
 
 def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign: float) -> optax.GradientTransformation:
     if kind not in KINDS:
-        raise ValueError(f"the kind of a regulariser must be one of {', '.join(KINDS)}; got {kind=}.")
-    check_amount("the strength of a regulariser", strength)
+        raise ValueError(f"the kind of a regularizer must be one of {', '.join(KINDS)}; got {kind=}.")
+    check_amount("the strength of a regularizer", strength)
 
     def init(params: Any) -> RegularizerState:
         del params
@@ -130,7 +147,7 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
 
     def update(updates: Any, state: RegularizerState, params: Any = None) -> tuple[Any, RegularizerState]:
         if params is None:
-            raise ValueError("a regulariser needs the parameters: call tx.update(grads, state, params).")
+            raise ValueError("a regularizer needs the parameters: call tx.update(grads, state, params).")
         amount = sign * state.factor * value_at(strength, state.step)
 
         def add(u: Num[jax.Array, "*shape"], p: Num[jax.Array, "*shape"], chosen: bool) -> Num[jax.Array, "*shape"]:

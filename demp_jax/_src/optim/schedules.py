@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Schedules of the strength of the regulariser and of the variance of the noise (paper, section 3.1 and figure 4).
+"""Schedules of the strength of a regularizer and of the variance of noise (paper, section 3.1 and figure 4).
 
-Each is an `optax.Schedule`, a traceable function of the step, with the argument names of Optax. A schedule is 0 after
-its number of steps; `warmup_hold`, and `constant` without a number of steps, keep their value.
+Each returns an `optax.Schedule`, a function of the step, and has the argument names of Optax. The value is 0 after the
+last step, except for `warmup_hold`, and for `constant` without a number of steps.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from jaxtyping import Float32
 def one_cycle(
     peak_value: float, transition_steps: int, *, pct_start: float = 0.3, shape: str = "linear"
 ) -> optax.Schedule:
-    """Returns the paper's schedule: growth to a peak, then a cosine decay to 0.
+    """Returns a schedule that grows to a peak and decays to 0 by a cosine, the schedule of the paper.
 
     With t the step, T the transition steps and w = floor(pct_start * T)::
 
@@ -33,7 +33,7 @@ def one_cycle(
       peak_value: the largest value, >= 0.
       transition_steps: number of steps of the whole cycle, >= 1.
       pct_start: fraction of the steps spent growing, in [0, 1).
-      shape: of the growth, `"linear"` or `"cosine"`.
+      shape: shape of the growth, `"linear"` or `"cosine"`.
 
     Returns:
       The schedule.
@@ -63,19 +63,43 @@ def one_cycle(
 
 
 def warmup_hold(peak_value: float, warmup_steps: int) -> optax.Schedule:
-    """Returns a linear growth from 0 to `peak_value` over `warmup_steps` steps, then held (the paper's "warmup")."""
+    """Returns a schedule that grows linearly from 0 to `peak_value` and stays there, the "warmup" of the paper.
+
+    Args:
+      peak_value: the largest value, >= 0.
+      warmup_steps: number of steps of the growth, >= 1.
+
+    Raises:
+      ValueError: for an argument out of its range.
+    """
     _check("warmup_hold", "peak_value", peak_value, "warmup_steps", warmup_steps)
     return lambda step: peak_value * jnp.minimum(jnp.asarray(step, jnp.float32) / warmup_steps, 1.0)
 
 
 def cosine_decay(init_value: float, decay_steps: int) -> optax.Schedule:
-    """Returns a cosine decay from `init_value` at step 0 to 0 at step `decay_steps`, where it stays."""
+    """Returns a schedule that decays from `init_value` to 0 by a cosine, and stays at 0.
+
+    Args:
+      init_value: the value at step 0, >= 0.
+      decay_steps: number of steps of the decay, >= 1.
+
+    Raises:
+      ValueError: for an argument out of its range.
+    """
     _check("cosine_decay", "init_value", init_value, "decay_steps", decay_steps)
     return lambda step: init_value * _half_cosine(jnp.minimum(jnp.asarray(step, jnp.float32) / decay_steps, 1.0))
 
 
 def constant(value: float, transition_steps: int | None = None) -> optax.Schedule:
-    """Returns `value` at every step, or at the first `transition_steps` steps only and 0 after them."""
+    """Returns a constant schedule.
+
+    Args:
+      value: the value, >= 0.
+      transition_steps: number of steps with this value, >= 1, after which it is 0; `None` for all steps.
+
+    Raises:
+      ValueError: for an argument out of its range.
+    """
     _check("constant", "value", value, "transition_steps", 1 if transition_steps is None else transition_steps)
     last = math.inf if transition_steps is None else transition_steps
     return lambda step: value * jnp.where(jnp.asarray(step, jnp.float32) < last, 1.0, 0.0)

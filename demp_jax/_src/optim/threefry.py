@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Normals as `jax.random.normal` draws them, in one pass over the memory.
+"""Normal samples like those of `jax.random.normal`, in one pass over memory.
 
-On a CPU JAX's Threefry is a loop over its rounds, each of which writes all its words out; for the weights of a wide
-network that is memory's time. Written out, the rounds are one fused expression.
+On a CPU, JAX implements Threefry as a loop over rounds, each of which writes all words to memory. For the weights of a
+wide network this is bound by memory bandwidth. Here the rounds are unrolled, so that XLA fuses them.
 
 Dimension names: shape, of an array of draws.
 """
@@ -22,17 +22,17 @@ _PARITY = np.uint32(0x1BD11BDA)
 
 
 def is_numbered(key: Key[jax.Array, ""], size: int) -> bool:
-    """Returns whether every one of so many draws with a key can be made by its number, see `normal_at`."""
+    """Returns whether each of `size` samples can be computed from its index alone, see `normal_at`."""
     settings: Any = jax.config
     default = str(jax.random.key_impl(key)) == "threefry2x32" and settings.jax_threefry_partitionable
     return bool(default and size < 2**32)
 
 
 def normal(key: Key[jax.Array, ""], size: int) -> Float32[jax.Array, " {size}"]:
-    """Returns normals of mean 0 and variance 1, `float32[size]`.
+    """Returns standard normal samples, `float32[size]`, equal to `jax.random.normal(key, (size,))` up to rounding.
 
-    For a Threefry key and JAX's default way to number the draws, those of `jax.random.normal(key, (size,))`: the bits
-    are the same, the floats up to rounding. For others `jax.random.normal` draws them.
+    The random bits are the same for a Threefry key with `jax_threefry_partitionable`, the default of JAX. For other
+    keys, `jax.random.normal` is called.
     """
     if not is_numbered(key, size):
         return jax.random.normal(key, (size,), jnp.float32)
@@ -40,9 +40,9 @@ def normal(key: Key[jax.Array, ""], size: int) -> Float32[jax.Array, " {size}"]:
 
 
 def normal_at(key: Key[jax.Array, ""], numbers: UInt32[jax.Array, "*shape"]) -> Float32[jax.Array, "*shape"]:
-    """Returns those of the normals of `normal(key, ...)` that have the numbers given, `uint32[...]`, in their shape."""
+    """Returns the samples of `normal(key, ...)` at the indices `numbers`, `uint32[...]`, in that shape."""
     bits = _bits(jax.random.key_data(key), numbers)
-    # 23 bits to [1, 2), thence to (-1, 1), and through the inverse of the normal's distribution function.
+    # Map 23 bits to [1, 2), then to (-1, 1), then through the inverse of the normal distribution function.
     mantissa = lax.bitwise_or(lax.shift_right_logical(bits, np.uint32(9)), np.uint32(0x3F800000))
     unit = lax.sub(lax.bitcast_convert_type(mantissa, jnp.float32), np.float32(1))
     inner = np.nextafter(np.float32(-1), np.float32(0))
@@ -55,7 +55,7 @@ def _bits(key: UInt32[jax.Array, "2"], numbers: UInt32[jax.Array, "*shape"]) -> 
 
     Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011.
     """
-    # `lax` functions are traced three times as fast as the operators of arrays, and there are more than a hundred.
+    # There are over a hundred operations, and `lax` functions trace three times as fast as array operators.
     first, second = (lax.index_in_dim(key, i, keepdims=False) for i in range(2))
     schedule = (first, second, lax.bitwise_xor(lax.bitwise_xor(first, second), _PARITY))
     left = lax.broadcast(schedule[0], numbers.shape)

@@ -1,16 +1,15 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Finds the activations of a traced network: functions of one value that saturate at zero on one side.
 
-An activation is recognised by what it computes, not by its name: every maximal pointwise function of a single value
-(`max(x, 0)`, `x * sigmoid(x)`, `where(x > 0, x, a * x)`, however written) is evaluated on a grid of numbers and
-classified by its tail:
+An activation is recognized by what it computes, not by its name. Every maximal pointwise function of a single value,
+such as `max(x, 0)`, `x * sigmoid(x)` or `where(x > 0, x, a * x)`, is evaluated on a grid and classified by its tail:
 
-* `"zero"`: exactly zero on one side (ReLU, ReLU6, squared ReLU): dead means zero on every example;
-* `"soft"`: tends to zero on one side and grows on the other (GELU, Swish, softplus): dead means |a| < epsilon;
-* `"negative"`: negative and flatter on one side (Leaky ReLU): dead means never positive (paper, appendix F.7).
+* `"zero"`: exactly zero on one side (ReLU, ReLU6, squared ReLU). A unit is dead if it is zero on every example.
+* `"soft"`: tends to zero on one side and grows on the other (GELU, Swish, softplus). A unit is dead if |a| < epsilon.
+* `"negative"`: negative and flatter on one side (Leaky ReLU). A unit is dead if it is never positive (appendix F.7).
 
-Anything else (tanh, sigmoid, ELU, softmax) does not saturate at zero and is no neuron in the paper's sense. A user can
-mark a value with `mark_units`.
+Other functions (tanh, sigmoid, ELU, softmax) do not saturate at zero, and their outputs are not neurons. Values can be
+marked as units with `mark_units`.
 
 Dimension names: grid, the numbers that functions are evaluated at; labels and components as in `types`.
 """
@@ -40,14 +39,14 @@ class Activation(NamedTuple):
     """A value of the program that holds units.
 
     Attributes:
-      value: its number.
-      root: the number of the value it is a function of; its own where it was marked and is no such function.
-      alone: whether nothing but the activation reads its root.
-      axis: the axis of the units; `None` when there is none.
+      value: number of the value.
+      root: number of the value that it is a pointwise function of; `value` itself if it is marked and no such function.
+      alone: whether the activation is the only consumer of its root.
+      axis: the axis of the units, or `None`.
       kind: one of `KINDS`.
-      name: the path of the module whose variables made it, as in `"blocks/0/bn1"`.
+      name: path of the module whose variables it was computed with, such as `"blocks/0/bn1"`.
       source: the line of user code.
-      problem: why its units cannot be followed; `None` when they can.
+      problem: why the units cannot be traced, or `None`.
     """
 
     value: int
@@ -61,21 +60,26 @@ class Activation(NamedTuple):
 
 
 def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
-    """Marks `x` as the output of neurons, one per position of its unit axis; the values are unchanged.
+    """Marks an array as the output of neurons, one for each position of its unit axis, and returns it unchanged.
 
-    Activation functions are found without this. Use it where the unit is another value, such as the product of a
-    gated MLP, or where the activation has learned parameters (PReLU).
+    Activation functions are found without a mark. Use it if the units are other values, such as the product of a gated
+    MLP, or if the activation has learned parameters (PReLU).
+
+    Example:
+      >>> def gated(params, x):
+      ...     h = jax.nn.silu(x @ params["gate"]) * (x @ params["up"])
+      ...     return mark_units(h, "glu", kind="soft") @ params["down"]
 
     Args:
       x: an array of activations.
-      name: its name in reports and records; by default that of the module before it.
-      kind: how it saturates, one of `"zero"`, `"soft"`, `"negative"`; by default found from the activation.
+      name: name of the site in reports and records; by default that of the module before it.
+      kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; by default found from the activation.
 
     Returns:
       `x`.
 
     Raises:
-      ValueError: when `kind` is not one of the three.
+      ValueError: if `kind` is not one of the three.
     """
     if kind and kind not in KINDS:
         raise ValueError(f"mark_units: kind must be one of {', '.join(KINDS)}; got {kind=}.")
@@ -83,63 +87,63 @@ def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
 
 
 def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tuple[list[Activation], dict[int, str]]:
-    """Returns the activations of a program in the order they are computed, and the module path of every value.
+    """Returns the activations of a program in the order of computation, and the module path of every value.
 
     Args:
       program: a traced network.
-      labels: its labelled axes.
-      paths: the path of each variable, in the order of the program's first inputs.
+      labels: the labeled axes of the program.
+      paths: the path of each variable, in the order of the first inputs of the program.
     """
     flow = _Flow(program, labels, paths)
-    made_by: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
-    marked = _made_of(made_by, [op.outputs[0] for op in program.leaves if _mark_of(op) is not None])
+    producers: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
+    marked = _pointwise_inputs(producers, [op.outputs[0] for op in program.leaves if _mark_of(op) is not None])
     found: list[Activation] = []
     seen: set[tuple[int, str, int]] = set()
     for op in program.leaves:
         mark = _mark_of(op)
         value = op.outputs[0]
         assert isinstance(value, int)
-        if mark is None and (value not in flow.leaving or value in marked):
+        if mark is None and (value not in flow.outputs or value in marked):
             continue
         tail = flow.classify(value)
-        if mark is None and (tail is None or _is_variance(made_by, flow.root[value])):
+        if mark is None and (tail is None or _is_variance(producers, flow.root[value])):
             continue
         kind, side = tail or ("zero", 1)
         if mark is not None:
             kind = mark[0] or kind
         if (flow.root[value], kind, side) in seen and mark is None:
-            continue  # Such as relu(x) and 2 * relu(x): the same units.
+            continue  # The same units, as in relu(x) and 2 * relu(x).
         seen.add((flow.root[value], kind, side))
         name = (mark[1] if mark else "") or flow.owner.get(value, (0, ""))[1]
         activation = _locate(program, labels, value, kind, name, op.source)
         if activation is not None:
             root = flow.root[value] if tail is not None else value
-            alone = root not in flow.leaving or root == value
+            alone = root not in flow.outputs or root == value
             found.append(activation._replace(root=root, alone=alone))
     return _unique_names(found), {value: module for value, (_, module) in flow.owner.items()}
 
 
 def _mark_of(op: Op) -> tuple[str, str] | None:
-    """Returns the kind and name given to `mark_units`, for the operation it left in the program."""
+    """Returns the kind and name given to `mark_units` if `op` is its operation in the program, else `None`."""
     if op.name != "name" or not op.params["name"].startswith(_MARK + ":"):
         return None
     _, kind, name = op.params["name"].split(":", 2)
     return kind, name
 
 
-def _is_variance(made_by: Mapping[Operand, Op], value: int) -> bool:
-    """Returns whether a value is `mean(x**2) - mean(x)**2`, which norms keep from being negative by a `max(., 0)`."""
-    difference = made_by.get(value)
+def _is_variance(producers: Mapping[Operand, Op], value: int) -> bool:
+    """Returns whether a value is `mean(x**2) - mean(x)**2`, which norms clip with a `max(., 0)` like a ReLU."""
+    difference = producers.get(value)
     if difference is None or difference.name != "sub":
         return False
     mean_of_squares, squared_mean = difference.inputs
-    square = made_by.get(squared_mean)
+    square = producers.get(squared_mean)
     if square is None or not _is_square(square):
         return False
     scales = ("broadcast_in_dim", "convert_element_type", "div", "mul", "reshape", "squeeze", "transpose")
-    op = made_by.get(mean_of_squares)
+    op = producers.get(mean_of_squares)
     while op is not None and op.name in scales:
-        op = made_by.get(op.inputs[0])
+        op = producers.get(op.inputs[0])
     return op is not None and op.name == "reduce_sum"
 
 
@@ -149,30 +153,30 @@ def _is_square(op: Op) -> bool:
     return op.name == "square" or (op.name == "integer_pow" and op.params["y"] == 2)
 
 
-def _made_of(made_by: Mapping[Operand, Op], values: Sequence[Operand]) -> set[Operand]:
-    """Returns the values that `values` are pointwise functions of, themselves included: a mark stands for them all."""
+def _pointwise_inputs(producers: Mapping[Operand, Op], values: Sequence[Operand]) -> set[Operand]:
+    """Returns the values that `values` are pointwise functions of, and `values`. A mark replaces these activations."""
     found: set[Operand] = set()
     waiting = list(values)
     while waiting:
         value = waiting.pop()
         if value not in found:
             found.add(value)
-            if value in made_by and rules.is_pointwise(made_by[value]):
-                waiting.extend(i for i in made_by[value].inputs if isinstance(i, int))
+            if value in producers and rules.is_pointwise(producers[value]):
+                waiting.extend(i for i in producers[value].inputs if isinstance(i, int))
     return found
 
 
 def _locate(
     program: Program, labels: axes_lib.Labels, value: int, kind: str, name: str, source: str
 ) -> Activation | None:
-    """Returns the activation with its unit axis, or `None` for a value that is no activation of examples."""
+    """Returns the activation with its unit axis, or `None` if the value has no axis of examples or is a statistic."""
     axes = labels.axes[value]
     examples = any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in axes)
     if not jnp.issubdtype(program.avals[value].dtype, jnp.floating) or not examples or value in labels.statistics:
-        return None  # A statistic of a norm, such as a variance that is kept from being negative.
+        return None  # A statistic of a norm, such as a variance that is clipped at zero.
     units = [i for i, axis in enumerate(axes) if axes_lib.has_labels(axis)]
     if len(units) > 1:
-        # Such as tokens or queries beside features: learned, too, but held fast by something else.
+        # Learned tokens or queries are labeled as well as features, but their axis is frozen by another operation.
         component, frozen = labels.components()
         units = [i for i in units if _is_free(axes[i], component, frozen)] or units
     axis, problem = (units[0], None) if len(units) == 1 else (None, "")
@@ -191,7 +195,7 @@ def _locate(
 
 
 def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:
-    """Returns whether some position of an axis could leave."""
+    """Returns whether some position of an axis can be removed."""
     return isinstance(axis, np.ndarray) and bool((frozen[component[axis[axis >= 0]]] < 0).any())
 
 
@@ -206,19 +210,23 @@ def _unique_names(found: list[Activation]) -> list[Activation]:
 
 
 class _Flow:
-    """Where values of a program come from.
+    """For the values of a program, what they were computed from.
+
+    Example: in `h = x @ w; y = h * sigmoid(h); z = y @ v`, the root of `y` is `h`, of which it is a pointwise function.
+    `y` has a consumer that is not a pointwise function of `h`, the product, so `y` is in `outputs`. The module that
+    holds `w` owns `h` and `y`.
 
     Attributes:
-      root: for every value the one value it is a pointwise function of, possibly itself.
-      leaving: values used outside the pointwise functions of their root.
-      owner: for every value the position and the module path of the last variable that touched it.
+      root: for every value, the one value that it is a pointwise function of, possibly itself.
+      outputs: values with a consumer that is not a pointwise function of their root.
+      owner: for every value, the position and the module path of the last variable that it was computed with.
     """
 
     def __init__(self, program: Program, labels: axes_lib.Labels, paths: Sequence[str]):
         self.root: dict[int, int] = {}
-        self.leaving: set[int] = set()
+        self.outputs: set[int] = set()
         self.owner: dict[int, tuple[int, str]] = {}
-        self._maker: dict[int, Op] = {}
+        self._producer: dict[int, Op] = {}
         self._constants: set[int] = set()
         self._data = labels.data
         self._avals = program.avals
@@ -227,7 +235,7 @@ class _Flow:
         for position, op in enumerate(program.leaves):
             self._own(position, op)
             self._follow(op)
-        self.leaving.update(out for out in program.outputs if isinstance(out, int))
+        self.outputs.update(out for out in program.outputs if isinstance(out, int))
 
     def _own(self, position: int, op: Op) -> None:
         inputs = [i for i in op.inputs if isinstance(i, int) and i in self.owner]
@@ -247,22 +255,22 @@ class _Flow:
         shared = op.inputs and all(_is_scalar(i) or i in self._constants for i in op.inputs)
         if shared and (pointwise or op.name == "broadcast_in_dim"):
             self._constants.update(out for out in op.outputs if isinstance(out, int))
-            self._maker.update((out, op) for out in op.outputs if isinstance(out, int))
+            self._producer.update((out, op) for out in op.outputs if isinstance(out, int))
             return
         roots = {self.root.get(i, i) for i in numbers}
         large = any(isinstance(i, Constant) and np.ndim(i.value) > 0 for i in op.inputs)
-        # The parts and the modulus of a complex number are roots of what is computed from them, and so are integers.
+        # Where complex numbers or integers become real numbers, a new root begins.
         turned = len({self._field(i) for i in (*numbers, *op.outputs)} - {None}) > 1
         if pointwise and len(roots) == 1 and not large and not turned and roots <= self._data:
             [root] = roots
         else:
             root = None
-            self.leaving.update(numbers)
+            self.outputs.update(numbers)
         for out in op.outputs:
             if isinstance(out, int):
                 self.root[out] = out if root is None else root
                 if root is not None:
-                    self._maker[out] = op
+                    self._producer[out] = op
 
     def _field(self, number: Operand) -> Any:
         """Returns whether a value is real, complex or an integer; `None` for conditions."""
@@ -271,19 +279,19 @@ class _Flow:
         return next((field for field in fields if jnp.issubdtype(self._avals[number].dtype, field)), None)
 
     def classify(self, value: int) -> tuple[str, int] | None:
-        """Returns the kind of a pointwise function and the side (+1: negative inputs) on which it saturates."""
+        """Returns the kind of a pointwise function and the side on which it saturates, +1 for negative inputs."""
         root = self.root.get(value, value)
         if root == value or not jnp.issubdtype(self._avals[root].dtype, jnp.floating):
             return None
         text: list[str] = []
         names: dict[int, str] = {root: "x"}
         self._write(value, names, text)
-        return _classify_text("\n".join(text), _Function(self._maker, root, value))
+        return _classify_text("\n".join(text), _Function(self._producer, root, value))
 
     def _write(self, value: int, names: dict[int, str], text: list[str]) -> str:
-        """Writes the function as text, the key under which its classification is remembered."""
+        """Writes the function as text, which is the key of the cache of classifications."""
         if value not in names:
-            op = self._maker[value]
+            op = self._producer[value]
             operands = [
                 repr(np.asarray(i.value).item()) if isinstance(i, Constant) else self._write(i, names, text)
                 for i in op.inputs
@@ -307,9 +315,9 @@ def _module_of(path: str) -> str:
 
 
 class _Function(NamedTuple):
-    """A pointwise function as the operations that compute `value` from `root`."""
+    """A pointwise function, given by the operations that compute `value` from `root`."""
 
-    maker: Mapping[int, Op]
+    producer: Mapping[int, Op]
     root: int
     value: int
 
@@ -320,7 +328,7 @@ class _Function(NamedTuple):
             if isinstance(operand, Constant):
                 return _single(operand.value)
             if operand not in known:
-                op = self.maker[operand]
+                op = self.producer[operand]
                 operands = [compute(i) for i in op.inputs]
                 if op.name == "broadcast_in_dim":
                     known[operand] = jnp.broadcast_to(operands[0], x.shape)
@@ -337,22 +345,22 @@ class _Function(NamedTuple):
 
 
 def _single(value: Any) -> jax.Array:
-    """Returns a value in single precision, so that a tail is not rounded away; conditions stay as they are."""
+    """Returns a number in float32, in which tails do not underflow as in bfloat16. Conditions are not converted."""
     array = jnp.asarray(value)
     return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.number) else array
 
 
 _GRID = np.array([1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 50.0, 60.0, 80.0], np.float32)
-_CLASSES: dict[str, tuple[str, int] | None] = {}
+_KINDS_BY_TEXT: dict[str, tuple[str, int] | None] = {}
 
 
 def _classify_text(text: str, function: _Function) -> tuple[str, int] | None:
-    if text not in _CLASSES:
-        # The function is known in full while an outer program is being traced: compute it now.
+    if text not in _KINDS_BY_TEXT:
+        # Evaluate the function now, even if an outer program is being traced.
         with jax.ensure_compile_time_eval():
             below, above = (_values(function, sign * _GRID) for sign in (-1, 1))
-        _CLASSES[text] = _tail(below, above)
-    return _CLASSES[text]
+        _KINDS_BY_TEXT[text] = _tail(below, above)
+    return _KINDS_BY_TEXT[text]
 
 
 def _values(function: _Function, grid: Float32[np.ndarray, " grid"]) -> Float64[np.ndarray, " grid"]:
@@ -365,7 +373,7 @@ def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid
         if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():
             continue
         grows = high[-1] / high[10] if high[10] else 0.0
-        unbounded = 1.3 < grows < 5.0  # As x (1.6) or x squared (2.56), not as exp; GELU's gate stays at 1.
+        unbounded = 1.3 < grows < 5.0  # Like x (1.6) or x squared (2.56), unlike exp; the gate of GELU stays at 1.
         if (low[_GRID >= 2] == 0).all() and high[-1] != 0:
             return "zero", side
         if (np.abs(low[_GRID >= 50]) < 1e-2).all() and unbounded:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A number that multiplies each unit, so that a loss can be differentiated with respect to the unit.
+"""Gates: one factor for each unit, so that a loss can be differentiated with respect to units.
 
 Dimension names: groups and units as in `types`.
 """
@@ -31,14 +31,14 @@ def with_gates(
     exclude: Sequence[str] | str = (),
     batch_axis: int = 0,
 ) -> Callable[..., Any]:
-    """Returns `fn` with a gate c and a threshold b for each unit, at c = 1 and b = 0 the same function as `fn`.
+    """Returns `fn` with a gate c and a threshold b for each unit. With c = 1 and b = 0 it computes the same as `fn`.
 
-    Where the gate stands:
+    Positions of the gate:
 
-    * `"preactivation"`: `act(c * x - b)`, after the normalisation (the code of the DemP paper's baselines);
-    * `"activation"`: `c * act(x) - b`; for ReLU and Leaky ReLU the same where b = 0 and c > 0;
-    * `"product"`: `c * (W x + bias) - b`, before the normalisation (the released code of SNAP and CroP). Where products
-      are added up, as at the end of a residual block, the unit's gate multiplies all that are its own.
+    * `"preactivation"`: `act(c * x - b)`, after the normalization (the baselines in the code of the DemP paper);
+    * `"activation"`: `c * act(x) - b`. For ReLU and Leaky ReLU this is the same if b = 0 and c > 0;
+    * `"product"`: `c * (W x + bias) - b`, before the normalization (the released code of SNAP and CroP). If several
+      products are added, as at the end of a residual block, the gate multiplies all products of its unit.
 
     Example:
       >>> import demp_jax
@@ -52,17 +52,18 @@ def with_gates(
 
     Args:
       fn: the network, `fn(variables, x)`.
-      graph: its trace with arrays.
-      position: one of `POSITIONS`.
+      graph: the trace of the network, with arrays.
+      position: position of the gates, `"preactivation"`, `"activation"` or `"product"`.
       exclude, batch_axis: as given to `trace`.
 
     Returns:
-      A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[groups]`, to be called under `jax.jit`,
-      `jax.grad` and `jax.jvp`; `x` may hold any number of examples. The activations of groups that are not `live` are
-      held at zero, as if they had been cut.
+      A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[groups]`, for use under `jax.jit`,
+      `jax.grad` and `jax.jvp`. The number of examples in `x` may differ from the trace. Activations of groups that are
+      not `live` are masked, as if they had been removed.
 
     Raises:
-      ValueError: for an unknown position, or where something other than the activation reads what the gate multiplies.
+      ValueError: if the position is unknown, or if the value that a gate would multiply has another consumer than the
+        activation.
     """
     if position not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}; got {position=}.")
@@ -86,7 +87,7 @@ def with_gates(
             put(value, functools.partial(_gate, gates, thresholds, axis, groups))
         if live is not None:
             for site in own.sites:
-                put(site.value, functools.partial(_hold, live, site.axis, site.groups))
+                put(site.value, functools.partial(_mask, live, site.axis, site.groups))
         results, _ = program_lib.evaluate(own.program, jax.tree.leaves((variables, x)), [], replace)
         return jax.tree.unflatten(own.program.out_tree, results)
 
@@ -96,7 +97,7 @@ def with_gates(
 def _places(
     graph: Graph, position: str, fed: Int[np.ndarray, " {graph.num_groups}"] | None
 ) -> Iterator[tuple[int, int, UnitGroups]]:
-    """Yields the values that gates multiply, with their axis of units and the group of each unit."""
+    """Yields the values that gates multiply, their axis of units, and the group of each unit."""
     if fed is not None:
         for producer in graph.producers:
             yield producer.value, producer.axis, per_unit(fed, producer.groups, -1)
@@ -108,8 +109,8 @@ def _places(
             yield site.root, site.axis, site.groups
         else:
             raise ValueError(
-                f"the activation {site.name} cannot have gates at position='preactivation': what it is a function of "
-                "is read elsewhere, too. Use position='activation'."
+                f"with_gates: the input of {site.name} has another consumer than the activation, so that "
+                "position='preactivation' is not possible. Use position='activation'."
             )
 
 
@@ -124,7 +125,7 @@ def _gate(
     return x if thresholds is None else x - _along(thresholds, 0, axis, groups, x).astype(x.dtype)
 
 
-def _hold(
+def _mask(
     live: Bool[jax.Array, " groups"], axis: int, groups: UnitGroups, x: Num[jax.Array, "*shape"]
 ) -> Num[jax.Array, "*shape"]:
     return jnp.where(_along(live, True, axis, groups, x), x, jnp.zeros_like(x))
@@ -133,9 +134,9 @@ def _hold(
 def _along(
     values: Shaped[jax.Array, " groups"], default: Any, axis: int, groups: UnitGroups, x: Num[jax.Array, "*shape"]
 ) -> Shaped[jax.Array, "*#shape"]:
-    """Returns the value of each unit's group, `default` where it has none, to broadcast against `x`."""
-    ours = groups >= 0
-    found = jnp.where(ours, values[np.where(ours, groups, 0)], default)
+    """Returns the value of each unit's group, `default` for units without one, so that it broadcasts against `x`."""
+    grouped = groups >= 0
+    found = jnp.where(grouped, values[np.where(grouped, groups, 0)], default)
     return found.reshape(tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim)))
 
 

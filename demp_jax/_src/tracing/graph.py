@@ -1,9 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The neurons of a network: what has to leave together.
+"""The graph of removable units of a network.
 
-A group is a set of positions of variables that can only leave together. It is removable when nothing in it is frozen
-and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a group is exact when
-every place that still reads it reads zero; `Consumer` says where those places are. `tracing.py` finds all this.
+A group is a set of positions of variables that can only be removed together. It is removable if none of its positions
+is frozen and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a group is exact
+if every consumer of its values reads zero. `trace.py` builds the graph.
+
+Example: `relu(x @ w) @ v` with 4 hidden units has 4 groups, each of a column of `w` and a row of `v`. Their producer is
+the first product, their consumer the second one.
 
 Dimension names: groups and units as in `types`.
 """
@@ -47,7 +50,7 @@ def per_unit(
 
 
 class Refusal(NamedTuple):
-    """Something that cannot be pruned: `what`, `reason`, and `source`, the line of user code ("" when none)."""
+    """Something that cannot be pruned: `what`, the `reason`, and `source`, the line of user code or `""`."""
 
     what: str
     reason: str
@@ -62,13 +65,13 @@ class Site:
     """A place in the network where units have values: an activation, or a branch on its way into a `select`.
 
     Attributes:
-      name: the path of the module whose variables made it.
+      name: the path of the module whose variables it was computed with.
       kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; `"branch"` for a branch.
       width: how many units it has.
       groups: `[width]`, the group each unit belongs to, or -1 for a unit that cannot be removed.
-      value: the number of its value in the program.
-      root: the number of the value that the activation is a function of.
-      alone: whether nothing but the activation reads its root.
+      value: number of the value in the program.
+      root: number of the value that the activation is a pointwise function of.
+      alone: whether the activation is the only consumer of its root.
       axis: the axis of the units.
       source: the line of user code.
     """
@@ -86,16 +89,16 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Consumer:
-    """A place where values of removable groups are read for the last time.
+    """An operation in which the axis of the units ends: a product that sums over it, or a `select`.
 
     Attributes:
-      value, axis: what is read, and the axis of the units.
+      value, axis: the value that is read, and its axis of units.
       groups: `[size of the axis]`, the group of each position or -1.
-      negligible: `[size of the axis]`, whether what is read there is zero whenever the unit's activations are zero.
-      sink: the contraction or the route that reads it.
-      absorber: the variable that can take up a constant contribution, if there is one.
-      centered: whether the mean over the examples is subtracted from the result, so that a constant vanishes.
-      variable: the index of the variable that holds the weights of the contraction; `None` where there is none alone.
+      negligible: `[size of the axis]`, whether the value is zero whenever the activations of the unit are zero.
+      sink: the contraction or the route that reads the value.
+      absorber: the variable that can absorb a constant contribution, or `None`.
+      centered: whether the mean over the examples is subtracted from the result, so that a constant cancels.
+      variable: index of the variable that holds the weights of the contraction, or `None` if it is not a single one.
       weight_axis: the axis of that variable along which the units lie.
     """
 
@@ -111,18 +114,18 @@ class Consumer:
 
     @property
     def place(self) -> str:
-        """The operation that reads it, and its line of user code."""
+        """The operation and its line of user code."""
         op = self.sink.op
         return f"`{op.name}` reads them" + (f" at {op.source}" if op.source else "")
 
     @property
     def absorbs(self) -> bool:
-        """Whether a constant that is read here can be folded into a variable."""
+        """Whether a constant can be folded into a variable."""
         return self.absorber is not None or isinstance(self.sink, axes_lib.Route)
 
     @property
     def padded(self) -> bool:
-        """Whether a convolution reads it with zeros around: a constant is then none at the border."""
+        """Whether a convolution pads it with zeros, so that a constant is not constant at the border."""
         op = self.sink.op
         return op.name == "conv_general_dilated" and any(tuple(pair) != (0, 0) for pair in op.params["padding"])
 
@@ -138,10 +141,10 @@ class Producer(NamedTuple):
     """A matrix product or convolution that computes units from others.
 
     Attributes:
-      value: the number of its result, a bias included.
-      axis: the axis of the units in it.
+      value: number of the result, with its bias.
+      axis: the axis of the units in the result.
       groups: `[size]`, the group of each unit or -1.
-      variable: the index of the variable that holds its weights; `None` where they are computed from several.
+      variable: index of the variable that holds the weights, or `None` if they are computed from several.
       weight_axis: the axis of that variable along which the units lie.
     """
 
@@ -156,9 +159,9 @@ class Product(NamedTuple):
     """FLOPs of one operation: 2 times the product of `sizes`.
 
     Attributes:
-      sizes: of the axes of the result and of those summed over.
-      groups: beside each size the groups along that axis, to count what remains.
-      variable: the index of the variable that holds its weights; `None` where there is none alone.
+      sizes: sizes of the axes of the result and of the axes that are summed over.
+      groups: for each axis, the group of each position, or `None`.
+      variable: index of the variable that holds the weights, or `None` if it is not a single one.
     """
 
     sizes: tuple[int, ...]
@@ -174,15 +177,15 @@ class Graph:
       paths: the path of every variable, in the order of the flattened tree.
       keys: the same as key paths of JAX.
       shapes: their shapes.
-      axes: per variable, per axis, the group of each position (-1: stays) or `None` where all stay.
+      axes: for each variable, for each axis, the group of each position (-1 for none), or `None` if there are none.
       num_groups: how many removable groups there are.
       sites: the activations, in the order they are computed; their units are the network's neurons.
       branches: channels that only a `select` reads; they are removable, and not counted as neurons.
-      consumers: where the values of groups are read.
-      producers: the products that compute them.
+      consumers: the operations that read values of groups.
+      producers: the products that compute values of groups.
       routes: the selections of channels.
       indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
-      refusals: what cannot be pruned and why.
+      refusals: what cannot be pruned, with reasons.
       unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
         evaluation mode or a head that only training calls.
       examples: batch size of the trace.
@@ -230,31 +233,31 @@ class Graph:
 
     @functools.cached_property
     def fed(self) -> Int[np.ndarray, " {self.num_groups}"]:
-        """`[num_groups]`, the group of activations that a group computes for, its own or that a branch is routed to.
+        """`[num_groups]`: for a group of a branch, the group of activations it is routed to; else the group itself.
 
-        -1 for branches that nothing reads.
+        It is -1 for groups of branches without a consumer.
 
         Raises:
-          ValueError: when the graph was traced from shapes alone and has residual sums, whose routing is then unknown.
+          ValueError: if the graph was traced from shapes and has channels routed by `select`, whose indices it lacks.
         """
         held = np.zeros(self.num_groups, bool)
         for site in self.sites:
             held[site.groups[site.groups >= 0]] = True
         fed = np.where(held, np.arange(self.num_groups), -1)
-        # The last first: what a branch feeds may be a branch itself.
+        # In reverse order, since a branch may be routed to another branch.
         for consumer in reversed(self.consumers):
             if not isinstance(consumer.sink, axes_lib.Route):
                 continue
             variable = self.variable(consumer.sink.index)
             if variable not in self.indices:
                 raise ValueError("the graph was traced from shapes; trace with arrays to know the routing.")
-            readers, index = self.axes[variable][0], self.indices[variable]
-            if readers is None:
+            results, index = self.axes[variable][0], self.indices[variable]
+            if results is None:
                 continue
-            valid = (index >= 0) & (index < len(consumer.groups)) & (readers >= 0)
+            valid = (index >= 0) & (index < len(consumer.groups)) & (results >= 0)
             read = np.where(valid, consumer.groups[np.where(valid, index, 0)], -1)
-            ours = (read >= 0) & ~per_unit(held, read)
-            fed[read[ours]] = fed[readers[ours]]
+            of_branch = (read >= 0) & ~per_unit(held, read)
+            fed[read[of_branch]] = fed[results[of_branch]]
         return fed
 
     def variable(self, number: int) -> int:
@@ -262,7 +265,7 @@ class Graph:
         return self.program.inputs.index(number)
 
     def match(self, tree: Any, trained: Sequence[mirror.Leaf] | None = None) -> tuple[int | None, ...]:
-        """Returns the index of the variable that each leaf of another tree mirrors, `None` where there is none.
+        """Returns the index of the variable that each leaf of another tree mirrors, or `None`.
 
         A leaf mirrors a variable if its key path ends with the variable's full path, from the root of the variables or
         of the trained tree, and their shapes are equal; the longest full path wins. A tree that is a part of the
@@ -273,7 +276,7 @@ class Graph:
           trained: the leaves of the trained tree, from `mirror.trained_leaves`.
 
         Raises:
-          ValueError: when two variables with different groups match equally well.
+          ValueError: if two variables with different groups match equally well.
         """
         leaves = [(path, np.shape(leaf)) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)]
         own = self.leaves
@@ -312,20 +315,20 @@ class Graph:
     ) -> int:
         """Returns the FLOPs of a forward pass for one example.
 
-        A multiplication with its addition counts as two, taps on zero padding are counted, and only convolutions
-        and matrix products count: 8.2e9 for a ResNet-50 at 224 x 224, the paper's convention.
+        Only convolutions and matrix products count. A multiplication with its addition counts as two, and taps on zero
+        padding count. This is the convention of the paper: 8.2e9 for a ResNet-50 at 224 x 224.
 
         Args:
-          removed: `[num_groups]`, which groups to leave out; none by default.
-          densities: by path of a variable, which part of its weights is not zero: multiplications by zero are then not
-            counted, as if the hardware could leave them out.
+          removed: `[num_groups]` bool, groups that do not count; none by default.
+          densities: by path of a variable, the fraction of nonzero weights. Multiplications by zero weights
+            do not count.
         """
         total = 0
         for product in self.products:
             count = 2
             for size, groups in zip(product.sizes, product.groups, strict=True):
-                gone = 0 if removed is None or groups is None else int(per_unit(removed, groups).sum())
-                count *= size - gone
+                without = 0 if removed is None or groups is None else int(per_unit(removed, groups).sum())
+                count *= size - without
             if densities is not None and product.variable is not None:
                 count = round(count * densities.get(self.paths[product.variable], 1.0))
             total += count
@@ -336,7 +339,7 @@ class Graph:
         select: Callable[[str], bool] = lambda path: True,
         removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
     ) -> int:
-        """Returns how many entries the variables have whose path satisfies `select`, without the removed groups."""
+        """Returns the number of entries of the variables whose path satisfies `select`, without removed groups."""
         total = 0
         for path, shape, groups in zip(self.paths, self.shapes, self.axes, strict=True):
             if select(path):
@@ -348,9 +351,9 @@ class Graph:
         return total
 
     def floor(self, min_units: int = 1) -> Bool[np.ndarray, " {self.num_groups}"]:
-        """Returns `[num_groups]`: which groups leave when every activation keeps just `min_units` of its units.
+        """Returns `[num_groups]` bool: the removed groups if every activation keeps only `min_units` of its units.
 
-        What `parameters` and `flops` give for it is the least that cuts can leave.
+        With it, `parameters` and `flops` return lower bounds of what pruning can reach.
         """
         removed = np.ones(self.num_groups, bool)
         for site in self.sites:
@@ -360,10 +363,10 @@ class Graph:
         return removed
 
     def report(self) -> str:
-        """Returns a table of the sites, what each is coupled with, and everything that was refused, with reasons.
+        """Returns a table of the sites and what they are coupled with, and the reasons why others cannot be pruned.
 
-        A unit counts as removable when every consumer either reads zero once the unit is dead, or can take up a
-        constant in a variable of its own. Where that depends on the data, the line below the site says so.
+        A unit counts as removable if each consumer reads zero once the unit is dead, or can absorb a constant in a
+        variable. If this depends on the data, the line below the site says so.
         """
         zero, constant = self._conditions
         removable = int((zero < 0).sum())
@@ -391,14 +394,14 @@ class Graph:
 
     @functools.cached_property
     def _conditions(self) -> tuple[Int[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
-        """`[num_groups]` twice: the first consumer that has to read zero, or a constant; -1 for none."""
+        """Two arrays `[num_groups]`: the first consumer that has to read zero, and a constant; -1 for none."""
         zero, constant = np.full(self.num_groups, -1), np.full(self.num_groups, -1)
         for i, consumer in reversed(list(enumerate(self.consumers))):
             (constant if consumer.absorbs else zero)[consumer.groups[(consumer.groups >= 0) & ~consumer.negligible]] = i
         return zero, constant
 
     def _into(self, consumer: int) -> str:
-        """Returns what becomes of a constant that is read by a consumer."""
+        """Returns into which variable a constant that a consumer reads is folded, as text."""
         sink, absorber = self.consumers[consumer].sink, self.consumers[consumer].absorber
         variable = self.variable(sink.fill) if isinstance(sink, axes_lib.Route) else absorber and absorber.variable
         assert variable is not None
@@ -410,11 +413,11 @@ class Graph:
 
     @property
     def prunable(self) -> bool:
-        """Whether any unit can be removed, or a layer has been cut down to its last one."""
+        """Whether any unit can be removed, or a site has been pruned to its last unit."""
         return any((site.groups >= 0).any() or site.width == 1 for site in self.sites)
 
     def require_prunable(self) -> None:
-        """Raises `ValueError` when no unit can be removed, with what to do."""
+        """Raises `ValueError` if no unit can be removed, with a remedy."""
         if self.prunable:
             return
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Channels routed through an index variable, so that both ends of a residual connection can shrink on their own.
+"""Channels routed through an index variable, so that the operands of a residual sum can be pruned independently.
 
 Dimension names: channels_in and channels_out, those of the operand and of the result.
 """
@@ -17,11 +17,11 @@ from jaxtyping import Int, Num
 from demp_jax._src.tracing.axes import SELECT
 from demp_jax._src.tracing.program import register_opaque
 
-# On a CPU, a product with a 0-1 matrix is faster than a gather for up to so many channels; a step is up to 5% faster
-# (`benchmarks/README.md`, shortcuts).
+# Up to this many channels, a product with a 0-1 matrix is faster than a gather on a CPU, which makes a step up to 5%
+# faster (`benchmarks/README.md`, shortcuts).
 _FEW_CHANNELS = 128
 
-NOTHING = np.iinfo(np.int32).max  # An index that takes nothing: the fill value stands there.
+NOTHING = np.iinfo(np.int32).max  # An index that selects no channel, so that the result is the fill value.
 
 
 def select(
@@ -32,21 +32,25 @@ def select(
     identity: bool = False,
     unique_indices: bool = False,
 ) -> Num[jax.Array, "*batch channels_out"]:
-    """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` where `index[o]` is no channel of `x`.
+    """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` if `index[o]` is not a channel of `x`.
 
-    A residual sum `x + f(x)` couples its operands: a channel can leave only where both let it go. The sum
-    `select(x, index, fill) + f(x)` does not: tracing treats `index` as what ties the channels, so a channel that died
-    after one block can leave there and stay alive after the next. A cut rewrites `index` (and `fill`, the constant of a
-    channel that was folded away). The released code of the paper multiplies by a sliced identity matrix, to the same
-    effect.
+    The operands of a residual sum `x + f(x)` form one group per channel: a channel can only be removed if it is dead in
+    both. In `select(x, index, fill) + f(x)` they form separate groups, so that a channel can be removed after one block
+    and stay alive after the next. A prune rewrites `index`, and `fill` with the constants of removed channels. The
+    released code of the paper multiplies by a sliced identity matrix, to the same effect.
+
+    Example:
+      >>> x = jnp.array([[1.0, 2.0]])
+      >>> select(x, jnp.array([1, 2, 0]), jnp.array([0.0, 7.0, 0.0])).tolist()
+      [[2.0, 7.0, 1.0]]
 
     Args:
       x: `[..., channels in]`.
-      index: `[channels out]`, int32, a variable of the network; start with `arange(channels)`.
-      fill: `[channels out]`, a variable of the network that is not trained; start with zeros.
-      identity: the caller's promise that `index` is `arange(channels in)`; the selection then costs nothing.
-      unique_indices: the caller's promise that `index` names no channel of `x` twice, as no cut of `arange(channels)`
-        does; the gradient is then a gather, too, and no sum over positions, which is faster.
+      index: `[channels out]`, int32, a variable of the network. Initialize it with `arange(channels)`.
+      fill: `[channels out]`, a variable of the network that is not trained. Initialize it with zeros.
+      identity: promise that `index` is `arange(channels in)`. The selection then costs nothing.
+      unique_indices: promise that `index` has no channel of `x` twice, as holds for `arange(channels)` and whatever is
+        pruned from it. The gradient is then a gather instead of a scatter-add, which is faster.
 
     Returns:
       `[..., channels out]`.
@@ -57,7 +61,7 @@ def select(
 def _by_product(
     x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
 ) -> Num[jax.Array, "*batch channels_out"]:
-    """Returns `_taken(x, index)` as a matrix product, exactly: each sum has at most one nonzero term."""
+    """Returns `_taken(x, index)` as a matrix product. It is exact, since each sum has at most one nonzero term."""
     matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
     return jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
@@ -65,7 +69,7 @@ def _by_product(
 def _taken(
     x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
 ) -> Num[jax.Array, "*batch channels_out"]:
-    """Returns `x[..., index]`, 0 where there is no such channel."""
+    """Returns `x[..., index]`, and 0 for an index that is not a channel."""
     return jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
@@ -73,7 +77,7 @@ def _taken(
 def _taken_once(
     x: Num[jax.Array, "*batch channels_in"], index: Int[jax.Array, " channels_out"]
 ) -> Num[jax.Array, "*batch channels_out"]:
-    """Returns `_taken(x, index)` for an index that names no channel twice."""
+    """Returns `_taken(x, index)` for an index without duplicates."""
     return _taken(x, index)
 
 
@@ -81,7 +85,7 @@ def _taken_once(
 def _scattered(
     primals: tuple[Any, Any], tangents: tuple[Any, Any]
 ) -> tuple[Num[jax.Array, "*batch channels_out"], Num[jax.Array, "*batch channels_out"]]:
-    """Scatters tangents to the places of their channels; the transpose of that is a gather."""
+    """Scatters tangents to the positions of their channels. The transpose of this is a gather."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
     places = places.at[index].set(jnp.arange(index.size, dtype=index.dtype), mode="drop")
@@ -99,11 +103,11 @@ def _routed(
 ) -> Num[jax.Array, "*batch channels_out"]:
     if identity:
         return x
-    # On a mesh with explicit axes, the arrays in the derivative of `_taken_once` would need shardings.
+    # On a mesh with explicit axes, arrays in the derivative of `_taken_once` would need explicit shardings.
     sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
     gather = _taken_once if unique_indices and not sharded else _taken
     if x.shape[-1] <= _FEW_CHANNELS:
-        # Resolved when the program is lowered, so that an exported program is right for each of its platforms.
+        # Chosen when the program is lowered, so that an exported program uses the right one on each platform.
         taken = jax.lax.platform_dependent(x, index, cpu=_by_product, default=gather)
     else:
         taken = gather(x, index)
@@ -112,7 +116,7 @@ def _routed(
     return taken + jnp.broadcast_to(filled, taken.shape)
 
 
-# The tracer recognises the call by its name and does not look inside, so `identity` hides nothing from it.
+# The tracer recognizes the call by its name and does not trace its body, whatever `identity` is.
 _routed.__name__ = _routed.__qualname__ = SELECT
 _select = functools.partial(jax.jit, static_argnames=("identity", "unique_indices"))(_routed)
 register_opaque(SELECT)
