@@ -554,3 +554,23 @@ def test_what_changes_outputs_by_more_than_bfloat16_rounds_is_still_spared():
     params = {"w0": jnp.array([[1.0, -1.0, 2.0]]), "w1": jnp.ones((3, 1))}
     result = demp_jax.prune(network, params, [jnp.array([[1.0], [2.0]])])
     assert "more than the tolerance 0.0625" in result.record.refused
+
+
+def test_named_units_that_have_to_stay_are_not_masked():
+    """Without its activation the first unit is a constant that nothing absorbs, the second is nothing."""
+
+    def network(p, x):
+        return (jax.nn.relu(x @ p["w1"] + p["b1"][None]) + p["shift"][None]) @ p["w2"]
+
+    params = {"w1": batch((5, 6)), "b1": jnp.zeros(6), "shift": jnp.zeros(6).at[0].set(1.0), "w2": batch((6, 3), 1)}
+    x = batch((32, 5), 2)
+    named = {"b1": np.array([True, True, False, False, False, False])}
+    result = demp_jax.prune(network, params, [x], remove=named)
+    record = result.record
+    assert (record.removed, record.needed, record.refused) == ({"b1": 1}, {"b1": 1}, None)
+    masked = {**params, "w1": params["w1"].at[:, 1].set(0.0)}
+    np.testing.assert_allclose(network(result.variables, x), network(masked, x), rtol=1e-4, atol=1e-5)
+    # All of a site: one stays, as it was.
+    chain = {"w1": batch((5, 2)), "b1": jnp.zeros(2), "shift": jnp.zeros(2), "w2": batch((2, 3), 1)}
+    record = demp_jax.prune(network, chain, [x], remove={"b1": np.ones(2, bool)}).record
+    assert (record.removed, record.protected, record.refused) == ({"b1": 1}, {"b1": 1}, None)

@@ -35,6 +35,7 @@ class Subject:
 
     Attributes:
       fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
+      follows: whether training mode is what the network itself says it is, and not a function that was given.
       calls: by name, further calls that are traced along; what they put out is not compared.
       variables: by name, `"evaluation"` for the network itself and the names of its copies.
       owned: by name of a copy, which leaves of the variables are its own, in the order of the copy; others are the
@@ -42,6 +43,7 @@ class Subject:
     """
 
     fns: Mapping[str, Callable[..., Any]]
+    follows: bool
     calls: Mapping[str, Callable[..., Any]]
     variables: Mapping[str, Any]
     owned: Mapping[str, Sequence[int]]
@@ -65,10 +67,10 @@ class Subject:
         resized = fn.resized(variables["evaluation"]) if hasattr(fn, "resized") else fn
         fns = {"evaluation": resized}
         if "training" in self.fns:
-            own_training = training_of(resized, variables["evaluation"], x)
+            own_training = training_of(resized, variables["evaluation"], x) if self.follows else None
             fns["training"] = own_training or _resized(self.fns["training"], variables["evaluation"])
         calls = {name: _resized(call, variables["evaluation"]) for name, call in self.calls.items()}
-        return Subject(fns, calls, variables, self.owned)
+        return Subject(fns, self.follows, calls, variables, self.owned)
 
 
 def training_of(fn: Callable[..., Any], variables: Any, x: Any) -> Callable[..., Any] | None:

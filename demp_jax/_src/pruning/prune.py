@@ -144,8 +144,14 @@ def prune(
         _check_bits("at_most", at_most, (*graph.sites, *graph.branches))
         at_most = {name: np.asarray(bits, bool) for name, bits in at_most.items()}
     evidence = _measure(subject, graph, batches, options, chosen)
+    plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
+    if chosen is not None and (chosen & ~plan.removed).any():
+        # What has to stay is not masked: measure the network without the others alone.
+        first, chosen = plan, chosen & plan.removed
+        evidence = _measure(subject, graph, batches, options, chosen)
+        plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
+        plan = dataclasses.replace(plan, protected=first.protected, needed=first.needed, needed_by=first.needed_by)
     given: dict[str, Any] = {"chosen": chosen, "at_most": at_most}
-    plan = planning.make_plan(evidence, options, **given)
     state = _State(graph, variables, params, evidence, plan, {"measure": time.perf_counter() - started})
 
     unchanged = PruneResult(fn, variables, opt_state, dict(copies or {}), None, state.record(nothing=True))
@@ -157,7 +163,7 @@ def prune(
 
     exact = chosen is not None or _exact(graph, options.criterion)
     trial = proof.Proof(subject, evidence, batches, options, exact=exact)
-    attempt, spared = _prove(trial, evidence, options, given)
+    attempt, spared = _prove(trial, plan, evidence, options, given)
     state.seconds.update(trial.seconds)
     if attempt.complaint is not None:
         return dataclasses.replace(unchanged, record=state.record(attempt, spared, refused=attempt.complaint))
@@ -195,6 +201,7 @@ def _begin(
 ) -> tuple[proof.Subject, Graph]:
     """Returns what is pruned, and its groups of units."""
     fns = {"evaluation": fn}
+    follows = train_fn is None
     if options.modes == "both":
         train_fn = train_fn or proof.training_of(fn, variables, x)
         if train_fn is not None:
@@ -214,7 +221,8 @@ def _begin(
             leaves[i] = leaf
         trees[name] = jax.tree.unflatten(jax.tree.structure(variables), leaves)
     fns = {mode: fns[mode] for mode, _ in zip(fns, graph.views, strict=False)}
-    return proof.Subject(fns, {f"call {i}": call for i, call in enumerate(calls)}, trees, owned), graph
+    named = {f"call {i}": call for i, call in enumerate(calls)}
+    return proof.Subject(fns, follows, named, trees, owned), graph
 
 
 def traced(
@@ -310,11 +318,14 @@ def _blind(evidence: Sequence[planning.Evidence]) -> str | None:
 
 
 def _prove(
-    trial: proof.Proof, evidence: list[planning.Evidence], options: PruneOptions, given: dict[str, Any]
+    trial: proof.Proof,
+    plan: slicing.Plan,
+    evidence: list[planning.Evidence],
+    options: PruneOptions,
+    given: dict[str, Any],
 ) -> tuple[proof.Attempt, list[str]]:
     """Returns the best attempt, and the sites that it leaves whole because they would change the outputs."""
     graph = evidence[0].graph
-    plan = planning.make_plan(evidence, options, **given)
     attempt = trial(plan)
     if attempt.complaint is not None and any(plan.folds.values()) and not attempt.plan.folds_exactly:
         # Zero padding makes some folds inexact: keep those units and try once more.

@@ -254,6 +254,7 @@ class _Network:
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
         self._training: Any = None
+        self._updating: Any = None
 
     def __call__(self, variables: Any, x: Any) -> Any:
         return self.fn(variables, x)
@@ -265,4 +266,8 @@ class _Network:
         return self._training
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.fn, name)  # Such as `resized`, where the network has it.
+        if name == "updating":  # Only where the network has it.
+            make = self.fn.updating  # type: ignore[attr-defined]
+            self._updating = self._updating or _Network(make())
+            return lambda: self._updating
+        return getattr(self.fn, name)  # Such as `resized`.
