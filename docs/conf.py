@@ -42,7 +42,7 @@ nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # Of other packages, whose inventories would have to be fetched; aliases of types; what is private or left out.
     ("py:class", r"(abc|collections|equinox|flax|jax|ml_collections|np|numpy|optax|pathlib|signal|types|typing)\..*"),
-    ("py:class", r"Builder|Distribution|Loss|tuple\[str"),
+    ("py:class", r"Builder|Distribution|Loss|UnitValues|ndarray|jax(lib|typing)\..*|tuple\[str"),
     ("py:class", r"demp_jax\._src\.(axes|planning|program)\..*|demp_jax\._src\.graph\.Absorber"),
     ("py:class", r"experiments\.(network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
 ]

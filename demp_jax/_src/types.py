@@ -25,6 +25,8 @@ from jaxtyping import Bool, Int, Num
 
 # On the device or on the host.
 AnyArray = jax.Array | np.ndarray
+# The same, or the shape alone: what the fields of a pytree hold under `jax.eval_shape`.
+AnyLeaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 GroupMask = Bool[np.ndarray, " groups"]
 UnitMask = Bool[np.ndarray, " units"]

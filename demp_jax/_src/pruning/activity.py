@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Num
 
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import trace as tracing
-from demp_jax._src.types import AnyArray, UnitValues
+from demp_jax._src.types import AnyArray, AnyLeaf, UnitValues
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
@@ -49,11 +49,11 @@ class Activity:
       kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
     """
 
-    maximum: UnitValues | None
-    minimum: UnitValues | None
-    magnitude: Float32[AnyArray, " units"] | None
-    positive: Bool[AnyArray, " units"] | None
-    nonzero: Bool[AnyArray, " units"] | None
+    maximum: Num[AnyLeaf, " units"] | None
+    minimum: Num[AnyLeaf, " units"] | None
+    magnitude: Float32[AnyLeaf, " units"] | None
+    positive: Bool[AnyLeaf, " units"] | None
+    nonzero: Bool[AnyLeaf, " units"] | None
     kind: str
 
     def merge(self, other: Activity) -> Activity:

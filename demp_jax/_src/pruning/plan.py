@@ -28,7 +28,8 @@ from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
-class Fold(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fold:
     """Constants of removed units, to be absorbed elsewhere.
 
     Attributes:
