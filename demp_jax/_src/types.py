@@ -14,7 +14,8 @@ Dimension names:
 
 Names are bound call by call: in one call `groups` stands for one size. Arrays that differ in size, such as those of
 several sites in a list, have the nameless dimension `_`. A size between braces, as in `{graph.num_groups}`, is read off
-an argument of that name.
+an argument of that name. Pytrees are declared with `typing.no_type_check`: JAX also builds them of leaves that are no
+arrays, such as shapes or shardings.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ from jaxtyping import Bool, Int, Num
 
 # On the device or on the host.
 AnyArray = jax.Array | np.ndarray
-# The same, or the shape alone: what the fields of a pytree hold under `jax.eval_shape`.
-AnyLeaf = jax.Array | np.ndarray | jax.ShapeDtypeStruct
 
 GroupMask = Bool[np.ndarray, " groups"]
 UnitMask = Bool[np.ndarray, " units"]

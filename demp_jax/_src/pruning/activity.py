@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32, Num
 
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import trace as tracing
-from demp_jax._src.types import AnyArray, AnyLeaf, UnitValues
+from demp_jax._src.types import AnyArray, UnitValues
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
@@ -31,6 +31,7 @@ _READS = {
 }
 
 
+@no_type_check
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=_FIELDS,
@@ -49,11 +50,11 @@ class Activity:
       kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
     """
 
-    maximum: Num[AnyLeaf, " units"] | None
-    minimum: Num[AnyLeaf, " units"] | None
-    magnitude: Float32[AnyLeaf, " units"] | None
-    positive: Bool[AnyLeaf, " units"] | None
-    nonzero: Bool[AnyLeaf, " units"] | None
+    maximum: UnitValues | None
+    minimum: UnitValues | None
+    magnitude: Float32[AnyArray, " units"] | None
+    positive: Bool[AnyArray, " units"] | None
+    nonzero: Bool[AnyArray, " units"] | None
     kind: str
 
     def merge(self, other: Activity) -> Activity:
