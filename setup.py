@@ -23,7 +23,7 @@ setup(
     install_requires=[
         "jax>=0.10.2",
         "flax>=0.12.8",
-        "jaxtyping>=0.3.9",
+        "jaxtyping>=0.3.7",
         "optax>=0.2.8",
         "numpy>=2.0",
         "scipy>=1.13",
@@ -55,7 +55,7 @@ setup(
         # jax2onnx newer than 0.13.0 refuses Orbax newer than 0.11.36, which it does not use.
         "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],
         "test": [
-            "beartype>=0.22",
+            "beartype>=0.22.2",
             "demp_jax[onnx]",
             "equinox>=0.13",
             "hypothesis>=6.130",

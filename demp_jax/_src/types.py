@@ -14,7 +14,8 @@ Dimension names:
 
 Names are bound call by call: in one call `groups` stands for one size. Arrays that differ in size, such as those of
 several sites in a list, have the nameless dimension `_`. A size between braces, as in `{graph.num_groups}`, is read off
-an argument of that name.
+an argument of that name. Pytrees are declared with `typing.no_type_check`: JAX also builds them of leaves that are no
+arrays, such as shapes or shardings.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import operator
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +24,7 @@ from demp_jax._src.tracing.graph import Graph
 from demp_jax._src.types import SomeGroups
 
 
+@no_type_check
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["units", "positions", "consumers", "bare"],

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, no_type_check
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ _READS = {
 }
 
 
+@no_type_check
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=_FIELDS,

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +27,8 @@ from demp_jax._src.tracing.select import NOTHING
 from demp_jax._src.types import GroupMask, SomeGroups, SomePositions
 
 
-class Fold(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Fold:
     """Constants of removed units, to be absorbed elsewhere.
 
     Attributes:

@@ -137,7 +137,8 @@ class Absorber(NamedTuple):
     sign: int
 
 
-class Producer(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Producer:
     """A matrix product or convolution that computes units from others.
 
     Attributes:
@@ -155,7 +156,8 @@ class Producer(NamedTuple):
     weight_axis: int
 
 
-class Product(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Product:
     """FLOPs of one operation: 2 times the product of `sizes`.
 
     Attributes:

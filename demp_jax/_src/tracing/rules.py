@@ -8,7 +8,7 @@ they end. An operation without a rule freezes what it touches: nothing is guesse
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 from jax.lax import GatherScatterMode
@@ -488,12 +488,15 @@ def written_axes(op: Op) -> dict[int, int]:
     return window | {i: place for i, (place, _) in shared.items()}
 
 
-def _window_axes(op: Op, window: Sequence[int], rank: int) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
+def _window_axes(
+    op: Op, window: Sequence[SupportsIndex], rank: int
+) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
     """Returns where the axes of the operand of a gather or scatter lie in its slices.
 
     Args:
       op: a gather or a scatter.
-      window: axes of the slices (a gather's result, a scatter's updates) that are axes of the operand.
+      window: axes of the slices (a gather's result, a scatter's updates) that are axes of the operand; NumPy integers
+        where `jax.vmap` made them.
       rank: how many axes the slices have.
 
     Returns:

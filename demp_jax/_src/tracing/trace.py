@@ -139,7 +139,8 @@ def _exclude(analysis: Analysis, patterns: Sequence[str]) -> None:
             )
 
 
-class _Grouping(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class _Grouping:
     """The groups of units that all programs agree on.
 
     Attributes:
