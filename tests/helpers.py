@@ -174,11 +174,10 @@ def train_gradient(network, variables, x, labels):
 
 def random_plan(graph: demp_jax.Graph, rng: np.random.Generator, share: float = 0.4):
     """Returns a plan that removes random groups, leaving every site at least one unit."""
-    from demp_jax._src.pruning import plan as planning
-    from demp_jax._src.pruning import slicing as surgery
+    from demp_jax._src.pruning.slicing import Plan
 
     removed = rng.random(graph.num_groups) < share
     for site in (*graph.sites, *graph.branches):
         if (site.groups >= 0).all() and removed[site.groups].all():
             removed[site.groups[0]] = False
-    return surgery.make_plan(graph, planning.Decision(removed, removed))
+    return Plan(graph, removed, removed)

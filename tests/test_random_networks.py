@@ -72,5 +72,5 @@ def test_any_consistent_set_of_units_can_be_sliced(drawn):
     smaller = plan.slice_variables(params)
     assert apply(smaller, x).shape == apply(params, x).shape
     again = demp_jax.trace(apply, smaller, x)
-    assert again.flops() == graph.flops(plan.decision.removed)
-    assert again.parameters() == graph.parameters(removed=plan.decision.removed)
+    assert again.flops() == graph.flops(plan.removed)
+    assert again.parameters() == graph.parameters(removed=plan.removed)

@@ -17,7 +17,7 @@ import pytest
 import demp_jax
 import demp_jax._src
 from demp_jax._src.optim import threefry
-from demp_jax._src.pruning.plan import Decision
+from demp_jax._src.pruning.slicing import Plan
 from demp_jax._src.tracing.graph import per_unit
 
 
@@ -37,9 +37,9 @@ def test_a_wrong_dtype_is_refused():
         per_unit(np.array([True, False]), np.zeros(2, bool))
 
 
-def test_fields_of_different_sizes_are_refused():
+def test_fields_of_different_sizes_are_refused(graph):
     with pytest.raises(jaxtyping.TypeCheckError, match="'dead'"):
-        Decision(removed=np.zeros(3, bool), dead=np.zeros(4, bool))
+        Plan(graph, removed=np.zeros(3, bool), dead=np.zeros(4, bool))
 
 
 def test_a_field_of_another_width_is_refused(graph):

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from demp_jax._src.pruning import passes, plan, slicing
+from demp_jax._src.pruning import passes, planning, slicing
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.tracing.graph import Graph, per_unit
 
@@ -82,10 +82,10 @@ def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What a decision comes to.
+    """What a plan comes to.
 
     Attributes:
-      plan, subject: that carries it out, and the smaller network.
+      plan, subject: the plan, and the smaller network.
       differences: by run, the largest absolute difference of the outputs before and after.
       deviation: the largest difference of the outputs from those of the masked network.
       complaint: why it is not good; `None` if it is.
@@ -99,12 +99,12 @@ class Attempt:
 
 
 class Proof:
-    """Carries decisions out on a network, and compares what it puts out."""
+    """Applies plans to a network, and compares what it puts out."""
 
     def __init__(
         self,
         subject: Subject,
-        evidence: Sequence[plan.Evidence],
+        evidence: Sequence[planning.Evidence],
         batches: Sequence[Any],
         options: PruneOptions,
         *,
@@ -126,26 +126,25 @@ class Proof:
         self._limit = options.tolerance if options.tolerance is not None else self._rounding if exact else math.inf
         self.seconds = {"slice": 0.0, "prove": 0.0}
 
-    def __call__(self, decision: plan.Decision) -> Attempt:
-        """Returns what a decision comes to."""
+    def __call__(self, plan: slicing.Plan) -> Attempt:
+        """Returns what a plan comes to."""
         started = time.perf_counter()
-        made = slicing.make_plan(self._evidence[0].graph, decision)
-        smaller = self._subject.sliced(made, self._batches[0])
+        smaller = self._subject.sliced(plan, self._batches[0])
         sliced = time.perf_counter()
         differences, deviation, complaint = {}, 0.0, None
         for evidence, (name, mode, whose) in zip(self._evidence, self._subject.runs, strict=False):
             before = evidence.observation.outputs
-            after = self._outputs(smaller.fns[mode], smaller.variables[whose], decision)
+            after = self._outputs(smaller.fns[mode], smaller.variables[whose], plan)
             scale = max(largest(before), 1.0)
             differences[name] = difference(before, after)
             complaint = complaint or _complaint(name, differences[name], self._limit, scale, "")
-            if not self._exact and made.folds_exactly:
+            if not self._exact and plan.folds_exactly:
                 masked = passes.outputs(
                     self._subject.fns[mode],
                     self._subject.variables[whose],
                     self._batches,
                     graph=evidence.graph,
-                    masked=plan.masked_values(evidence, decision),
+                    masked=planning.masked_values(evidence, plan),
                     batch_axis=self._options.batch_axis,
                 )
                 off = difference(masked, after)
@@ -155,25 +154,25 @@ class Proof:
             else:
                 deviation = max(deviation, differences[name])
         for call in smaller.calls.values():
-            self._check_widths(call, smaller.variables["evaluation"], decision)
+            self._check_widths(call, smaller.variables["evaluation"], plan)
         self.seconds["slice"] += sliced - started
         self.seconds["prove"] += time.perf_counter() - sliced
-        return Attempt(made, smaller, differences, deviation, complaint)
+        return Attempt(plan, smaller, differences, deviation, complaint)
 
-    def _outputs(self, fn: Callable[..., Any], variables: Any, decision: plan.Decision) -> list[Any]:
+    def _outputs(self, fn: Callable[..., Any], variables: Any, plan: slicing.Plan) -> list[Any]:
         try:
             return passes.outputs(fn, variables, self._batches)
         except Exception:
-            self._check_widths(fn, variables, decision)
+            self._check_widths(fn, variables, plan)
             raise
 
-    def _check_widths(self, fn: Callable[..., Any], variables: Any, decision: plan.Decision) -> None:
+    def _check_widths(self, fn: Callable[..., Any], variables: Any, plan: slicing.Plan) -> None:
         """Raises `ValueError` where a network cannot run on the smaller variables."""
         try:
             jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
         except Exception as error:
             sites = self._evidence[0].graph.sites
-            cuts = [(s.name, s.width, int(per_unit(decision.removed, s.groups).sum())) for s in sites]
+            cuts = [(s.name, s.width, int(per_unit(plan.removed, s.groups).sum())) for s in sites]
             widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
             what = (str(error).strip().splitlines() or [""])[0]
             # Only modules are told their new widths; other functions have nothing but their arrays.

@@ -5,7 +5,7 @@ The steps, each a function of its own:
 
 1. `_begin` traces the network in its modes and finds the groups of units;
 2. `_measure` runs the network, its modes and its copies on the death set;
-3. `plan.decide` says which groups are removed;
+3. `planning.make_plan` says which groups are removed;
 4. `proof.Proof` slices, runs again and compares; what changes the outputs is left whole;
 5. `_finish` slices the optimizer state and writes the record.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from demp_jax._src.pruning import optimizer_state, passes, plan, proof, slicing
+from demp_jax._src.pruning import optimizer_state, passes, planning, proof, slicing
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.record import PruneRecord
 from demp_jax._src.tracing import mirror
@@ -55,7 +55,7 @@ class PruneResult:
     @property
     def removed(self) -> dict[str, np.ndarray]:
         """By name of a site or branch, `[width]` bool: which of its units were removed; other sites are absent."""
-        return {} if self.plan is None else _units(self.plan.graph, self.plan.decision.removed)
+        return {} if self.plan is None else _units(self.plan.graph, self.plan.removed)
 
 
 def _units(graph: Graph, groups: np.ndarray) -> dict[str, np.ndarray]:
@@ -144,20 +144,20 @@ def prune(
         _check_bits("at_most", at_most, (*graph.sites, *graph.branches))
         at_most = {name: np.asarray(bits, bool) for name, bits in at_most.items()}
     evidence = _measure(subject, graph, batches, options, chosen)
-    decide: dict[str, Any] = {"chosen": chosen, "at_most": at_most}
-    decision = plan.decide(evidence, options, **decide)
-    state = _State(graph, variables, params, evidence, decision, {"measure": time.perf_counter() - started})
+    given: dict[str, Any] = {"chosen": chosen, "at_most": at_most}
+    plan = planning.make_plan(evidence, options, **given)
+    state = _State(graph, variables, params, evidence, plan, {"measure": time.perf_counter() - started})
 
     unchanged = PruneResult(fn, variables, opt_state, dict(copies or {}), None, state.record(nothing=True))
     blind = _blind(evidence)
     if blind:
         return dataclasses.replace(unchanged, record=state.record(refused=blind))
-    if not decision.removed.any() or graph.flops(decision.removed) > (1 - options.least_gain) * graph.flops():
+    if not plan.removed.any() or graph.flops(plan.removed) > (1 - options.least_gain) * graph.flops():
         return dataclasses.replace(unchanged, record=state.record(waits=True))
 
     exact = chosen is not None or _exact(graph, options.criterion)
     trial = proof.Proof(subject, evidence, batches, options, exact=exact)
-    attempt, spared = _prove(trial, evidence, options, decide)
+    attempt, spared = _prove(trial, evidence, options, given)
     state.seconds.update(trial.seconds)
     if attempt.complaint is not None:
         return dataclasses.replace(unchanged, record=state.record(attempt, spared, refused=attempt.complaint))
@@ -265,7 +265,7 @@ def _measure(
     batches: Sequence[Any],
     options: PruneOptions,
     chosen: np.ndarray | None = None,
-) -> list[plan.Evidence]:
+) -> list[planning.Evidence]:
     """Returns what the network did on the death set in its modes, and what its copies did."""
 
     def observed(fn: Callable[..., Any], variables: Any, view: Graph, with_outputs: bool = True) -> passes.Observation:
@@ -278,7 +278,7 @@ def _measure(
             variables,
             batches,
             graph=view,
-            consumers=plan.needed_consumers(view, options.constant),
+            consumers=planning.needed_consumers(view, options.constant),
             masked=masked,
             batch_axis=options.batch_axis,
             exclude=tuple(options.exclude),
@@ -291,14 +291,14 @@ def _measure(
         view = graph.training if mode == "training" else graph
         assert view is not None
         observation = observed(subject.fns[mode], subject.variables[whose], view)
-        evidence.append(plan.Evidence(name, view, observation, own=mode != "training"))
+        evidence.append(planning.Evidence(name, view, observation, own=mode != "training"))
     for (name, call), view in zip(subject.calls.items(), graph.calls, strict=True):
         observation = observed(call, subject.variables["evaluation"], view, with_outputs=False)
-        evidence.append(plan.Evidence(name, view, observation, own=False))
+        evidence.append(planning.Evidence(name, view, observation, own=False))
     return evidence
 
 
-def _blind(evidence: Sequence[plan.Evidence]) -> str | None:
+def _blind(evidence: Sequence[planning.Evidence]) -> str | None:
     """Returns why outputs cannot be compared; `None` if they can."""
     for name, _, observation, _ in evidence:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(observation.outputs)]
@@ -310,16 +310,16 @@ def _blind(evidence: Sequence[plan.Evidence]) -> str | None:
 
 
 def _prove(
-    trial: proof.Proof, evidence: list[plan.Evidence], options: PruneOptions, decide: dict[str, Any]
+    trial: proof.Proof, evidence: list[planning.Evidence], options: PruneOptions, given: dict[str, Any]
 ) -> tuple[proof.Attempt, list[str]]:
     """Returns the best attempt, and the sites that it leaves whole because they would change the outputs."""
     graph = evidence[0].graph
-    decision = plan.decide(evidence, options, **decide)
-    attempt = trial(decision)
-    if attempt.complaint is not None and any(decision.folds.values()) and not attempt.plan.folds_exactly:
+    plan = planning.make_plan(evidence, options, **given)
+    attempt = trial(plan)
+    if attempt.complaint is not None and any(plan.folds.values()) and not attempt.plan.folds_exactly:
         # Zero padding makes some folds inexact: keep those units and try once more.
         evidence = [each._replace(observation=_without_padded_folds(each)) for each in evidence]
-        attempt = trial(plan.decide(evidence, options, **decide))
+        attempt = trial(planning.make_plan(evidence, options, **given))
     if attempt.complaint is None:
         return attempt, []
 
@@ -328,11 +328,11 @@ def _prove(
         for site in (*graph.sites, *graph.branches):
             if site.name in names:
                 some[site.groups[site.groups >= 0]] = True
-        return trial(plan.decide(evidence, options, only=some, **decide))
+        return trial(planning.make_plan(evidence, options, only=some, **given))
 
-    names = [s.name for s in (*graph.sites, *graph.branches) if per_unit(decision.removed, s.groups).any()]
+    names = [s.name for s in (*graph.sites, *graph.branches) if per_unit(plan.removed, s.groups).any()]
     good, best = proof.largest_good(names, only)
-    if best is not None and best.plan.decision.removed.any():
+    if best is not None and best.plan.removed.any():
         attempt = best
     return attempt, [name for name in names if name not in good]
 
@@ -352,7 +352,7 @@ def _finish(
     for name, copy in copies.items():
         leaves = jax.tree.leaves(smaller.variables[name])
         cut[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in smaller.owned[name]])
-    record = dataclasses.replace(state, decision=made.decision).record(attempt, spared, reset=reset)
+    record = dataclasses.replace(state, plan=made).record(attempt, spared, reset=reset)
     return PruneResult(smaller.fns["evaluation"], variables, opt_state, cut, made, record)
 
 
@@ -363,8 +363,8 @@ class _State:
     graph: Graph
     variables: Any
     params: mirror.Params
-    evidence: list[plan.Evidence]
-    decision: plan.Decision
+    evidence: list[planning.Evidence]
+    plan: slicing.Plan
     seconds: dict[str, float]
 
     def record(
@@ -377,21 +377,21 @@ class _State:
         nothing: bool = False,
         reset: Sequence[str] = (),
     ) -> PruneRecord:
-        graph, decision = self.graph, self.decision
+        graph, plan = self.graph, self.plan
         stays = bool(refused) or waits or nothing
-        removed = np.zeros_like(decision.removed) if stays else decision.removed
+        removed = np.zeros_like(plan.removed) if stays else plan.removed
         gone = {s.name: int(per_unit(removed, s.groups).sum()) for s in (*graph.sites, *graph.branches)}
         neurons = sum(gone[site.name] for site in graph.sites)
         count = counter(graph, self.variables, self.params)
-        folds = decision.folds["evaluation"]
+        folds = plan.folds["evaluation"]
         folded = {int(g) for fold in folds for g in graph.consumers[fold.consumer].groups[fold.constants != 0]}
         outputs = self.evidence[0].observation.outputs
         return PruneRecord(
             removed={name: units for name, units in gone.items() if units},
-            protected=decision.protected,
-            needed=decision.needed,
-            needed_by=decision.needed_by,
-            dead_alone=decision.dead_alone,
+            protected=dict(plan.protected),
+            needed=dict(plan.needed),
+            needed_by=dict(plan.needed_by),
+            dead_alone=dict(plan.dead_alone),
             folded=0 if stays else len(folded),
             neurons=(graph.neurons, graph.neurons - neurons),
             parameters=(count(None), count(removed)),
@@ -402,11 +402,11 @@ class _State:
             scale=proof.largest(outputs),
             spared=list(spared),
             refused=refused,
-            waiting=int(decision.removed.sum()) if waits else 0,
-            saves=round(1 - graph.flops(decision.removed) / max(graph.flops(), 1), 6),
+            waiting=int(plan.removed.sum()) if waits else 0,
+            saves=round(1 - graph.flops(plan.removed) / max(graph.flops(), 1), 6),
             reset=list(reset),
             unread=[] if stays else _left_wide(graph, removed),
-            warnings=_warnings(graph, decision),
+            warnings=_warnings(graph, plan),
             seconds={stage: round(value, 4) for stage, value in self.seconds.items()},
         )
 
@@ -419,12 +419,12 @@ def _left_wide(graph: Graph, removed: np.ndarray) -> list[str]:
     return [graph.paths[i] for i in _unread(graph) if widths & set(graph.shapes[i])]
 
 
-def _warnings(graph: Graph, decision: plan.Decision) -> list[str]:
+def _warnings(graph: Graph, plan: slicing.Plan) -> list[str]:
     """Returns what the user should know."""
-    alone = sum(decision.dead_alone.values())
+    alone = sum(plan.dead_alone.values())
     if alone <= _STALE * graph.neurons:
         return []
-    counts = " and ".join(f"{count} in {mode} mode" for mode, count in decision.dead_alone.items())
+    counts = " and ".join(f"{count} in {mode} mode" for mode, count in plan.dead_alone.items())
     return [
         f"BatchNorm's running statistics look stale: {alone} of {graph.neurons} units are dead in one mode alone "
         f"({counts}). Lower its momentum (0.9), or call reestimate_batch_stats before pruning"
@@ -451,10 +451,10 @@ def _chosen(graph: Graph, remove: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[num_groups]`: which groups have units that are all named in `remove`."""
     _check_bits("remove", remove, graph.sites)
     stay = [~np.asarray(remove.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
-    return plan.dead_groups(graph, stay)
+    return planning.dead_groups(graph, stay)
 
 
-def _without_padded_folds(evidence: plan.Evidence) -> passes.Observation:
+def _without_padded_folds(evidence: planning.Evidence) -> passes.Observation:
     """Returns the observation as if units read by a padded convolution were not constant."""
     consumers = {}
     for i, seen in evidence.observation.consumers.items():
@@ -515,7 +515,7 @@ def preview(
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)
     subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, calls, options, graph)
-    removed = plan.decide(_measure(subject, graph, batches, options), options).removed
+    removed = planning.make_plan(_measure(subject, graph, batches, options), options).removed
     count = counter(graph, variables, params)
     gone = sum(int(per_unit(removed, site.groups).sum()) for site in graph.sites)
     return Preview(

@@ -1,51 +1,82 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The cut: one plan slices every tree that mirrors a network's variables.
+"""The plan of a prune, and how it slices every tree that mirrors the variables of a network.
 
 This is the only place that slices. It runs on the host: slicing there compiles nothing, while on the device every
 new shape would.
 
-Dimension names: positions, those of one axis that stay.
+Dimension names: positions, those of one axis that are kept.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer, Num, Shaped
 
-from demp_jax._src.pruning import plan as planning
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 from demp_jax._src.tracing.select import NOTHING
-from demp_jax._src.types import SomePositions
+from demp_jax._src.types import GroupMask, SomeGroups, SomePositions
+
+
+class Fold(NamedTuple):
+    """Constants of removed units, to be absorbed elsewhere.
+
+    Attributes:
+      consumer: index of the consumer that reads them.
+      constants: `[size of the consumer's axis]`, the constant of each position that is removed, 0 elsewhere.
+    """
+
+    consumer: int
+    constants: Float[np.ndarray, " units"]
 
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which positions of every variable stay.
+    """Which groups of units are removed, to be applied to trees.
 
     Attributes:
-      graph: the network before the cut.
-      decision: what leaves.
-      keep: per variable, per axis, the positions that stay, ascending; `None` where all stay.
+      graph: the network before.
+      removed: which groups are removed.
+      dead: which groups the criterion calls dead; others are removed because they are constant.
+      folds: by name of the network itself (`"evaluation"`) and of its copies, the constants to absorb.
+      protected: by site, how many units were dead but kept by the floor of the site.
+      needed: by site, how many units were dead but kept for a consumer of their value.
+      needed_by: by site, what reads them, and why that cannot do without.
+      dead_alone: by mode, how many units are dead in that one alone.
       trained: the leaves of the trained tree, whose paths `slice` matches, too.
     """
 
     graph: Graph
-    decision: planning.Decision
-    keep: tuple[tuple[SomePositions | None, ...], ...]
+    removed: GroupMask
+    dead: GroupMask
+    folds: Mapping[str, tuple[Fold, ...]] = dataclasses.field(default_factory=lambda: {"evaluation": ()})
+    protected: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    needed: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    needed_by: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    dead_alone: Mapping[str, int] = dataclasses.field(default_factory=dict)
     trained: tuple[mirror.Leaf, ...] = ()
 
+    @functools.cached_property
+    def keep(self) -> tuple[tuple[SomePositions | None, ...], ...]:
+        """Per variable, per axis, the positions that are kept, ascending; `None` where all are."""
+
+        def kept(groups: SomeGroups | None) -> SomePositions | None:
+            removed = None if groups is None else per_unit(self.removed, groups)
+            return None if removed is None or not removed.any() else np.flatnonzero(~removed)
+
+        return tuple(tuple(map(kept, axes)) for axes in self.graph.axes)
+
     def slice(self, tree: Any) -> Any:
-        """Returns a tree that mirrors the variables, or some of them, with what leaves cut out.
+        """Returns a tree that mirrors the variables, or some of them, without what is removed.
 
         A leaf mirrors the variable whose full path its own path ends with, if their shapes are equal, too (see
         `Graph.match`); any other leaf is returned as it is. So parameters, gradients, moments, masks and the state of
@@ -53,7 +84,7 @@ class Plan:
         too. Constants are not folded: for a copy of the variables, such as their average, see `slice_variables`.
 
         Raises:
-          ValueError: when two variables that are cut differently match a leaf equally well.
+          ValueError: when two variables that are sliced differently match a leaf equally well.
         """
         leaves, structure = jax.tree.flatten(tree)
         matched = self.graph.match(tree, self.trained)
@@ -61,7 +92,7 @@ class Plan:
         return jax.tree.unflatten(structure, sliced)
 
     def slice_leaf(self, leaf: Any, variable: int) -> Any:
-        """Returns a leaf that mirrors a variable, given by its index, without what leaves."""
+        """Returns a leaf that mirrors a variable, given by its index, without what is removed."""
         if not is_array(leaf):
             return leaf
         if variable in self._routed and np.issubdtype(leaf.dtype, np.integer):
@@ -75,12 +106,14 @@ class Plan:
     @functools.cached_property
     def absorbers(self) -> frozenset[int]:
         """The indices of the variables that constants are folded into."""
-        return frozenset(self._absorber(fold) for fold in self.decision.folds["evaluation"])
+        return frozenset(self._absorber(fold) for fold in self.folds["evaluation"])
 
     @functools.cached_property
     def _routed(self) -> dict[int, Consumer]:
-        uses = [(use.sink, use) for use in self.graph.consumers if isinstance(use.sink, axes_lib.Route)]
-        return {self.graph.variable(sink.index): use for sink, use in uses}
+        routed = [
+            (consumer.sink, consumer) for consumer in self.graph.consumers if isinstance(consumer.sink, axes_lib.Route)
+        ]
+        return {self.graph.variable(sink.index): consumer for sink, consumer in routed}
 
     def _slice(self, leaf: Any, keep: Sequence[SomePositions | None]) -> Any:
         if all(positions is None for positions in keep):
@@ -101,9 +134,9 @@ class Plan:
         """
         leaves = jax.tree.leaves(variables)
         cut = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
-        for number, use in self._routed.items():
-            cut[number] = put_like(self._renumbered(use, number), leaves[number])
-        for fold in self.decision.folds[network]:
+        for number, consumer in self._routed.items():
+            cut[number] = put_like(self._renumbered(consumer, number), leaves[number])
+        for fold in self.folds[network]:
             variable, change = self._absorbed(fold, leaves)
             keep = self.keep[variable]
             change = change[
@@ -112,45 +145,47 @@ class Plan:
             cut[variable] = put_like((np.asarray(cut[variable]) + change).astype(leaves[variable].dtype), cut[variable])
         return jax.tree.unflatten(jax.tree.structure(variables), cut)
 
-    def _renumbered(self, use: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
+    def _renumbered(self, consumer: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
         """Returns the index of a route, in the numbering of the smaller operand."""
-        leaves = per_unit(self.decision.removed, use.groups)
-        position = np.where(leaves, NOTHING, np.cumsum(~leaves) - 1)
+        removed = per_unit(self.removed, consumer.groups)
+        position = np.where(removed, NOTHING, np.cumsum(~removed) - 1)
         index = self.graph.indices[number]
         valid = (index >= 0) & (index < len(position))
         renumbered = np.where(valid, position[np.where(valid, index, 0)], NOTHING)
         [keep] = self.keep[number]
         return (renumbered if keep is None else renumbered[keep]).astype(index.dtype)
 
-    def _absorber(self, fold: planning.Fold) -> int:
-        use = self.graph.consumers[fold.consumer]
-        if isinstance(use.sink, axes_lib.Route):
-            return self.graph.variable(use.sink.fill)
-        assert use.absorber is not None
-        return use.absorber.variable
+    def _absorber(self, fold: Fold) -> int:
+        consumer = self.graph.consumers[fold.consumer]
+        if isinstance(consumer.sink, axes_lib.Route):
+            return self.graph.variable(consumer.sink.fill)
+        assert consumer.absorber is not None
+        return consumer.absorber.variable
 
-    def _absorbed(self, fold: planning.Fold, leaves: Sequence[Any]) -> tuple[int, Num[np.ndarray, "..."]]:
+    def _absorbed(self, fold: Fold, leaves: Sequence[Any]) -> tuple[int, Num[np.ndarray, "..."]]:
         """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
-        use = self.graph.consumers[fold.consumer]
-        if isinstance(use.sink, axes_lib.Route):
-            index = self.graph.indices[self.graph.variable(use.sink.index)]
+        consumer = self.graph.consumers[fold.consumer]
+        if isinstance(consumer.sink, axes_lib.Route):
+            index = self.graph.indices[self.graph.variable(consumer.sink.index)]
             valid = (index >= 0) & (index < len(fold.constants))
-            return self.graph.variable(use.sink.fill), np.where(valid, fold.constants[np.where(valid, index, 0)], 0)
-        assert use.absorber is not None
-        weights = self._weights(use.sink, leaves)
-        op = use.sink.op
+            return self.graph.variable(consumer.sink.fill), np.where(
+                valid, fold.constants[np.where(valid, index, 0)], 0
+            )
+        assert consumer.absorber is not None
+        weights = self._weights(consumer.sink, leaves)
+        op = consumer.sink.op
         if op.name == "dot_general":
             contracted, _ = op.params["dimension_numbers"]
-            weighed = contracted[1 - use.sink.operand]
-            axis = weighed[list(contracted[use.sink.operand]).index(use.axis)]
+            weighed = contracted[1 - consumer.sink.operand]
+            axis = weighed[list(contracted[consumer.sink.operand]).index(consumer.axis)]
             summed = tuple(i for i in weighed if i != axis)
         else:
             axis = op.params["dimension_numbers"].rhs_spec[1]
             summed = tuple(op.params["dimension_numbers"].rhs_spec[2:])
         shape = [-1 if i == axis else 1 for i in range(weights.ndim)]
         change = np.sum(weights * fold.constants.reshape(shape), axis=(axis, *summed))
-        variable = use.absorber.variable
-        return variable, use.absorber.sign * change.reshape(self.graph.shapes[variable])
+        variable = consumer.absorber.variable
+        return variable, consumer.absorber.sign * change.reshape(self.graph.shapes[variable])
 
     def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> Float[np.ndarray, "..."]:
         program = self.graph.program
@@ -173,22 +208,7 @@ class Plan:
     @property
     def folds_exactly(self) -> bool:
         """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
-        return not any(
-            self.graph.consumers[fold.consumer].padded for folds in self.decision.folds.values() for fold in folds
-        )
-
-
-def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
-    """Returns the plan that carries out a decision."""
-    gone = decision.removed
-    keep = tuple(
-        tuple(
-            None if axis is None or not per_unit(gone, axis).any() else np.flatnonzero(~per_unit(gone, axis))
-            for axis in axes
-        )
-        for axes in graph.axes
-    )
-    return Plan(graph, decision, keep)
+        return not any(self.graph.consumers[fold.consumer].padded for folds in self.folds.values() for fold in folds)
 
 
 def is_array(leaf: Any) -> bool:

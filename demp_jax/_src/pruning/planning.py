@@ -13,31 +13,19 @@ Dimension names: groups and units as in `types`.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Integer
+from jaxtyping import Bool, Float32, Int, Integer
 
 from demp_jax._src.pruning.activity import Activity, Range, alive
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.pruning.passes import Observation
+from demp_jax._src.pruning.slicing import Fold, Plan
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
-
-
-class Fold(NamedTuple):
-    """Constants of removed units, to be absorbed elsewhere.
-
-    Attributes:
-      consumer: index of the consumer that reads them.
-      constants: `[size of the consumer's axis]`, the constant of each position that is removed, 0 elsewhere.
-    """
-
-    consumer: int
-    constants: Float[np.ndarray, " units"]
 
 
 class Evidence(NamedTuple):
@@ -56,29 +44,6 @@ class Evidence(NamedTuple):
     own: bool
 
 
-@dataclasses.dataclass(frozen=True)
-class Decision:
-    """Which groups of units are removed.
-
-    Attributes:
-      removed: `[num_groups]` bool.
-      dead: `[num_groups]` bool, what the criterion calls dead; other groups are removed because they are constant.
-      folds: by name of the evidence that has variables of its own, the constants to absorb.
-      protected: by site, how many units were dead but kept by the floor of the site.
-      needed: by site, how many units were dead but kept for a consumer of their value.
-      needed_by: by site, what reads them, and why that cannot do without.
-      dead_alone: by mode, how many units are dead in that one alone.
-    """
-
-    removed: GroupMask
-    dead: GroupMask
-    folds: dict[str, tuple[Fold, ...]] = dataclasses.field(default_factory=lambda: {"evaluation": ()})
-    protected: dict[str, int] = dataclasses.field(default_factory=dict)
-    needed: dict[str, int] = dataclasses.field(default_factory=dict)
-    needed_by: dict[str, str] = dataclasses.field(default_factory=dict)
-    dead_alone: dict[str, int] = dataclasses.field(default_factory=dict)
-
-
 def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:
     """Returns the consumers whose values decide whether a unit may be removed: those that may read more than zero."""
     needed = []
@@ -88,14 +53,14 @@ def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:
     return tuple(needed)
 
 
-def decide(
+def make_plan(
     evidence: Sequence[Evidence],
     options: PruneOptions,
     *,
     chosen: GroupMask | None = None,
     at_most: Mapping[str, SomeMask] | None = None,
     only: GroupMask | None = None,
-) -> Decision:
+) -> Plan:
     """Returns which groups are removed.
 
     Args:
@@ -122,7 +87,8 @@ def decide(
     _keep_floor(graph.sites, sites[: len(graph.sites)], removed, np.zeros_like(removed), **floors)
     unread = _drop_unread(graph, removed)
     _keep_floor(graph.branches, sites[len(graph.sites) :], removed, unread, **floors)
-    return Decision(
+    return Plan(
+        graph=graph,
         removed=removed,
         protected=_count(graph, before & ~removed),
         needed=_count(graph, kept),
@@ -133,12 +99,12 @@ def decide(
     )
 
 
-def masked_values(evidence: Evidence, decision: Decision) -> list[Float32[np.ndarray, " _"]]:
-    """Returns what a decision makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
+def masked_values(evidence: Evidence, plan: Plan) -> list[Float32[np.ndarray, " _"]]:
+    """Returns what a plan makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
     values = []
     graph = evidence.graph
     for site, activity in zip((*graph.sites, *graph.branches), evidence.observation.sites, strict=True):
-        gone, dead = per_unit(decision.removed, site.groups), per_unit(decision.dead, site.groups)
+        gone, dead = per_unit(plan.removed, site.groups), per_unit(plan.dead, site.groups)
         values.append(np.where(gone, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
     return values
 
@@ -279,7 +245,7 @@ def _keep_floor(
     multiple: int,
     at_most: Mapping[str, SomeMask] | None,
 ) -> None:
-    """Keeps units where `decide` allows less to be removed: those not in `at_most` first, then the most active.
+    """Keeps units where `make_plan` allows less to be removed: those not in `at_most` first, then the most active.
 
     What is `unread`, `[num_groups]` bool, comes last. So a sum and its operands that lose equally many channels lose
     the same ones, and the sum stays a plain one.
