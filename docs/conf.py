@@ -41,8 +41,14 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # Of other packages, whose inventories would have to be fetched; aliases of types; what is private or left out.
+<<<<<<< HEAD
     ("py:class", r"(abc|collections|equinox|flax|jax|ml_collections|np|numpy|optax|pathlib|signal|types|typing)\..*"),
     ("py:class", r"Builder|Distribution|Loss|UnitValues|ndarray|jax(lib|typing)\..*|tuple\[str"),
+=======
+    ("py:class", r"(abc|collections|equinox|flax|jax|jaxlib|jaxtyping|ml_collections|np|numpy|optax)\..*"),
+    ("py:class", r"(pathlib|signal|types|typing)\..*"),
+    ("py:class", r"Builder|Distribution|Loss|ndarray|tuple\[str|(Some|Unit)[A-Z]\w+"),
+>>>>>>> docs2
     (
         "py:class",
         r"demp_jax\._src\.(tracing\.(axes|mirror|program)|pruning\.(planning|slicing))\..*|demp_jax\._src\.tracing\.graph\.Absorber",

@@ -28,22 +28,6 @@ from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
 from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
-<<<<<<< HEAD:demp_jax/_src/pruning/planning.py
-=======
-@dataclasses.dataclass(frozen=True)
-class Fold:
-    """Constants of removed units, to be absorbed elsewhere.
-
-    Attributes:
-      consumer: index of the consumer that reads them.
-      constants: `[size of the consumer's axis]`, the constant of each position that is removed, 0 elsewhere.
-    """
-
-    consumer: int
-    constants: Float[np.ndarray, " units"]
-
-
->>>>>>> typing:demp_jax/_src/pruning/plan.py
 class Evidence(NamedTuple):
     """What one network did in one mode.
 
