@@ -41,17 +41,12 @@ nitpicky = True
 nitpick_ignore_regex = [
     ("py:obj", r".*"),
     # Of other packages, whose inventories would have to be fetched; aliases of types; what is private or left out.
-<<<<<<< HEAD
-    ("py:class", r"(abc|collections|equinox|flax|jax|ml_collections|np|numpy|optax|pathlib|signal|types|typing)\..*"),
-    ("py:class", r"Builder|Distribution|Loss|UnitValues|ndarray|jax(lib|typing)\..*|tuple\[str"),
-=======
     ("py:class", r"(abc|collections|equinox|flax|jax|jaxlib|jaxtyping|ml_collections|np|numpy|optax)\..*"),
     ("py:class", r"(pathlib|signal|types|typing)\..*"),
     ("py:class", r"Builder|Distribution|Loss|ndarray|tuple\[str|(Some|Unit)[A-Z]\w+"),
->>>>>>> docs2
     (
         "py:class",
-        r"demp_jax\._src\.(tracing\.(axes|mirror|program)|pruning\.(planning|slicing))\..*|demp_jax\._src\.tracing\.graph\.Absorber",
+        r"demp_jax\._src\.(tracing\.(axes|mirror|program|graph\.Absorber)|pruning\.(planning|slicing)).*",
     ),
     ("py:class", r"demp_jax\.(equinox|linen|_src\.frameworks\.nnx_models)\.(BatchStatistics|Updating)"),
     ("py:class", r"experiments\.(network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
