@@ -84,7 +84,7 @@ def test_an_interrupted_run_goes_on_under_its_id(wandb, tmp_path, monkeypatch):
             v for s, v in logged if s == line["step"] and v.keys() & line.keys() and v.get("loss") == line.get("loss")
         ]
         assert same["width/norm/0"] == line["width"]["norm/0"]
-    cuts = [(s, v) for s, v in logged if "cut/differences/evaluation" in v]
+    cuts = [(s, v) for s, v in logged if "cut/deviation" in v]
     assert [s for s, _ in cuts] == [6, 12]
     for (_, values), cut in zip(cuts, lines(workdir / "cuts.jsonl"), strict=True):
         assert values["cut/neurons"] == cut["neurons"][1]
