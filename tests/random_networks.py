@@ -108,6 +108,10 @@ class Read:
     padded: bool = False
     centered: bool = False
 
+    @property
+    def routed(self) -> bool:
+        return self.absorber is not None and self.absorber[1].endswith(".fill")
+
     def range(self) -> tuple[np.ndarray, np.ndarray]:
         flat = self.value.reshape(-1, self.value.shape[-1])
         return flat.min(0), flat.max(0)
@@ -449,6 +453,9 @@ class Drawn:
             f"constant={self.options.constant}, optimizer={self.optimizer})"
         )
 
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(repr(self))
+
     def trained(self, tree: Any) -> Any:
         return tree if self.params is None else self.params(tree)
 
@@ -511,7 +518,9 @@ class Builder:
         item = ("layer", name, options)
         z = np.asarray(self.run(("layer", name, options | {"relu": False}), x))
         z = z.reshape(-1, out)
-        if self.chance(0.3):  # Without a bias to lift them, units fire more often than not by the sign of their weights.
+        if self.chance(
+            0.3
+        ):  # Without a bias to lift them, units fire more often than not by the sign of their weights.
             self.put(name, kernel=self.values[name, "kernel"] * np.where(np.median(z, 0) < 0, -1, 1))
             z = z * np.where(np.median(z, 0) < 0, -1, 1)
         dead, constant = self.rng.random(out) < 0.4, self.rng.random(out) < 0.1
@@ -571,7 +580,9 @@ class Builder:
     def block(self, i: int, x: Any) -> Any:
         """Draws some layers; returns their value for `x`."""
         image, width = x.ndim == 4, x.shape[-1]
-        kinds = "layer layer residual residual routed concat shift normed normed split gate uneven segments scaled complex"
+        kinds = (
+            "layer layer residual residual routed concat shift normed normed split gate uneven segments scaled complex"
+        )
         kinds += " pool flatten mean" if image else " experts stacked"
         kind = self.one_of(kinds.split())
         name = f"{kind}{i}"
@@ -607,7 +618,8 @@ class Builder:
         elif kind == "uneven":
             if width < 3:
                 return x
-            item = (kind, 1 + self.choose(width - 2))
+            # At the middle it would be a split into equal parts, which are cut at the middle again.
+            item = (kind, self.one_of([k for k in range(1, width) if 2 * k != width]))
         elif kind == "segments":
             item = (kind, self.one_of(["sum", "max"]))
         elif kind == "scaled":
@@ -817,14 +829,20 @@ class Verdict:
                 seen.append((shadow.sites, shadow.reads))
             self.sites[name] = [(a[0][0], np.concatenate([v for _, v in a])) for a in zip(*(s for s, _ in seen))]
             self.reads[name] = [
-                dataclasses.replace(rs[0], value=np.concatenate([r.value for r in rs])) for rs in zip(*(r for _, r in seen))
+                dataclasses.replace(rs[0], value=np.concatenate([r.value for r in rs]))
+                for rs in zip(*(r for _, r in seen))
             ]
         dead, held = self._dead()
-        strict, loose = (self._constant(held, 1e-8), self._constant(held, 1e-4)) if drawn.options.constant else (set(), set())
-        self.allowed = dead | loose
+        # What a `select` reads can be removed as well, without an activation of its own.
+        routed = [self.roots(read.units) for read in self.reads["evaluation"] if read.routed]
+        branches = set(np.concatenate([np.empty(0, int), *routed]).tolist()) - held - {FROZEN}
+        strict, loose = (self._constant(held | branches, slack) for slack in (1e-8, 1e-4))
+        if drawn.options.constant is None:
+            strict, loose = set(), set()
         blocked, inexact = self._blocked(drawn)
-        self.required = (dead | strict) - blocked - inexact
-        self.excused = bool((self.allowed - blocked) & inexact)
+        self.allowed = (dead | loose) - branches
+        self.required = (dead | strict) - blocked - inexact - branches
+        self.excused = bool(((dead | loose) - blocked) & inexact)
 
     def roots(self, units: np.ndarray) -> np.ndarray:
         return self.shadow.roots(units)
@@ -958,10 +976,12 @@ class _Check:
         for bits, roots in pairs:
             assert (np.isin(roots, list(self.removed)) == bits).all(), "a group was removed in part"
         wrong = self.removed - verdict.allowed
-        assert not wrong, f"{len(wrong)} groups are removed that are not dead in every mode and copy: {self.result.record}"
+        assert not wrong, (
+            f"{len(wrong)} groups are removed that are not dead in every mode and copy: {self.result.record}"
+        )
         self._complete(pairs)
         # Channels of branches that nothing reads any more are removed as well.
-        routed = [read for read in verdict.reads["evaluation"] if read.absorber and read.absorber[1].endswith(".fill")]
+        routed = [read for read in verdict.reads["evaluation"] if read.routed]
         for route, read in zip(graph.routes, routed, strict=True):
             for branch in graph.branches:
                 if branch.value == route.value:
@@ -988,7 +1008,9 @@ class _Check:
             for x in drawn.fresh:
                 before, after = (drawn.network.run(jax.tree.map(np.asarray, v), x, train) for v in (variables, smaller))
                 gap = np.abs(before - after).max()
-                assert gap <= inexact * max(np.abs(before).max(), 1), f"fresh outputs of {name} differ by {gap}: {result.record}"
+                assert gap <= inexact * max(np.abs(before).max(), 1), (
+                    f"fresh outputs of {name} differ by {gap}: {result.record}"
+                )
 
     def _changes(self, values: dict[str, Any], reads: Sequence[Read]) -> dict[str, np.ndarray]:
         """Returns what the constants of removed units add to what absorbs them, with the weights in `values`."""
@@ -1043,8 +1065,9 @@ class _Check:
             for label, value in values.items()
         }
         # What a `select` reads is numbered as before, but for removed channels.
-        routed = [read for read in self.verdict.reads[run] if read.absorber and read.absorber[1].endswith(".fill")]
-        for read in routed:
+        for read in self.verdict.reads[run]:
+            if not read.routed:
+                continue
             label = " ".join(read.absorber).replace(".fill", ".index")
             if label in new:
                 gone = np.isin(self.verdict.roots(read.units), list(self.removed))
@@ -1081,7 +1104,9 @@ class _Check:
         labels = drawn.trained(drawn.labels)
         self.tilt = {
             label: 0.1 * rng.normal(size=leaf.shape).astype(np.float32)
-            for label, leaf in zip(jax.tree.leaves(labels), jax.tree.leaves(drawn.trained(drawn.variables)), strict=True)
+            for label, leaf in zip(
+                jax.tree.leaves(labels), jax.tree.leaves(drawn.trained(drawn.variables)), strict=True
+            )
         }
         some = jax.tree.map(lambda _: bool(rng.random() < 0.6), labels)
         made = LABELED.get(drawn.optimizer)
@@ -1137,9 +1162,12 @@ class _Check:
         ranks = {label: np.ndim(tilt) for label, tilt in self.tilt.items()}
         shapes = {label: tuple(1009 + 13 * n + i for i in range(ranks[label])) for n, label in enumerate(names)}
         of_shape = {shape: label for label, shape in shapes.items()}
-        shown = jax.eval_shape(self.tx.init, jax.tree.map(lambda n: jax.ShapeDtypeStruct(shapes[n], np.float32), labels))
+        shown = jax.eval_shape(
+            self.tx.init, jax.tree.map(lambda n: jax.ShapeDtypeStruct(shapes[n], np.float32), labels)
+        )
         owner = {
-            jax.tree_util.keystr(path): of_shape.get(leaf.shape) for path, leaf in jax.tree_util.tree_leaves_with_path(shown)
+            jax.tree_util.keystr(path): of_shape.get(leaf.shape)
+            for path, leaf in jax.tree_util.tree_leaves_with_path(shown)
         }
         owner = {path: label for path, label in owner.items() if label is not None}
         fields: dict[str, dict[str, Any]] = {}
@@ -1172,9 +1200,7 @@ class _Check:
             assert shapes.get(name, ()) == np.shape(leaf), f"{drawn.optimizer}: state {name} has shape {np.shape(leaf)}"
         if drawn.optimizer in INEXACT or drawn.optimizer == "flatten" or self.elsewhere:
             return
-        masks = {
-            label: np.asarray(self._masked(label, np.ones(tilt.shape, bool))) for label, tilt in self.tilt.items()
-        }
+        masks = {label: np.asarray(self._masked(label, np.ones(tilt.shape, bool))) for label, tilt in self.tilt.items()}
         state = self._masked_state()
         tilts = {label: self._sliced(label, tilt) for label, tilt in self.tilt.items()}
         ones = {label: np.ones(tilt.shape, bool) for label, tilt in tilts.items()}
@@ -1234,7 +1260,9 @@ def main() -> int:
         except Exception as error:
             wrong += 1
             text = " ".join(str(error).split())[:300]
-            print(f"python -m tests.random_networks --count 1 --seed {seed}: {type(error).__name__}: {text}", flush=True)  # noqa: T201
+            print(
+                f"python -m tests.random_networks --count 1 --seed {seed}: {type(error).__name__}: {text}", flush=True
+            )  # noqa: T201
             if args.verbose:
                 print(drawn)  # noqa: T201
                 traceback.print_exc()
