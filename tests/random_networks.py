@@ -1,9 +1,9 @@
 """Random networks with known dead units, and what has to hold when they are pruned.
 
-A `Builder` draws layers and makes their variables; it knows which units it kills. `Network` runs the layers as plain JAX
-code that reads widths off its arrays. Run with a `Shadow`, it also follows every unit through the layers on its own,
-without the tracer: which units can only be removed together, what reads them, and along which axes of which variables
-they lie. From this and the values on the death set follows which units have to be removed, and which may not be.
+A `Builder` draws layers and makes their variables; it knows which units it kills. `Network` runs the layers as plain
+JAX code that reads widths off its arrays, or by NumPy alone. Run with a `Shadow`, it also follows every unit through the
+layers, without the tracer: which units can only be removed together, what reads them, and along which axes of which
+variables they lie. This and the values on the death set tell which units have to be removed, and which may not be.
 
     python -m tests.random_networks --count 1000 --seed 0
 
@@ -136,7 +136,10 @@ class Network:
 
 
 class _Run:
-    """One run of the layers, on NumPy arrays by NumPy alone; `units` are those of the last axis of the value in hand."""
+    """One run of the layers, on NumPy arrays by NumPy alone.
+
+    `units` are those of the last axis of the value in hand.
+    """
 
     def __init__(self, part: Callable[[str, str], Any], there: set[Address], train: bool, shadow: Shadow | None):
         self.part, self.there, self.train, self.shadow = part, there, train, shadow
@@ -542,7 +545,7 @@ class Builder:
     def statistics(self, name: str, z: np.ndarray, dead: np.ndarray) -> None:
         """Makes running statistics, at times stale: units that are dead in one mode alone."""
         mean, var = z.mean(0), z.var(0)
-        if self.chance(0.25):
+        if self.chance(0.4):
             stale = self.rng.random(len(mean)) < 0.3
             if self.chance():
                 mean = np.where(stale, 99, mean)  # Dead in evaluation mode.
@@ -696,13 +699,14 @@ class Builder:
         plain = self.chance(0.2)
         for address in self.values:
             which = address[1] in FIXED or address[1].split(".")[-1] in FIXED
-            earlier = list(paths[which].values())
+            shape = self.values[address].shape
+            earlier = [path for other, path in paths[which].items() if self.values[other].shape == shape]
             for attempt in range(100):
                 if plain or attempt > 20:
                     path = (address[0] + "_" * (attempt > 30), *address[1].split("."))
-                elif earlier and self.chance(0.3):
-                    # Its path ends as that of another.
-                    path = (self.one_of(NAMES), *self.one_of(earlier))
+                elif earlier and self.chance(0.4):
+                    # Its path ends as that of another, and begins as the state of an optimizer.
+                    path = (self.one_of(["mu", "mu", "nu", "z", "trace", *NAMES]), *self.one_of(earlier))
                 else:
                     path = tuple(self.one_of(NAMES) for _ in range(1 + self.choose(2)))
                 if self.insert(trees[which], path):
@@ -827,10 +831,12 @@ class Verdict:
                 shadow.begin(name)
                 drawn.network.run(variables, x, train, shadow)
                 seen.append((shadow.sites, shadow.reads))
-            self.sites[name] = [(a[0][0], np.concatenate([v for _, v in a])) for a in zip(*(s for s, _ in seen))]
+            self.sites[name] = [
+                (a[0][0], np.concatenate([v for _, v in a])) for a in zip(*(s for s, _ in seen), strict=True)
+            ]
             self.reads[name] = [
                 dataclasses.replace(rs[0], value=np.concatenate([r.value for r in rs]))
-                for rs in zip(*(r for _, r in seen))
+                for rs in zip(*(r for _, r in seen), strict=True)
             ]
         dead, held = self._dead()
         # What a `select` reads can be removed as well, without an activation of its own.
@@ -908,21 +914,10 @@ class _Check:
         self.events: collections.Counter[str] = collections.Counter()
         self.verdict = verdict = Verdict(drawn, drawn.batches)
         self._optimizer()
-        try:
-            self.result = demp_jax.prune(
-                drawn.fn,
-                drawn.variables,
-                drawn.batches,
-                opt_state=self.state,
-                tx=self.tx,
-                params=drawn.params,
-                copies=drawn.copies,
-                train_fn=drawn.train_fn,
-                options=drawn.options,
-            )
-        except ValueError as error:
-            assert "no prunable neuron found" in str(error), error
-            assert not verdict.required, f"nothing prunable, but {len(verdict.required)} groups are dead: {error}"
+        trouble = self._prune()
+        if trouble:
+            assert "no prunable neuron found" in trouble, trouble
+            assert not verdict.required, f"nothing prunable, but {len(verdict.required)} groups are dead: {trouble}"
             self.events["nothing prunable"] += 1
             return
         record = self.result.record
@@ -937,7 +932,7 @@ class _Check:
         self.events["no hash"] += type(drawn.fn) in (Holder, Unhashable)
         if self.result.plan is None:
             self.removed: set[int] = set()
-            self._complete([])
+            self._complete()
             self.events["nothing removed"] += 1
             return
         self.events["pruned"] += 1
@@ -947,7 +942,26 @@ class _Check:
         self._variables()
         self._steps()
 
-    def _complete(self, removed: Sequence[tuple[np.ndarray, np.ndarray]]) -> None:
+    def _prune(self) -> str:
+        """Prunes the network; returns the message of an error."""
+        drawn = self.drawn
+        try:
+            self.result = demp_jax.prune(
+                drawn.fn,
+                drawn.variables,
+                drawn.batches,
+                opt_state=self.state,
+                tx=self.tx,
+                params=drawn.params,
+                copies=drawn.copies,
+                train_fn=drawn.train_fn,
+                options=drawn.options,
+            )
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def _complete(self) -> None:
         """Asserts that all is removed that has to be, but for one unit of every site that would be emptied."""
         verdict, record = self.verdict, self.result.record
         missing = verdict.required - self.removed
@@ -979,7 +993,7 @@ class _Check:
         assert not wrong, (
             f"{len(wrong)} groups are removed that are not dead in every mode and copy: {self.result.record}"
         )
-        self._complete(pairs)
+        self._complete()
         # Channels of branches that nothing reads any more are removed as well.
         routed = [read for read in verdict.reads["evaluation"] if read.routed]
         for route, read in zip(graph.routes, routed, strict=True):
@@ -1116,7 +1130,7 @@ class _Check:
         _, self.state = self._train(drawn.variables, self.tx.init(params), self.tilt, ones)
 
     def _train(self, variables: Any, state: Any, tilt: dict[str, Any], masks: dict[str, Any]) -> tuple[Any, Any]:
-        """Runs two steps in training mode. A linear term, the tilt, keeps gradients from being zero but for rounding."""
+        """Runs two steps in training mode; a linear term keeps gradients from being zero but for rounding."""
         labels = self.drawn.trained(self.drawn.labels)
         tilts, masks = jax.tree.map(tilt.__getitem__, labels), jax.tree.map(masks.__getitem__, labels)
         params = self.drawn.trained(variables)
@@ -1259,10 +1273,8 @@ def main() -> int:
             events += check(drawn)
         except Exception as error:
             wrong += 1
-            text = " ".join(str(error).split())[:300]
-            print(
-                f"python -m tests.random_networks --count 1 --seed {seed}: {type(error).__name__}: {text}", flush=True
-            )  # noqa: T201
+            text = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            print(f"python -m tests.random_networks --count 1 --seed {seed}: {text}", flush=True)  # noqa: T201
             if args.verbose:
                 print(drawn)  # noqa: T201
                 traceback.print_exc()
