@@ -1,8 +1,8 @@
 """Random networks with known dead units, and what has to hold when they are pruned.
 
 A `Builder` draws layers and makes their variables; it knows which units it kills. `Network` runs the layers as plain
-JAX code that reads widths off its arrays, or by NumPy alone. Run with a `Shadow`, it also follows every unit through the
-layers, without the tracer: which units can only be removed together, what reads them, and along which axes of which
+JAX code that reads widths off its arrays, or by NumPy alone. Run with a `Shadow`, it also follows every unit through
+the layers, without the tracer: which units can only be removed together, what reads them, and along which axes of which
 variables they lie. This and the values on the death set tell which units have to be removed, and which may not be.
 
     python -m tests.random_networks --count 1000 --seed 0
@@ -916,7 +916,7 @@ class _Check:
         self._optimizer()
         trouble = self._prune()
         if trouble:
-            assert "no prunable neuron found" in trouble, trouble
+            assert "no prunable unit found" in trouble, trouble
             assert not verdict.required, f"nothing prunable, but {len(verdict.required)} groups are dead: {trouble}"
             self.events["nothing prunable"] += 1
             return
