@@ -149,8 +149,9 @@ MEASURED = {
     "while": lambda h: jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, s[1] * h), (0, h))[1],
     "cond": lambda h: jax.lax.cond(jnp.arange(2)[1] > 0, lambda y: 2 * y, jnp.zeros_like, h),
     "switch": lambda h: jax.lax.switch(jnp.arange(3)[1], [lambda y: y, lambda y: 3 * y, jnp.sin], h),
-    "interpolate": lambda h: jnp.interp(h, jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0])),
 }
+if jax.__version_info__ < (0, 12):  # Later it is a primitive of its own, which is refused by name.
+    MEASURED["interpolate"] = lambda h: jnp.interp(h, jnp.array([0.0, 1.0]), jnp.array([0.0, 2.0]))
 
 
 @pytest.mark.parametrize("name", MEASURED)

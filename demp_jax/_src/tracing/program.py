@@ -25,7 +25,7 @@ from jax.extend import source_info_util
 _OPEN_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 _WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vmap_call": "call"}
-_WHOLE_CALLS |= {"composite": "jaxpr"}
+_WHOLE_CALLS |= {"composite": "jaxpr" if jax.__version_info__ < (0, 12) else "call_jaxpr"}
 _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 
 # Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.
@@ -252,6 +252,14 @@ def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set
     return {i for i, number in enumerate(program.inputs) if number in needed}
 
 
+def scan_counts(op: Op) -> tuple[int, int]:
+    """Returns how many operands of a `scan` are the same at every step, and how many are carried from step to step."""
+    if "num_consts" in op.params:
+        return op.params["num_consts"], op.params["num_carry"]
+    constants, carry, _ = op.params["ft_in"].unpack()  # From JAX 0.12 on.
+    return len(list(constants)), len(list(carry))
+
+
 def _read_operands(op: Op, wanted: set[int]) -> set[int]:
     """Returns the positions of the operands that some results of an operation depend on."""
     if op.name == "cond":
@@ -259,7 +267,7 @@ def _read_operands(op: Op, wanted: set[int]) -> set[int]:
         return {0} | {1 + i for read in branches for i in read}
     if op.name != "scan":
         return set(range(len(op.inputs)))
-    body, constants, carried = subprogram(op.params["jaxpr"]), op.params["num_consts"], op.params["num_carry"]
+    body, (constants, carried) = subprogram(op.params["jaxpr"]), scan_counts(op)
     while True:
         # What the next step reads of the carry, this one has to compute.
         read = read_inputs(body, wanted)

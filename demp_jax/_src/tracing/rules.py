@@ -26,7 +26,7 @@ from demp_jax._src.tracing.axes import (
     Route,
     has_labels,
 )
-from demp_jax._src.tracing.program import Op, Operand, Program, subprogram
+from demp_jax._src.tracing.program import Op, Operand, Program, scan_counts, subprogram
 
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}
@@ -767,7 +767,7 @@ def _data_of(labels: Labels, operands: Sequence[Operand]) -> set[int]:
 
 @_rule("scan")
 def _scan(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    constants, carried = op.params["num_consts"], op.params["num_carry"]
+    constants, carried = scan_counts(op)
     slices = range(constants + carried, len(ins))
     steps: Axis = Fixed(DATA, "it meets the steps of a `scan`")
     for i in slices:
