@@ -23,6 +23,8 @@ WITHOUT_WIDTHS: tuple[type, ...] = (
     nnx.RNN,
     nnx.SpectralNorm,
     nnx.WeightNorm,
+    # From Flax 0.12.12 on: tables of angles, whose features are rotated in pairs and stay.
+    *(getattr(nnx, name) for name in ("RoPE",) if hasattr(nnx, name)),
 )
 
 
