@@ -187,11 +187,16 @@ def _idle(evidence: Evidence, constant: float) -> np.ndarray:
 
 
 def _span(activity: Activity | Range) -> np.ndarray:
-    return np.asarray(activity.maximum, np.float32) - np.asarray(activity.minimum, np.float32)
+    span = _wide(activity.maximum) - _wide(activity.minimum)
+    return np.maximum(span.real, span.imag) if np.iscomplexobj(span) else span
 
 
 def _middle(activity: Activity | Range) -> np.ndarray:
-    return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
+    return (_wide(activity.maximum) + _wide(activity.minimum)) / 2
+
+
+def _wide(values: Any) -> np.ndarray:
+    return np.asarray(values, np.complex64 if np.iscomplexobj(values) else np.float32)
 
 
 def _blocked(evidence: Sequence[Evidence], dead: np.ndarray, idle: np.ndarray, constant: float | None) -> np.ndarray:

@@ -154,7 +154,7 @@ class Plan:
         assert isinstance(number, int)
         if number in program.inputs[: len(leaves)]:
             # Also where a copy has another dtype than the variable, such as float32 of bfloat16.
-            return np.asarray(leaves[self.graph.variable(number)], np.float32)
+            return _wide(leaves[self.graph.variable(number)])
         leaves = [
             jnp.asarray(leaf, program.avals[n].dtype) if is_array(leaf) else leaf
             for n, leaf in zip(program.inputs, leaves, strict=False)
@@ -164,7 +164,7 @@ class Plan:
             data = [jnp.zeros(program.avals[i].shape, program.avals[i].dtype) for i in program.inputs[len(leaves) :]]
             return program_lib.evaluate(program, [*variables, *data], [number])[1][0]
 
-        return np.asarray(jax.jit(read)(leaves), np.float32)
+        return _wide(jax.jit(read)(leaves))
 
     @property
     def folds_exactly(self) -> bool:
@@ -172,6 +172,10 @@ class Plan:
         return not any(
             self.graph.consumers[fold.consumer].padded for folds in self.decision.folds.values() for fold in folds
         )
+
+
+def _wide(weights: Any) -> np.ndarray:
+    return np.asarray(weights, np.complex64 if np.iscomplexobj(weights) else np.float32)
 
 
 def make_plan(graph: Graph, decision: planning.Decision) -> Plan:
