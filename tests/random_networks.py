@@ -1,7 +1,7 @@
 """Random networks with known dead units, and what has to hold when they are pruned.
 
 A `Builder` draws layers and makes their variables; it knows which units it kills. `Network` runs the layers as plain
-JAX code that reads widths off its arrays, or by NumPy alone. Run with a `Shadow`, it also follows every unit through the
+JAX code that reads widths off its arrays, or by NumPy. Run with a `Shadow`, it also follows every unit through the
 layers, without the tracer: which units can only be removed together, what reads them, and along which axes of which
 variables they lie. This and the values on the death set tell which units have to be removed, and which may not be.
 
