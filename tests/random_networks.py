@@ -876,6 +876,8 @@ class Verdict:
         """Returns the groups that a reader needs, and those that it can do without only if that is exact enough."""
         blocked: set[int] = set()
         inexact: set[int] = set()
+        # A second BatchNorm divides the rounding of a constant by the root of its epsilon.
+        amplified = sum(item[0] == "normed" for item in drawn.network.spec) > 1
         for name, reads in self.reads.items():
             for own, plain in zip(reads, self.reads["evaluation"], strict=True):
                 (low, high), roots = own.range(), self.roots(own.units)
@@ -888,7 +890,7 @@ class Verdict:
                 blocked |= set(roots[varies | ~(zero | usable)].tolist())
                 # A sum may absorb in what is added to it later; a border of zeros, not exactly.
                 shared = name in drawn.copies and own.absorber is not None and own.absorber[1].split(".")[-1] in FIXED
-                if own.padded or shared:
+                if own.padded or shared or (amplified and name == "training"):
                     inexact |= set(roots[~zero].tolist())
                 inexact |= set(roots[~zero & (high > low)].tolist())
         return blocked, inexact

@@ -386,3 +386,29 @@ def test_calls_with_rules_of_their_own_are_seen_through():
         return half(doubled(_hidden(p, x))) @ p["w2"]
 
     assert _removed(network, _params()) == {"b1": DEAD}
+
+
+def _complex_params():
+    real, imaginary = batch((UNITS, 4), 2), batch((UNITS, 4), 3)
+    return _params(shift=(UNITS,)) | {"w2": real + 1j * imaginary, "b2": jnp.zeros(4, jnp.complex64)}
+
+
+def test_constants_are_folded_into_a_complex_bias():
+    def network(p, x):
+        z = (_hidden(p, x) + p["shift"].reshape(1, 1, -1)) * jnp.complex64(1 + 2j) @ p["w2"] + p["b2"].reshape(1, 1, -1)
+        return z.real * z.imag
+
+    assert _removed(network, _complex_params()) == {"b1": DEAD}
+
+
+def test_a_unit_whose_imaginary_part_alone_varies_is_kept():
+    def network(p, x):
+        imaginary = jnp.sin(x[..., :1]) * p["shift"].reshape(1, 1, -1)
+        return jnp.abs(jax.lax.complex(_hidden(p, x), imaginary) @ p["w2"] + p["b2"].reshape(1, 1, -1))
+
+    params = _complex_params()
+    params["shift"] = params["shift"].at[1:DEAD].set(0.0)
+    record = demp_jax.prune(network, params, [batch((BATCH, TIME, 5), 50)]).record
+    assert record.removed == {"b1": DEAD - 1}
+    assert record.needed == {"b1": 1}
+    assert record.spared == []

@@ -87,6 +87,8 @@ class Activity:
 class Range(NamedTuple):
     """The values of units read at one place, on the examples seen so far.
 
+    Of complex values, the real and the imaginary part each have a range of their own.
+
     Attributes:
       maximum: `[units]`, largest value over examples and space.
       minimum: `[units]`, smallest value.
@@ -97,7 +99,16 @@ class Range(NamedTuple):
 
     def merge(self, other: Range) -> Range:
         """Returns the range on both sets of examples."""
-        return Range(np.maximum(self.maximum, other.maximum), np.minimum(self.minimum, other.minimum))
+        return Range(
+            _by_part(np.maximum, self.maximum, other.maximum), _by_part(np.minimum, self.minimum, other.minimum)
+        )
+
+
+def _by_part(combine: Callable[..., Any], *values: Any) -> Any:
+    """Returns `combine(*values)`, of complex values for both parts: there is no order of complex numbers."""
+    if not any(jnp.iscomplexobj(value) for value in values):
+        return combine(*values)
+    return combine(*(value.real for value in values)) + 1j * combine(*(value.imag for value in values))
 
 
 def summarize(
@@ -131,8 +142,8 @@ def summary(value: Num[jax.Array, "..."], axis: int, kind: str, fields: Collecti
     """Returns those fields of an activity."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     reductions: dict[str, Callable[[], jax.Array]] = {
-        "maximum": lambda: jnp.max(value, axes),
-        "minimum": lambda: jnp.min(value, axes),
+        "maximum": lambda: _by_part(lambda part: jnp.max(part, axes), value),
+        "minimum": lambda: _by_part(lambda part: jnp.min(part, axes), value),
         "magnitude": lambda: jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
         "positive": lambda: jnp.sum(value, axes, dtype=jnp.float32) > 0,
         # One pass over the values, where the largest and the smallest would be two.

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int, Integer
+from jaxtyping import Bool, Float32, Inexact, Int, Integer
 
 from demp_jax._src.pruning.activity import Activity, Range, alive
 from demp_jax._src.pruning.options import PruneOptions
@@ -154,11 +154,16 @@ def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.g
 
 
 def _span(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
-    return np.asarray(activity.maximum, np.float32) - np.asarray(activity.minimum, np.float32)
+    span = _wide(activity.maximum) - _wide(activity.minimum)
+    return np.maximum(span.real, span.imag) if np.iscomplexobj(span) else span
 
 
-def _middle(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
-    return (np.asarray(activity.maximum, np.float32) + np.asarray(activity.minimum, np.float32)) / 2
+def _middle(activity: Activity | Range) -> Inexact[np.ndarray, " units"]:
+    return (_wide(activity.maximum) + _wide(activity.minimum)) / 2
+
+
+def _wide(values: Any) -> Inexact[np.ndarray, " units"]:
+    return np.asarray(values, np.complex64 if np.iscomplexobj(values) else np.float32)
 
 
 def _blocked(

@@ -17,7 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Integer, Num, Shaped
+from jaxtyping import Inexact, Integer, Num, Shaped
 
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import mirror
@@ -37,7 +37,7 @@ class Fold:
     """
 
     consumer: int
-    constants: Float[np.ndarray, " units"]
+    constants: Inexact[np.ndarray, " units"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,13 +188,13 @@ class Plan:
         variable = consumer.absorber.variable
         return variable, consumer.absorber.sign * change.reshape(self.graph.shapes[variable])
 
-    def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> Float[np.ndarray, "..."]:
+    def _weights(self, sink: axes_lib.Contraction, leaves: Sequence[Any]) -> Inexact[np.ndarray, "..."]:
         program = self.graph.program
         number = sink.op.inputs[1 - sink.operand]
         assert isinstance(number, int)
         if number in program.inputs[: len(leaves)]:
             # Also where a copy has another dtype than the variable, such as float32 of bfloat16.
-            return np.asarray(leaves[self.graph.variable(number)], np.float32)
+            return _wide(leaves[self.graph.variable(number)])
         leaves = [
             jnp.asarray(leaf, program.avals[n].dtype) if is_array(leaf) else leaf
             for n, leaf in zip(program.inputs, leaves, strict=False)
@@ -204,12 +204,16 @@ class Plan:
             data = [jnp.zeros(program.avals[i].shape, program.avals[i].dtype) for i in program.inputs[len(leaves) :]]
             return program_lib.evaluate(program, [*variables, *data], [number])[1][0]
 
-        return np.asarray(jax.jit(read)(leaves), np.float32)
+        return _wide(jax.jit(read)(leaves))
 
     @property
     def folds_exactly(self) -> bool:
         """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
         return not any(self.graph.consumers[fold.consumer].padded for folds in self.folds.values() for fold in folds)
+
+
+def _wide(weights: Any) -> Inexact[np.ndarray, "..."]:
+    return np.asarray(weights, np.complex64 if np.iscomplexobj(weights) else np.float32)
 
 
 def is_array(leaf: Any) -> bool:
