@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
-from jaxtyping import Float, Num
+from jaxtyping import Inexact, Num
 
 from demp_jax._src.pruning import activity as activity_lib
 from demp_jax._src.pruning.activity import Activity, Range
@@ -48,7 +48,7 @@ def observe(
     *,
     graph: Graph | None = None,
     consumers: tuple[int, ...] = (),
-    masked: Sequence[Float[np.ndarray, " _"]] | None = None,
+    masked: Sequence[Inexact[np.ndarray, " _"]] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
     criterion: str | None = None,
@@ -100,7 +100,7 @@ def outputs(
     batches: Iterable[Any],
     *,
     graph: Graph | None = None,
-    masked: Sequence[Float[np.ndarray, " _"]] | None = None,
+    masked: Sequence[Inexact[np.ndarray, " _"]] | None = None,
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
 ) -> list[Any]:
@@ -153,7 +153,7 @@ def _run_batches(
     fn: Callable[..., Any],
     variables: Any,
     batches: Iterable[Any],
-    masked: Sequence[Float[np.ndarray, " _"]] | None,
+    masked: Sequence[Inexact[np.ndarray, " _"]] | None,
     watch: _Watch | None,
     graph: Graph | None,
 ) -> Iterator[tuple[Any, tuple[Any, list[Activity], list[Range]]]]:
@@ -204,7 +204,7 @@ def _jit(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _watched(
-    graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Float[jax.Array, " _"]] | None
+    graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Inexact[jax.Array, " _"]] | None
 ) -> tuple[Any, list[Activity], list[Range]]:
     """Runs the traced network, units masked where asked for, and reduces what is watched."""
     sites = (*graph.sites, *graph.branches)
@@ -229,7 +229,7 @@ def _watched(
 
 
 def _put(
-    values: Float[jax.Array, " units"], axis: int, first: Callable[[Any], Any] | None, x: Num[jax.Array, "*shape"]
+    values: Inexact[jax.Array, " units"], axis: int, first: Callable[[Any], Any] | None, x: Num[jax.Array, "*shape"]
 ) -> Num[jax.Array, "*shape"]:
     """Returns `x` with `values` at the units where that is a number."""
     x = x if first is None else first(x)

@@ -99,13 +99,13 @@ def make_plan(
     )
 
 
-def masked_values(evidence: Evidence, plan: Plan) -> list[Float32[np.ndarray, " _"]]:
+def masked_values(evidence: Evidence, plan: Plan) -> list[Inexact[np.ndarray, " _"]]:
     """Returns what a plan makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
     values = []
     graph = evidence.graph
     for site, activity in zip((*graph.sites, *graph.branches), evidence.observation.sites, strict=True):
         gone, dead = per_unit(plan.removed, site.groups), per_unit(plan.dead, site.groups)
-        values.append(np.where(gone, np.where(dead, 0.0, _middle(activity)), np.nan).astype(np.float32))
+        values.append(_wide(np.where(gone, np.where(dead, 0.0, _middle(activity)), np.nan)))
     return values
 
 
@@ -212,9 +212,9 @@ def _key(consumer: Consumer) -> Any:
     return consumer.variable, consumer.weight_axis, consumer.sink.operand
 
 
-def _constants(evidence: Evidence) -> dict[Any, Float32[np.ndarray, " _"]]:
+def _constants(evidence: Evidence) -> dict[Any, Inexact[np.ndarray, " _"]]:
     """Returns the constants that are absorbed in evaluation mode, by consumer; what is read there twice is not."""
-    found: dict[Any, Float32[np.ndarray, " _"]] = {}
+    found: dict[Any, Inexact[np.ndarray, " _"]] = {}
     twice = set()
     for i, consumer in enumerate(evidence.graph.consumers):
         key = _key(consumer)
