@@ -1,12 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The state of an optimizer after a cut: sliced, with constants folded into its copies of the parameters.
+"""The state of an optimizer after a prune: sliced, with constants folded into its copies of the parameters.
 
-Optimizers keep four kinds of leaves, which a cut treats differently:
+Optimizers keep four kinds of leaves, which a prune treats differently:
 
 * Moments, such as Adam's `mu`, mirror the parameters (see `mirror`) and are sliced like them. So is the one vector that
   `optax.flatten` makes of all parameters.
-* Copies of parameters, such as the `z` of schedule-free optimizers, are sliced and the constants of the cut are folded
-  into them, each with its own weights. Schedule-free computes gradients at y = (1 - b) z + b x. A fold adds W c to a
+* Copies of parameters, such as the `z` of schedule-free optimizers, are sliced, and the constants are folded into
+  them, each with its own weights. Schedule-free computes gradients at y = (1 - b) z + b x. A fold adds W c to a
   bias, with W the weights that are removed and c their constant input. It is linear in the bias and W together, so the
   relation of y, z and x still holds after it, while a copy without the fold would pull the bias back.
 * Leaves that know a parameter in another shape, such as the factored moments of Adafactor, cannot be sliced. All of
@@ -38,13 +38,13 @@ def slice_state(
     """Returns the state of an optimizer for the smaller parameters.
 
     Args:
-      plan: the cut.
-      state: the state for the parameters before the cut, of any optax chain. For several optimizers a dict or list of
+      plan: of the prune.
+      state: the state for the parameters before the prune, of any optax chain. For several optimizers a dict or list of
         states.
-      variables: the variables before the cut.
+      variables: the variables before the prune.
       params: picks the trained part of the variables, all of them by default. For several optimizers a dict or list of
         such functions like `tx`, or one function that returns a dict or list of trained trees.
-      params_after: the trained part after the cut, as from `mirror.picked`.
+      params_after: the trained part after the prune, as from `mirror.picked`.
       tx: the optimizer, or a dict or list of optimizers like `state`. With it the result is compared with
         `tx.init(params_after)`, state that cannot be sliced is initialized again, and copies of parameters are found.
         With `None` nothing tells a copy from a moment, so no constants are folded into copies, and state that does not
@@ -158,10 +158,10 @@ def _match(
 def _require_mirrors(
     plan: Plan, trained: Sequence[mirror.Leaf], leaves: Sequence[Any], matched: Sequence[int | None]
 ) -> None:
-    """Raises `ValueError` for a state that holds arrays none of which mirrors a parameter, while parameters are cut."""
+    """Raises `ValueError` for a state with arrays none of which mirrors a parameter, while parameters are sliced."""
     arrays = any(is_array(leaf) and np.size(leaf) > 1 for leaf in leaves)
-    cut = any(leaf.variable is not None and plan.cuts(leaf.variable) for leaf in trained)
-    if arrays and cut and all(variable is None for variable in matched):
+    smaller = any(leaf.variable is not None and plan.shrinks(leaf.variable) for leaf in trained)
+    if arrays and smaller and all(variable is None for variable in matched):
         raise ValueError(
             "opt_state: no leaf of it mirrors a parameter. Give params=, which picks the tree the optimizer was "
             "initialized with, or tx=, the optimizer."
@@ -189,10 +189,10 @@ def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> Int[np.ndarra
 
 
 def _shadows(plan: Plan, trained: Sequence[mirror.Leaf], path: Sequence[Any], shape: Sequence[int]) -> bool:
-    """Returns whether a leaf holds something for a parameter that is cut, without mirroring it.
+    """Returns whether a leaf holds something for a parameter that is sliced, without mirroring it.
 
     Such as the row means of a matrix's second moments, `v_row/kernel`, or the maxima along each axis of SM3,
-    `mu/kernel/0`. Scalars hold nothing that a cut could touch.
+    `mu/kernel/0`. Scalars hold nothing that slicing could touch.
     """
     if np.prod(shape, dtype=np.int64) <= 1:
         return False
@@ -204,7 +204,7 @@ def _shadows(plan: Plan, trained: Sequence[mirror.Leaf], path: Sequence[Any], sh
         if any(named[n:m] == ours for n, m in places if m - n == len(ours)):
             found.append((len(ours), leaf.variable))
     longest = max((length for length, _ in found), default=0)
-    return any(length == longest and i is not None and plan.cuts(i) for length, i in found)
+    return any(length == longest and i is not None and plan.shrinks(i) for length, i in found)
 
 
 def _fold_copies(
@@ -216,7 +216,7 @@ def _fold_copies(
     before: Sequence[tuple[Sequence[Any], Any]],
     sliced: list[Any],
 ) -> set[int]:
-    """Folds the constants of a cut into copies of parameters, in place in `sliced`; returns which leaves these are.
+    """Folds the constants of a prune into copies of parameters, in place in `sliced`; returns which leaves these are.
 
     The leaves of a copy take the places of the variables they are copies of, and this tree is sliced and folded as the
     variables are.
@@ -261,7 +261,7 @@ class _Copy(NamedTuple):
 
     Attributes:
       field: the field of the state that holds it, such as "z".
-      leaves: by variable, its leaf, at the widths before the cut.
+      leaves: by variable, its leaf, at the widths before the prune.
       places: by leaf of the state, the variables in it: one, or all of them in one vector.
     """
 

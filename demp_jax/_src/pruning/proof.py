@@ -174,8 +174,8 @@ class Proof:
             jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
         except Exception as error:
             sites = self._evidence[0].graph.sites
-            cuts = [(s.name, s.width, int(per_unit(plan.removed, s.groups).sum())) for s in sites]
-            widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in cuts if n)
+            removed = [(s.name, s.width, int(per_unit(plan.removed, s.groups).sum())) for s in sites]
+            widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in removed if n)
             what = (str(error).strip().splitlines() or [""])[0]
             # Only modules are told their new widths; other functions have nothing but their arrays.
             refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""

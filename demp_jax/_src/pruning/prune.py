@@ -359,12 +359,12 @@ def _finish(
     if opt_state is not None:
         trained = mirror.picked(state.params, variables)
         opt_state, reset, _ = optimizer_state.slice_state(made, opt_state, state.variables, state.params, trained, tx)
-    cut = {}
+    own_copies = {}
     for name, copy in copies.items():
         leaves = jax.tree.leaves(smaller.variables[name])
-        cut[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in smaller.owned[name]])
+        own_copies[name] = jax.tree.unflatten(jax.tree.structure(copy), [leaves[i] for i in smaller.owned[name]])
     record = dataclasses.replace(state, plan=made).record(attempt, spared, reset=reset)
-    return PruneResult(smaller.fns["evaluation"], variables, opt_state, cut, made, record)
+    return PruneResult(smaller.fns["evaluation"], variables, opt_state, own_copies, made, record)
 
 
 @dataclasses.dataclass(frozen=True)

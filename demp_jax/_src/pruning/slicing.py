@@ -100,7 +100,7 @@ class Plan:
             return put_like(self._renumbered(self._routed[variable], variable), leaf)
         return self._slice(leaf, self.keep[variable])
 
-    def cuts(self, variable: int) -> bool:
+    def shrinks(self, variable: int) -> bool:
         """Returns whether a variable, given by its index, gets smaller."""
         return any(positions is not None for positions in self.keep[variable])
 
@@ -134,17 +134,19 @@ class Plan:
             along; by default the network itself.
         """
         leaves = jax.tree.leaves(variables)
-        cut = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
+        smaller = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
         for number, consumer in self._routed.items():
-            cut[number] = put_like(self._renumbered(consumer, number), leaves[number])
+            smaller[number] = put_like(self._renumbered(consumer, number), leaves[number])
         for fold in self.folds[network]:
             variable, change = self._absorbed(fold, leaves)
             keep = self.keep[variable]
             change = change[
                 np.ix_(*(np.arange(n) if k is None else k for n, k in zip(change.shape, keep, strict=True)))
             ]
-            cut[variable] = put_like((np.asarray(cut[variable]) + change).astype(leaves[variable].dtype), cut[variable])
-        return jax.tree.unflatten(jax.tree.structure(variables), cut)
+            smaller[variable] = put_like(
+                (np.asarray(smaller[variable]) + change).astype(leaves[variable].dtype), smaller[variable]
+            )
+        return jax.tree.unflatten(jax.tree.structure(variables), smaller)
 
     def _renumbered(self, consumer: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
         """Returns the index of a route, in the numbering of the smaller operand."""
@@ -164,7 +166,7 @@ class Plan:
         return consumer.absorber.variable
 
     def _absorbed(self, fold: Fold, leaves: Sequence[Any]) -> tuple[int, Num[np.ndarray, "..."]]:
-        """Returns the variable that takes up folded constants, and its change, at the widths before the cut."""
+        """Returns the variable that takes up folded constants, and its change, at the widths before the prune."""
         consumer = self.graph.consumers[fold.consumer]
         if isinstance(consumer.sink, axes_lib.Route):
             index = self.graph.indices[self.graph.variable(consumer.sink.index)]

@@ -96,7 +96,7 @@ class TargetController:
 
         Args:
           step: how many updates of the parameters were made; not less than at the last call.
-          left: the part of the network that a cut would leave now, in (0, 1].
+          left: the part of the network that a prune would leave now, in (0, 1].
 
         Returns:
           The factor, in [0, 50]; 0 when the target is reached.

@@ -90,7 +90,7 @@ def match(
     Args:
       leaves: the key path and shape of each leaf of the tree.
       groups: the leaves with full paths, one group per root that these begin at.
-      alike: whether two variables are cut in the same way.
+      alike: whether two variables are sliced in the same way.
 
     Raises:
       ValueError: when two variables that are not alike match a leaf equally well.
@@ -140,7 +140,7 @@ def _match(
         best: list[int | None] = candidates[min(candidates)] if candidates else [_UNKNOWN]
         if any(not _same(best[0], other, alike) for other in best[1:]):
             raise ValueError(
-                f"the leaf {'/'.join(path)!r} mirrors several variables equally well that are cut differently: give "
+                f"the leaf {'/'.join(path)!r} mirrors several variables equally well that are sliced differently: give "
                 "params=, which picks the trained variables, or rename it."
             )
         found.append(best[0])
