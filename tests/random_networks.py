@@ -940,6 +940,7 @@ class _Check:
         self.events["pruned"] += 1
         self.events["folded"] += bool(record.folded)
         self._removed()
+        self._sizes()
         self._outputs()
         self._variables()
         self._steps()
@@ -1003,6 +1004,13 @@ class _Check:
                 if branch.value == route.value:
                     bits = removed.get(branch.name, np.zeros(branch.width, bool))
                     self.removed |= set(verdict.roots(read.units)[bits].tolist())
+
+    def _sizes(self) -> None:
+        """Asserts that the record counts what is there."""
+        drawn, result, record = self.drawn, self.result, self.result.record
+        assert record.parameters[1] == sum(leaf.size for leaf in jax.tree.leaves(drawn.trained(result.variables)))
+        assert record.flops[1] == demp_jax.trace(result.fn, result.variables, drawn.batches[0]).flops()
+        assert sum(record.removed.values()) == sum(int(bits.sum()) for bits in result.removed.values())
 
     def _outputs(self) -> None:
         """Asserts that the outputs on fresh inputs are the same in every mode and of every copy."""
