@@ -1083,7 +1083,9 @@ class _Check:
         """Returns a tree like the variables, or a part of them, with removed units masked and constants folded."""
         leaves, names = jax.tree.leaves(tree), jax.tree.leaves(labels)
         values = dict(zip(names, leaves, strict=True))
-        changes = self._changes(values, self.verdict.reads[run])
+        # A copy of the trained variables goes with the others of the network.
+        others = dict(zip(*map(jax.tree.leaves, (self.drawn.labels, self.drawn.variables)), strict=True))
+        changes = self._changes({**others, **values}, self.verdict.reads[run])
         new = {
             label: self._masked(label, np.asarray(value + changes.get(label, 0), value.dtype))
             for label, value in values.items()

@@ -8,6 +8,10 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from benchmarks import realistic_loop
+from experiments.records import read_lines
+from tests.runs import needs_tfds
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 [URL] = re.findall(r'url="(.+?)"', (ROOT / "setup.py").read_text())
@@ -39,11 +43,22 @@ CHECKS = {
         logits = load_pruned(workdir)((digits.images[..., None] / 16).astype(np.float32))
         assert (answers == np.argmax(logits, -1)).all()
     """,
+    "realistic_loop": realistic_loop.RECORD
+    + """
+        prunes = [each for each in history if each["record"].removed]
+        assert final["parameters"] < dense_final["parameters"], "no unit died"
+        assert all(change < 1e-3 for each in prunes for change in each["change"])
+        assert same
+        assert widths(resumed.model) == widths(run.model) == widths(run.ema)
+        assert tuned.pruner.steps == TUNE_STEPS
+    """,
 }
 
 
 def _quick(name):
-    return name if name == "demp_in_ten_minutes" else pytest.param(name, marks=pytest.mark.slow)
+    if name == "demp_in_ten_minutes":
+        return name
+    return pytest.param(name, marks=[pytest.mark.slow, *[needs_tfds] * (name == "realistic_loop")])
 
 
 @pytest.mark.parametrize("name", [_quick(name) for name in CHECKS])
@@ -95,3 +110,13 @@ def test_every_notebook_is_tested_and_the_readme_has_one_address():
     assert {path.stem for path in NOTEBOOKS} == set(CHECKS)
     others = re.findall(r"colab\.research\.google\.com/(github/[\w-]+/[\w-]+)/", (ROOT / "README.md").read_text())
     assert set(others) == {URL.replace("https://github.com", "github")}
+
+
+def test_the_realistic_loop_shows_the_table_of_its_records():
+    notebook = nbformat.read(realistic_loop.NOTEBOOK, as_version=4)
+    sources = [cell.source for cell in notebook.cells]
+    records = read_lines(realistic_loop.OUT)
+    assert sum("\nSEED = 0\n" in source for source in sources) == 1
+    assert [record["seed"] for record in records] == [0, 1, 2]
+    assert sum(realistic_loop.table(records) in source for source in sources) == 1
+    assert all(record["resumed_is_equal"] for record in records)
