@@ -82,13 +82,14 @@ class TrainingNetwork:
         return self.network.train(variables, x)[0]
 
 
-def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module:
+def build(config: Any, input_shape: tuple[int, ...], classes: int, key: jax.Array | None = None) -> nnx.Module:
     """Returns a new model.
 
     Args:
       config: the `model` section of a config, and `seed`.
       input_shape: `[H, W, C]`.
       classes: number of classes.
+      key: of the initialization; by default that of the config's seed.
 
     Raises:
       UsageError: for a bad field.
@@ -98,17 +99,19 @@ def build(config: Any, input_shape: tuple[int, ...], classes: int) -> nnx.Module
     require_choice("config.model.activation", section.activation, ACTIVATIONS)
     require_choice("config.model.dtype", section.dtype, DTYPES)
     try:
-        return MODELS[section.name](section, input_shape, classes, common_arguments(section, config.seed))
+        return MODELS[section.name](
+            section, input_shape, classes, common_arguments(section, config.seed if key is None else key)
+        )
     except ValueError as error:
         raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
 
 
-def common_arguments(section: Any, seed: int) -> dict[str, Any]:
+def common_arguments(section: Any, seed: int | jax.Array) -> dict[str, Any]:
     """Returns what all models take: activation, dtype and random keys.
 
     Args:
       section: the `model` section of a config.
-      seed: of the initialization.
+      seed: seed or random key of the initialization.
     """
     return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 
@@ -246,12 +249,12 @@ def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Ne
     # One compiled program instead of a small one per array. At its usual level XLA spends a minute or two on the random
     # numbers of a ResNet-18, and at this one seconds, for the same bits.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-    def variables() -> Any:
-        split: Any = nnx.split(build(config, input_shape, classes), nnx.Param, ...)
+    def variables(key: jax.Array) -> Any:
+        split: Any = nnx.split(build(config, input_shape, classes, key), nnx.Param, ...)
         _, params, state = split
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
-    return Network(graphdef), variables()
+    return Network(graphdef), variables(jax.random.key(config.seed))  # The program is the same for all seeds.
 
 
 def abstract(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:

@@ -7,11 +7,15 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 from rich.table import Table
 
 import demp_jax
 from experiments import records
 from experiments.counters import Counters
+from experiments.durations import to_steps
 from experiments.problem import Problem
 
 
@@ -66,7 +70,25 @@ def of_run(
         **{f"seconds_{part}": round(seconds, 2) for part, seconds in counters.seconds.items()},
         "cuts": counters.cuts,
         "widths": graph.widths,
+        **_regime(problem),
         **records.provenance(),
+    }
+
+
+def _regime(problem: Problem) -> dict[str, float | None]:
+    """Returns how far a scale or a weight could travel in this run.
+
+    `rate_sum` is the sum of the learning rates over the span of the regularizer: with Adam, whose steps are about the
+    learning rate, a scale can come from 1 to 0 so many times. `decay_sum` is the sum of learning rate times weight
+    decay: without a gradient, weights shrink by a factor exp(-decay_sum).
+    """
+    config, lengths = problem.config, problem.lengths
+    rates = np.asarray(jax.vmap(lambda step: jnp.asarray(problem.rate(step), jnp.float32))(jnp.arange(lengths.run)))
+    span = to_steps("config.method.strength_span", config.method.strength_span, epoch=lengths.epoch, run=lengths.run)
+    return {
+        "rate_sum": round(float(rates[:span].sum()), 6),
+        "decay_sum": round(float(rates.sum() * config.optimizer.weight_decay), 6),
+        "constant": config.pruning.constant,
     }
 
 

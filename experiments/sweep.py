@@ -113,7 +113,7 @@ def execute(
     require(processes >= 0, "--processes", processes, "at least 1, or 0 for as many as suit the machine")
     wanted = list(dict.fromkeys(runs))
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = {run: done for run in wanted if (done := _ended(run, folder)) is not None}
+    outcomes = ended_runs(wanted, folder)
     waiting = [run for run in wanted if run not in outcomes]
     if not waiting:
         return outcomes
@@ -157,6 +157,11 @@ def execute(
     return {run: outcomes[run] for run in wanted}
 
 
+def ended_runs(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
+    """Returns the outcomes of those runs that have ended, in the folder of their folders."""
+    return {run: done for run in dict.fromkeys(runs) if (done := _ended(run, folder)) is not None}
+
+
 def _has_accelerator() -> bool:
     # In a process of its own: one that has opened an accelerator leaves others little of its memory, or none.
     program = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
@@ -170,7 +175,7 @@ def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) ->
         sys.executable,
         "-m",
         "experiments.run",
-        f"--config={_located(run.config)}",
+        f"--config={located(run.config)}",
         f"--workdir={place.resolve()}",
     ]
     if cores and shutil.which("taskset"):
@@ -183,7 +188,7 @@ def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) ->
         return subprocess.Popen([*words, *flags], env=env, stdout=log, stderr=subprocess.STDOUT)
 
 
-def _located(config: str) -> str:
+def located(config: str) -> str:
     """Returns a config file as it is found from here: our own are known everywhere."""
     file, colon, variant = config.partition(":")
     ours = _ROOT / file
@@ -196,7 +201,7 @@ def _ended(run: Run, folder: Path) -> Outcome | None:
         return None
     try:
         # The file of the config may have changed since.
-        workdir.require_same(path.parent, command.config_of([f"--config={_located(run.config)}", *run.flags()]))
+        workdir.require_same(path.parent, command.config_of([f"--config={located(run.config)}", *run.flags()]))
     except UsageError as error:
         return Outcome(run, path.parent, None, str(error))
     return Outcome(run, path.parent, json.loads(path.read_text()), None)
@@ -232,7 +237,7 @@ def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Ru
     labels = {}
     for point in grid(axes):
         run = Run.of(config, same, point)
-        command.config_of([f"--config={_located(config)}", *run.flags()])  # Says now what no run would understand.
+        command.config_of([f"--config={located(config)}", *run.flags()])  # Says now what no run would understand.
         labels[run] = ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
     return labels
 

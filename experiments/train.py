@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-import demp_jax
 from baselines import sparsity
 from experiments import ahead as ahead_lib
 from experiments import checkpoints as checkpoints_lib
@@ -148,7 +147,7 @@ class _Run:
 
     def _initial(self) -> tuple[network_lib.Network, TrainState]:
         network, variables = self.problem.initial()
-        opt_state = jax.jit(self.method.tx.init)(variables["params"])
+        opt_state = self.method.steered(jax.jit(self.method.tx.init)(variables["params"]))
         if self.method.updater is not None:
             params = jax.jit(self.method.updater.post_gradient_update)(variables["params"], opt_state)
             variables = {**variables, "params": params}
@@ -356,7 +355,7 @@ class _Run:
         """Sets the strength of the regularizer by what a cut would leave."""
         self._flush(step)
         left = steering.look(step, cuts_lib.forecast(self.cutting.standing(step, self.learner)))
-        opt_state = demp_jax.set_strength_factor(self.learner.state.opt_state, steering.factor)
+        opt_state = self.method.steered(self.learner.state.opt_state, steering.factor)
         self.learner.state = self.learner.state._replace(opt_state=opt_state)
         self.records.metrics(step, {"target_left": left, "strength_factor": steering.factor})
 

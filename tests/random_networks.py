@@ -877,7 +877,7 @@ class Verdict:
         blocked: set[int] = set()
         inexact: set[int] = set()
         # A second BatchNorm divides the rounding of a constant by the root of its epsilon.
-        amplified = sum(item[0] == "normed" for item in drawn.network.spec) > 1
+        amplified = sum(repr(drawn.network.spec).count(word) for word in ("'normed'", "'norm': 'batch'")) > 1
         for name, reads in self.reads.items():
             for own, plain in zip(reads, self.reads["evaluation"], strict=True):
                 (low, high), roots = own.range(), self.roots(own.units)

@@ -11,13 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, line, names, verdict
-from experiments.figures.scales import OPTIMIZERS, RECIPES, WATCHED, case
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, line, names
+from experiments.figures.judging import Claim, Effect
+from experiments.figures.scales import BRIEF, OPTIMIZERS, RECIPES, VIT_PROXY, WATCHED, case, vit_kinds
 from experiments.records import read_lines
 from experiments.sweep import Outcome
 
 _DENSE: dict[str, Any] = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
 _AFTER: dict[str, Any] = {"pruning.dynamic": False}
+
+
+def _brief(scale: str) -> dict[str, Any]:
+    return BRIEF if scale == "cpu" else {}
 
 
 def _dead_lines(outcome: Outcome) -> list[dict[str, Any]]:
@@ -28,6 +33,11 @@ def _end(means: Sequence[Mean], panel: int, series: str, place: int = -1) -> flo
     """Returns the last height of a line, or another; NaN of one with less than two points, which has no two ends."""
     _, y = line(means, panel, series)
     return float(y[place]) if len(y) > 1 else math.nan
+
+
+def _gap(a: float, b: float) -> float:
+    """Returns a - b; NaN where both are 0, as then nothing is told."""
+    return a - b if a or b else math.nan
 
 
 def _ratio_over_time(case: Case, outcome: Outcome) -> list[Point]:
@@ -50,6 +60,7 @@ def _fig1_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             _DENSE,
             WATCHED,
             criterion,
@@ -64,18 +75,18 @@ def _fig1_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
     ]
 
 
-def _fig1(means: Sequence[Mean]) -> list[Verdict]:
+def _fig1(means: Sequence[Mean]) -> list[Claim]:
     found = []
     for name in _ACTIVATIONS:
-        high, low = (_end(means, 0, f"{name} - {rate}") for rate in _RATES)
-        claim = "Neurons die during training, more at a high learning rate."
-        why = f"{name}: {high:.1%} dead at {_RATES[0]}, {low:.1%} at {_RATES[1]}"
-        found.append(verdict(claim, "2.1", high - low, why))
+        high, low = (100 * _end(means, 0, f"{name} - {rate}") for rate in _RATES)
+        claim = f"Neurons die during training, more at a high learning rate: {name}."
+        what = f"dead at rate {_RATES[0]} minus at {_RATES[1]}"
+        found.append(Claim(claim, "2.1", (Effect(what, _gap(high, low), unit="% of the neurons"),)))
     x, y = line(means, 0, f"ReLU - {_RATES[0]}")
     early = float(np.interp(0.3 * x[-1], x, y) / y[-1]) if len(y) > 2 and y[-1] > 0.01 else math.nan
     claim = "Most of them die early in training (half within 30% of it)."
-    found.append(verdict(claim, "2.1", early - 0.5, f"ReLU, {_RATES[0]}: {early:.0%} of the final dead after 30%"))
-    return found
+    effect = Effect(f"of the finally dead, dead after 30%: ReLU at {_RATES[0]}", 100 * early, above=50.0, unit="%")
+    return [*found, Claim(claim, "2.1", (effect,))]
 
 
 FIG1 = Figure(
@@ -113,6 +124,7 @@ def _fig2_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             OPTIMIZERS[optimizer],
             _AFTER,
             changes,
@@ -131,6 +143,7 @@ def _fig2_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             _AFTER,
             {"method.strength": strength, "method.noise": variance},
             panel=1,
@@ -145,23 +158,33 @@ def _fig2_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
     return found
 
 
-def _fig2(means: Sequence[Mean]) -> list[Verdict]:
-    lines = [f"{name}-{optimizer}" for name in REGULARIZERS for optimizer in _NAMES.values()]
-    rising = {name: (_end(means, 0, name, 0), _end(means, 0, name)) for name in lines}
-    why = "; ".join(f"{name} {a:.0%} to {b:.0%}" for name, (a, b) in rising.items())
-    claim = "A stronger regulariser kills more neurons (1% more)."
-    found = [verdict(claim, "2.2", float(np.min([b - a - 0.01 for a, b in rising.values()])), why)]
-    ends = {name: [_end(means, 0, f"{name}-{optimizer}") for optimizer in _NAMES.values()] for name in REGULARIZERS}
-    why = "dead at the largest lambda, AdamW and SGDM: "
-    why += "; ".join(f"{name} {a:.0%} and {b:.0%}" for name, (a, b) in ends.items())
-    claim = "How many die differs between Adam and SGDM (by 5% on average)."
-    found.append(verdict(claim, "2.2", float(np.mean([abs(a - b) for a, b in ends.values()])) - 0.05, why))
-    heights = [float(np.mean(y)) if len(y := line(means, 1, f"{v:g}")[1]) else math.nan for v in _VARIANCES]
-    why = ", ".join(f"variance {variance:g}: {y:.0%}" for variance, y in zip(_VARIANCES, heights, strict=True))
+def _fig2(means: Sequence[Mean]) -> list[Claim]:
+    unit = "% of the neurons"
+    ends = {
+        name: {o: [100 * _end(means, 0, f"{name}-{o}", place) for place in (0, -1)] for o in _NAMES.values()}
+        for name in REGULARIZERS
+    }
+    rising = [
+        Effect(f"dead at the largest lambda minus at the smallest: {name}-{o}", _gap(last, first), above=1.0, unit=unit)
+        for name, by_optimizer in ends.items()
+        for o, (first, last) in by_optimizer.items()
+    ]
+    apart = [abs(_gap(by_optimizer["AdamW"][1], by_optimizer["SGDM"][1])) for by_optimizer in ends.values()]
+    differs = Effect("AdamW and SGDM at the largest lambda, apart on average", float(np.mean(apart)), 5.0, unit=unit)
+    heights = [100 * float(np.mean(y)) if len(y := line(means, 1, f"{v:g}")[1]) else math.nan for v in _VARIANCES]
     # Between neighbours a little may be chance.
-    steps = [heights[-1] - heights[0] - 0.01, *(b - a + 0.01 for a, b in itertools.pairwise(heights))]
-    claim = "Noise on live weights kills more neurons, the more the larger (1% more at the end, no fall by 1%)."
-    return [*found, verdict(claim, "2.2", float(np.min(steps)), why)]
+    steps = [Effect("dead at the largest variance minus without", _gap(heights[-1], heights[0]), 1.0, unit=unit)]
+    for (low, a), (high, b) in itertools.pairwise(zip(_VARIANCES, heights, strict=True)):
+        steps.append(Effect(f"dead at variance {high:g} minus at {low:g}", _gap(b, a), -1.0, unit=unit))
+    return [
+        Claim("A stronger regulariser kills more neurons (1% more).", "2.2", tuple(rising)),
+        Claim("How many die differs between Adam and SGDM (by 5% on average).", "2.2", (differs,)),
+        Claim(
+            "Noise on live weights kills more neurons, the more the larger (1% more at the end, no fall by 1%).",
+            "2.2",
+            tuple(steps),
+        ),
+    ]
 
 
 _LAMBDA = "Regularization Parameter (lambda)"
@@ -175,7 +198,6 @@ FIG2 = Figure(
     _fig2,
     _fig2_cases,
     _final_dead,
-    doubts="SGDM with L2 takes longer than three epochs: trained for six it prunes (figure `length`).",
 )
 
 # Figure 8: do the dead stay dead?
@@ -198,11 +220,12 @@ def _dead_units(look: Mapping[str, Any]) -> np.ndarray:
 
 
 def _fig8_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
-    strengths = (1e-3, 4e-3, 1e-2) if scale == "cpu" else (1e-5, 5e-5, 1e-4, 1e-3)
+    strengths = (1e-3, 4e-3, 8e-3) if scale == "cpu" else (1e-5, 5e-5, 1e-4, 1e-3)
     return [
         case(
             "resnet18",
             scale,
+            _brief(scale),
             OPTIMIZERS[optimizer],
             _AFTER,
             WATCHED,
@@ -216,6 +239,10 @@ def _fig8_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         for strength in strengths
         for seed in seeds
     ]
+
+
+# Neurons of which a part tells something.
+_FEWEST = 10
 
 
 def _overlaps(case: Case, outcome: Outcome) -> list[Point]:
@@ -234,22 +261,27 @@ def _overlaps(case: Case, outcome: Outcome) -> list[Point]:
     ever = dead[0].copy()
     for look, now in zip(looks[1:], dead[1:], strict=True):
         value = overlap(now, ever)
-        if math.isfinite(value):
+        if min(now.sum(), ever.sum()) >= _FEWEST:
             points.append(Point(case.panel, case.series, look["step"], case.seed, look["step"], value))
         ever |= now
-    if ever.any():
+    if ever.sum() >= _FEWEST:
         stay = float((ever & dead[-1]).sum() / ever.sum())
         points.append(Point(2, list(OPTIMIZERS)[case.panel], case.level, case.seed, case.level, stay))
     return points
 
 
-def _fig8(means: Sequence[Mean]) -> list[Verdict]:
+def _fig8(means: Sequence[Mean]) -> list[Claim]:
     found = []
-    for optimizer, least, words in (("Adam", 0.9, "over 90%"), ("SGDM", 0.5, "the majority")):
-        stay = {m.level: m.y for m in means if (m.panel, m.series) == (2, optimizer)}
+    for optimizer, least, words in (("Adam", 90.0, "over 90%"), ("SGDM", 50.0, "the majority")):
+        stay = [100 * m.y for m in means if (m.panel, m.series) == (2, optimizer)]
         claim = f"With {optimizer}, of the neurons that are dead at some time {words} are dead at the end."
-        why = ", ".join(f"{part:.1%} at lambda {level:g}" for level, part in stay.items())
-        found.append(verdict(claim, "C", min(stay.values(), default=math.nan) - least, why))
+        effect = Effect(
+            "of those ever dead, dead at the end, at the lambda with the least",
+            min(stay, default=math.nan),
+            least,
+            unit="%",
+        )
+        found.append(Claim(claim, "C", (effect,)))
     return found
 
 
@@ -281,9 +313,20 @@ _FIG10: dict[str, dict[str, Any]] = {
 
 
 def _fig10_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
-    widths = (4, 8, 12, 16) if scale == "cpu" else (8, 16, 24, 32, 48, 64)
+    widths = (4, 8, 16, 32) if scale == "cpu" else (8, 16, 24, 32, 48, 64)
     found = [
-        case("resnet18", scale, _DENSE, WATCHED, changes, {"model.base_width": w}, series=name, level=w, seed=seed)
+        case(
+            "resnet18",
+            scale,
+            _brief(scale),
+            _DENSE,
+            WATCHED,
+            changes,
+            {"model.base_width": w},
+            series=name,
+            level=w,
+            seed=seed,
+        )
         for name, changes in _FIG10.items()
         for w in widths
         for seed in seeds
@@ -293,6 +336,7 @@ def _fig10_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             _DENSE,
             WATCHED,
             {"optimizer.learning_rate": r},
@@ -310,6 +354,7 @@ def _fig10_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             _DENSE,
             WATCHED,
             # The rate falls at the same steps for every batch size.
@@ -327,7 +372,7 @@ def _fig10_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
 
 def _steps(scale: str) -> int:
     """Returns the steps of the recipe, which stay the same for other batch sizes."""
-    text = str(RECIPES["resnet18"][scale][1].get("steps", "250ep"))
+    text = str({**RECIPES["resnet18"][scale][1], **_brief(scale)}.get("steps", "250ep"))
     return int(float(text.removesuffix("ep")) * 50_000 / 128)
 
 
@@ -352,26 +397,27 @@ def _relative(points: Sequence[Point]) -> list[Point]:
     return found
 
 
-def _fig10(means: Sequence[Mean]) -> list[Verdict]:
-    lines = {name: line(means, 0, name) for name in _FIG10}
-    ends = {name: (y[0], y[-1]) if len(y) > 1 else (math.nan,) * 2 for name, (_, y) in lines.items()}
-    why = "; ".join(f"{name}: live {a:.0%} narrow, {b:.0%} wide" for name, (a, b) in ends.items())
-    claim = "The wider the network, the larger the part of its neurons that dies, with either optimizer."
-    found = [verdict(claim, "D.3", float(np.min([a - b for a, b in ends.values()])), why)]
-    # All layers' widths go with the first's.
-    rises = {name: float(np.min(np.diff(x * y))) if len(y) > 1 else math.nan for name, (x, y) in lines.items()}
-    claim = "Yet the number of live neurons rises with the width."
-    why = "; ".join(
-        f"{name}: x {x[-1] * y[-1] / (x[0] * y[0]):.1f} live at x {x[-1] / x[0]:g} the width"
-        for name, (x, y) in lines.items()
-        if len(y) > 1
-    )
-    found.append(verdict(claim, "D.3", float(np.min(list(rises.values()))), why))
+def _fig10(means: Sequence[Mean]) -> list[Claim]:
+    parts, counts = [], []
+    for name in _FIG10:
+        x, y = line(means, 0, name)
+        several = len(y) > 1 and y.min() < 1
+        what = f"dead at the largest width minus at the smallest: {name}"
+        parts.append(Effect(what, 100 * float(y[0] - y[-1]) if several else math.nan, unit="% of the neurons"))
+        # All layers' widths go with the first's.
+        rises = float(np.min(x[1:] * y[1:] / (x[:-1] * y[:-1]))) if several else math.nan
+        counts.append(Effect(f"live at a width over live at the one before: {name}", rises, above=1.0, unit="times"))
+    found = [
+        Claim("The wider the network, the larger the part of its neurons that dies.", "D.3", tuple(parts)),
+        Claim("Yet the number of live neurons rises with the width.", "D.3", tuple(counts)),
+    ]
     for panel, series, what, sign in ((1, "Adam", "learning rate", 1), (2, "Adam - 0.05", "batch", -1)):
         _, y = line(means, panel, series)
         claim = f"A {'larger learning rate' if sign > 0 else 'smaller batch'} kills more neurons."
-        why = f"dead by rising {what}, to the base: {', '.join(f'{v:.2f}' for v in y)}" if len(y) else ""
-        found.append(verdict(claim, "D.1", sign * (y[-1] - y[0]) if len(y) > 1 else math.nan, why))
+        value = sign * float(y[-1] - y[0]) if len(y) > 1 else math.nan
+        least, most = ("smallest", "largest") if sign > 0 else ("largest", "smallest")
+        effect = Effect(f"dead at the {most} {what} minus at the {least}", value, unit="times those at the base")
+        found.append(Claim(claim, "D.1", (effect,)))
     return found
 
 
@@ -399,6 +445,7 @@ def _fig11_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             _DENSE,
             WATCHED,
             {"optimizer.eps": epsilon, "optimizer.learning_rate": rate},
@@ -420,19 +467,23 @@ def _fig11_points(case: Case, outcome: Outcome) -> list[Point]:
     return [Point(case.panel, case.series, case.level, case.seed, case.level, sparsity)]
 
 
-def _fig11(means: Sequence[Mean]) -> list[Verdict]:
-    found = []
-    series = (names(means, 0) + ["", ""])[:2]
+def _fig11(means: Sequence[Mean]) -> list[Claim]:
+    unit = "% of the neurons"
+    series = (names(means, 0) + ["lower", "higher"])[:2]
     ends = [(_end(means, 0, name, 0), _end(means, 0, name)) for name in series]
-    for name, (small, large) in zip(series, ends, strict=True):
-        claim = "The larger Adam's epsilon, the fewer neurons die."
-        why = f"learning rate {name}: {small:.1f}% dead at the smallest epsilon, {large:.1f}% at the largest"
-        # Where nobody dies nothing can be told.
-        found.append(verdict(claim, "E", small - large if max(small, large) > 0 else math.nan, why))
-    claim = "The larger the learning rate, the more neurons die by a small epsilon."
-    why = ", ".join(f"{small:.1f}% at {name}" for name, (small, _) in zip(series, ends, strict=True))
-    low, high = ends[0][0], ends[1][0]
-    return [*found, verdict(claim, "E", high - low if high + low > 0 else math.nan, why)]
+    found = [
+        Claim(
+            f"The larger Adam's epsilon, the fewer neurons die (the {which} learning rate).",
+            "E",
+            (Effect("dead at the smallest epsilon minus at the largest", _gap(small, large), unit=unit),),
+        )
+        for which, (small, large) in zip(("lower", "higher"), ends, strict=True)
+    ]
+    effect = Effect("dead at the higher rate minus at the lower", _gap(ends[1][0], ends[0][0]), unit=unit)
+    return [
+        *found,
+        Claim("The larger the learning rate, the more neurons die by a small epsilon.", "E", (effect,)),
+    ]
 
 
 FIG11 = Figure(
@@ -465,6 +516,7 @@ def _fig12_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         case(
             "resnet18",
             scale,
+            _brief(scale),
             OPTIMIZERS[optimizer],
             _AFTER,
             {"watch.every": "10%", "watch.whole": True, "method.strength": strength},
@@ -487,20 +539,19 @@ def _fig12_points(case: Case, outcome: Outcome) -> list[Point]:
     return points
 
 
-def _fig12(means: Sequence[Mean]) -> list[Verdict]:
+def _fig12(means: Sequence[Mean]) -> list[Claim]:
     found = []
     for panel, optimizer in enumerate(OPTIMIZERS):
         (_, some), (_, whole) = (line(means, panel, name) for name in ("512 examples", "Entire dataset"))
-        # Where nobody is dead nothing can be told.
-        tested = len(some) > 0 and whole[-1] > 0
-        apart, end, of = math.nan, math.nan, math.nan
-        if tested:
-            apart, end, of = float(np.max(np.abs(some - whole))), float(some[-1] - whole[-1]), float(whole[-1])
-        claim = "At the end 512 examples tell who is dead (to 2%, or 1 neuron)."
-        why = f"{optimizer}: {end:+.0f} neurons, of {of:.0f} dead"
-        found.append(verdict(claim, "F.3", max(0.02 * of, 1) - abs(end) + 1e-9, why))
-        claim = "They do throughout (to 5% of those dead at the end)."
-        found.append(verdict(claim, "F.3", 0.05 * of - apart, f"{optimizer}: at most {apart:.0f} apart"))
+        end, apart = math.nan, math.nan
+        if len(some) and whole[-1] >= _FEWEST:
+            end = 100 * float(some[-1] - whole[-1]) / float(whole[-1])
+            apart = 100 * float(np.max(np.abs(some - whole))) / float(whole[-1])
+        unit = "% of those dead at the end"
+        claim = f"With {optimizer}, 512 examples tell at the end who is dead (to 2%)."
+        found.append(Claim(claim, "F.3", (Effect("by 512 examples minus by all", end, within=2.0, unit=unit),)))
+        claim = f"With {optimizer}, they do throughout (to 5%)."
+        found.append(Claim(claim, "F.3", (Effect("at most apart", apart, within=5.0, unit=unit),)))
     return found
 
 
@@ -517,14 +568,9 @@ FIG12 = Figure(
 
 
 def _fig17_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
-    kinds: dict[str, dict[str, Any]] = {
-        "DemP": {"method.strength": 0.0},
-        "DemP + ReLU": {"method.strength": 0.0, "model.activation": "relu"},
-        "Dense": _DENSE,
-    }
     return [
-        case("vit", scale, changes, WATCHED, series=name, seed=seed)
-        for name, changes in kinds.items()
+        case("vit", scale, *changes, series=name, seed=seed)
+        for name, changes in vit_kinds(scale).items()
         for seed in seeds
     ]
 
@@ -539,35 +585,39 @@ def _fig17_points(case: Case, outcome: Outcome) -> list[Point]:
     return points
 
 
-_FIG17 = (
-    "Even in dense training 90% of the neurons of a ViT's MLPs die (85% of the first and the middle block).",
-    "Those of the last block die and come back (a tenth of them).",
-    "Of the other blocks, who dies stays dead (all but a twentieth).",
-)
-
-
-def _fig17(means: Sequence[Mean]) -> list[Verdict]:
-    return [verdict(claim, "G.2", math.nan, _lives(means)) for claim in _FIG17]
-
-
-def _fig17_at_size(means: Sequence[Mean]) -> list[Verdict]:
+def _fig17(means: Sequence[Mean]) -> list[Claim]:
     first, middle, last = (line(means, panel, "Dense")[1] for panel in range(3))
-    if min(map(len, (first, middle, last))) < 3:
-        return _fig17(means)
-    why = _lives(means)
-    # Of the paper's curves 90% is read; who comes back is a tenth of a block at least.
-    died = min(0.15 - first[-1] / first[0], 0.15 - middle[-1] / middle[0])
-    back = (last[-1] - last.min()) / last[0] - 0.1
-    stayed = 0.05 - max((y[-1] - y.min()) / y[0] for y in (first, middle))
-    return [verdict(claim, "G.2", margin, why) for claim, margin in zip(_FIG17, (died, back, stayed), strict=True)]
+    nothing = min(map(len, (first, middle, last))) < 3
+    # A block in which nobody dies tells nothing of who stays dead.
+    left, back, stayed = ([math.nan] * 2 for _ in range(3))
+    if not nothing:
+        left = [100 * float(1 - y[-1] / y[0]) for y in (first, middle)]
+        back = [100 * float((last[-1] - last.min()) / last[0])] * 2
+        stayed = [
+            100 * float((y[-1] - y.min()) / y[0]) if y.min() <= y[0] - _FEWEST else math.nan for y in (first, middle)
+        ]
+    unit = "% of the block"
+    died = [
+        Effect(f"dead at the end, {name} block", v, above=85.0, unit=unit)
+        for name, v in zip(_BLOCKS, left, strict=True)
+    ]
+    again = [Effect("come back by the end, last block", back[0], above=10.0, unit=unit)]
+    stay = [
+        Effect(f"come back by the end, {name} block", v, within=5.0, unit=unit)
+        for name, v in zip(_BLOCKS, stayed, strict=True)
+    ]
+    return [
+        Claim(
+            "Even in dense training 90% of the neurons of a ViT's MLPs die (85% of the first and the middle block).",
+            "G.2",
+            tuple(died),
+        ),
+        Claim("Those of the last block die and come back (a tenth of them).", "G.2", tuple(again)),
+        Claim("Of the other blocks, who dies stays dead (all but a twentieth).", "G.2", tuple(stay)),
+    ]
 
 
-def _lives(means: Sequence[Mean]) -> str:
-    ends = {panel: line(means, panel, "Dense")[1] for panel in range(3)}
-    where = ("first", "middle", "last")
-    return "; ".join(
-        f"{where[p]} layer: {y[0]:.0f} live at first, {y[-1]:.0f} at last" for p, y in ends.items() if len(y)
-    )
+_BLOCKS = ("first", "middle")
 
 
 FIG17 = Figure(
@@ -577,7 +627,8 @@ FIG17 = Figure(
     _fig17,
     _fig17_cases,
     _fig17_points,
-    judge_at_size=_fig17_at_size,
+    proxy=VIT_PROXY,
+    columns=3,
 )
 
 

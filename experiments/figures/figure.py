@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
+from experiments.figures.judging import Claim, Verdict, decide
 from experiments.sweep import Outcome, Run
 
 SCALES = ("cpu", "gpu", "paper")
@@ -77,36 +76,6 @@ class Panel:
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What these runs say of a claim.
-
-    Attributes:
-      claim: in our words.
-      section: of the paper.
-      outcome: `holds`, `does not hold`, `undecided` where the seeds do not agree, or `not tested`.
-      why: the numbers.
-      margin: by how much the rule that decides is met, in the unit of what it compares; negative where it is not.
-      spread: standard deviation of the margin over seeds; `None` of one seed.
-    """
-
-    claim: str
-    section: str
-    outcome: str
-    why: str
-    margin: float | None = None
-    spread: float | None = None
-
-
-def verdict(claim: str, section: str, margin: float, why: str) -> Verdict:
-    """Returns a verdict: a claim holds where its margin is above 0; a margin of NaN tells nothing."""
-    if not math.isfinite(margin):
-        if re.search(r"\bnan\b", why) or not why:
-            why = "there are no runs at this scale that tell"
-        return Verdict(claim, section, "not tested", why)
-    return Verdict(claim, section, "holds" if margin > 0 else "does not hold", why, round(float(margin), 6))
-
-
-@dataclasses.dataclass(frozen=True)
 class Figure:
     """A figure or table of the paper.
 
@@ -114,11 +83,10 @@ class Figure:
       name: such as `fig3`.
       what: it shows, in a line.
       panels: its axes.
-      judge: from means to verdicts, as many and in the same order from none.
+      judge: from the means of one seed to claims with their effects, as many and in the same order from none.
       cases: from a scale and seeds to its runs.
       points: from a case and its finished run to points.
       whole: from all points of all runs to those of the figure, where these go by one another.
-      judge_at_size: the same where only the paper's size can tell; `judge` is then for other scales.
       made: for figures without runs, from a scale and seeds to points.
       rows: numbers that the paper prints, to stand beside the measured ones.
       table: from the records of its runs to rows like `rows`; for tables.
@@ -127,16 +95,17 @@ class Figure:
       marked: whether a marker stands for a level, as strengths of a regularizer in the paper's figures 6 and 7.
       colored: from a line's name to what has one color.
       doubts: why a claim that does not hold at the scale of a CPU may hold at the paper's, and what was tried.
+      dense: the line of dense training in panels of accuracy, drawn as a reference; by it runs have collapsed.
+      proxy: what stands, at the scale of a CPU, for what the paper trains.
     """
 
     name: str
     what: str
     panels: tuple[Panel, ...]
-    judge: Callable[[Sequence[Mean]], list[Verdict]]
+    judge: Callable[[Sequence[Mean]], list[Claim]]
     cases: Callable[[str, Sequence[int]], list[Case]] = lambda scale, seeds: []
     points: Callable[[Case, Outcome], list[Point]] = lambda case, outcome: []
     whole: Callable[[Sequence[Point]], list[Point]] = list
-    judge_at_size: Callable[[Sequence[Mean]], list[Verdict]] | None = None
     made: Callable[[str, Sequence[int]], list[Point]] | None = None
     rows: tuple[Mapping[str, Any], ...] = ()
     table: Callable[[Sequence[Mapping[str, Any]]], list[dict[str, Any]]] | None = None
@@ -145,28 +114,30 @@ class Figure:
     marked: bool = False
     colored: Callable[[str], str] = lambda series: series
     doubts: str = ""
+    dense: str = ""
+    proxy: str = ""
 
-    def verdicts(self, points: Sequence[Point], scale: str) -> list[Verdict]:
-        """Returns what points say of the claims, with the spread over seeds; of no points, only which claims there are.
-
-        A claim is undecided where its margin is within its standard error over seeds.
-        """
-        judge = self.judge if scale != "paper" or self.judge_at_size is None else self.judge_at_size
-        found = judge(averaged(points))
+    def verdicts(self, points: Sequence[Point]) -> list[Verdict]:
+        """Returns what points say of the claims; of no points, only which claims there are."""
+        kept, _ = self.without_collapsed(points)
         seeds = sorted({point.seed for point in points})
-        if len(seeds) < 2:
-            return found
-        each = [judge(averaged([point for point in points if point.seed == seed])) for seed in seeds]
-        return [_spread(one, [verdicts[i].margin for verdicts in each]) for i, one in enumerate(found)]
+        of = lambda seed: self.judge(averaged([point for point in kept if point.seed == seed]))  # noqa: E731
+        each = [of(seed) for seed in seeds] or [self.judge([])]
+        return [decide(claims) for claims in zip(*each, strict=True)]
 
+    def without_collapsed(self, points: Sequence[Point]) -> tuple[list[Point], int]:
+        """Returns the points without those of collapsed runs, and how many these are.
 
-def _spread(found: Verdict, margins: Sequence[float | None]) -> Verdict:
-    known = [margin for margin in margins if margin is not None]
-    if found.margin is None or len(known) < 2:
-        return found
-    spread = statistics.stdev(known)
-    outcome = "undecided" if abs(found.margin) < spread / math.sqrt(len(known)) else found.outcome
-    return dataclasses.replace(found, outcome=outcome, spread=round(spread, 6))
+        A run has collapsed if its accuracy is below half of that of dense training in the same panel.
+        """
+        if not self.dense:
+            return list(points), 0
+        dense: dict[int, list[float]] = {}
+        for point in points:
+            if point.series == self.dense:
+                dense.setdefault(point.panel, []).append(point.y)
+        kept = [p for p in points if p.panel not in dense or p.y >= statistics.mean(dense[p.panel]) / 2]
+        return kept, len(points) - len(kept)
 
 
 def averaged(points: Sequence[Point]) -> list[Mean]:
@@ -204,18 +175,14 @@ def names(means: Sequence[Mean], panel: int) -> list[str]:
     return list(dict.fromkeys(m.series for m in means if m.panel == panel))
 
 
-def at(means: Sequence[Mean], panel: int, series: str, x: float) -> float:
-    """Returns the height of a line at `x`, between its points; NaN beyond them."""
-    xs, ys = line(means, panel, series)
-    return float(np.interp(x, xs, ys, left=np.nan, right=np.nan)) if len(xs) else float("nan")
-
-
-def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
-    """Draws the means, with their spread, into a PNG."""
+def draw(figure: Figure, means: Sequence[Mean], path: Path, *, scale: str = "", seeds: int = 0) -> None:
+    """Draws the means with their standard deviations, and the scale and number of seeds, into a PNG."""
     columns = min(len(figure.panels), figure.columns)
     rows = -(-len(figure.panels) // columns)
     picture = Picture(figsize=(5 * columns, 3.8 * rows), layout="constrained")
     FigureCanvasAgg(picture)
+    if scale:
+        picture.suptitle(f"{figure.what} (scale {scale}, {seeds} seed{'' if seeds == 1 else 's'})", fontsize=10)
     axes = np.ravel(picture.subplots(rows, columns))
     colors = list(dict.fromkeys(figure.colored(m.series) for m in means))
     for i, (panel, axis) in enumerate(zip(figure.panels, axes, strict=False)):
@@ -227,6 +194,9 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
             x, y = np.array([m.x for m in mine]), np.array([m.y for m in mine])
             std = np.array([m.std or 0.0 for m in mine])
             color = f"C{colors.index(figure.colored(series)) % 10}"
+            if series == figure.dense and len(mine) == 1:
+                axis.axhline(y[0], color="black", linestyle=":", linewidth=1, label=series)
+                continue
             if panel.bars:
                 places = np.arange(len(x))
                 axis.bar(places, y, yerr=std if (std > 0).any() else None, color=color, label=series)
@@ -235,11 +205,14 @@ def draw(figure: Figure, means: Sequence[Mean], path: Path) -> None:
             style = "--" if "symmetric" in series and "asymmetric" not in series else "-"
             marker = "" if figure.marked or len(x) >= 30 else "o"
             axis.plot(x, y, style, marker=marker, markersize=4, color=color, label=series)
+            if (std > 0).any() and len(x) < 30:
+                across = np.array([m.std_x or 0.0 for m in mine])
+                axis.errorbar(x, y, std, across, fmt="none", ecolor=color, elinewidth=0.8, capsize=2)
             levels = sorted({m.level for m in means if m.panel == i})
             for mean in mine if figure.marked else []:
                 shape = _MARKERS[levels.index(mean.level) % len(_MARKERS)]
                 axis.plot([mean.x], [mean.y], shape, markersize=6, color=color)
-            if (std > 0).any():
+            if (std > 0).any() and len(x) >= 30:
                 axis.fill_between(x, y - std, y + std, alpha=0.2, color=color, linewidth=0)
         if names(means, i):
             axis.legend(fontsize=7, loc="best", framealpha=0.5)

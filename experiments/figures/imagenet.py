@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, training_seconds, verdict
-from experiments.figures.scales import OPTIMIZERS, WATCHED, case
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, training_seconds
+from experiments.figures.judging import Claim, Effect
+from experiments.figures.lines import EARLY
+from experiments.figures.scales import OPTIMIZERS, VIT_PROXY, case, vit_kinds
 from experiments.sweep import Outcome
 
 # What a row says: accuracy with its standard deviation, neuron and weight sparsity in percent; then relative to dense:
@@ -134,6 +136,10 @@ _JAXPRUNER: dict[str, Any] = {
 _UNSTRUCTURED = {"Mag": "magnitude", "Sal": "saliency", "SET": "set", "RigL (ERK)": "rigl", "SRigL": "srigl"}
 
 
+# At the scale of a CPU, by the kind of the regularizer.
+_AT_PROXY = {"l2": (0.01, 0.02, 0.04), "lasso": (2e-3, 4e-3, 8e-3)}
+
+
 def _cases(optimizer: str, kind: str, strengths: Sequence[float], others: bool) -> Any:
     def cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         found: list[Case] = []
@@ -147,9 +153,10 @@ def _cases(optimizer: str, kind: str, strengths: Sequence[float], others: bool) 
         none = {"method.strength": 0.0, "method.noise": 0.0}
         add("Dense", 0.0, {**none, "method.name": "dense"})
         for series, method in _STRUCTURED.items():
+            early = EARLY if scale == "cpu" and method.startswith("early") else {}
             for rho in (0.4, 0.55) if method in ("snap", "crop") else (0.45, 0.6):
-                add(series, rho, {**none, "method.name": method, "ranking.sparsity": rho})
-        for strength in strengths:
+                add(series, rho, {**none, **early, "method.name": method, "ranking.sparsity": rho})
+        for strength in _AT_PROXY[kind] if scale == "cpu" else strengths:
             regularizer = {"method.regularizer": kind, "method.strength": strength}
             add("DemP-L2" if kind == "l2" else "DemP-Lasso(gamma)", strength, regularizer)
         if others:
@@ -222,45 +229,39 @@ _CLAIMS3 = (
 )
 
 
-def _too_small(claims: _Claims, section: str) -> Any:
-    def judge(means: Sequence[Mean]) -> list[Verdict]:
-        why = f"{len({m.series for m in means})} methods ran; not at ImageNet's size" if means else ""
-        return [verdict(claim, section, math.nan, why) for claim in claims]
-
-    return judge
-
-
 def _at_size(claims: _Claims, ours: str, number: int, printed: tuple[float, float], times: str) -> Any:
-    """Returns the judge of a table's claims at the paper's size; `printed` and `times` are the paper's own."""
+    """Returns the judge of a table's claims; `printed` and `times` are the paper's own."""
 
-    def judge(means: Sequence[Mean]) -> list[Verdict]:
+    def judge(means: Sequence[Mean]) -> list[Claim]:
         others = list(_STRUCTURED)
-        leads = []
+        dense = _nearest(means, 0, "Dense", 0.0)
+        leads, faster = [], []
         for sparsity in (80.0, 90.0):
             # The paper takes the runs that are closest.
-            heights = [_nearest(means, 0, name, sparsity) for name in (ours, *others)]
-            leads.append(heights[0] - float(np.max(heights[1:])))
-        why = f"leads at 80% and 90%: {leads[0]:+.2f}, {leads[1]:+.2f} points"
-        why += f"; the paper's are {printed[0]:+.2f}, {printed[1]:+.2f}"
-        found = [verdict(claims[0], "4.1", float(np.min(leads)), why)]
-        dense = _nearest(means, 0, "Dense", 0.0)
-        low = {name: _nearest(means, 0, name, 80.0) for name in ("SNAP", "CroPit-S")}
-        why = ", ".join(f"{name} {height:.1f}%" for name, height in low.items()) + f", dense {dense:.1f}%"
-        found.append(verdict(claims[1], f"4.1, table {number}", dense / 2 - float(np.max(list(low.values()))), why))
-        leads, shown = [], []
-        for sparsity in (80.0, 90.0):
-            good = [name for name in others if _nearest(means, 0, name, sparsity) > dense / 2]
+            heights = {name: _nearest(means, 0, name, sparsity) for name in (ours, *others)}
+            best = float(np.max([heights[name] for name in others]))
+            leads.append(Effect(f"{ours} minus the best of the others at {sparsity:.0f}%", heights[ours] - best))
+            good = [name for name in others if heights[name] > dense / 2]
             mine = _nearest(means, 4, ours, sparsity, by=0)
-            theirs = {name: _nearest(means, 4, name, sparsity, by=0) for name in good}
-            leads.append(float(np.min([*theirs.values(), math.inf if theirs else math.nan])) - mine)
-            each = ", ".join(f"{name} x {time:.2f}" for name, time in theirs.items())
-            shown.append(f"at {sparsity:.0f}% {ours} x {mine:.2f}, {each}")
-        why = f"{'; '.join(shown)}; the paper's: {times}"
-        found.append(verdict(claims[2], f"4.1, table {number}", float(np.min(leads)), why))
+            theirs = [_nearest(means, 4, name, sparsity, by=0) for name in good]
+            least = min(theirs, default=math.nan)
+            what = f"training time of the fastest of them minus that of {ours} at {sparsity:.0f}%"
+            faster.append(Effect(what, least - mine, unit="times dense"))
+        low = [
+            Effect(f"half of dense minus {name} at 80%", dense / 2 - _nearest(means, 0, name, 80.0))
+            for name in ("SNAP", "CroPit-S")
+        ]
+        found = [
+            Claim(claims[0], "4.1", tuple(leads), f"the paper's are {printed[0]:+.2f}, {printed[1]:+.2f}"),
+            Claim(claims[1], f"4.1, table {number}", tuple(low)),
+            Claim(claims[2], f"4.1, table {number}", tuple(faster), f"the paper's: {times}"),
+        ]
         if len(claims) > 3:
-            steps = {name: _nearest(means, 5, name, 90.0, by=0) for name in ("Mag", "Sal", "SET", "RigL (ERK)")}
-            why = "time of a step: " + ", ".join(f"{name} x {time:.2f}" for name, time in steps.items())
-            found.append(verdict(claims[3], "4.1, table 2", float(np.min(list(steps.values()))) - 0.95, why))
+            steps = tuple(
+                Effect(f"time of a step, {name}", _nearest(means, 5, name, 90.0, by=0), above=0.95, unit="times dense")
+                for name in ("Mag", "Sal", "SET", "RigL (ERK)")
+            )
+            found.append(Claim(claims[3], "4.1, table 2", steps))
         return found
 
     return judge
@@ -286,27 +287,31 @@ def _nearest(means: Sequence[Mean], panel: int, series: str, sparsity: float, by
     return next((m.x for m in means if (m.panel, m.series, m.level) == (panel, series, level)), math.nan)
 
 
-def _vit(means: Sequence[Mean]) -> list[Verdict]:
+def _vit(means: Sequence[Mean]) -> list[Claim]:
     neurons = {m.series: m.x for m in means if m.panel == 1}
     accuracy = {m.series: m.y for m in means if m.panel == 1}
     demp, relu, dense = (f"DemP{end}" if end is not None else "Dense" for end in ("", " + ReLU", None))
-    gone = neurons.get(demp, math.nan)
-    found = [verdict(_CLAIMS3[0], "4.3", gone - 85, f"{gone:.1f}% of the neurons; the paper's are 90.6%")]
-    lost = accuracy.get(dense, math.nan) - accuracy.get(relu, math.nan)
-    gone = neurons.get(relu, math.nan)
-    why = f"{lost:.2f} points lost, {gone:.1f}% of the neurons gone; the paper's are 1.13 and 43.7%"
-    return [*found, verdict(_CLAIMS3[1], "4.3", float(np.min([2 - lost, (gone - 38) / 10])), why)]
+    unit = "% of the neurons"
+    gone = Effect("neurons cut", neurons.get(demp, math.nan), above=85.0, unit=unit)
+    kept = Effect("DemP + ReLU minus dense", accuracy.get(relu, math.nan) - accuracy.get(dense, math.nan), above=-2.0)
+    cut = Effect("neurons cut, DemP + ReLU", neurons.get(relu, math.nan), above=38.0, unit=unit)
+    return [
+        Claim(_CLAIMS3[0], "4.3", (gone,), "the paper's are 90.6%" if means else ""),
+        Claim(_CLAIMS3[1], "4.3", (kept, cut), "the paper's are 1.13 points and 43.7%" if means else ""),
+    ]
 
 
+_BOTTLENECK = "a bottleneck ResNet of (2, 2, 2, 2) blocks and width 8 on CIFAR-10 in the place of ResNet-50 on ImageNet"
 TABLE1 = Figure(
     "table1",
     "ResNet-50 on ImageNet with Adam: methods at about 80% and 90% weight sparsity",
     _AXES,
-    _too_small(_CLAIMS1, "4.1"),
+    _at_size(_CLAIMS1, "DemP-L2", 1, (2.85, 2.14), "at 80% x 0.81 to x 0.94, at 90% x 0.61 to x 0.75"),
     _cases("Adam", "l2", (1e-3, 2e-3), others=False),
     _points,
     whole=_timed,
-    judge_at_size=_at_size(_CLAIMS1, "DemP-L2", 1, (2.85, 2.14), "at 80% x 0.81 to x 0.94, at 90% x 0.61 to x 0.75"),
+    proxy=_BOTTLENECK,
+    dense="Dense",
     timed=_CLAIMS1[2:],
     rows=_rows(_TABLE1, "paper, table 1"),
     table=table,
@@ -315,17 +320,18 @@ TABLE2 = Figure(
     "table2",
     "ResNet-50 on ImageNet with SGDM: all methods at about 80% and 90% weight sparsity",
     _AXES,
-    _too_small(_CLAIMS2, "4.1"),
-    _cases("SGDM", "lasso", (3e-4, 4e-4), others=True),
-    _points,
-    whole=_timed,
-    judge_at_size=_at_size(
+    _at_size(
         _CLAIMS2,
         "DemP-Lasso(gamma)",
         2,
         (0.76, 0.72),
         "at 80% x 0.88 to x 0.86, which is slower than EarlyCroP-S, at 90% x 0.69 to x 0.78",
     ),
+    _cases("SGDM", "lasso", (3e-4, 4e-4), others=True),
+    _points,
+    whole=_timed,
+    proxy=_BOTTLENECK,
+    dense="Dense",
     timed=_CLAIMS2[2:],
     rows=(*_rows(_TABLE2, "paper, table 2"), *_rows(_QUOTED, "quoted by the paper in table 2")),
     table=table,
@@ -333,15 +339,10 @@ TABLE2 = Figure(
 
 
 def _table3_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
-    kinds: dict[str, dict[str, Any]] = {
-        "Dense": {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0},
-        "DemP": {"method.strength": 0.0},
-        "DemP + ReLU": {"method.strength": 0.0, "model.activation": "relu"},
-    }
     # Watched, as the same runs are for figure 17.
     return [
-        case("vit", scale, changes, WATCHED, series=name, seed=seed)
-        for name, changes in kinds.items()
+        case("vit", scale, *changes, series=name, seed=seed)
+        for name, changes in vit_kinds(scale).items()
         for seed in seeds
     ]
 
@@ -350,11 +351,12 @@ TABLE3 = Figure(
     "table3",
     "ViT-B/16 on ImageNet: DemP, DemP with ReLU, dense",
     _AXES,
-    _too_small(_CLAIMS3, "4.3"),
+    _vit,
     _table3_cases,
     _points,
     whole=_timed,
-    judge_at_size=_vit,
+    proxy=VIT_PROXY,
+    dense="Dense",
     rows=_rows(_TABLE3, "paper, table 3"),
     table=table,
 )

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from experiments.figures.figure import Case, Mean, Panel, Point, at, line, number
+from experiments.figures.figure import Case, Mean, Panel, Point, line, number
+from experiments.figures.judging import Effect
 from experiments.figures.scales import OPTIMIZERS, case, strengths
 from experiments.sweep import Outcome
 
@@ -17,11 +18,14 @@ DEMP = "DemP-Lasso(gamma)"
 STRUCTURED = {"CroPit-S": "crop", "EarlyCroP-S": "earlycrop", "EarlySNAP": "earlysnap", "SNAP": "snap"}
 # Weight sparsity in percent from which on lines are compared: the paper's axes begin at 50 to 75.
 FLOOR = 50.0
-# Of differences between lines that are runs of one seed.
-CHANCE = (
-    "with one seed 2 to 3 points may be chance: noise far too small to do anything moves a line by as much (figure "
-    "`length`, a standard deviation of 5e-5)."
-)
+# At high sparsity the paper's figure 3 tells methods apart.
+HIGH = 70.0
+# Points of weight sparsity within which two runs are compared.
+NEAR = 5.0
+DENSE = "Dense"
+# The paper's early methods prune within the first tenth of training. In a short run their rule, which looks at the ends
+# of epochs, would come later.
+EARLY = {"ranking.latest": "10%"}
 
 
 def weights(title: str) -> Panel:
@@ -30,9 +34,16 @@ def weights(title: str) -> Panel:
 
 
 def demp_cases(
-    network: str, scale: str, seeds: Sequence[int], optimizer: str, panel: int, series: str, changes: Mapping[str, Any]
+    network: str,
+    scale: str,
+    seeds: Sequence[int],
+    optimizer: str,
+    panel: int,
+    series: str,
+    changes: Mapping[str, Any],
+    grid: Sequence[float] | None = None,
 ) -> list[Case]:
-    """Returns the runs of DemP along a line: at every strength of the regularizer, for every seed."""
+    """Returns the runs of DemP along a line: at every strength of a grid, by default the network's, for every seed."""
     return [
         case(
             network,
@@ -45,7 +56,7 @@ def demp_cases(
             level=strength,
             seed=seed,
         )
-        for strength in strengths(network, optimizer, scale)
+        for strength in (strengths(network, optimizer, scale) if grid is None else grid)
         for seed in seeds
     ]
 
@@ -68,6 +79,7 @@ def other_cases(
             scale,
             OPTIMIZERS[optimizer],
             {"method.name": method, "method.strength": 0.0, "method.noise": 0.0, field: level},
+            EARLY if scale == "cpu" and method.startswith("early") else {},
             dict(changes),
             panel=panel,
             series=series,
@@ -87,65 +99,90 @@ def by_weights(case: Case, outcome: Outcome) -> list[Point]:
     return [Point(case.panel, case.series, case.level, case.seed, x, y)]
 
 
-def shared(ranges: Sequence[np.ndarray], floor: float) -> np.ndarray:
-    """Returns 20 places, evenly over the range that lines share from a floor on; none where they share none."""
-    if not all(len(xs) for xs in ranges):
-        return np.array([])
-    low, high = max(floor, *(xs[0] for xs in ranges)), min(xs[-1] for xs in ranges)
-    return np.linspace(low, high, 20) if high >= low else np.array([])
+def dense_cases(
+    network: str, scale: str, seeds: Sequence[int], optimizer: str, panel: int, more: Mapping[str, Any] | None = None
+) -> list[Case]:
+    """Returns the runs of dense training, for every seed."""
+    changes = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
+    return [
+        case(network, scale, OPTIMIZERS[optimizer], changes, dict(more or {}), panel=panel, series=DENSE, seed=seed)
+        for seed in seeds
+    ]
+
+
+def envelope(means: Sequence[Mean], panel: int, names: Sequence[str], x: float) -> float:
+    """Returns the best accuracy that lines reach at a sparsity `x` in percent; NaN where none has runs.
+
+    Of each line those runs count that no sparser run of it surpasses, with straight lines between them. Example: of
+    runs at (50%, 70), (60%, 72) and (80%, 60) the first is surpassed by the second; at 55% the line is at 72.
+    """
+    heights = []
+    for name in names:
+        xs, ys = line(means, panel, name)
+        if not len(xs) or not xs[0] <= x <= xs[-1]:
+            continue
+        best = np.maximum.accumulate(ys[::-1])[::-1]
+        kept = ys >= best
+        heights.append(float(np.interp(x, xs[kept], ys[kept])))
+    return max(heights, default=math.nan)
 
 
 def lead(
-    means: Sequence[Mean], panel: int, ours: str, theirs: Sequence[str], floor: float = FLOOR
-) -> tuple[float, float, float]:
-    """Returns the mean lead of a line over the best of others in the upper third of the range that they share.
+    means: Sequence[Mean], panel: int, ours: Sequence[str], theirs: Sequence[str], floor: float = FLOOR
+) -> tuple[float, tuple[float, float] | None]:
+    """Returns the mean lead of the best of some lines over the best of others, where both have runs.
 
-    That is from where ours and one of the others, to where ours and half of the others have points.
+    Where they share no range, but have runs within `NEAR` points of sparsity of each other, it is that of those two.
+
+    Args:
+      means: of one seed.
+      panel: of the lines.
+      ours, theirs: names of lines.
+      floor: weight sparsity in percent from which on they are compared.
 
     Returns:
-      The lead in points, and from where to where it was taken; NaN where they share no range.
+      The lead in points, NaN where there is none, and from where to where it was taken.
     """
-    ranges = {name: line(means, panel, name)[0] for name in (ours, *theirs)}
-    there = [name for name in theirs if len(ranges[name])]
-    if not there or not len(ranges[ours]):
-        return float("nan"), float("nan"), float("nan")
-    low = max(ranges[ours][0], min(ranges[name][0] for name in there), floor)
-    ends = sorted((ranges[name][-1] for name in there), reverse=True)
-    high = min(ranges[ours][-1], ends[(len(ends) - 1) // 2])
-    if high < low:
-        return float("nan"), low, high
-    leads = []
-    for x in np.linspace(high - (high - low) / 3, high, 20):
-        others = [height for name in there if np.isfinite(height := at(means, panel, name, x))]
-        if 2 * len(others) >= len(there):
-            leads.append(at(means, panel, ours, x) - max(others))
-    return float(np.mean(leads)) if leads else float("nan"), high - (high - low) / 3, high
+    runs = [[m for m in means if m.panel == panel and m.series in names and m.x >= 0] for names in (ours, theirs)]
+    if not all(runs):
+        return math.nan, None
+    low = max(floor, *(min(m.x for m in group) for group in runs))
+    high = min(max(m.x for m in group) for group in runs)
+    if high > low:
+        places = np.linspace(low, high, 20)
+        leads = np.array([envelope(means, panel, ours, x) - envelope(means, panel, theirs, x) for x in places])
+        known = np.isfinite(leads)
+        if known.any():
+            return float(leads[known].mean()), (float(places[known][0]), float(places[known][-1]))
+    pairs = [(a, b) for a in runs[0] for b in runs[1] if min(a.x, b.x) >= floor and abs(a.x - b.x) <= NEAR]
+    if not pairs:
+        return math.nan, None
+    a, b = min(pairs, key=lambda pair: abs(pair[0].x - pair[1].x))
+    return a.y - b.y, (min(a.x, b.x), max(a.x, b.x))
 
 
-def mean_gap(means: Sequence[Mean], panel: int, ours: str, theirs: str, floor: float = FLOOR) -> float:
-    """Returns the mean lead of a line over another, in points, over the range that they share from a floor on."""
-    xs = shared([line(means, panel, name)[0] for name in (ours, theirs)], floor)
-    return (
-        float(np.mean([at(means, panel, ours, x) - at(means, panel, theirs, x) for x in xs])) if len(xs) else math.nan
-    )
+def led(
+    means: Sequence[Mean],
+    panel: int,
+    ours: str,
+    theirs: Sequence[str],
+    *,
+    floor: float = FLOOR,
+    above: float = 0.0,
+    within: float | None = None,
+) -> tuple[Effect, ...]:
+    """Returns the lead of a line over each of others, as effects."""
+    found = []
+    for name in theirs:
+        value, over = lead(means, panel, [ours], [name], floor)
+        found.append(Effect(f"{ours} minus {name}", value, above, within, over=over))
+    return tuple(found)
 
 
 def sparser(means: Sequence[Mean], panel: int, ours: str, theirs: str) -> float:
     """Returns how much sparser a line is than another at equal levels, on average, in points; NaN where it has none."""
     ends = {(m.series, m.level): m.x for m in means if m.panel == panel}
     pairs = [(x, ends[theirs, level]) for (name, level), x in ends.items() if name == ours and (theirs, level) in ends]
+    # Where neither has cut anything there is nothing to compare.
+    pairs = [pair for pair in pairs if any(pair)]
     return float(np.mean([x - other for x, other in pairs])) if pairs else math.nan
-
-
-def leads_over(means: Sequence[Mean], panel: int, ours: str, theirs: Sequence[str]) -> tuple[list[float], str]:
-    """Returns the leads of a line over others, and in words; over one that it shares no range with it has none."""
-    if not any(len(line(means, panel, name)[0]) for name in theirs):
-        return [], ""
-    leads = {name: mean_gap(means, panel, ours, name) for name in theirs}
-    known = {name: gap for name, gap in leads.items() if math.isfinite(gap)}
-    words = [f"mean lead over {', '.join(f'{name} {gap:+.1f}' for name, gap in known.items())} points"] if known else []
-    for name in (*(() if known else (ours,)), *(name for name in theirs if name not in known)):
-        xs, _ = line(means, panel, name)
-        where = f"goes from {xs[0]:.0f}% to {xs[-1]:.0f}%" if len(xs) else "has no runs"
-        words.append(f"{name} {where}")
-    return list(known.values()), "; ".join(words)

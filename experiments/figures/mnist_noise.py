@@ -15,7 +15,8 @@ import numpy as np
 from configs import mlp_mnist
 from experiments import data
 from experiments.errors import UsageError
-from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line, verdict
+from experiments.figures.figure import Figure, Mean, Panel, Point, line
+from experiments.figures.judging import Claim, Effect
 
 LEVELS = (0.01, 0.025, 0.05, 0.075, 0.1)
 KINDS = ("SGD noise", "asymmetric", "symmetric", "SGD")
@@ -129,68 +130,71 @@ def _points(scale: str, seeds: Sequence[int], sizes: tuple[int, int] | None = No
     return points
 
 
-def _judge(means: Sequence[Mean]) -> list[Verdict]:
+def _judge(means: Sequence[Mean]) -> list[Claim]:
     end = max((m.x for m in means), default=0.0)
-    ends: dict[tuple[int, str], tuple[float, float]] = {}
-    for panel, kinds in enumerate((("",), (" asymmetric", " symmetric"), ("",))):
-        for name in [f"{level:g}{kind}" for level in LEVELS for kind in kinds]:
-            x, y = line(means, panel, name)
-            # The last third, as single looks go up and down.
-            ends[panel, name] = (
-                (y[0], float(np.mean(y[x >= 2 / 3 * end]))) if len(x) and x[-1] == end else (math.nan,) * 2
-            )
-    labels = [f"{level:g}" for level in LEVELS]
 
-    def dead(panel: int, kind: str = "") -> list[float]:
-        return [ends[panel, label + kind][1] for label in labels]
+    def ends(panel: int, level: float, kind: str = "") -> tuple[float, float]:
+        """Returns how many were dead at first, and in the mean of the last third, as looks go up and down."""
+        x, y = line(means, panel, f"{level:g}{kind}")
+        return (float(y[0]), float(np.mean(y[x >= 2 / 3 * end]))) if len(x) and x[-1] == end else (math.nan,) * 2
 
-    def told(values: Sequence[float], form: str = ".0f") -> str:
-        known = zip(labels, values, strict=True)
-        return ", ".join(f"{value:{form}} at {label}" for label, value in known if math.isfinite(value))
-
-    pure, plain, asymmetric, symmetric = dead(0), dead(2), dead(1, " asymmetric"), dead(1, " symmetric")
-    gained = [ends[0, label][1] - ends[0, label][0] for label in labels]
-    lost = [label for label, value in zip(labels, gained, strict=True) if not math.isfinite(value)]
-    diverged = f"; the weights diverged at {', '.join(lost)}" if lost else ""
-    why = f"dead of 400 by level, less those at first: {told(gained, '+.0f')}{diverged}"
+    gained = {level: ends(0, level)[1] - ends(0, level)[0] for level in LEVELS}
+    plain = {level: ends(2, level)[1] for level in LEVELS}
+    asymmetric, symmetric = (
+        {level: ends(1, level, f" {k}")[1] for level in LEVELS} for k in ("asymmetric", "symmetric")
+    )
+    lost = [f"{level:g}" for level, value in gained.items() if not math.isfinite(value)] if means else []
+    note = f"with SGD noise a seed's weights diverged at {', '.join(lost)}" if lost else ""
     # What a level or two tell is not what noise does.
-    enough = len(lost) < len(LEVELS) / 2
-    ratio = [min(a, b) / max(a, b) for a, b in zip(pure, plain, strict=True) if math.isfinite(a + b) and max(a, b) > 0]
-    gaps = [a - b for a, b in zip(asymmetric, symmetric, strict=True)]
-    fewer = [b / 2 - max(a, s) for a, b, s in zip(asymmetric, plain, symmetric, strict=True)]
-    at_most = f"{np.nanmax([*asymmetric, *symmetric, -1]):.0f}"
+    kept = {level: value for level, value in gained.items() if math.isfinite(value)}
+    most = max(kept.values()) if 2 * len(kept) > len(LEVELS) else math.nan
+    ratios = [
+        min(pure, plain[level]) / max(pure, plain[level])
+        for level in kept
+        if max(pure := ends(0, level)[1], plain[level]) >= _FEWEST
+    ]
+    ratio = float(np.mean(ratios)) if 2 * len(ratios) >= len(LEVELS) else math.nan
+    top = LEVELS[-1]
+    fewer = max(asymmetric[top], symmetric[top]) / plain[top] if plain[top] >= _FEWEST else math.nan
     return [
-        verdict(
+        Claim(
             "The noise of SGD alone kills neurons (5% of them at one level).",
             "D.1",
-            float(np.nanmax([*gained, -math.inf])) - 20 if enough else math.nan,
-            why if means else "",
+            (Effect("dead of 400, less those at first, at the level with the most", most, above=20.0, unit="neurons"),),
+            note,
         ),
-        verdict(
+        Claim(
             "It kills about as many as SGD (half to twice as many, in the mean of the levels).",
             "2.2",
-            float(np.mean(ratio)) - 0.5 if ratio and enough else math.nan,
-            f"SGD noise {told(pure)}; SGD {told(plain)}{diverged}" if means else "",
+            (Effect("the fewer over the more, SGD noise and SGD", ratio, above=0.5, unit="times"),),
+            note,
         ),
-        verdict(
+        Claim(
             "Gaussian noise kills far fewer than SGD (less than half, at the largest level).",
             "2.2",
-            fewer[-1],
-            f"at most {at_most} under Gaussian noise; SGD {told(plain)}" if means else "",
+            (Effect("less than half of SGD's dead, by", 0.5 - fewer, unit="of SGD's dead"),),
         ),
-        verdict(
+        Claim(
             "Gaussian noise on live neurons alone kills more than noise on all, which revives.",
             "D.1",
-            float(np.mean(gaps)),
-            f"asymmetric minus symmetric, by level: {told(gaps, '+.1f')}" if means else "",
+            (
+                Effect(
+                    "dead with noise on live neurons minus on all, mean of the levels",
+                    float(np.mean([asymmetric[level] - symmetric[level] for level in LEVELS])),
+                    unit="neurons",
+                ),
+            ),
         ),
-        verdict(
+        Claim(
             "Plain SGD kills more neurons, the noisier it is.",
             "D.1",
-            plain[-1] - plain[0],
-            f"dead by level: {told(plain)}" if means else "",
+            (Effect("dead at the largest level minus at the smallest", plain[top] - plain[LEVELS[0]], unit="neurons"),),
         ),
     ]
+
+
+# Dead neurons of which a ratio tells something.
+_FEWEST = 10
 
 
 FIG9 = Figure(

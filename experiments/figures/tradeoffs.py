@@ -8,15 +8,19 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, Verdict, number, training_seconds, verdict
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, number, training_seconds
+from experiments.figures.judging import Claim, Effect
 from experiments.figures.lines import (
-    CHANCE,
     DEMP,
+    DENSE,
+    FLOOR,
+    HIGH,
     STRUCTURED,
     by_weights,
     demp_cases,
+    dense_cases,
     lead,
-    leads_over,
+    led,
     other_cases,
     weights,
 )
@@ -54,40 +58,65 @@ def _structured(
     changes: Mapping[str, Any],
     rows: Sequence[Mapping[str, Any]] = (),
     doubts: str = "",
+    size_at: Mapping[str, Mapping[str, Any]] | None = None,
+    optimizers: Sequence[str] = tuple(OPTIMIZERS),
 ) -> Figure:
+    """Returns a figure of accuracy against both sparsities; `size_at` changes the recipe of a scale."""
+    size_at = size_at or {}
+
     def cases(scale: str, seeds: Sequence[int]) -> list[Case]:
         found = []
-        for i, optimizer in enumerate(OPTIMIZERS):
+        size = size_at.get(scale, {})
+        for i, optimizer in enumerate(optimizers):
             levels = NEURON_SPARSITIES[scale]
             options = (network, scale, seeds, optimizer, i)
-            found += other_cases(*options, STRUCTURED, "ranking.sparsity", levels, changes)
-            found += demp_cases(*options, DEMP, changes)
+            found += dense_cases(*options, {**changes, **size})
+            found += other_cases(*options, STRUCTURED, "ranking.sparsity", levels, {**changes, **size})
+            found += demp_cases(*options, DEMP, {**changes, **size})
         return found
 
-    def judge(means: Sequence[Mean]) -> list[Verdict]:
+    def judge(means: Sequence[Mean]) -> list[Claim]:
         found = []
-        for i, optimizer in enumerate(OPTIMIZERS):
-            ahead, low, high = lead(means, 2 * i + 1, DEMP, list(STRUCTURED))
-            why = f"mean lead over the best of the others from {low:.0f}% to {high:.0f}% weight sparsity: {ahead:+.1f}"
-            if optimizer == "Adam":
-                claim = "With Adam, DemP keeps more accuracy than the other structured methods at high sparsity."
-                found.append(verdict(claim, "4.1", ahead, f"{why} points"))
-            elif network == "resnet18":
-                gaps, why = leads_over(means, 3, DEMP, list(STRUCTURED))
-                claim = "With SGDM, DemP is on a par with each of them (to 1 point)."
-                found.append(verdict(claim, "4.1", 1 - max(map(abs, gaps), default=math.nan), why))
-            else:
-                leads = {name: lead(means, 2 * i + 1, DEMP, [name])[0] for name in STRUCTURED}
-                leads = {name: gap for name, gap in leads.items() if math.isfinite(gap)}
-                why = ", ".join(f"{name} {gap:+.1f}" for name, gap in leads.items())
-                claim = "With SGDM, DemP is behind each of them at high sparsity."
-                why = f"mean lead in the upper third of the range shared with {why} points" if leads else ""
-                found.append(verdict(claim, "4.1, G", -max(leads.values(), default=math.nan), why))
+        for i, optimizer in enumerate(optimizers):
+            for panel, kind in ((2 * i + 1, "weight"), (2 * i, "neuron")):
+                where = (means, panel, DEMP, list(STRUCTURED))
+                at = f"at equal {kind} sparsity"
+                if optimizer == "Adam":
+                    value, over = lead(
+                        *where[:2], [DEMP], list(STRUCTURED), HIGH if kind == "weight" else _HIGH_NEURONS
+                    )
+                    claim = (
+                        f"With Adam, DemP keeps more accuracy than the other structured methods {at}, if it is high."
+                    )
+                    found.append(
+                        Claim(claim, "4.1", (Effect(f"{DEMP} minus the best of the others", value, over=over),))
+                    )
+                elif network == "resnet18":
+                    claim = f"With SGDM, DemP is on a par with each of them {at} (to 1 point)."
+                    found.append(Claim(claim, "4.1", led(*where, within=1.0, floor=_floor(kind))))
+                else:
+                    claim = f"With SGDM, DemP is behind each of them {at}, if it is high."
+                    high = HIGH if kind == "weight" else _HIGH_NEURONS
+                    behind = [
+                        dataclasses.replace(e, what=f"{e.what.split(' minus ')[1]} minus {DEMP}", value=-e.value)
+                        for e in led(*where, floor=high)
+                    ]
+                    found.append(Claim(claim, "4.1, G", tuple(behind)))
         return found
 
     neurons = "Neuron Sparsity (%)"
-    panels = [p for o in OPTIMIZERS for p in (Panel(o, neurons, "Test Accuracy (%)"), weights(o))]
-    return Figure(name, what, tuple(panels), judge, cases, _by_both, columns=2, rows=tuple(rows), doubts=doubts)
+    panels = [p for o in optimizers for p in (Panel(o, neurons, "Test Accuracy (%)"), weights(o))]
+    more: dict[str, Any] = {"columns": 2, "rows": tuple(rows), "doubts": doubts, "dense": DENSE}
+    return Figure(name, what, tuple(panels), judge, cases, _by_both, **more)
+
+
+# Neuron sparsities in percent from which on lines are compared, and which count as high: about those of the weight
+# sparsities of `FLOOR` and `HIGH`.
+_NEURON_FLOOR, _HIGH_NEURONS = 25.0, 40.0
+
+
+def _floor(kind: str) -> float:
+    return FLOOR if kind == "weight" else _NEURON_FLOOR
 
 
 _MARGIN = {
@@ -101,10 +130,7 @@ FIG3 = _structured(
     "accuracy against sparsity, structured methods, ResNet-18",
     {},
     [_MARGIN],
-    f"{CHANCE} With SGDM, DemP's line has no run between 56% and 82% weight sparsity; where it has one, it is closer "
-    "to the others (figure `length`), in training twice as long no more so. With Adam, units that are merely constant "
-    "stay here; where `pruning.constant` folds them away, DemP is above the structured methods in runs as short "
-    "(results/methods_cifar.jsonl).",
+    size_at={"cpu": {"model.base_width": 16, "steps": "15ep"}},
 )
 FIG14 = _structured(
     "fig14",
@@ -132,18 +158,19 @@ def _fig16_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
     found = []
     for i, optimizer in enumerate(OPTIMIZERS):
         options = ("resnet18", scale, seeds, optimizer, i)
+        found += dense_cases(*options)
         found += other_cases(*options, UNSTRUCTURED, "masking.sparsity", WEIGHT_SPARSITIES[scale], _MASKING)
         found += demp_cases(*options, DEMP, {})
     return found
 
 
-def _fig16(means: Sequence[Mean]) -> list[Verdict]:
-    gaps, why = leads_over(means, 0, DEMP, list(UNSTRUCTURED))
+def _fig16(means: Sequence[Mean]) -> list[Claim]:
     claim = "With Adam, DemP is more effective than the unstructured methods at their base configuration."
-    found = [verdict(claim, "G.1", min(gaps, default=math.nan), why)]
-    gaps, why = leads_over(means, 1, DEMP, list(UNSTRUCTURED))
-    claim = "With SGDM, DemP performs similarly to them (to 1 point)."
-    return [*found, verdict(claim, "G.1", 1 - max(map(abs, gaps), default=math.nan), why)]
+    other = "With SGDM, DemP performs similarly to them (to 1 point)."
+    return [
+        Claim(claim, "G.1", led(means, 0, DEMP, list(UNSTRUCTURED))),
+        Claim(other, "G.1", led(means, 1, DEMP, list(UNSTRUCTURED), within=1.0)),
+    ]
 
 
 FIG16 = Figure(
@@ -153,6 +180,7 @@ FIG16 = Figure(
     _fig16,
     _fig16_cases,
     by_weights,
+    dense=DENSE,
 )
 
 
@@ -185,22 +213,22 @@ _SPEEDUPS = {"ResNet-18": 2.45, "VGG-16": 3.56}
 _FASTER = "{} trains faster with DemP at the highest sparsity that keeps the accuracy (to 1 point)."
 
 
-def _speed(means: Sequence[Mean]) -> list[Verdict]:
+def _speed(means: Sequence[Mean]) -> list[Claim]:
     found = []
     for panel, (network, paper) in enumerate(_SPEEDUPS.items()):
         dense = next((m for m in means if (m.panel, m.series) == (panel, "Dense")), None)
         ours = [m for m in means if (m.panel, m.series) == (panel, DEMP)]
-        claim = _FASTER.format(network)
-        if dense is None or not ours:
-            found.append(verdict(claim, "4.1", math.nan, ""))
-            continue
-        # The stronger the regularizer, the sparser.
-        kept = max((m for m in ours if m.y >= dense.y - 1), key=lambda m: m.level, default=None)
-        why, margin = f"{network}: no run within 1 point of dense", -1.0
-        if kept is not None:
-            why = f"{network}: x {dense.x / kept.x:.2f} at lambda {kept.level:g}, {kept.y - dense.y:+.1f} points"
-            margin = dense.x / kept.x - 1
-        found.append(verdict(claim, "4.1", margin, f"{why}; the paper's is x {paper}"))
+        value, note = math.nan, ""
+        if dense is not None and ours:
+            # The stronger the regularizer, the sparser.
+            kept = max((m for m in ours if m.y >= dense.y - 1), key=lambda m: m.level, default=None)
+            note = f"the paper's is x {paper}"
+            if kept is None:
+                note = f"a seed has no run within 1 point of dense; {note}"
+            else:
+                value = dense.x / kept.x
+        effect = Effect("time of dense training over that of DemP", value, above=1.0, unit="times")
+        found.append(Claim(_FASTER.format(network), "4.1", (effect,), note))
     return found
 
 
@@ -216,9 +244,6 @@ SPEED = Figure(
         {"what": f"how much faster DemP trains, {network}", "value": f"x {value}", "source": "paper, 4.1"}
         for network, value in _SPEEDUPS.items()
     ),
-    doubts="networks an eighth as wide take hardly less time on a CPU when they are smaller, and in a run of minutes "
-    "waiting for smaller steps to be compiled takes more; half as wide they train up to 1.4 times as fast "
-    "(benchmarks/README.md, suite train).",
 )
 
 FIGURES = (FIG3, FIG14, FIG15, FIG16, SPEED)

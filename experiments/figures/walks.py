@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from scipy import special
 
-from experiments.figures.figure import Figure, Mean, Panel, Point, Verdict, line, names, verdict
+from experiments.figures.figure import Figure, Mean, Panel, Point, line, names
+from experiments.figures.judging import Claim, Effect
 
 # Walkers and steps, by scale.
 _SIZES = {"cpu": (20_000, 2_000), "gpu": (200_000, 20_000), "paper": (200_000, 20_000)}
@@ -67,29 +68,24 @@ def _prop_b1(scale: str, seeds: Sequence[int]) -> list[Point]:
 _CLOSER = f"simulated from w0 / 2, eta {_ETAS[0]}"
 
 
-def _judge_b1(means: Sequence[Mean]) -> list[Verdict]:
+def _judge_b1(means: Sequence[Mean]) -> list[Claim]:
     worst, ends = math.nan, [math.nan] * len(_ETAS)
     if means:
         pairs = [[line(means, 0, f"{kind}, eta {eta}")[1] for kind in ("erf", "simulated")] for eta in _ETAS]
         worst = max(float(np.max(np.abs(theory - found))) for theory, found in pairs)
         ends = [float(found[-1]) for _, found in pairs]
     closer = float(line(means, 0, _CLOSER)[1][-1]) if means else math.nan
-    why = "alive at the end: " + ", ".join(f"{end:.3f} at eta {eta}" for end, eta in zip(ends, _ETAS, strict=True))
     claim = "A walker that is absorbed at zero survives to t with probability erf(w0 / sqrt(2 eta t)) (to 0.02)."
+    unit = "of the walkers"
+    sooner = [
+        Effect(f"alive at the end at eta {low} minus at {high}", a - b, unit=unit)
+        for (low, a), (high, b) in itertools.pairwise(zip(_ETAS, ends, strict=True))
+    ]
+    near = Effect(f"alive at the end from w0 minus from w0 / 2, at eta {_ETAS[0]}", ends[0] - closer, unit=unit)
     return [
-        verdict(claim, "B.1", 0.02 - worst, f"largest difference {worst:.4f}"),
-        verdict(
-            "A larger learning rate eta makes it die sooner.",
-            "B.1",
-            float(np.min([a - b for a, b in itertools.pairwise(ends)])),
-            why,
-        ),
-        verdict(
-            "One that begins closer to the border dies sooner.",
-            "B.1",
-            ends[0] - closer,
-            f"alive at the end: {closer:.3f} from w0 / 2, {ends[0]:.3f} from w0, at eta {_ETAS[0]}",
-        ),
+        Claim(claim, "B.1", (Effect("largest difference", worst, within=0.02, unit=unit),)),
+        Claim("A larger learning rate eta makes it die sooner.", "B.1", tuple(sooner)),
+        Claim("One that begins closer to the border dies sooner.", "B.1", (near,)),
     ]
 
 
@@ -162,26 +158,31 @@ def _neuron_deaths(seed: int, eta: float, *, steps: int, neurons: int = 400, inp
     return float(jnp.mean(jnp.all(w @ ones.T <= 0, 1)))
 
 
-def _judge_b2(means: Sequence[Mean]) -> list[Verdict]:
-    ends = {name: float(line(means, 1, name)[1][-1]) for name in names(means, 1)}
-    why = "; ".join(f"{name}: {end:.1%} of the walkers" for name, end in ends.items())
+def _judge_b2(means: Sequence[Mean]) -> list[Claim]:
+    ends = {name: 100 * float(line(means, 1, name)[1][-1]) for name in names(means, 1)}
     claim = "|w_t| comes to lie between exp(t (mu - epsilon)) and exp(t (mu + epsilon)) with high probability (95%)."
-    found = [verdict(claim, "B.2", min(ends.values(), default=math.nan) - 0.95, why)]
+    inside = Effect(
+        "inside at the end, at the rate with the fewest", min(ends.values(), default=math.nan), 95.0, unit="%"
+    )
+    found = [Claim(claim, "B.2", (inside,))]
     etas, mu = line(means, 0, "mu")
     _, above = line(means, 0, "bound (15)")
     claim = "For h < 0 there is a range of learning rates with mu < 0, where noise makes an unstable direction stable."
-    why, margin = "", math.nan
+    note, least, over = "", math.nan, math.nan
     if len(mu):
-        over = float((above - mu).min())
-        margin = -float(mu.min()) if over >= -1e-12 else over
-        why = f"mu < 0 from eta {etas[mu < 0][0]:.3f} on" if mu.min() < 0 else "mu > 0 everywhere"
-        why += f"; the bound (15) is {'' if over >= -1e-12 else 'not '}above mu throughout"
-    found.append(verdict(claim, "B.3", margin, why))
-    rates, dead = line(means, 3, "ReLU neuron")
+        least, over = -float(mu.min()), float((above - mu).min())
+        note = f"computed, not drawn: mu < 0 from eta {etas[mu < 0][0]:.3f} on" if least > 0 else "mu > 0 everywhere"
+    effects = (
+        Effect("-mu at its lowest", least, unit="per step"),
+        # In exact arithmetic 0 at eta = 0.
+        Effect("the bound (15) minus mu, at the least", over, above=-1e-12, unit="per step"),
+    )
+    found.append(Claim(claim, "B.3", effects, note))
+    _, dead = line(means, 3, "ReLU neuron")
     claim = "A real ReLU neuron driven by gradient noise dies more often at a larger learning rate."
-    why = ", ".join(f"{d:.1%} at eta {r:g}" for r, d in zip(rates, dead, strict=True))
-    margin = float(dead[-1] - dead[0]) if len(dead) else math.nan
-    return [*found, verdict(claim, "B (the effect itself)", margin, why)]
+    more = 100 * float(dead[-1] - dead[0]) if len(dead) else math.nan
+    effect = Effect("dead at the largest eta minus at the smallest", more, unit="% of the neurons")
+    return [*found, Claim(claim, "B (the effect itself)", (effect,))]
 
 
 LEMMA_B2 = Figure(

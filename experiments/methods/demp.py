@@ -44,8 +44,8 @@ def demp(config: Any, base: optax.GradientTransformation, *, epoch: float, run: 
     has_noise = section.noise > 0
     tx = demp_jax.demp(
         base,
-        strength=strength,
-        noise=noise if has_noise else 0.0,
+        strength=_schedule("strength", section, epoch=epoch, run=run, peak=1.0),
+        noise=_schedule("noise", section, epoch=epoch, run=run, peak=1.0) if has_noise else 0.0,
         key=config.seed,
         kind=section.regularizer,
         where=PENALISED[section.penalised],
@@ -54,15 +54,15 @@ def demp(config: Any, base: optax.GradientTransformation, *, epoch: float, run: 
         asymmetric=section.noise_asymmetric,
     )
     cuts, options = pruning(config, epoch=epoch, run=run)
-    return Method("demp", tx, strength, noise, cuts, options, has_noise and section.noise_asymmetric)
+    live = has_noise and section.noise_asymmetric
+    return Method("demp", tx, strength, noise, cuts, options, live, peaks=(section.strength, section.noise))
 
 
-def _schedule(name: str, section: Any, *, epoch: float, run: int) -> optax.Schedule:
-    peak, kind = section[name], section[f"{name}_schedule"]
-    field = f"config.method.{name}"
-    require_nonnegative(field, peak)
+def _schedule(name: str, section: Any, *, epoch: float, run: int, peak: float | None = None) -> optax.Schedule:
+    kind, field = section[f"{name}_schedule"], f"config.method.{name}"
+    require_nonnegative(field, section[name])
     require_choice(f"{field}_schedule", kind, demp_jax.schedules.SCHEDULES)
     span = to_steps(f"{field}_span", section[f"{name}_span"], epoch=epoch, run=run)
     require(1 <= span <= run, f"{field}_span", section[f"{name}_span"], f"between 1 step and the run's {run} steps")
     make: Any = demp_jax.schedules.SCHEDULES[kind]
-    return make(peak, span)
+    return make(section[name] if peak is None else peak, span)

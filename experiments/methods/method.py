@@ -57,6 +57,8 @@ class Method:
       needs_live: whether the optimizer takes the mask of live weights.
       ranking: cuts by scores; `None` for none.
       updater: what holds weights at zero; `None` for nothing.
+      peaks: largest strength of the regularizer and amount of the noise where `tx` leaves them to its state, so that
+        runs that differ in them alone share their compiled programs; `None` where it does not.
     """
 
     name: str
@@ -68,6 +70,14 @@ class Method:
     needs_live: bool
     ranking: Ranking | None = None
     updater: masking.Updater | None = None
+    peaks: tuple[float, float] | None = None
+
+    def steered(self, opt_state: Any, factor: float = 1.0) -> Any:
+        """Returns a state of `tx` with the strength multiplied by a factor, and the noise by one of at most 1."""
+        if self.peaks is None:
+            return opt_state
+        strength, noise = self.peaks
+        return demp_jax.set_strength_factor(opt_state, factor * strength, noise=min(factor, 1.0) * noise)
 
 
 # From a config, the base optimizer, steps per epoch and steps of the run.

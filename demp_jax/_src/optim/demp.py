@@ -97,11 +97,12 @@ def demp(
     return optax.GradientTransformationExtraArgs(chain.init, update)
 
 
-def set_strength_factor(opt_state: Any, factor: float) -> Any:
+def set_strength_factor(opt_state: Any, factor: float, *, noise: float | None = None) -> Any:
     """Returns an optimizer state that multiplies the scheduled strength of the regularizer by `factor`.
 
-    A factor below 1 also multiplies the amount of the noise, so that neurons stop dying at 0. The factor applies until
-    it is set again. It is an array in the state, so nothing is recompiled. `TargetController` computes such factors.
+    A factor below 1 also multiplies the amount of the noise, so that neurons stop dying at 0. The factors apply until
+    they are set again. They are arrays in the state, so nothing is recompiled. `TargetController` computes such
+    factors.
 
     Example:
       >>> tx = demp(optax.sgd(1.0), strength=0.1)
@@ -114,15 +115,17 @@ def set_strength_factor(opt_state: Any, factor: float) -> Any:
     Args:
       opt_state: an optimizer state that contains the state of a regularizer.
       factor: the factor, >= 0.
+      noise: the factor of the noise, >= 0; by default `min(factor, 1)`.
 
     Returns:
       The new state.
 
     Raises:
-      ValueError: if the factor is negative or not finite, or if the state contains no regularizer.
+      ValueError: if a factor is negative or not finite, or if the state contains no regularizer.
     """
-    if not (factor >= 0 and math.isfinite(factor)):
-        raise ValueError(f"set_strength_factor: factor must be a finite number >= 0; got {factor=}.")
+    for name, each in (("factor", factor), ("noise", 0.0 if noise is None else noise)):
+        if not (each >= 0 and math.isfinite(each)):
+            raise ValueError(f"set_strength_factor: {name} must be a finite number >= 0; got {name}={each}.")
     kinds = (regularizers_lib.RegularizerState, noise_lib.NoiseState)
     if not any(isinstance(n, kinds[0]) for n in jax.tree.leaves(opt_state, is_leaf=lambda n: isinstance(n, kinds))):
         raise ValueError("set_strength_factor: opt_state must contain a regularizer. Wrap the optimizer in `demp`.")
@@ -130,7 +133,7 @@ def set_strength_factor(opt_state: Any, factor: float) -> Any:
     def changed(node: Any) -> Any:
         if not isinstance(node, kinds):
             return node
-        value = factor if isinstance(node, kinds[0]) else min(factor, 1.0)
+        value = factor if isinstance(node, kinds[0]) else min(factor, 1.0) if noise is None else noise
         # With the dtype and sharding of the old factor, so that the step is not recompiled. A factor restored from a
         # file may be a NumPy array, without a sharding.
         place = getattr(node.factor, "sharding", None)
