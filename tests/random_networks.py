@@ -814,7 +814,8 @@ class Verdict:
 
     Attributes:
       required, allowed: the groups, each by its first unit.
-      excused: whether a constant is read that is absorbed inexactly, so that some sites may be left whole.
+      amplified: whether training mode may amplify rounding beyond the tolerance.
+      excused: whether some sites may be left whole: a constant is absorbed inexactly, or rounding is amplified.
     """
 
     def __init__(self, drawn: Drawn, batches: Sequence[Any]):
@@ -838,6 +839,8 @@ class Verdict:
                 dataclasses.replace(rs[0], value=np.concatenate([r.value for r in rs]))
                 for rs in zip(*(r for _, r in seen), strict=True)
             ]
+        # A second BatchNorm may divide the rounding of a constant by the root of its epsilon.
+        self.amplified = sum(repr(drawn.network.spec).count(word) for word in ("'normed'", "'norm': 'batch'")) > 1
         dead, held = self._dead()
         # What a `select` reads can be removed as well, without an activation of its own.
         routed = [self.roots(read.units) for read in self.reads["evaluation"] if read.routed]
@@ -848,7 +851,7 @@ class Verdict:
         blocked, inexact = self._blocked(drawn)
         self.allowed = (dead | loose) - branches
         self.required = (dead | strict) - blocked - inexact - branches
-        self.excused = bool(((dead | loose) - blocked) & inexact)
+        self.excused = self.amplified or bool(((dead | loose) - blocked) & inexact)
 
     def roots(self, units: np.ndarray) -> np.ndarray:
         return self.shadow.roots(units)
@@ -876,8 +879,6 @@ class Verdict:
         """Returns the groups that a reader needs, and those that it can do without only if that is exact enough."""
         blocked: set[int] = set()
         inexact: set[int] = set()
-        # A second BatchNorm divides the rounding of a constant by the root of its epsilon.
-        amplified = sum(repr(drawn.network.spec).count(word) for word in ("'normed'", "'norm': 'batch'")) > 1
         for name, reads in self.reads.items():
             for own, plain in zip(reads, self.reads["evaluation"], strict=True):
                 (low, high), roots = own.range(), self.roots(own.units)
@@ -890,7 +891,7 @@ class Verdict:
                 blocked |= set(roots[varies | ~(zero | usable)].tolist())
                 # A sum may absorb in what is added to it later; a border of zeros, not exactly.
                 shared = name in drawn.copies and own.absorber is not None and own.absorber[1].split(".")[-1] in FIXED
-                if own.padded or shared or (amplified and name == "training"):
+                if own.padded or shared or (self.amplified and name == "training"):
                     inexact |= set(roots[~zero].tolist())
                 inexact |= set(roots[~zero & (high > low)].tolist())
         return blocked, inexact
