@@ -56,7 +56,7 @@ def base() -> ml_collections.ConfigDict:
     c.label_smoothing = 0.0  # In [0, 1).
 
     c.data = ml_collections.ConfigDict()
-    c.data.name = "digits"  # digits, mnist, cifar10, cifar100, imagenet, image_folder.
+    c.data.name = "digits"  # digits, mnist, cifar10, cifar100, imagenet, image_folder, or package.module:function.
     # Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder: one with train/CLASS/* and val/CLASS/*.
     c.data.dir = ""
     c.data.cache = "~/.cache/demp_jax/data"  # Folder of decoded datasets that fit into memory; "" for none.
@@ -80,7 +80,7 @@ def base() -> ml_collections.ConfigDict:
     c.data.workers = 0  # Processes that read and decode; 0: threads of the training process.
 
     c.model = ml_collections.ConfigDict()
-    c.model.name = "mlp"  # mlp, resnet18, resnet50, vgg16, vit.
+    c.model.name = "mlp"  # mlp, resnet18, resnet50, vgg16, vit, or package.module:function.
     c.model.activation = "relu"  # relu, leaky_relu (slope 0.05), swish, gelu.
     c.model.dtype = "float32"  # float32, bfloat16: of the computation; parameters and statistics are float32.
     c.model.widths = (128, 128)  # mlp: widths of the hidden layers.
@@ -114,7 +114,8 @@ def base() -> ml_collections.ConfigDict:
 
     c.method = ml_collections.ConfigDict()
     # dense, demp; that cut: snap, crop, earlysnap, earlycrop, random, l1, slimming; that mask: magnitude, saliency,
-    # static, set, rigl, srigl, jaxpruner (where it is installed); both: chase, demp_rigl.
+    # static, set, rigl, srigl, jaxpruner (where it is installed); both: chase, demp_rigl; package.module:function of
+    # the working directory or an installed package.
     c.method.name = "demp"
     c.method.strength = 0.0  # Peak lambda of the regularizer.
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
@@ -205,6 +206,8 @@ def base() -> ml_collections.ConfigDict:
     c.eval_every = "10%"  # Steps between evaluations on the test set.
     c.checkpoint_every = "10%"  # Steps between checkpoints.
     c.checkpoints_kept = 2  # The newest ones.
+    # strict; anyway: go on from a checkpoint of another config or other data, or with changed metadata.
+    c.resume = "strict"
     c.step_time_seconds = 2.0  # How long the final step is timed beside the dense one, ten steps at least.
     c.tracker = ""  # wandb: metrics, cuts and the summary also go to Weights & Biases; "" for none.
     c.progress = "auto"  # auto, bar, lines, off.

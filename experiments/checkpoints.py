@@ -8,6 +8,7 @@ ever fitted by truncating or padding.
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import zlib
 from collections.abc import Callable, Mapping
@@ -24,22 +25,25 @@ from flax import nnx
 from experiments import network as network_lib
 from experiments.errors import UsageError
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder."""
 
-    def __init__(self, folder: Path, keep: int | None, place: jax.sharding.Sharding | None = None):
+    def __init__(
+        self, folder: Path, keep: int | None, place: jax.sharding.Sharding | None = None, *, trusts: bool = False
+    ):
         """Opens a folder.
 
         Args:
           folder: of the checkpoints.
           keep: how many are kept, the newest ones; `None` for all, and then the folder must exist.
           place: where `restore` puts arrays; on the first device by default.
+          trusts: whether metadata that were changed, or stand in the folder of another step, are read all the same.
         """
         logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
-        self._folder, self._place = folder.resolve(), place
+        self._folder, self._place, self._trusts = folder.resolve(), place, trusts
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self._folder, item_names=("arrays", "meta"), options=self._options)
 
@@ -49,7 +53,8 @@ class Checkpoints:
 
     def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
         """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk."""
-        meta = {**meta, "format": FORMAT, "shapes": _shapes(arrays), "digests": _digests(arrays)}
+        meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
+        meta["checksum"] = _checksum(meta)
         args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         self._manager.save(step, args=args, force=True)
         self._manager.wait_until_finished()
@@ -70,7 +75,17 @@ class Checkpoints:
                 f"checkpoint {self._folder / str(step)} must be of format {FORMAT}; got {found!r}. It was not written "
                 "by this program: choose another --workdir."
             )
+        if not self._trusts:
+            self._require_unchanged(step, meta)
         return meta
+
+    def _require_unchanged(self, step: int, meta: Mapping[str, Any]) -> None:
+        where = self._folder / str(step)
+        remedy = "Put back what was saved, or go on regardless with --config.resume=anyway."
+        if meta.get("checksum") != _checksum(meta):
+            raise UsageError(f"checkpoint {where}: its metadata were changed after it was saved. {remedy}")
+        if meta["step"] != step:
+            raise UsageError(f"checkpoint {where} must be that of step {meta['step']}, whose folder it was. {remedy}")
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Returns the arrays of a step, bit for bit.
@@ -137,6 +152,12 @@ class Checkpoints:
 def all_finite(tree: Any) -> bool:
     """Returns whether no entry of a tree of arrays is infinite or NaN; on the host, where what is saved goes anyway."""
     return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
+
+
+def _checksum(meta: Mapping[str, Any]) -> int:
+    """Returns a checksum of metadata, as JSON keeps them."""
+    kept = {name: value for name, value in meta.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(json.loads(json.dumps(kept)), sort_keys=True).encode())
 
 
 def _named(tree: Any) -> dict[str, Any]:

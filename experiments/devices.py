@@ -117,6 +117,10 @@ class Devices:
             )
 
 
+# When a process has died, the others end after so many seconds.
+_HEARTBEAT = 30
+
+
 def join_processes(asked: str) -> None:
     """Makes this process one of those of a run on JAX's distributed runtime.
 
@@ -131,10 +135,10 @@ def join_processes(asked: str) -> None:
         return
     try:
         if asked == "auto":
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
         else:
             address, processes, process = asked.split(",")
-            jax.distributed.initialize(address, int(processes), int(process))
+            jax.distributed.initialize(address, int(processes), int(process), heartbeat_timeout_seconds=_HEARTBEAT)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(

@@ -46,7 +46,7 @@ from flax import nnx
 import demp_jax
 from demp_jax import export as demp_export
 from demp_jax import models
-from experiments import checkpoints, network, records, runtime, timing, workdir
+from experiments import checkpoints, named, network, records, runtime, timing, workdir
 from experiments.errors import ExportError, UsageError, require
 from experiments.problem import Problem, pose, size
 from experiments.step import prepare
@@ -99,7 +99,8 @@ def _write_safetensors(net: Net, folder: Path) -> None:
 
 def _read_safetensors(net: Net, folder: Path) -> Callable[[Any], Any]:
     config = ml_collections.ConfigDict(net.about["config"])
-    if isinstance(network.MODELS[config.model.name], network.LibraryModel):
+    builder = named.find("config.model.name", config.model.name, network.MODELS)
+    if isinstance(builder, network.LibraryModel):
         model = models.load(folder)
     else:
         _, *shape = net.about["input"]["shape"]
@@ -352,9 +353,11 @@ def line(name: str, found: dict[str, Any], batch: int, place: Path) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exports, by the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("--workdir", type=Path, required=True, metavar="DIR", help="of the run")
+    parser.add_argument("--workdir", type=command.local, required=True, metavar="DIR", help="of the run")
     parser.add_argument("--format", choices=FORMATS, action="append", required=True, help="may be given again")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for what is written; WORKDIR/export by default")
+    parser.add_argument(
+        "--out", type=command.local, metavar="DIR", help="for what is written; WORKDIR/export by default"
+    )
     parser.add_argument(
         "--batch", type=int, default=1, metavar="N", help="examples in a batch that is timed; 1 by default"
     )
@@ -376,4 +379,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.guarded(main))

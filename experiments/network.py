@@ -17,6 +17,7 @@ from flax import nnx
 from demp_jax import models
 from demp_jax import nnx as demp_nnx
 from demp_jax.models import ACTIVATIONS
+from experiments import named
 from experiments.errors import UsageError, require, require_choice
 
 DTYPES = ("float32", "bfloat16")
@@ -95,13 +96,11 @@ def build(config: Any, input_shape: tuple[int, ...], classes: int, key: jax.Arra
       UsageError: for a bad field.
     """
     section = config.model
-    require_choice("config.model.name", section.name, MODELS)
+    builder = named.find("config.model.name", section.name, MODELS)
     require_choice("config.model.activation", section.activation, ACTIVATIONS)
     require_choice("config.model.dtype", section.dtype, DTYPES)
     try:
-        return MODELS[section.name](
-            section, input_shape, classes, common_arguments(section, config.seed if key is None else key)
-        )
+        return builder(section, input_shape, classes, common_arguments(section, config.seed if key is None else key))
     except ValueError as error:
         raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
 
@@ -210,7 +209,7 @@ def description(section: Any, input_shape: tuple[int, ...], classes: int) -> dic
       The `name` of a constructor of `demp_jax.models` and its `arguments`; for a builder that is not a `LibraryModel`
       its name in `MODELS` and the section of the config.
     """
-    builder = MODELS[section.name]
+    builder = named.find("config.model.name", section.name, MODELS)
     if not isinstance(builder, LibraryModel):
         return {"name": section.name, "arguments": json.loads(section.to_json())}
     common = {"activation": section.activation, "dtype": section.dtype}

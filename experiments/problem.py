@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +17,7 @@ import optax
 
 import demp_jax
 from baselines import structured
-from experiments import data, device_defaults, methods, network, optimizers, progress, target, trackers
+from experiments import data, device_defaults, keys, limits, methods, network, optimizers, progress, target, trackers
 from experiments import devices as devices_lib
 from experiments.durations import to_steps
 from experiments.errors import UsageError, require, require_choice
@@ -115,7 +117,9 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
       UsageError: for bad input; one line names the field, its value, what is allowed and the remedy.
     """
     require(0 <= config.seed < 2**31, "config.seed", config.seed, "between 0 and 2147483647")
+    limits.require_sizes(config)
     require_choice("config.progress", config.progress, progress.MODES)
+    require_choice("config.resume", config.resume, ("strict", "anyway"))
     trackers.require_usable(config.tracker)
     dataset = data.load(config)
     examples = dataset.train_examples
@@ -137,30 +141,12 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     preparation = data.preparation(config, dataset)
     shape = preparation.shape(dataset.image_shape)
     net, variables = network.abstract(config, shape, dataset.classes)
-    example = jax.ShapeDtypeStruct((2, *shape), jnp.float32)
-    try:
-        dense = demp_jax.trace(net, variables, example, exclude=method.options.get("exclude", ()))
-        if method.name != "dense":
-            dense.require_prunable()
-        # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
-        params = variables["params"]
-        state = jax.eval_shape(method.tx.init, params)
-        live = {"live": params} if method.needs_live else {}
-        jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
-    except UsageError:
-        raise
-    except ValueError as error:
-        raise UsageError(f"this config's network and method do not fit together: {error}") from error
-    if method.ranking is not None:
-        patterns = method.ranking.options["unranked"]
-        try:
-            structured.unranked_groups(dense, patterns)
-        except ValueError as error:
-            raise UsageError(f"config.ranking.exclude={patterns!r}: {error}") from error
+    dense = _fitted(config, method, net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     parameters = size(variables["params"])
     goal = target.goal(config, dense, parameters, epoch=lengths.epoch, run=lengths.run)
     if goal is not None:
         _require_pressure(config, dense, variables["params"])
+    limits.require_all(config, epoch=lengths.epoch, run=lengths.run)
     return Problem(
         config=config,
         dataset=dataset,
@@ -174,6 +160,63 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
         dense_parameters=parameters,
         goal=goal,
     )
+
+
+def _fitted(config: ml_collections.ConfigDict, method: methods.Method, net: Any, variables: Any, x: Any) -> Any:
+    """Returns the removable units of a network, once it is known that the method can work on it.
+
+    Raises:
+      UsageError: where it cannot.
+    """
+    try:
+        dense = demp_jax.trace(net, variables, x)
+        if method.name != "dense":
+            dense.require_prunable()
+        # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
+        params = variables["params"]
+        state = jax.eval_shape(method.tx.init, params)
+        live = {"live": params} if method.needs_live else {}
+        jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
+    except UsageError:
+        raise
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise UsageError(f"this config's network and method do not fit together: {error}") from error
+    exclude = method.options.get("exclude", ())
+    if exclude:
+        dense = _by_patterns(
+            "config.pruning.exclude", exclude, lambda: demp_jax.trace(net, variables, x, exclude=exclude)
+        )
+    if method.ranking is not None:
+        unranked = method.ranking.options["unranked"]
+        field = "config.ranking.exclude"
+        groups = _by_patterns(field, unranked, lambda: structured.unranked_groups(dense, unranked))
+        require(not groups.all(), field, unranked, "patterns that leave some site to be ranked")
+    never = tuple(config.masking.never_ablated)
+    if config.method.name == "srigl" and never != tuple(keys.base_value("masking.never_ablated")):
+        paths = demp_jax.tracing.leaf_paths(params)
+        for pattern in never:
+            allowed = f"patterns of paths of parameters, such as {paths[0]}"
+            require(bool(fnmatch.filter(paths, pattern)), "config.masking.never_ablated", never, allowed)
+    if method.name != "dense":
+        _require_units(config, dense)
+    return dense
+
+
+def _by_patterns(field: str, patterns: Sequence[str], make: Callable[[], Any]) -> Any:
+    """Returns what `make` makes by patterns; a pattern that matches nothing is the field's fault."""
+    try:
+        return make()
+    except ValueError as error:
+        raise UsageError(f"{field}={tuple(patterns)!r}: {error}") from error
+
+
+def _require_units(config: ml_collections.ConfigDict, dense: demp_jax.Graph) -> None:
+    """Raises `UsageError` where the floors of a cut leave no layer that could get smaller."""
+    most = max(dense.widths.values(), default=0)
+    least, multiple = config.pruning.min_units, config.pruning.multiple
+    allowed = f"below {most}, the units of the widest layer: else nothing can be cut"
+    require(least < most, "config.pruning.min_units", least, allowed)
+    require(multiple <= most, "config.pruning.multiple", multiple, f"at most {most}, the units of the widest layer")
 
 
 def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, params: Any) -> None:
@@ -195,7 +238,9 @@ def _settled(config: ml_collections.ConfigDict, examples: int) -> tuple[ml_colle
     require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
     epoch = examples / config.batch_size
     run = to_steps("config.steps", config.steps, epoch=epoch)
-    require(run >= 1, "config.steps", config.steps, "at least one step")
+    require(
+        1 <= run < 2**31, "config.steps", config.steps, "at least one step" if run < 1 else "fewer than 2**31 steps"
+    )
     config = device_defaults.settled(config, run)
     every = {}
     for name in ("log_every", "eval_every", "checkpoint_every"):

@@ -29,6 +29,7 @@ class Recorded:
       metrics, cuts, dead: lines of `metrics.jsonl`, `cuts.jsonl` and `dead.jsonl`.
       counters: those of the newest checkpoint; empty where there is none.
       log: the last line of `log.txt`, which sweeps keep; empty where there is none.
+      damage: what could not be read, in words.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Recorded:
     dead: Sequence[Mapping[str, Any]]
     counters: Mapping[str, Any]
     log: str
+    damage: Sequence[str] = ()
 
     @property
     def status(self) -> str:
@@ -127,10 +129,10 @@ class Recorded:
 
 
 def read(workdir: Path, name: str) -> Recorded:
-    """Returns the run of a workdir, which may go on meanwhile.
+    """Returns the run of a workdir, which may go on meanwhile; of a damaged one, what can be read.
 
     Raises:
-      UsageError: when the folder holds no run, or files that this program did not write.
+      UsageError: when the folder holds no run.
     """
     if not any((workdir / file).is_file() for file in ("config.json", "log.txt")):
         what = "has no config.json" if workdir.is_dir() else "is no folder"
@@ -138,21 +140,33 @@ def read(workdir: Path, name: str) -> Recorded:
             f"WORKDIR must be the folder of a run, as experiments.run leaves it; {workdir} {what}. "
             "Give the folders of the runs themselves, such as runs/sweep/*/."
         )
+    damage: list[str] = []
+    metrics, cuts, dead = (read_lines(workdir / f"{file}.jsonl", damage) for file in ("metrics", "cuts", "dead"))
+    config, summary = (_json(workdir / file, damage) for file in ("config.json", "summary.json"))
+    values = flat(config)
+    missing = [field for field in _NEEDED if field not in values] if values else []
+    if missing:
+        damage.append(f"{workdir / 'config.json'} has no {missing[0]}")
+        values = {}
     try:
-        metrics, cuts, dead = (read_lines(workdir / f"{file}.jsonl") for file in ("metrics", "cuts", "dead"))
-        config, summary = (_json(workdir / file) for file in ("config.json", "summary.json"))
-        values = flat(config)
-        missing = [field for field in _NEEDED if field not in values] if values else []
-        if missing:
-            raise ValueError(f"config.json has no {missing[0]}")
         log = last_line(workdir / "log.txt")
-        return Recorded(name, values, summary, metrics, cuts, dead, _counters(workdir), log)
-    except (ValueError, AttributeError, OSError) as error:
-        raise UsageError(f"{workdir} holds no run, or a damaged one ({error}). Leave it out.") from error
+    except OSError as error:
+        damage.append(f"{workdir / 'log.txt'} cannot be read ({error.strerror})")
+        log = ""
+    if damage and not (values or summary or metrics or log):
+        raise UsageError(f"{workdir} holds no run, or a damaged one ({damage[0]}). Leave it out.")
+    return Recorded(name, values, summary, metrics, cuts, dead, _counters(workdir), log, damage)
 
 
-def _json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text()) if path.exists() else {}
+def _json(path: Path, damage: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+        return found
+    except (OSError, ValueError) as error:
+        damage.append(f"{path} cannot be read ({error})")
+        return {}
 
 
 def _counters(workdir: Path) -> dict[str, Any]:

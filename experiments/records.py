@@ -18,6 +18,7 @@ import jax
 from tensorboardX import SummaryWriter
 
 from experiments.devices import processors
+from experiments.errors import UsageError
 from experiments.trackers import Tracker
 
 _FRAMES_LEFT_OUT = "For simplicity, JAX has removed its internal frames"
@@ -101,12 +102,45 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", number
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Returns the complete lines of a JSON-lines file; a line cut short by a kill is left out."""
+# What every line of a run's files has.
+_FIELDS = {
+    "metrics.jsonl": ("step",),
+    "cuts.jsonl": ("step", "removed", "neurons", "parameters", "flops"),
+    "dead.jsonl": ("step", "dead", "width"),
+}
+
+
+def read_lines(path: Path, damage: list[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the complete lines of a JSON-lines file; a line cut short by a kill is left out.
+
+    Args:
+      path: of the file.
+      damage: told of lines that are none of this program's, which are then left out.
+
+    Raises:
+      UsageError: for such a line, where nobody is told of it.
+    """
     if not path.exists():
         return []
-    lines = path.read_text().split("\n")
-    return [json.loads(line) for line in lines[:-1] if line]
+    found = []
+    for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+        if not line:
+            continue
+        try:
+            values = json.loads(line)
+            missing = [field for field in _FIELDS.get(path.name, ()) if field not in values]
+            if missing or not isinstance(values, dict):
+                raise ValueError(f"it has no {missing[0]}" if missing else "it is no object")
+            if not isinstance(values.get("step", 0), int):
+                raise ValueError(f"its step is {values['step']!r}")
+        except (ValueError, TypeError) as error:
+            what = f"{path}, line {number}, was not written by this program ({error})"
+            if damage is None:
+                raise UsageError(f"{what}. Delete the line to go on without it.") from None
+            damage.append(what)
+        else:
+            found.append(values)
+    return found
 
 
 def last_line(log: Path) -> str:

@@ -42,7 +42,23 @@ _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(runs: Sequence[Recorded]) -> str:
-    """Returns the page about runs."""
+    """Returns the page about runs; one whose records cannot be shown is named."""
+    whole, broken = [], []
+    for run in runs:
+        try:
+            _sections([run])
+        except Exception as error:  # Whatever edited or foreign records lead to.
+            broken.append(f"{run.name} cannot be shown: its records are damaged ({type(error).__name__}: {error}).")
+        else:
+            whole.append(run)
+    if not whole:
+        raise UsageError(f"no run can be shown. {broken[0]}")
+    notes = [*broken, *(each for run in whole for each in run.damage)]
+    return _page(whole, notes)
+
+
+def _sections(runs: Sequence[Recorded]) -> tuple[list[tuple[str, str, Any]], list[tuple[str, str, Any]]]:
+    """Returns the sections about all runs, and those about each: an anchor, a title and the content."""
     sections = [("runs", "Runs", _overview(runs)), ("tradeoff", "Accuracy against sparsity", _tradeoff(runs))]
     if len(runs) > 1:
         sections.append(("training", "Training", _training(runs)))
@@ -50,6 +66,11 @@ def page(runs: Sequence[Recorded]) -> str:
     if len(runs) > 1:
         sections.append(("configs", "What differs between the configs", _differences(runs)))
     each = [(_anchor(i), f"{i} {run.name}" if len(runs) > 1 else run.name, _run(run)) for i, run in _numbered(runs)]
+    return sections, each
+
+
+def _page(runs: Sequence[Recorded], notes: Sequence[str]) -> str:
+    sections, each = _sections(runs)
     name = _counted(runs) if len(runs) > 1 else runs[0].name
     counts = {status: sum(run.status == status for run in runs) for status in ("finished", "unfinished", "failed")}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
@@ -61,6 +82,7 @@ def page(runs: Sequence[Recorded]) -> str:
             "main",
             element("h1", name),
             element("p", ", ".join([*tasks, said]) + ".", class_="lead"),
+            *(element("p", _printable(note), class_="damage") for note in notes),
             *(element("section", element("h2", title), *content, id=id_) for id_, title, content in sections),
             *(element("section", element("h2", title), *content, id=id_, class_="run") for id_, title, content in each),
         ),
@@ -477,8 +499,10 @@ def read(workdirs: Sequence[Path]) -> list[Recorded]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Writes the page, by the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("workdirs", metavar="WORKDIR", type=Path, nargs="+", help="the folder of a run")
-    parser.add_argument("--out", type=Path, default=Path("report.html"), metavar="FILE", help="%(default)s by default")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=command.local, nargs="+", help="the folder of a run")
+    parser.add_argument(
+        "--out", type=command.local, default=Path("report.html"), metavar="FILE", help="%(default)s by default"
+    )
     options = parser.parse_intermixed_args(arguments)
     runs = read(options.workdirs)
     try:

@@ -459,14 +459,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many; %(default)s by default")
     parser.add_argument("--optimizer", choices=("adam", "sgdm"), default="", help="only the runs with this one")
     parser.add_argument(
-        "--out", type=Path, default=Path("runs/reproduce"), metavar="DIR", help="%(default)s by default"
+        "--out", type=command.local, default=Path("runs/reproduce"), metavar="DIR", help="%(default)s by default"
     )
     parser.add_argument("--ended", action="store_true", help="run nothing, make figures of the runs that have ended")
     parser.add_argument("--smoke", action="store_true", help="runs of seconds")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
-    parser.add_argument("--imagenet", type=Path, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet")
+    parser.add_argument(
+        "--imagenet", type=command.local, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet"
+    )
     parser.add_argument("--again", action="store_true", help="judge and draw anew what --out holds, run nothing")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page of all claims there, make nothing")
+    parser.add_argument(
+        "--page", type=command.local, metavar="FILE", help="write the page of all claims there, make nothing"
+    )
     options = parser.parse_args(arguments)
     if options.page:
         options.page.write_text(page(options.out))
@@ -501,4 +505,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.guarded(main))

@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs; may be given again"
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the runs and the table")
+    parser.add_argument("--out", type=command.local, required=True, metavar="DIR", help="for the runs and the table")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
     options = parser.parse_args(arguments)
     signals.raise_on_signal()  # The runs are stopped, and save.
@@ -275,4 +275,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.guarded(main))

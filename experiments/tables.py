@@ -101,9 +101,11 @@ def _ratio(values: Sequence[float]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Collects or prints, by the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("paths", type=Path, nargs="+", help="record files to print, or workdirs to collect")
-    parser.add_argument("--collect", type=Path, metavar="FILE", help="write the summaries of the workdirs there")
-    parser.add_argument("--fill", type=Path, metavar="FILE", help="replace its tables")
+    parser.add_argument("paths", type=command.local, nargs="+", help="record files to print, or workdirs to collect")
+    parser.add_argument(
+        "--collect", type=command.local, metavar="FILE", help="write the summaries of the workdirs there"
+    )
+    parser.add_argument("--fill", type=command.local, metavar="FILE", help="replace its tables")
     options = parser.parse_args(arguments)
     try:
         if options.collect:
@@ -124,4 +126,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command.guarded(main))

@@ -88,7 +88,10 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
         if problem.devices.any(refused is not None):
             raise refused or UsageError(f"--workdir={folder} was refused by the first process, which says why.")
         place = problem.devices.replicated
-        checkpoints = checkpoints_lib.Checkpoints(Path(folder) / "checkpoints", config.checkpoints_kept, place)
+        trusts = config.resume == "anyway"
+        checkpoints = checkpoints_lib.Checkpoints(
+            Path(folder) / "checkpoints", config.checkpoints_kept, place, trusts=trusts
+        )
         try:
             with runtime.CompileClock() as compiling:
                 with progress.waiting("making the network", mode):
@@ -161,6 +164,9 @@ class _Run:
 
     def _restored(self, step: int) -> tuple[network_lib.Network, TrainState]:
         meta = self.meta
+        if self.config.resume == "strict":
+            where = str(self.folder / "checkpoints" / str(step))
+            workdir.require_same_run(where, meta, self.config, self.problem.dataset.fingerprint())
         network, variables = self.problem.abstract()
         variables = checkpoints_lib.shaped_like(variables, meta["shapes"], "variables/")
         opt_state = jax.eval_shape(self.method.tx.init, variables["params"])
@@ -437,6 +443,7 @@ class _Run:
         self._save_waiting()
         meta = {
             "config": workdir.as_json(self.config),
+            "dataset": self.problem.dataset.fingerprint(),
             "input_shape": list(self.problem.input_shape),
             "classes": self.problem.dataset.classes,
             "counters": dataclasses.asdict(self.counters),

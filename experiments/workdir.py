@@ -7,7 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ FREE_FIELDS = (
     "checkpoint_every",
     "checkpoints_kept",
     "log_every",
+    "resume",
 )
 
 
@@ -102,17 +103,44 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
     """
     path = workdir / "config.json"
     try:
-        theirs = keys.flat(as_json(base.base())) | keys.flat(json.loads(path.read_text()))
+        theirs = json.loads(path.read_text())
+        keys.flat(theirs)
     except (OSError, ValueError, AttributeError):
         raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
+    changed = differences(theirs, config)
+    if changed:
+        raise UsageError(
+            f"--workdir={workdir} holds the run of another config ({changed}). Give its config to continue it, or "
+            "another --workdir to start anew."
+        )
+
+
+def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collections.ConfigDict, data: Any) -> None:
+    """Raises `UsageError` unless a checkpoint is of a run of this config on this dataset.
+
+    Args:
+      checkpoint: its folder, for the message.
+      meta: what belongs to the checkpoint.
+      config: of the run.
+      data: the fingerprint of its dataset.
+    """
+    remedy = "Give what the run began with or another --workdir, or go on regardless with --config.resume=anyway."
+    changed = differences(meta["config"], config)
+    if changed:
+        raise UsageError(f"checkpoint {checkpoint} is of the run of another config ({changed}). {remedy}")
+    theirs, ours = keys.flat(meta["dataset"]), keys.flat(json.loads(json.dumps(data)))
+    other = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    if other:
+        shown = ", ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in other[:4])
+        raise UsageError(f"checkpoint {checkpoint} is of a run on other data of config.data.name ({shown}). {remedy}")
+
+
+def differences(there: Mapping[str, Any], config: ml_collections.ConfigDict) -> str:
+    """Returns in words in which fields a run's config, from JSON, differs from another; "" for none that count."""
+    theirs = keys.flat(as_json(base.base())) | keys.flat(there)
     ours = keys.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     # What is left to the device there or here differs in nothing that was asked for.
     of_the_device = {k for k in device_defaults.FIELDS if not (ours.get(k) and theirs.get(k))}
     changed = [k for k in changed if k not in FREE_FIELDS and k not in of_the_device]
-    if changed:
-        differences = ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])
-        raise UsageError(
-            f"--workdir={workdir} holds the run of another config ({differences}). Give its config to continue it, or "
-            "another --workdir to start anew."
-        )
+    return ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])

@@ -12,6 +12,8 @@ import pytest
 
 from configs import mlp_mnist, quickstart, resnet18_cifar
 from experiments import compare, workdir
+from experiments import workdir as workdir_lib
+from experiments.data import arrays
 from experiments.durations import to_steps
 from experiments.errors import UsageError
 from experiments.problem import pose
@@ -189,12 +191,69 @@ def test_a_foreign_checkpoint_is_named_and_refused(stopped):
     content = json.loads(meta.read_text())
     meta.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(
-        UsageError, match=r"checkpoint .* must be of format 1; got 99. It was not written by this program"
+        UsageError, match=r"checkpoint .* must be of format 2; got 99. It was not written by this program"
     ):
         train_and_evaluate(config, workdir)
     shapes = {**content["shapes"], "variables/params/head/bias": "float32[11]"}
     meta.write_text(json.dumps({**content, "shapes": shapes}))
     with pytest.raises(UsageError, match="checkpoint .*(holds other arrays than this run|is damaged)"):
+        train_and_evaluate(_anyway(config), workdir)
+
+
+def _anyway(config):
+    config = config.copy_and_resolve_references()
+    config.resume = "anyway"
+    return config
+
+
+def test_changed_metadata_are_named_and_refused(stopped):
+    config, workdir, folder = stopped
+    meta = folder / "meta" / "metadata"
+    content = json.loads(meta.read_text())
+    content["counters"]["train_flops"] += 1
+    meta.write_text(json.dumps(content))
+    where = re.escape(str(folder))
+    with pytest.raises(
+        UsageError, match=rf"checkpoint {where}: its metadata were changed after it was saved. Put back"
+    ):
+        train_and_evaluate(config, workdir)
+    assert train_and_evaluate(_anyway(config), workdir).stopped_by is None
+
+
+def test_the_checkpoint_of_another_step_is_named_and_refused(stopped):
+    config, workdir, folder = stopped
+    folder.rename(folder.with_name("12"))
+    (folder.with_name("8")).rename(folder.with_name("4"))
+    with pytest.raises(UsageError, match=r"checkpoint .*/12 must be that of step 16, whose folder it was. Put back"):
+        train_and_evaluate(config, workdir)
+
+
+def test_the_checkpoint_of_another_run_is_named_and_refused(stopped, tmp_path):
+    config, workdir, _ = stopped
+    other = config.copy_and_resolve_references()
+    other.method.strength = 0.123
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text(json.dumps(workdir_lib.as_json(other)))
+    shutil.move(workdir / "checkpoints", tmp_path / "other" / "checkpoints")
+    message = (
+        r"checkpoint .*/16 is of the run of another config \(method.strength=.* there, 0.123 here\). Give what the"
+    )
+    with pytest.raises(UsageError, match=message):
+        train_and_evaluate(other, tmp_path / "other")
+    assert train_and_evaluate(_anyway(other), tmp_path / "other").stopped_by is None
+
+
+def test_other_data_are_named_and_refused(stopped, monkeypatch):
+    config, workdir, _ = stopped
+    own = arrays.Arrays.fingerprint
+
+    def fingerprint(self):
+        found = own(self)
+        return {**found, "test": {**found["test"], "checksum": 1}}
+
+    monkeypatch.setattr(arrays.Arrays, "fingerprint", fingerprint)
+    message = r"checkpoint .*/16 is of a run on other data of config.data.name \(test.checksum \d+ there, 1 here\)"
+    with pytest.raises(UsageError, match=message):
         train_and_evaluate(config, workdir)
 
 
@@ -215,14 +274,21 @@ def test_configs_are_locked_and_whole(module):
 COMMANDS = {
     "--workdir=x": (2, "--config must be given, as in --config=configs/quickstart.py."),
     "--config=configs/quickstart.py": (2, "--workdir must be given, as in --workdir=runs/first."),
-    "--config=configs/none.py --workdir=x": (2, "--config=configs/none.py: there is no such file."),
+    "--config=configs/none.py --workdir=x": (2, "--config=configs/none.py: there is no file configs/none.py."),
     "--config=configs/quickstart.py:fast --workdir=x": (2, "the variant must be one of .*; got 'fast'."),
     "--config=configs/quickstart.py --workdir=x --config.method.strenght=1": (
         2,
         r"--config.method.strenght: the config has no such key. Did you mean method.strength\? --help with a",
     ),
-    "--config=configs/quickstart.py --workdir=x --config.batch_size=many": (2, "--config.batch_size=many"),
+    "--config=configs/quickstart.py --workdir=x --config.batch_size=many": (
+        2,
+        "config.batch_size must be a whole number; got 'many'.",
+    ),
     "--config=configs/quickstart.py --workdir=x now": (2, "unknown argument 'now'"),
+    "--config=configs/quickstart.py --workdir=gs://bucket/run": (
+        2,
+        r"--workdir must be a folder or file of this machine; got 'gs://bucket/run'",
+    ),
     "--confg=3": (2, "Unknown command line flag 'confg'"),
     "--config.method.strength=-1 --workdir=x --config=configs/quickstart.py": (
         2,

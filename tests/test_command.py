@@ -106,9 +106,22 @@ def test_values_are_shown_as_they_are_given():
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--config=configs/none.py"], "--config=configs/none.py: there is no such file."),
+        (["--config=configs/none.py"], "--config=configs/none.py: there is no file configs/none.py."),
         (["--config=configs/quickstart.py", "--config.sede=1"], "has no such key. Did you mean seed?"),
-        (["--config=configs/quickstart.py", "--config.seed=x"], "--config.seed=x"),
+        (["--config=configs/quickstart.py", "--config.seed=x"], "config.seed must be a whole number; got 'x'."),
+        (["--config=configs/quickstart.py", "--config.optimizer.lr=1"], "Did you mean optimizer.learning_rate?"),
+        (
+            ["--config=configs/quickstart.py", "--config.model.widths[0]=24"],
+            "config.model.widths must be given as a whole, as in --config.model.widths=(128,128,)",
+        ),
+        (
+            ["--config=configs/quickstart.py", "--config.pruning.exclude=5"],
+            "config.pruning.exclude must be a tuple of texts, such as ('stem/*',); got (5,).",
+        ),
+        (
+            ["--config=configs/quickstart.py", "--config.pruning.constant=few"],
+            "config.pruning.constant must be a number or None; got 'few'.",
+        ),
         (["--config=configs/quickstart.py:fast"], "the variant must be one of"),
     ],
 )
@@ -159,3 +172,58 @@ def test_a_comparison_that_is_stopped_trains_no_other_run(number, status, tmp_pa
     assert compare.compare(short_config(), tmp_path) == status
     assert begun == [tmp_path / "dense"]
     assert "give the same command to continue" in capsys.readouterr().out
+
+
+FAULTS = {
+    "\0\1": r"must be a Python file with get_config\(\); it is none \(source code string cannot contain null bytes\)",
+    "def get_config(:": r"must be a Python file with get_config\(\); it is none \(invalid syntax, line 1\)",
+    "import nosuchmodule": r"get_config\(\) of it fails \(ModuleNotFoundError: No module named 'nosuchmodule'\)",
+    "def get_config(v=''): raise RuntimeError('boom')": r"get_config\(\) of it fails \(RuntimeError: boom\)",
+    "def get_config(v=''): raise ValueError()": r"get_config\(\) of it fails \(ValueError\)",
+    "def get_config(v=''): return get_config(v)": r"get_config\(\) of it fails \(RecursionError: maximum recursion",
+    "x = 1": r"get_config\(\) of it fails",
+    "del c['seed']": r"config.seed must be in every config; --config=.* has none. Begin from configs.base.base\(\)",
+    "c.batch_size = None": r"config.batch_size must be a whole number; got None",
+    "c.method.target = None": r"config.method.target must be a section, as in configs/base.py; .* makes it None",
+    "c.method = 3": r"config.method must be a section, as in configs/base.py; .* makes it 3",
+    "c.data.flip = 'no'": r"config.data.flip must be true or false; got 'no'",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_config_file_is_named(fault, tmp_path):
+    whole = any(word in fault for word in ("def ", "import", "\0", "x ="))
+    begin = "from configs import quickstart\ndef get_config(v=''):\n"
+    begin += "    c = quickstart.get_config('smoke').copy_and_resolve_references().unlock()\n    with c.ignore_type(): "
+    path = tmp_path / "mine.py"
+    path.write_text(fault if whole else f"{begin}{fault}\n    return c\n")
+    with pytest.raises(UsageError, match=FAULTS[fault]) as raised:
+        command.config_of([f"--config={path}"])
+    assert "\n" not in str(raised.value)
+
+
+def test_an_optional_key_is_unset():
+    words = ["--config=configs/resnet18_cifar.py:cpu", "--config.pruning.constant=None"]
+    assert command.config_of(words[:1]).pruning.constant == 0.1
+    assert command.config_of(words).pruning.constant is None
+    assert command.config_of([*words[:1], "--config.pruning.constant="]).pruning.constant is None
+
+
+def test_what_nobody_foresaw_is_one_line_and_a_file(tmp_path, capsys, monkeypatch):
+    def broken():
+        raise KeyError("what")
+
+    assert command.guarded(broken, lambda: str(tmp_path)) == 1
+    error = capsys.readouterr().err
+    [path] = tmp_path.glob("traceback-*.txt")
+    assert error == f"error: KeyError: 'what' (the traceback is in {path})\n"
+    assert 'raise KeyError("what")' in path.read_text()
+
+    def full():
+        raise OSError(28, "No space left on device", "metrics.jsonl")
+
+    monkeypatch.setattr(sys, "argv", ["run", "--debug"])
+    assert command.guarded(full, lambda: str(tmp_path / "no")) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert "error: No space left on device: metrics.jsonl (the traceback is in " in error

@@ -105,6 +105,51 @@ def test_every_mode_becomes_rgb(mode):
     assert Framing(side=20, evaluation=30).for_evaluation(file.getvalue()).shape == (20, 20, 3)
 
 
+def _saved(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def _values(data):
+    return np.asarray(images.decode(data))
+
+
+def test_sixteen_bits_become_eight():
+    deep = np.arange(0, 65536, 64, dtype=np.uint16).reshape(32, 32)
+    for kind in ("PNG", "TIFF"):
+        np.testing.assert_array_equal(_values(_saved(Image.fromarray(deep), kind))[..., 0], deep >> 8)
+    with pytest.raises(ValueError, match="its pixels are of floating point"):
+        images.decode(_saved(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"))
+
+
+def test_what_is_transparent_is_white():
+    half = np.zeros((4, 4, 4), np.uint8)
+    half[:2, :, 3] = 255  # Black above, nothing below.
+    seen = np.array([[0], [0], [255], [255]]) * np.ones((4, 4))
+    np.testing.assert_array_equal(_values(_saved(Image.fromarray(half)))[..., 0], seen)
+    palette = Image.fromarray((seen > 0).astype(np.uint8), "L").convert("P")
+    palette.putpalette([0, 0, 0, 9, 9, 9])
+    np.testing.assert_array_equal(_values(_saved(palette, transparency=1))[..., 0], seen)
+    np.testing.assert_array_equal(
+        _values(_saved(Image.new("CMYK", (2, 2), (0, 255, 255, 0)), "TIFF"))[0, 0], (255, 0, 0)
+    )
+
+
+@pytest.mark.parametrize("train", images.FRAMINGS)
+def test_images_are_turned_as_they_were_taken(train):
+    """A camera held upright writes rows as columns, and says so."""
+    upright = Image.fromarray(_gradient(60, 40)).resize((120, 180))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = _saved(upright.transpose(Image.Transpose.ROTATE_90), exif=exif)
+    np.testing.assert_array_equal(_values(turned), np.asarray(upright))
+    frame = Framing(side=20, train=train, resize=(30,), evaluation=30)
+    np.testing.assert_array_equal(frame.for_evaluation(turned), frame.for_evaluation(_saved(upright)))
+    drawn = [frame.for_training(data, np.random.default_rng(0)) for data in (turned, _saved(upright))]
+    np.testing.assert_array_equal(*drawn)
+
+
 def _photo():
     coarse = np.random.default_rng(1).integers(30, 200, (5, 5, 3), np.uint8)
     return Image.fromarray(coarse).resize((32, 24), Image.Resampling.BICUBIC)

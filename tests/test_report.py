@@ -290,6 +290,29 @@ def test_a_config_of_another_program_is_named(content, tmp_path):
         report.read([tmp_path])
 
 
+DAMAGE = {
+    "metrics.jsonl": ["{", "[1]", '{"loss": 1}', '{"step": "x"}', '{"step": 5, "width": 3}', "\xff"],
+    "cuts.jsonl": ["null", '{"step": 3}', '{"step": 3, "removed": 1, "neurons": 2, "parameters": 3, "flops": 4}'],
+    "config.json": ["[]", "{", '{"seed": 1}'],
+    "summary.json": ["[]", '{"steps": 3}', "{"],
+}
+
+
+@pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in DAMAGE.items() for text in texts])
+def test_a_damaged_run_is_shown_with_what_can_be_read(file, text, workdirs, tmp_path):
+    shutil.copytree(workdirs[1], tmp_path / "damaged")
+    path = tmp_path / "damaged" / file
+    if file.endswith(".jsonl"):
+        lines = path.read_bytes().splitlines(keepends=True)
+        path.write_bytes(b"".join([lines[0], text.encode("latin-1") + b"\n", *lines[1:]]))
+    else:
+        path.write_text(text)
+    shown = Page(report.page(report.read([workdirs[0], tmp_path / "damaged"])))
+    notes = [said for said in shown.texts("p") if str(path) in said or "cannot be shown" in said]
+    assert len(notes) == 1
+    assert len(shown.table("Runs")) == 1 + ("cannot be shown" not in notes[0])
+
+
 def test_the_line_of_a_log_that_says_why(tmp_path):
     """JAX says behind the message that it left frames out."""
     program = "import jax\njax.jit(lambda x: x + jax.numpy.ones(3))(jax.numpy.ones(2))"

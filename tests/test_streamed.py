@@ -4,6 +4,7 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import data
 from experiments.data import streamed
@@ -126,8 +127,55 @@ def test_folders_that_are_not_what_they_should_be(tmp_path):
     with pytest.raises(UsageError, match=r"val has the class 'n01', which train/ lacks"):
         _load(tmp_path)
     (tmp_path / "val" / "n01").rmdir()
-    with pytest.raises(UsageError, match=r"train holds no .jpeg, .jpg, .png file"):
+    with pytest.raises(UsageError, match=r"train holds no image that Pillow can open"):
         _load(tmp_path)
+
+
+def test_a_folder_is_read_as_it_is(tmp_path, caplog):
+    """All that Pillow opens, in folders within a class as well; what is hidden is not there, the rest is told."""
+    image = Image.new("RGB", (30, 30), (200, 0, 0))
+    for split in ("train", "val"):
+        cats = tmp_path / split / "cats"
+        (cats / "from x.png").mkdir(parents=True)
+        (tmp_path / split / "dogs").mkdir()
+        (tmp_path / split / ".ipynb_checkpoints").mkdir()
+        for name in ("a.WEBP", "b.bmp", "c.gif", "d.tiff", "from x.png/e.jpg", "._a.jpg"):
+            image.save(cats / name, name.rpartition(".")[2].replace("jpg", "jpeg").upper())
+        (cats / "notes.txt").write_text("")
+        (cats / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    with caplog.at_level("WARNING", logger="experiments"):
+        dataset = _load(tmp_path)
+    assert (dataset.classes, dataset.train_examples) == (2, 5)
+    said = caplog.text
+    assert f"{tmp_path / 'train'}: files that are no images are left out: 1 *.txt, 1 links that lead nowhere" in said
+    assert "1 of 2 classes have no image: dogs" in said
+    (images, labels), *_ = dataset.read("test", [np.arange(5)])
+    assert labels.tolist() == [0] * 5
+    assert (np.abs(images.astype(int) - (200, 0, 0)) <= 2).all()
+
+
+def test_a_changed_folder_has_another_fingerprint(tmp_path):
+    folder = drawn_folder(tmp_path, classes=2, images=3)
+    whole = _load(folder).fingerprint()
+    assert whole == _load(folder).fingerprint()
+    first = folder / "train" / "n00" / "0.JPEG"
+    content = first.read_bytes()
+    first.write_bytes(content + b"0")
+    assert _load(folder).fingerprint() != whole
+    first.write_bytes(content)
+    (folder / "val" / "n00" / "more.JPEG").write_bytes(content)
+    assert _load(folder).fingerprint() != whole
+    (folder / "val" / "n00" / "more.JPEG").unlink()
+    for split in ("train", "val"):
+        (folder / split / "n01").rename(folder / split / "n09")
+    assert _load(folder).fingerprint() != whole
+
+
+def test_an_image_that_may_be_meant_to_fill_the_memory_is_named(tmp_path, monkeypatch):
+    folder = drawn_folder(tmp_path, classes=1, images=3)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    with pytest.raises(UsageError, match=r"0.JPEG must be an image that Pillow reads \(Image size .* exceeds limit"):
+        list(_load(folder).read("test", [np.arange(1)]))
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -10,6 +10,7 @@ import logging
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,19 @@ class Arrays(Dataset):
     """
 
     splits: dict[str, Batch]
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns sizes, and checksums of all images and labels."""
+        return {
+            "classes": self.classes,
+            **{
+                split: {
+                    "examples": len(labels),
+                    "checksum": _checksum(labels, _checksum(images)),
+                }
+                for split, (images, labels) in self.splits.items()
+            },
+        }
 
     def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Returns the examples of each batch."""
@@ -74,6 +88,10 @@ def of(name: str, train: Batch, test: Batch, classes: int, largest: float = 255.
         largest=largest,
         splits={"train": train, "test": test},
     )
+
+
+def _checksum(values: np.ndarray, before: int = 0) -> int:
+    return zlib.crc32(np.ascontiguousarray(values).data, before)
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

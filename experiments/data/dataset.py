@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,10 @@ class Dataset(abc.ABC):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     largest: float = 255.0
+
+    @abc.abstractmethod
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns, for JSON, what tells this dataset from others and from itself after a change; cheap to compute."""
 
     @abc.abstractmethod
     def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:

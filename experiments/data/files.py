@@ -3,15 +3,29 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
+import functools
+import logging
 import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from PIL import Image
+
 from experiments.errors import UsageError
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
+_LOG = logging.getLogger(__name__)
+# Of how many files the sizes are looked at, evenly over all.
+_LOOKED_AT = 10_000
+
+
+@functools.cache
+def suffixes() -> tuple[str, ...]:
+    """Returns the ends of the names of files that Pillow can open."""
+    return tuple(sorted(end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN))
 
 
 class Files(Protocol):
@@ -25,6 +39,9 @@ class Files(Protocol):
 
     def name(self, i: int) -> str:
         """Returns where a file is, for messages."""
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns, for JSON, what tells these files from others; see `Dataset.fingerprint`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +67,13 @@ class Folder:
     def name(self, i: int) -> str:
         """Returns its path."""
         return str(Path(self.root, self.paths[i]))
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns how many files there are, and checksums of their names and of the sizes of 10,000 at most."""
+        every = -(-max(len(self), 1) // _LOOKED_AT)
+        sizes = [os.stat(self.name(i)).st_size for i in range(0, len(self), every)]
+        names = zlib.crc32("\n".join(self.paths).encode(errors="surrogateescape"))
+        return {"examples": len(self), "names": names, "sizes": zlib.crc32(repr(sizes).encode())}
 
 
 class Prepared:
@@ -81,20 +105,63 @@ class Prepared:
         """Returns its number in the split."""
         return f"example {i} of {self._split} in {self._folder}"
 
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns the version of the dataset, how many examples there are, and a checksum of its files' sizes."""
+        import tensorflow_datasets as tfds
+
+        builder = tfds.builder_from_directory(self._folder)
+        entries = os.scandir(self._folder)
+        sizes = sorted((entry.name, entry.stat().st_size) for entry in entries if f"-{self._split}." in entry.name)
+        return {"examples": len(self), "version": str(builder.version), "sizes": zlib.crc32(repr(sizes).encode())}
+
     def __getstate__(self) -> dict[str, Any]:
         return {"_folder": self._folder, "_split": self._split, "_source": None}
 
 
+def classes_of(root: Path) -> list[str]:
+    """Returns the names of the folders in a folder, in order; hidden ones, such as `.ipynb_checkpoints`, are none."""
+    return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
+
+
 def listed(root: Path, classes: Sequence[str]) -> Folder:
-    """Lists the images of one folder per class, in the order of class and name, so that every process agrees."""
-    strange = sorted({entry.name for entry in os.scandir(root) if entry.is_dir()} - set(classes))
+    """Lists the images of one folder per class, in the order of class and path, so that every process agrees.
+
+    Images may lie in folders within that of their class. Hidden files and folders are left out. Other files that Pillow
+    cannot open, and links that lead nowhere, are left out, too, and counted in a warning.
+
+    Raises:
+      UsageError: for a class that is not among `classes`.
+    """
+    strange = sorted(set(classes_of(root)) - set(classes))
     if strange:
         raise UsageError(f"config.data.dir: {root} has the class {strange[0]!r}, which train/ lacks.")
-    paths, labels = [], []
+    paths: list[str] = []
+    labels: list[int] = []
+    skipped: collections.Counter[str] = collections.Counter()
+    empty = []
     for label, name in enumerate(classes):
-        folder = root / name
-        names = sorted(entry.name for entry in os.scandir(folder)) if folder.is_dir() else []
-        chosen = [f"{name}/{each}" for each in names if each.lower().endswith(SUFFIXES)]
+        chosen = sorted(_images(root / name, name, skipped)) if (root / name).is_dir() else []
+        empty += [] if chosen else [name]
         paths += chosen
         labels += [label] * len(chosen)
+    if skipped:
+        counts = ", ".join(f"{count} {kind}" for kind, count in skipped.most_common(6))
+        _LOG.warning("%s: files that are no images are left out: %s", root, counts)
+    if empty:
+        _LOG.warning("%s: %d of %d classes have no image: %s", root, len(empty), len(classes), ", ".join(empty[:6]))
     return Folder(str(root), tuple(paths), tuple(labels))
+
+
+def _images(folder: Path, name: str, skipped: collections.Counter[str]) -> Iterator[str]:
+    for entry in os.scandir(folder):
+        if entry.name.startswith("."):
+            continue
+        path = f"{name}/{entry.name}"
+        if entry.is_dir():
+            yield from _images(folder / entry.name, path, skipped)
+        elif not entry.is_file():
+            skipped["links that lead nowhere"] += 1
+        elif entry.name.lower().endswith(suffixes()):
+            yield path
+        else:
+            skipped[f"*{Path(entry.name).suffix}" if Path(entry.name).suffix else "without a suffix"] += 1

@@ -11,7 +11,7 @@ import io
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from experiments.data.randaugment import randaugment
 
@@ -60,9 +60,9 @@ class Framing:
     def _random_resized_crop(self, data: bytes, rng: np.random.Generator) -> Image.Image:
         # The box is drawn before anything is decoded: the smaller it is wanted, the less of a JPEG is computed.
         opened = Image.open(io.BytesIO(data))
-        box = _random_box(opened.size, rng)
+        width, height = _upright_size(opened)
+        box = _random_box((width, height), rng)
         scale = min(box[2] / self.side, box[3] / self.side)
-        width, height = opened.size
         image = _rgb(opened, (width / scale, height / scale))
         ratio = image.width / width, image.height / height
         left, top, right, bottom = box[0], box[1], box[0] + box[2], box[1] + box[3]
@@ -81,13 +81,43 @@ def decode(data: bytes, shortest: int = 0) -> Image.Image:
     image = Image.open(io.BytesIO(data))
     if not shortest:
         return _rgb(image)
-    scale = shortest / min(image.size)
-    return _rgb(image, (image.width * scale, image.height * scale))
+    width, height = _upright_size(image)
+    scale = shortest / min(width, height)
+    return _rgb(image, (width * scale, height * scale))
+
+
+_ORIENTATION = 0x0112  # A tag of EXIF; from 5 on, rows and columns change places.
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    """Returns width and height of an image as it is meant to be seen."""
+    turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    return (image.height, image.width) if turned else image.size
 
 
 def _rgb(image: Image.Image, enough: tuple[float, float] | None = None) -> Image.Image:
+    """Returns an image upright and in RGB: 16 bits become 8, what is transparent becomes white.
+
+    Args:
+      image: as it was opened.
+      enough: width and height that are enough, upright; a JPEG is then decoded at a part of its size.
+
+    Raises:
+      ValueError: for pixels of floating point, whose range is unknown.
+    """
     if enough is not None:
-        image.draft("RGB", (math.ceil(enough[0]), math.ceil(enough[1])))
+        width, height = enough if _upright_size(image) == image.size else enough[::-1]
+        image.draft("RGB", (math.ceil(width), math.ceil(height)))
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("its pixels are of floating point")
+    if image.mode.startswith("I"):
+        # Pillow would cut values off at 255.
+        image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
     return image.convert("RGB")
 
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from experiments import named
 from experiments.data import arrays
 from experiments.data.dataset import Dataset
-from experiments.errors import require_choice
 
 
 def _streamed(config: Any) -> Dataset:
@@ -31,5 +31,4 @@ def load(config: Any) -> Dataset:
     Raises:
       UsageError: for an unknown name or a bad field, or when the data is not there and cannot be downloaded.
     """
-    require_choice("config.data.name", config.data.name, DATASETS)
-    return DATASETS[config.data.name](config)
+    return named.find("config.data.name", config.data.name, DATASETS)(config)

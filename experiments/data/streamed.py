@@ -20,10 +20,11 @@ from typing import Any
 import grain
 import numpy as np
 from absl import flags
+from PIL import Image
 
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
-from experiments.data.files import SUFFIXES, Files, Prepared, listed
+from experiments.data.files import Files, Prepared, classes_of, listed
 from experiments.data.images import FRAMINGS, Framing
 from experiments.data.order import BatchOrder
 from experiments.devices import processors
@@ -85,7 +86,8 @@ def _framed(files: Files, i: int, frame: Callable[[bytes], np.ndarray]) -> tuple
     data, label = files[i]
     try:
         return frame(data), label
-    except (OSError, ValueError, SyntaxError) as error:  # What Pillow raises for files that are damaged.
+    # What Pillow raises for files that are damaged, or so large that they may be meant to fill the memory.
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
             f"config.data.dir: {files.name(i)} must be an image that Pillow reads ({reason}). Mend or delete it."
@@ -105,6 +107,7 @@ class Streamed(Dataset):
 
     Attributes:
       files: of `train` and of `test`.
+      names: of the classes; empty where they are known by number.
       framing: how images become squares.
       seed: of what is random about them.
       workers: how many processes read; 0 for threads alone.
@@ -112,10 +115,15 @@ class Streamed(Dataset):
     """
 
     files: dict[str, Files]
+    names: tuple[str, ...] = ()
     framing: Framing
     seed: int
     workers: int
     threads: int
+
+    def fingerprint(self) -> dict[str, Any]:
+        """Returns the classes, and of each split how many files there are and checksums of names and sizes."""
+        return {"classes": list(self.names) or self.classes, **{s: f.fingerprint() for s, f in self.files.items()}}
 
     def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
         """Returns the centres of the images of each batch."""
@@ -163,7 +171,12 @@ def load(config: Any) -> Streamed:
     section = config.data
     framing = _framing(section)
     require(section.workers >= 0, "config.data.workers", section.workers, "at least 0")
-    files, classes = _imagenet(section.dir) if section.name == "imagenet" else _image_folder(section.dir)
+    names: list[str] = []
+    if section.name == "imagenet":
+        files, classes = _imagenet(section.dir)
+    else:
+        files, names = _image_folder(section.dir)
+        classes = len(names)
     limits = {"train": section.train_examples, "test": section.test_examples}
     for split, limit in limits.items():
         require_limit(split, limit, len(files[split]))
@@ -176,6 +189,7 @@ def load(config: Any) -> Streamed:
         mean=_MEAN,
         std=_STD,
         files=files,
+        names=tuple(names),
         framing=framing,
         seed=config.seed,
         workers=section.workers,
@@ -210,13 +224,13 @@ def _imagenet(folder: str) -> tuple[dict[str, Files], int]:
         return files, classes
 
 
-def _image_folder(folder: str) -> tuple[dict[str, Files], int]:
+def _image_folder(folder: str) -> tuple[dict[str, Files], list[str]]:
     where = Path(os.path.expanduser(folder))
     wanted = "a folder with train/CLASS/*.JPEG and val/CLASS/*.JPEG"
     require(bool(folder) and (where / "train").is_dir() and (where / "val").is_dir(), "config.data.dir", folder, wanted)
-    classes = sorted(entry.name for entry in os.scandir(where / "train") if entry.is_dir())
+    classes = classes_of(where / "train")
     files: dict[str, Files] = {"train": listed(where / "train", classes), "test": listed(where / "val", classes)}
     for split, found in (("train", files["train"]), ("val", files["test"])):
         if not len(found):
-            raise UsageError(f"config.data.dir must be {wanted}; {where / split} holds no {', '.join(SUFFIXES)} file.")
-    return files, len(classes)
+            raise UsageError(f"config.data.dir must be {wanted}; {where / split} holds no image that Pillow can open.")
+    return files, classes

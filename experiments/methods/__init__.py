@@ -22,7 +22,8 @@ from baselines import (
     snap,
     srigl,
 )
-from experiments.errors import UsageError, require_choice
+from experiments import named
+from experiments.errors import UsageError
 from experiments.methods.both import chased, demp_rigl
 from experiments.methods.demp import PENALISED, demp, dense
 from experiments.methods.masked import dynamic, jaxpruner, masked, plain
@@ -66,9 +67,9 @@ def build(config: Any, base: optax.GradientTransformation, *, epoch: float, run:
     Raises:
       UsageError: for a bad field.
     """
-    require_choice("config.method.name", config.method.name, METHODS)
+    builder = named.find("config.method.name", config.method.name, METHODS)
     try:
-        return METHODS[config.method.name](config, base, epoch=epoch, run=run)
+        return builder(config, base, epoch=epoch, run=run)
     except UsageError:
         raise
     except ValueError as error:
