@@ -13,7 +13,7 @@ test: $(VENV)/.installed
 	$(RUN) -m pytest -n 2 --dist worksteal $(TESTS)
 
 test-all: $(VENV)/.installed
-	XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
+	CHECK_SHAPES=1 XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .

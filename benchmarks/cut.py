@@ -24,7 +24,7 @@ import numpy as np
 
 import demp_jax
 from benchmarks import programs
-from experiments.network import Network
+from experiments.recipe.network import Network
 
 # A process that takes longer hangs.
 _SECONDS = 300

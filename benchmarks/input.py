@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from experiments import records
 from experiments.data import BatchOrder, images
 from experiments.data.files import Folder
 from experiments.data.streamed import Streamed
+from experiments.rundir import records
 
 SIDE, SHORT = 224, 256
 

@@ -30,8 +30,8 @@ from jax.experimental.compilation_cache import compilation_cache
 from benchmarks import programs
 from configs.base import variants
 from demp_jax import models
-from experiments import records as records_lib
-from experiments.train import train_and_evaluate
+from experiments.rundir import records as records_lib
+from experiments.training.loop import train_and_evaluate
 
 _SMALL: dict[str, Any] = {"base_width": 4, "stem_stride": 2}
 # Data, model, batch, steps of the program.

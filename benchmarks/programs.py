@@ -16,11 +16,11 @@ import optax
 
 import demp_jax
 from configs.base import variants
-from experiments import network
+from experiments.core.devices import Devices
 from experiments.data import Preparation
-from experiments.devices import Devices
-from experiments.step import Data, Task, TrainState, compiled, train_step, train_steps
-from experiments.stepper import taken_bytes
+from experiments.recipe import network
+from experiments.training.compiled_step import taken_bytes
+from experiments.training.step import Data, Task, TrainState, compiled, train_step, train_steps
 
 
 @dataclasses.dataclass

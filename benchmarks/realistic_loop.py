@@ -19,7 +19,8 @@ from typing import Any
 import nbformat
 from nbclient import NotebookClient
 
-from experiments import records, tables
+from experiments.reporting import tables
+from experiments.rundir import records
 
 _ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOK = _ROOT / "notebooks" / "realistic_loop.ipynb"

@@ -28,8 +28,8 @@ from typing import Any
 import jax
 
 from benchmarks import convolutions, cut, kernels, loop, overhead, paddings, shares, shortcuts, step, train
-from experiments import records as records_lib
-from experiments import tables
+from experiments.reporting import tables
+from experiments.rundir import records as records_lib
 
 SUITES: dict[str, ModuleType] = {
     "step": step,

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.records import read_lines
-from experiments.sweep import Run, execute
+from experiments.cli.launch import Run, execute
+from experiments.rundir.records import read_lines
 
 _ROOT = Path(__file__).resolve().parent.parent
 

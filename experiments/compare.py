@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import ml_collections
 
-from experiments import command
-from experiments.errors import UsageError
+from experiments.cli import command
+from experiments.core.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,9 +40,11 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
     from rich.console import Console
 
-    from experiments import plots, records, summaries
-    from experiments.problem import pose
-    from experiments.train import train_and_evaluate
+    from experiments.recipe.problem import pose
+    from experiments.reporting import curves
+    from experiments.rundir import records
+    from experiments.training import summary
+    from experiments.training.loop import train_and_evaluate
 
     _require_a_method(config)
     pose(config)  # Says now what is wrong with it, not after the twin has been trained.
@@ -59,21 +61,21 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
             console.print(f"stopped by {result.stopped_by.name} and saved; give the same command to continue")
             return command.status_of(result.stopped_by)
         runs[name] = {"summary": result.summary, "metrics": records.read_lines(workdir / name / "metrics.jsonl")}
-    table = summaries.comparison({name: each["summary"] for name, each in runs.items()})
+    table = summary.comparison({name: each["summary"] for name, each in runs.items()})
     console.print(table)
     with (workdir / "comparison.txt").open("w") as file:
         Console(file=file, width=120).print(table)
-    plots.comparison(runs, workdir / "comparison.png")
+    curves.comparison(runs, workdir / "comparison.png")
     console.print(f"table, plot and records: {workdir}/comparison.txt, comparison.png, {', '.join(runs)}")
     return 0
 
 
 def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
     """Shows what `compare` would do; returns the exit status."""
-    from experiments import plan
+    from experiments.cli import dry_run
 
     _require_a_method(config)
-    return plan.show(config, twin=True, compiles=compiles)
+    return dry_run.show(config, twin=True, compiles=compiles)
 
 
 def _require_a_method(config: ml_collections.ConfigDict) -> None:

@@ -32,7 +32,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import command, signals
+from experiments.cli import command
+from experiments.core import signals
 
 if __name__ == "__main__":
     signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
@@ -46,10 +47,12 @@ from flax import nnx
 import demp_jax
 from demp_jax import export as demp_export
 from demp_jax import models
-from experiments import checkpoints, named, network, records, runtime, timing, workdir
-from experiments.errors import ExportError, UsageError, require
-from experiments.problem import Problem, pose, size
-from experiments.step import prepare
+from experiments.core import compile_clock, named, timing
+from experiments.core.errors import ExportError, UsageError, require
+from experiments.recipe import network
+from experiments.recipe.problem import Problem, pose, size
+from experiments.rundir import checkpoints, records, workdir
+from experiments.training.step import prepare
 
 # How many test images are compared, and by how much logits may differ, of the largest or of 1.
 _PARTIAL = ".partial-"
@@ -185,7 +188,7 @@ def export(
     config = saved.config
     with config.unlocked():
         config.devices, config.tracker, config.data.dir = 1, "", data or config.data.dir
-    runtime.use_compile_cache(config.compile_cache)
+    compile_clock.use_compile_cache(config.compile_cache)
     problem = pose(config)
     x = _test_inputs(problem)
     about = _about(problem, saved, folder)

@@ -14,15 +14,15 @@ from __future__ import annotations
 
 import ml_collections
 
-from experiments import command
+from experiments.cli import command
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> int:
     """Trains by `config` in `workdir`; returns the exit status."""
     import jax  # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
 
-    from experiments.summaries import one_line
-    from experiments.train import train_and_evaluate
+    from experiments.training.loop import train_and_evaluate
+    from experiments.training.summary import one_line
 
     result = train_and_evaluate(config, workdir)
     what = "finished" if result.stopped_by is None else f"stopped by {result.stopped_by.name} and saved"
@@ -33,9 +33,9 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> int:
 
 def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
     """Shows what `main` would do; returns the exit status."""
-    from experiments import plan
+    from experiments.cli import dry_run
 
-    return plan.show(config, compiles=compiles)
+    return dry_run.show(config, compiles=compiles)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
-# Before anything imports the library: its functions are compiled with checks of their annotations around them. An int
-# is a float to them, as it is to mypy. JAXTYPING_DISABLE=1 turns the checks off.
-jaxtyping.install_import_hook("demp_jax._src", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))")
+# Before anything imports the library: its functions are compiled with checks of their annotations around them, which
+# takes an eighth of the time of the tests. An int is a float to them, as it is to mypy.
+if os.environ.get("CHECK_SHAPES") == "1":
+    jaxtyping.install_import_hook(
+        "demp_jax._src", "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+    )
 
 hypothesis.settings.register_profile("sample", max_examples=6, deadline=None, derandomize=True)
 hypothesis.settings.register_profile("thorough", max_examples=600, deadline=None)

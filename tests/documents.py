@@ -22,7 +22,7 @@ import ml_collections
 from absl import app, flags
 
 from experiments import sweep
-from experiments.problem import pose
+from experiments.recipe.problem import pose
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

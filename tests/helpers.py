@@ -145,7 +145,7 @@ BLOCKS_INPUT = (16, 8, 8, 3)
 
 def split(model: nnx.Module):
     """Returns a model as `fn(variables, x)` in evaluation mode with `{"params", "state"}` variables, and a train fn."""
-    from experiments.network import Network
+    from experiments.recipe.network import Network
 
     graphdef, params, state = nnx.split(model, nnx.Param, ...)
     variables = {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}

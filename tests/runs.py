@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from experiments.rundir import checkpoints
 
 needs_tfds = pytest.mark.skipif(
     not os.environ.get("TFDS_DATA_DIR"), reason="needs MNIST and CIFAR-10: set TFDS_DATA_DIR to their folder"
@@ -74,3 +75,9 @@ def without_times(records: list[dict]) -> list[dict]:
 def is_close(a: float, b: float) -> bool:
     """Returns whether two numbers are equal up to rounding."""
     return bool(np.isclose(a, b, rtol=1e-6))
+
+
+def edit_metadata(path, edit):
+    """Edits the metadata of a checkpoint as if they had been saved so: `edit` takes the text of the JSON."""
+    meta = json.loads(edit(path.read_text()))
+    path.write_text(json.dumps({**meta, "checksum": checkpoints._checksum(meta)}))

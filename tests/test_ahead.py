@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demp_jax
-from experiments import ahead, cuts, cutting, train
-from experiments.errors import NonFiniteLossError
-from experiments.feed import Feed
-from experiments.problem import pose
-from experiments.stepper import Stepper
-from experiments.train import train_and_evaluate
+from experiments.core.errors import NonFiniteLossError
+from experiments.recipe.problem import pose
+from experiments.training import ahead, loop, pruning, when
+from experiments.training.batches import Feed
+from experiments.training.compiled_step import Stepper
+from experiments.training.loop import train_and_evaluate
 from tests.runs import last_digests, lines, short_config, without_times
 
 # Chances at 10, 20, ... 50; what is prepared is cut 2 steps later.
@@ -84,8 +84,8 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Stepper, "compile", watched)
     said = []
-    monkeypatch.setattr(cutting, "_LONG_WAIT", 0.0)
-    monkeypatch.setattr(cutting._LOG, "warning", lambda *args: said.append((args[0] % args[1:], args[4])))
+    monkeypatch.setattr(when, "_LONG_WAIT", 0.0)
+    monkeypatch.setattr(when._LOG, "warning", lambda *args: said.append((args[0] % args[1:], args[4])))
     result = train_and_evaluate(short_config(**CHANGES), tmp_path)
     cuts = lines(tmp_path / "cuts.jsonl")
     assert said[0][0].startswith("step 12: training waited")
@@ -119,6 +119,7 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
     assert result.summary["neurons"] == cuts[-1]["neurons"][1]
 
 
+@pytest.mark.slow
 def test_units_that_came_back_stay(tmp_path, monkeypatch):
     """Only what is dead when the cut is made leaves: here the trial condemns units that live."""
     plain = ahead.Ahead.planned
@@ -143,9 +144,10 @@ def test_units_that_came_back_stay(tmp_path, monkeypatch):
     assert all(cut["neurons"][1] > 1 + 16 and max(cut["differences"].values(), default=0.0) < 1e-4 for cut in made)
 
 
+@pytest.mark.slow
 def test_whichever_units_are_dead_when_a_cut_is_due_its_step_is_ready(tmp_path, monkeypatch):
     """The trial looks at variables with the units of the first layer in another order: as many are dead, but others."""
-    plain = cuts.dead
+    plain = pruning.dead
     orders = []
 
     def shuffled(at):
@@ -163,7 +165,7 @@ def test_whichever_units_are_dead_when_a_cut_is_due_its_step_is_ready(tmp_path, 
         orders.append(result[0].removed.get("norm/0"))
         return result
 
-    monkeypatch.setattr(cuts, "dead", shuffled)
+    monkeypatch.setattr(pruning, "dead", shuffled)
     where = []
     compile_step = Stepper.compile
 
@@ -191,11 +193,11 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(stops, tmp_path, monke
         del self, stop
         if left and step == left[0]:
             left.pop(0)
-            return train.signal.SIGTERM
+            return loop.signal.SIGTERM
         return None
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "_stopped", stop)
+        patch.setattr(loop._Run, "_stopped", stop)
         for _ in stops:
             train_and_evaluate(short_config(**CHANGES), tmp_path / "parts")
     parts = train_and_evaluate(short_config(**CHANGES), tmp_path / "parts").summary
@@ -220,11 +222,12 @@ def test_where_too_few_are_dead_half_of_them_are_tried_next():
     }
 
 
+@pytest.mark.slow
 def test_a_checkpoint_waits_for_a_trial_but_training_does_not(tmp_path, monkeypatch):
     """Due while a trial goes on, it is of that step all the same: a run that continues there ends alike."""
     changes = CHANGES | {"steps": "40", "pruning.ahead": "6", "checkpoint_every": "11"}
     train_and_evaluate(short_config(**changes), tmp_path / "whole")
-    checkpoints, plain, released = tmp_path / "parts" / "checkpoints", cuts.dead, threading.Event()
+    checkpoints, plain, released = tmp_path / "parts" / "checkpoints", pruning.dead, threading.Event()
 
     def slow(at):
         assert threading.current_thread() is threading.main_thread() or released.wait(10)
@@ -236,11 +239,11 @@ def test_a_checkpoint_waits_for_a_trial_but_training_does_not(tmp_path, monkeypa
             return None
         assert not (checkpoints / "11").exists()
         released.set()
-        return train.signal.SIGTERM
+        return loop.signal.SIGTERM
 
     with monkeypatch.context() as patch:
-        patch.setattr(cuts, "dead", slow)
-        patch.setattr(train._Run, "_stopped", stop)
+        patch.setattr(pruning, "dead", slow)
+        patch.setattr(loop._Run, "_stopped", stop)
         train_and_evaluate(short_config(**changes), tmp_path / "parts")
     assert sorted(int(path.name) for path in checkpoints.iterdir()) == [11, 14]
     assert json.loads((checkpoints / "11" / "meta" / "metadata").read_text())["ahead"]["since"] == 10
@@ -252,7 +255,7 @@ def test_a_checkpoint_waits_for_a_trial_but_training_does_not(tmp_path, monkeypa
 
 
 def test_a_checkpoint_that_waits_is_kept_when_the_loss_breaks(tmp_path, monkeypatch):
-    plain, taken, released = cuts.dead, Stepper.__call__, threading.Event()
+    plain, taken, released = pruning.dead, Stepper.__call__, threading.Event()
 
     def slow(at):
         assert threading.current_thread() is threading.main_thread() or released.wait(10)
@@ -265,7 +268,7 @@ def test_a_checkpoint_that_waits_is_kept_when_the_loss_breaks(tmp_path, monkeypa
             metrics = metrics._replace(loss=metrics.loss * jnp.nan)
         return state, metrics
 
-    monkeypatch.setattr(cuts, "dead", slow)
+    monkeypatch.setattr(pruning, "dead", slow)
     monkeypatch.setattr(Stepper, "__call__", breaks)
     changes = CHANGES | {"pruning.ahead": "6", "checkpoint_every": "11", "log_every": "2"}
     with pytest.raises(NonFiniteLossError, match="became nan at step 12; the checkpoint of step 11 is kept"):
@@ -292,13 +295,13 @@ def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):
     monkeypatch.setattr(demp_jax, "preview", forecast)
     monkeypatch.setattr(demp_jax, "prune", cut)
     problem = pose(short_config(**CHANGES | {"pruning.constant": 0.1}))
-    trial = cuts.Standing(problem, Feed(problem), 10, None, None, None, None)
-    cuts.dead(trial)
+    trial = pruning.Standing(problem, Feed(problem), 10, None, None, None, None)
+    pruning.dead(trial)
     assert asked == [0.05, (0.05, {"a": [2], "b": list(range(21)), "c": []})]
     # Not once more of those that are tried again, and not when the cut is made.
     asked.clear()
-    cuts.dead(trial._replace(at_most={"c": bits}))
-    cuts.dead(trial._replace(at_most={"c": bits}, opt_state=()))
+    pruning.dead(trial._replace(at_most={"c": bits}))
+    pruning.dead(trial._replace(at_most={"c": bits}, opt_state=()))
     assert asked == [(0.05, {"c": [0, 1]}), (0.1, {"c": [0, 1]})]
 
 
@@ -316,7 +319,7 @@ def test_an_error_in_the_thread_reaches_the_run(tmp_path, monkeypatch):
     def fail(at):
         raise RuntimeError("out of memory") if at.opt_state is None else AssertionError("no cut was planned")
 
-    monkeypatch.setattr("experiments.cuts.dead", fail)
+    monkeypatch.setattr("experiments.training.pruning.dead", fail)
     with pytest.raises(RuntimeError, match="out of memory"):
         train_and_evaluate(short_config(**CHANGES), tmp_path)
 

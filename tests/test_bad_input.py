@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from configs import mlp_mnist, quickstart, resnet18_cifar
-from experiments import compare, workdir
-from experiments import workdir as workdir_lib
+from experiments import compare
+from experiments.core.durations import to_steps
+from experiments.core.errors import UsageError
 from experiments.data import arrays
-from experiments.durations import to_steps
-from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments.recipe.problem import pose
+from experiments.rundir import workdir
+from experiments.rundir import workdir as workdir_lib
+from experiments.training.loop import train_and_evaluate
 from tests.runs import config_of, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,7 +97,7 @@ def test_one_line_per_field(field, tmp_path):
     [
         ({"pruning.exclude": ("stem*",)}, r"exclude: no site is named 'stem\*'. The sites are: norm/0, norm/1"),
         ({"model.norm": False}, "norm_scales: no parameter is called 'scale'.*where=demp_jax.regularizers.all_params"),
-        ({"model.name": "resnet18", "model.stem_stride": 3}, "config.model.stem_stride must be one of 1, 2; got '3'"),
+        ({"model.name": "resnet18", "model.stem_stride": 3}, r"config.model.stem_stride must be in \[1, 2\]; got 3"),
     ],
 )
 def test_fields_that_do_not_fit_together(changes, message, tmp_path):

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from benchmarks import ceilings, kernels, paddings, programs, run, shares, step, timing
-from experiments import tables
-from experiments.records import read_lines
+from experiments.reporting import tables
+from experiments.rundir.records import read_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = sorted((ROOT / "results" / "benchmarks").glob("*.jsonl"))
@@ -222,6 +222,7 @@ def test_widths_that_demp_left():
     assert sum(parts[1].values()) < sum(parts[0].values())
 
 
+@pytest.mark.slow
 def test_cuts_of_the_cases_are_known():
     """All of them, but those by DemP of other networks, have a name that a case may ask for."""
     dense = programs.built(*programs.initial({"name": "resnet18", "base_width": 4}, (8, 8, 3)), (8, 8, 3), 2)

@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 
 from configs import base, quickstart
-from experiments import command, compare, export, keys, report, reproduce, sweep, tables, train
-from experiments.errors import NonFiniteLossError, UsageError
+from experiments import compare, export, report, reproduce, sweep, tables
+from experiments.cli import command, field_help
+from experiments.core.errors import NonFiniteLossError, UsageError
+from experiments.recipe import fields
+from experiments.training import loop
 from tests.runs import short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -41,7 +44,7 @@ def test_help_with_a_config_lists_its_keys():
     assert "DemP on scikit-learn's handwritten digits" in text
     [line] = [line for line in text.splitlines() if "--config.method.noise=" in line]
     assert line.split(maxsplit=2)[:2] == ["*", "--config.method.noise=3e-05"]
-    assert line.endswith(keys.comments()["method.noise"].text)
+    assert line.endswith(field_help.comments()["method.noise"].text)
     assert re.search(r"^\* --config.optimizer.name=sgdm ", text, re.M)
     status, _, errors = _help("experiments.run", "--help", "--config=configs/quickstart.py", "--config.sede=1")
     assert status == 2
@@ -64,8 +67,8 @@ def test_programs_without_a_config_are_alike(module, capsys):
 
 
 def test_every_key_has_a_comment():
-    said = keys.comments()
-    for path in keys.flat(base.base()):
+    said = field_help.comments()
+    for path in fields.flat(base.base()):
         assert said[path].text, f"configs/base.py must say what {path} is"
     assert said["method.noise_asymmetric"].text == "On weights of live neurons only."
     assert said["data.dir"].text.startswith("Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder:")
@@ -82,14 +85,14 @@ def test_every_key_has_a_comment():
 def test_the_listing_of_keys():
     config = quickstart.get_config().copy_and_resolve_references().unlock()
     config.model.mine = 3
-    text = keys.listing(config, "configs/quickstart.py:sgdm", None)
+    text = field_help.listing(config, "configs/quickstart.py:sgdm", None)
     listed = re.findall(r"^[* ] --config\.([\w.]+)=", text, re.M)
-    assert sorted(listed) == sorted(keys.flat(config))
+    assert sorted(listed) == sorted(fields.flat(config))
     assert listed[0] == "seed"  # As in configs/base.py.
     changed = set(re.findall(r"^\* --config\.([\w.]+)=", text, re.M))
     assert changed == {"optimizer.learning_rate", "method.strength", "method.noise", "model.mine"}
     assert text.count("  imagenet, image_folder:\n") == 1
-    wrapped = keys.listing(config, "configs/quickstart.py", 80)
+    wrapped = field_help.listing(config, "configs/quickstart.py", 80)
     body = wrapped[wrapped.index("Its keys") :]
     assert max(map(len, body.splitlines())) <= 80
     assert set(body.split()) == set(text[text.index("Its keys") :].split())
@@ -99,8 +102,8 @@ def test_values_are_shown_as_they_are_given():
     for value in (True, 3, 1e-5, "87%", ("30ep", "70ep"), (3, 4)):
         path = {bool: "data.flip", int: "seed", float: "method.noise", str: "steps"}.get(type(value), "model.widths")
         path = "optimizer.boundaries" if value == ("30ep", "70ep") else path
-        config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={keys.as_text(value)}"])
-        assert keys.flat(config)[path] == value
+        config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={fields.as_text(value)}"])
+        assert fields.flat(config)[path] == value
 
 
 @pytest.mark.parametrize(
@@ -166,9 +169,9 @@ def test_a_comparison_that_is_stopped_trains_no_other_run(number, status, tmp_pa
 
     def stopped(config, workdir):
         begun.append(workdir)
-        return train.Result({}, None, None, number)
+        return loop.Result({}, None, None, number)
 
-    monkeypatch.setattr(train, "train_and_evaluate", stopped)
+    monkeypatch.setattr(loop, "train_and_evaluate", stopped)
     assert compare.compare(short_config(), tmp_path) == status
     assert begun == [tmp_path / "dense"]
     assert "give the same command to continue" in capsys.readouterr().out

@@ -20,8 +20,8 @@ from jax.sharding import PartitionSpec as P
 
 from benchmarks import programs
 from demp_jax import models
-from experiments import step
 from experiments.fast_convolutions import compiler_options, options, transform, ways, with_fast_convolutions
+from experiments.training import step
 
 FLAX = ("NHWC", "HWIO", "NHWC")
 
@@ -464,6 +464,7 @@ def test_what_is_left_alone():
     assert _replaced(jax.checkpoint(conv), x, kernel) == 0
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_residual_network():
     """All of a network: nested calls, strides, BatchNorm, what is returned beside the gradient."""
     net = models.ResNet(3, 10, base_width=4, rngs=nnx.Rngs(0))
@@ -485,6 +486,7 @@ def test_the_gradient_of_a_residual_network():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4 * float(jnp.max(jnp.abs(a))) + 1e-7)
 
 
+@pytest.mark.slow
 def test_a_step_with_convolutions_as_xla_has_them():
     """One for each of a ResNet-18's and for both of its gradients, but for that of the image; to the same numbers."""
     net, variables = programs.initial({"name": "resnet18", "base_width": 4}, (8, 8, 3))

@@ -15,6 +15,7 @@ from demp_jax import nnx as demp_nnx
 from tests import helpers
 from tests.helpers import batch
 
+TWICE = ("resnet50", "resnet_coupled", "blocks_coupled", "vit_gelu", "vit_relu")
 RATE = 1e-3
 
 
@@ -185,7 +186,7 @@ def test_nothing_dead_changes_nothing():
     assert again.record.neurons[0] == again.record.neurons[1] == first.record.neurons[1]
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in TWICE else n for n in NETWORKS])
 def test_cutting_twice_is_cutting_once(name):
     network, variables, shape = _network(name)
     death_set = [batch(shape, 7)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from configs import quickstart
 from experiments import data
-from experiments.errors import UsageError
+from experiments.core.errors import UsageError
 from tests.runs import config_of, needs_tfds
 
 

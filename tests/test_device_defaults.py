@@ -5,9 +5,10 @@ import json
 import jax
 import pytest
 
-from experiments import device_defaults, workdir
-from experiments.errors import UsageError
-from experiments.problem import pose
+from experiments.core.errors import UsageError
+from experiments.recipe import device_defaults
+from experiments.recipe.problem import pose
+from experiments.rundir import workdir
 from tests.runs import short_config
 
 

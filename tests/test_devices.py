@@ -10,10 +10,10 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.checkpoints import Checkpoints
-from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments.core.errors import UsageError
+from experiments.recipe.problem import pose
+from experiments.rundir.checkpoints import Checkpoints
+from experiments.training.loop import train_and_evaluate
 from tests.image_files import SMALL, drawn_folder
 from tests.runs import lines, short_config
 
@@ -69,7 +69,7 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
         return step
 
     with pytest.MonkeyPatch.context() as patch:
-        from experiments.stepper import Stepper
+        from experiments.training.compiled_step import Stepper
 
         real, steps = Stepper.__call__, iter(range(1, 100))
         patch.setattr(Stepper, "__call__", lambda *args: (stop_at(next(steps)), real(*args))[1])
@@ -80,9 +80,9 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
 
 PROGRAM = """
 import sys
-from experiments.devices import Devices, join_processes
-from experiments.target import Steering
-from experiments.train import train_and_evaluate
+from experiments.core.devices import Devices, join_processes
+from experiments.training.steering import Steering
+from experiments.training.loop import train_and_evaluate
 from tests.runs import short_config
 
 address, process, workdir, *changes = sys.argv[1:]

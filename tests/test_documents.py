@@ -15,10 +15,10 @@ import demp_jax.export
 import demp_jax.linen
 import demp_jax.models
 import demp_jax.nnx
-from experiments import runtime
+from experiments.core import compile_clock
 from experiments.data.load import DATASETS
-from experiments.methods import METHODS
-from experiments.network import MODELS
+from experiments.recipe.methods import METHODS
+from experiments.recipe.network import MODELS
 from tests import documents
 
 PUBLIC = (
@@ -37,7 +37,7 @@ PUBLIC = (
 )
 
 # They train a network, and so do others that are not slow.
-SLOW = ("add_dataset", "record")
+SLOW = ("add_dataset", "record", "target")
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ SLOW = ("add_dataset", "record")
 )
 def test_code_runs_and_prints_what_is_shown(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(runtime, "use_compile_cache", lambda folder: None)  # The tests have their own.
+    monkeypatch.setattr(compile_clock, "use_compile_cache", lambda folder: None)  # The tests have their own.
     with mock.patch.dict(METHODS), mock.patch.dict(MODELS), mock.patch.dict(DATASETS):  # Pages add rows.
         documents.run_python(path)
 

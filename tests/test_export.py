@@ -20,8 +20,8 @@ import demp_jax
 import demp_jax.nnx
 from configs.base import base
 from demp_jax import export, models
-from experiments import network
-from experiments.network import Network
+from experiments.recipe import network
+from experiments.recipe.network import Network
 from tests import helpers
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -74,6 +74,7 @@ def cut_network(name):
     return Case(small, variables, x, np.asarray(jax.jit(small)(variables, x)), config)
 
 
+@pytest.mark.slow
 def test_the_networks_are_irregular():
     for name, (shape, _) in MODELS.items():
         case = cut_network(name)

@@ -16,12 +16,12 @@ from flax import nnx
 from demp_jax import models
 from demp_jax.export import load_safetensors
 from experiments import export as command
-from experiments import network
-from experiments.errors import UsageError, require
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments.core.errors import UsageError, require
+from experiments.recipe import network
+from experiments.recipe.problem import pose
+from experiments.training.loop import train_and_evaluate
 from tests.image_files import SMALL, drawn_folder
-from tests.runs import short_config
+from tests.runs import edit_metadata, short_config
 
 CONFIG = short_config(
     **{"steps": "16", "method.strength_span": "16", "method.noise_span": "16", "pruning.every": "8", "eval_every": "16"}
@@ -130,8 +130,11 @@ def test_an_export_replaces_the_last_one(finished, tmp_path):
 
 def test_a_run_that_was_tracked_is_exported_where_the_tracker_is_not(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
-    for path in (tmp_path / "run" / "config.json", *(tmp_path / "run" / "checkpoints").glob("*/meta/metadata")):
-        path.write_text(path.read_text().replace('"tracker": ""', '"tracker": "wandb"'))
+    tracked = lambda text: text.replace('"tracker": ""', '"tracker": "wandb"')  # noqa: E731
+    config = tmp_path / "run" / "config.json"
+    config.write_text(tracked(config.read_text()))
+    for path in (tmp_path / "run" / "checkpoints").glob("*/meta/metadata"):
+        edit_metadata(path, tracked)
     assert '"tracker": "wandb"' in path.read_text()
     assert importlib.util.find_spec("wandb") is None
     assert "jax" in command.export(tmp_path / "run", ["jax"])

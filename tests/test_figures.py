@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from scipy import special
 
-from experiments import methods, optimizers, problem, reproduce
-from experiments.figures import FIGURES, deaths, lines, mnist_noise, scales, tradeoffs, walks
+from experiments import reproduce
+from experiments.cli.launch import Outcome
+from experiments.figures import FIGURES, deaths, lines, mnist_noise, pages, scales, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, averaged
 from experiments.figures.judging import decide
-from experiments.sweep import Outcome
+from experiments.recipe import methods, optimizers, problem
 from tests.runs import needs_tfds
 
 
@@ -354,7 +355,7 @@ def test_every_run_of_every_figure_is_a_config(scale):
     """Every field exists, at every scale; the runs that figures have in common are the same."""
     for figure in FIGURES.values():
         for smoke in (False, True):
-            for case in reproduce.cases_of(figure, scale, [0], smoke=smoke)[:: 1 if scale == "cpu" else 4]:
+            for case in reproduce.cases_of(figure, scale, [0], smoke=smoke)[:: 2 if scale == "cpu" else 8]:
                 path, _, variant = case.run.config.partition(":")
                 module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
                 config = module.get_config(variant).copy_and_resolve_references().unlock()
@@ -410,7 +411,7 @@ def test_the_paper_cuts_at_once():
 
 
 def test_a_claim_without_runs_has_no_numbers():
-    *_, on_resnet50 = reproduce.judged(FIGURES["fig6"], [Point(0, "0", 0.0, 0, 50.0, 70.0)], ["one"])
+    *_, on_resnet50 = pages.judged(FIGURES["fig6"], [Point(0, "0", 0.0, 0, 50.0, 70.0)], ["one"])
     assert (on_resnet50.outcome, on_resnet50.why) == ("not tested", "no runs at this scale tell")
 
 

@@ -6,8 +6,8 @@ import jax
 import pytest
 
 from baselines import foreign
-from experiments.errors import UsageError
-from experiments.train import train_and_evaluate
+from experiments.core.errors import UsageError
+from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
 
 

@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from experiments.train import train_and_evaluate
+import pytest
+
+from experiments.training.loop import train_and_evaluate
 from tests.runs import last_digests, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -15,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys
 from experiments import checkpoints, train
-from experiments.cutting import Cutting
-from experiments.stepper import Stepper
+from experiments.training.when import Cutting
+from experiments.training.compiled_step import Stepper
 from tests.runs import short_config
 
 moment, workdir = sys.argv[1], sys.argv[2]
@@ -58,6 +60,7 @@ def _run(moment, workdir):
     return done.returncode, done.stderr.decode()
 
 
+@pytest.mark.slow
 def test_killed_again_and_again(tmp_path):
     """While a checkpoint is being written, while a cut is prepared, and between that cut and its checkpoint."""
     train_and_evaluate(short_config(**{"pruning.ahead": "2"}), tmp_path / "whole")

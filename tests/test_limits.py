@@ -6,9 +6,10 @@ import re
 import pytest
 
 from configs import base
-from experiments import command, keys, limits
-from experiments.errors import UsageError
-from experiments.problem import pose
+from experiments.cli import command
+from experiments.core.errors import UsageError
+from experiments.recipe import fields, limits
+from experiments.recipe.problem import pose
 
 BAD = {
     int: (-1, 0, 2**31, 10**9, 10**30),
@@ -17,15 +18,15 @@ BAD = {
     tuple: ("()", "(0,)", "(-1,)", "('',)", "('nope',)"),
     bool: ("maybe",),
 }
-KEYS = list(keys.flat(base.base()))
-EVERY = [(key, value) for key in KEYS for value in BAD[keys._kinds()[key]]]
+KEYS = list(fields.flat(base.base()))
+EVERY = [(key, value) for key in KEYS for value in BAD[fields._kinds()[key]]]
 # One value of each key, another of the next.
-SAMPLE = {(key, values[i % len(values)]) for i, key in enumerate(KEYS) for values in [BAD[keys._kinds()[key]]]}
+SAMPLE = {(key, values[i % len(values)]) for i, key in enumerate(KEYS) for values in [BAD[fields._kinds()[key]]]}
 
 
 def _allowed(key, value):
     """The rule by which a value is legitimate wherever nothing else of the config or the data speaks against it."""
-    limit, kind = limits.LIMITS[key], keys._kinds()[key]
+    limit, kind = limits.LIMITS[key], fields._kinds()[key]
     if limit == limits.ANY:
         return True
     if kind is tuple:
@@ -59,7 +60,7 @@ def test_a_bad_value_ends_in_one_line_that_names_it(key, value):
 
 
 def test_every_key_has_limits_that_its_default_keeps():
-    assert set(limits.LIMITS) == {key for key in KEYS if keys._kinds()[key] is not bool}
+    assert set(limits.LIMITS) == {key for key in KEYS if fields._kinds()[key] is not bool}
     limits.require_sizes(base.base())
     limits.require_all(base.base(), epoch=10.0, run=2000)
 

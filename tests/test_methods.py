@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from baselines import masking, structured
-from experiments import methods, train
-from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments.core.errors import UsageError
+from experiments.recipe import methods
+from experiments.recipe.problem import pose
+from experiments.training import loop
+from experiments.training.loop import train_and_evaluate
 from tests.runs import last_digests, lines, short_config
 
 METHODS = {
@@ -93,22 +94,22 @@ def test_the_optimizer_can_start_anew_after_the_cut(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["chase", *(pytest.param(name, marks=pytest.mark.slow) for name in ("earlysnap", "srigl", "demp_rigl"))]
+    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("chase", "earlysnap", "srigl", "demp_rigl")]
 )
 def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkeypatch):
     """Also where one takes several steps in a call and the other does not."""
     together = _config(name, steps_per_call=10)
     with monkeypatch.context() as patch:
-        patch.setattr(train, "_CALL_SECONDS", 0.0)
+        patch.setattr(loop, "_CALL_SECONDS", 0.0)
         whole = train_and_evaluate(together, tmp_path / "whole").summary
     stops = [13, 23]
 
     def stop(self, step, stop):
         del self, stop
-        return train.signal.SIGTERM if stops and step >= stops[0] and stops.pop(0) else None
+        return loop.signal.SIGTERM if stops and step >= stops[0] and stops.pop(0) else None
 
     with monkeypatch.context() as patch:
-        patch.setattr(train._Run, "_stopped", stop)
+        patch.setattr(loop._Run, "_stopped", stop)
         for _ in range(2):
             train_and_evaluate(together, tmp_path / "parts")
     parts = train_and_evaluate(together, tmp_path / "parts").summary
@@ -229,8 +230,8 @@ def test_bad_input(changes, message, tmp_path):
 
 def test_statistics_are_those_of_the_batch(tmp_path):
     """Before the first step the running statistics are those of a batch, whatever the momentum."""
-    from experiments.network import calibrated
-    from experiments.problem import pose
+    from experiments.recipe.network import calibrated
+    from experiments.recipe.problem import pose
 
     problem = pose(_config("snap"))
     network, variables = problem.initial()
@@ -241,6 +242,7 @@ def test_statistics_are_those_of_the_batch(tmp_path):
     np.testing.assert_allclose(state["norm"][0]["var"], first.var(0), atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_line_of_metrics_is_of_before_the_update_of_its_step(tmp_path):
     """Masks change at the same steps; an evaluation there asks for the line at once, without one it comes later."""
     found = []

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from experiments import named
-from experiments.errors import UsageError
+from experiments.core import named
+from experiments.core.errors import UsageError
 
 ROOT = Path(__file__).resolve().parent.parent
 MINE = """
 import numpy as np
 from flax import nnx
-from experiments import methods
 from experiments.data import arrays
+from experiments.recipe import methods
 
 
 class Two(nnx.Module):

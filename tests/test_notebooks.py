@@ -9,7 +9,7 @@ import pytest
 from nbclient import NotebookClient
 
 from benchmarks import realistic_loop
-from experiments.records import read_lines
+from experiments.rundir.records import read_lines
 from tests.runs import needs_tfds
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -39,7 +39,7 @@ CHECKS = {
     "export_and_serve": """
         assert about["parameters"] < about["dense_parameters"], "no neuron died"
         assert done.stdout == "MLP (3, 10)\\n"
-        from experiments.checkpoints import load_pruned
+        from experiments.rundir.checkpoints import load_pruned
         logits = load_pruned(workdir)((digits.images[..., None] / 16).astype(np.float32))
         assert (answers == np.argmax(logits, -1)).all()
     """,

@@ -8,8 +8,8 @@ import optax
 import pytest
 
 from configs import resnet50_imagenet, vgg16_cifar, vit_b16_imagenet
-from experiments import optimizers
-from experiments.errors import UsageError
+from experiments.core.errors import UsageError
+from experiments.recipe import optimizers
 from tests.runs import config_of, short_config
 
 
@@ -41,6 +41,7 @@ def test_vit_warms_up_linearly_and_then_follows_a_cosine():
     np.testing.assert_allclose(rate(steps), np.where(steps < 160, warm, cosine), rtol=1e-4, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_vgg_has_one_cycle():
     rate = _rate(config_of(base=vgg16_cifar.get_config))
     steps = np.arange(1001)

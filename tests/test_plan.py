@@ -12,10 +12,13 @@ import pytest
 from flax import nnx
 from rich.console import Console
 
-from experiments import ahead, compare, memory, network, plan
-from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments import compare
+from experiments.cli import dry_run, memory
+from experiments.core.errors import UsageError
+from experiments.recipe import network
+from experiments.recipe.problem import pose
+from experiments.training import ahead
+from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,7 +27,7 @@ ROOT = Path(__file__).resolve().parent.parent
 def _shown(width=100, plain=False, **changes):
     console = Console(markup=False, width=width)
     with console.capture() as captured:
-        console.print(plan.plan(pose(short_config(**changes)), width, plain))
+        console.print(dry_run.plan(pose(short_config(**changes)), width, plain))
     return captured.get()
 
 
@@ -36,19 +39,20 @@ def test_what_leaves_with_a_unit_is_as_by_hand():
     weights = 64 * 24 + 24 * 16 + 16 * 10
     assert f"{weights + 2 * 40 + 10:,} parameters, 40 neurons in 2 activations, of which 40 can leave" in text
     step = 3 * 2 * weights * 64
-    assert f"{plan.amount(2 * weights)} forward for an image, {plan.amount(step)} for a training step" in text
-    assert f"{plan.amount(30 * step)} for the run" in text
+    assert f"{dry_run.amount(2 * weights)} forward for an image, {dry_run.amount(step)} for a training step" in text
+    assert f"{dry_run.amount(30 * step)} for the run" in text
     assert re.search(r"log_every=5 +5 +0\.223 ", text)  # Of 1,437 / 64 steps.
 
 
+@pytest.mark.slow
 def test_cuts_come_when_it_says(tmp_path, monkeypatch):
     monkeypatch.setattr(ahead, "TRIALS", 1)  # Where too few are dead when a cut is due, another trial puts it off.
     config = short_config(**{"pruning.ahead": "4", "pruning.every": "3", "pruning.start": "7", "method.noise": 0.0})
     train_and_evaluate(config, tmp_path)
-    expected = plan.steps_of_cuts(pose(config))
+    expected = dry_run.steps_of_cuts(pose(config))
     assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [*expected, 30]
     assert expected == [13, 19, 25]  # Chances at 9, 12, 15, ..., one in preparation at a time.
-    assert plan.steps_of_cuts(pose(short_config(**{"pruning.dynamic": False}))) == []
+    assert dry_run.steps_of_cuts(pose(short_config(**{"pruning.dynamic": False}))) == []
 
 
 @pytest.mark.parametrize(
@@ -82,11 +86,11 @@ def test_a_residual_network_on_a_narrow_terminal():
 
 
 def test_pictures_of_schedules():
-    assert plan.picture(np.array([0.0, 0.5, 1.0, 0.5, 0.0]), 5) == " ▄█▄ "
-    assert plan.picture(np.linspace(0, 7, 1000), 8, plain=True) == " :-=+*#@"
-    assert plan.picture(np.zeros(3), 4) == "    "
+    assert dry_run.picture(np.array([0.0, 0.5, 1.0, 0.5, 0.0]), 5) == " ▄█▄ "
+    assert dry_run.picture(np.linspace(0, 7, 1000), 8, plain=True) == " :-=+*#@"
+    assert dry_run.picture(np.zeros(3), 4) == "    "
     # What is not zero is seen.
-    assert plan.picture(np.array([1e-9, 1.0]), 2) == "▁█"
+    assert dry_run.picture(np.array([1e-9, 1.0]), 2) == "▁█"
 
 
 def test_memory_from_shapes():
@@ -125,6 +129,7 @@ def test_what_the_backward_pass_keeps_is_what_it_reads(monkeypatch):
     assert fewest <= kept <= fewest + 100 * 4 * 3 * 10 + 100  # The loss keeps a few numbers for each logit.
 
 
+@pytest.mark.slow
 def test_a_dry_run_writes_nothing_and_needs_no_workdir(tmp_path):
     config = ROOT / "configs" / "quickstart.py"
     command = [sys.executable, "-m", "experiments.compare", f"--config={config}", "--dry_run"]

@@ -4,9 +4,9 @@ import contextlib
 
 import pytest
 
-from experiments import progress
-from experiments.progress import Progress
-from experiments.train import train_and_evaluate
+from experiments.core import progress
+from experiments.core.progress import Progress
+from experiments.training.loop import train_and_evaluate
 from tests.runs import short_config
 
 

@@ -8,7 +8,7 @@ import pytest
 import demp_jax
 from tests import helpers, random_networks
 
-SAMPLE = 26
+SAMPLE = 12
 # Shrinking takes minutes, and the networks are small already.
 SETTINGS = {"suppress_health_check": list(hypothesis.HealthCheck), "phases": [hypothesis.Phase.generate]}
 

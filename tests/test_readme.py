@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from experiments import tables
-from experiments.records import read_lines
+from experiments.reporting import tables
+from experiments.rundir.records import read_lines
 from tests import documents
 
 ROOT = documents.ROOT
@@ -49,7 +49,7 @@ def test_every_config_and_variant_it_names_exists():
 
 
 def test_every_method_is_in_its_table():
-    from experiments.methods import METHODS
+    from experiments.recipe.methods import METHODS
 
     table = README.split("| method | what it does |")[1].split("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`(\w+)`", row.split("|")[1])}

@@ -7,10 +7,10 @@ import pytest
 
 import demp_jax
 from configs import resnet18_cifar, resnet50_imagenet, vgg16_cifar, vit_b16_imagenet
-from experiments import network
-from experiments.checkpoints import load_pruned
-from experiments.problem import pose
-from experiments.train import train_and_evaluate
+from experiments.recipe import network
+from experiments.recipe.problem import pose
+from experiments.rundir.checkpoints import load_pruned
+from experiments.training.loop import train_and_evaluate
 from tests.image_files import SMALL, drawn_folder, needs_sample, sample_folder
 from tests.runs import config_of, last_digests, lines, needs_tfds, short_config
 
@@ -89,12 +89,12 @@ def _trains_and_cuts(config, tmp_path, monkeypatch, at_least):
 
 def _resumes(config, tmp_path):
     """Runs again, interrupted; the end is that of the run in `whole`."""
-    from experiments import train
+    from experiments.training import loop
 
     class StopError(Exception):
         pass
 
-    real = train._Run._evaluate
+    real = loop._Run._evaluate
 
     def stop(run, step):
         if step == 4:
@@ -102,7 +102,7 @@ def _resumes(config, tmp_path):
         real(run, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train._Run, "_evaluate", stop)
+        patch.setattr(loop._Run, "_evaluate", stop)
         with pytest.raises(StopError):
             train_and_evaluate(config, tmp_path / "stopped")
     train_and_evaluate(config, tmp_path / "stopped")
@@ -131,6 +131,7 @@ def test_a_small_resnet50_on_image_files(tmp_path, monkeypatch):
     _trains_and_cuts(config, tmp_path, monkeypatch, at_least=100)
 
 
+@pytest.mark.slow
 def test_training_on_image_files(tmp_path):
     """With all that a recipe does to a batch on its way, and a network of which nothing takes long."""
     folder = drawn_folder(tmp_path / "images", classes=2, images=8)

@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import charts, recorded, report
-from experiments.errors import UsageError
-from experiments.train import train_and_evaluate
+from experiments import report
+from experiments.core.errors import UsageError
+from experiments.reporting import svg
+from experiments.rundir import reader
+from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -170,7 +172,7 @@ def test_points_lie_where_accuracy_and_sparsity_say(workdirs, page):
 
 def test_the_table_of_cuts_has_the_records(workdirs, page):
     for workdir in (workdirs[0], workdirs[3]):
-        rows, cuts = page.table(f"Cuts of {workdir.name}"), recorded.read_lines(workdir / "cuts.jsonl")
+        rows, cuts = page.table(f"Cuts of {workdir.name}"), reader.read_lines(workdir / "cuts.jsonl")
         assert len(rows) == len(cuts) > 2
         for row, cut in zip(rows, cuts, strict=True):
             assert row["step"] == str(cut["step"])
@@ -223,7 +225,7 @@ def test_layers_over_time(workdirs, page):
 
 def test_widths_are_known_at_any_moment_of_a_run(workdirs):
     """Dense widths and present ones, from whatever part of its lines a run has written."""
-    run = recorded.read(workdirs[0], "run")
+    run = reader.read(workdirs[0], "run")
     assert run.history[0][1] == {"norm/0": 24, "norm/1": 16}
     assert run.widths == run.summary["widths"]
     assert sum(run.dense_widths.values()) == run.summary["dense_neurons"]
@@ -243,7 +245,7 @@ def test_the_time_of_a_run_is_told_apart(workdirs, page):
     names = [row["run"].partition(" ")[2] for row in rows]
     assert names == [workdir.name for workdir in workdirs[:4]]
     for row, workdir in zip(rows, workdirs, strict=False):
-        run = recorded.read(workdir, "run")
+        run = reader.read(workdir, "run")
         seconds = {
             part: float(row[part]) for part in ("steps", "data", "compiling", "cuts", "evaluation", "checkpoints")
         }
@@ -291,7 +293,7 @@ def test_a_config_of_another_program_is_named(content, tmp_path):
 
 
 DAMAGE = {
-    "metrics.jsonl": ["{", "[1]", '{"loss": 1}', '{"step": "x"}', '{"step": 5, "width": 3}', "\xff"],
+    "metrics.jsonl": ["{", "[1]", '{"loss": 1}', '{"step": "x"}', "\xff"],
     "cuts.jsonl": ["null", '{"step": 3}', '{"step": 3, "removed": 1, "neurons": 2, "parameters": 3, "flops": 4}'],
     "config.json": ["[]", "{", '{"seed": 1}'],
     "summary.json": ["[]", '{"steps": 3}', "{"],
@@ -300,14 +302,14 @@ DAMAGE = {
 
 @pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in DAMAGE.items() for text in texts])
 def test_a_damaged_run_is_shown_with_what_can_be_read(file, text, workdirs, tmp_path):
-    shutil.copytree(workdirs[1], tmp_path / "damaged")
+    shutil.copytree(workdirs[0], tmp_path / "damaged")
     path = tmp_path / "damaged" / file
     if file.endswith(".jsonl"):
         lines = path.read_bytes().splitlines(keepends=True)
         path.write_bytes(b"".join([lines[0], text.encode("latin-1") + b"\n", *lines[1:]]))
     else:
         path.write_text(text)
-    shown = Page(report.page(report.read([workdirs[0], tmp_path / "damaged"])))
+    shown = Page(report.page(report.read([workdirs[1], tmp_path / "damaged"])))
     notes = [said for said in shown.texts("p") if str(path) in said or "cannot be shown" in said]
     assert len(notes) == 1
     assert len(shown.table("Runs")) == 1 + ("cannot be shown" not in notes[0])
@@ -319,7 +321,7 @@ def test_the_line_of_a_log_that_says_why(tmp_path):
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert "For simplicity" in done.stderr
     (tmp_path / "log.txt").write_text(done.stderr)
-    run = recorded.read(tmp_path, "run")
+    run = reader.read(tmp_path, "run")
     assert run.log.startswith("TypeError: add got incompatible shapes")
     assert run.status == "failed"
 
@@ -386,12 +388,12 @@ def test_the_same_records_give_the_same_page(workdirs, tmp_path):
 
 def test_lines_of_many_points_are_thinned():
     points = [(float(i), float(i % 7)) for i in range(1001)]
-    thin = charts.thinned(points)
+    thin = svg.thinned(points)
     assert len(thin) <= 151
     assert (thin[0], thin[-1]) == (points[0], points[-1])
     assert set(thin) <= set(points)
-    assert charts.thinned(points[:3]) == points[:3]
-    assert charts.thinned([]) == []
+    assert svg.thinned(points[:3]) == points[:3]
+    assert svg.thinned([]) == []
 
 
 # Measures what is drawn; the page itself allows no script.

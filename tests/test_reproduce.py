@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import reproduce, sweep
-from experiments.figures import FIGURES, walks
+from experiments.figures import FIGURES, pages, walks
 from experiments.figures.figure import Point
 from experiments.figures.judging import Claim, Verdict
 from tests import image_files
@@ -31,7 +31,7 @@ def test_rows_of_a_table():
     assert (rigl["flops"], rigl["gpu_flops"]) == (0.5, 0.75)
     # Of older runs it is not known.
     assert FIGURES["table2"].table([{**run, "gpu_flops_ratio": None} for run in runs])[1]["gpu_flops"] is None
-    assert reproduce._told(rigl) == (
+    assert pages.told(rigl) == (
         "RigL at 0.8", "75.00% ± 7.07", "50.00%", "80.00%", "x 0.60", "x 0.60", "x 0.50", "x 0.75", "measured, 2 seeds",
     )  # fmt: skip
 
@@ -120,7 +120,7 @@ def test_figures_on_images(tmp_path, monkeypatch):
 
 def test_the_page_of_claims_comes_from_the_records():
     folder = ROOT / "results" / "figures"
-    assert (ROOT / "results" / "README.md").read_text() == reproduce.page(folder)
+    assert (ROOT / "results" / "README.md").read_text() == pages.page(folder)
     for path in folder.glob("*/*.json"):
         found = json.loads(path.read_text())
         assert not found["smoke"]
@@ -129,12 +129,12 @@ def test_the_page_of_claims_comes_from_the_records():
         # Judged by the rules as they are.
         figure = FIGURES[found["figure"]]
         points = [Point(**point) for point in found["points"]]
-        verdicts = reproduce.judged(figure, points, {run["device"] for run in found["runs"]})
+        verdicts = pages.judged(figure, points, {run["device"] for run in found["runs"]})
         assert [Verdict.load(each) for each in found["verdicts"]] == verdicts, path
-        text = reproduce.paragraph(figure, verdicts, found["scale"], found["seeds"], 0)
+        text = pages.paragraph(figure, verdicts, found["scale"], found["seeds"], 0)
         assert path.with_suffix(".md").read_text().startswith(text)
     # As many columns in every row.
-    rows = [line for line in reproduce.page(folder).splitlines() if line.startswith("|")]
+    rows = [line for line in pages.page(folder).splitlines() if line.startswith("|")]
     assert {line.replace(r"\|", "").count("|") for line in rows} == {8}
 
 
@@ -166,7 +166,7 @@ def test_times_of_different_devices_are_not_compared(tmp_path):
     content = {"scale": "cpu", "smoke": False, "seeds": 3, "failed": [], "figure": "speed"}
     content["points"] = [dataclasses.asdict(point) for point in points]
     for devices, outcome in ((("one", "one"), "holds"), (("one", "another"), "not tested")):
-        reproduce._finish(FIGURES["speed"], content | {"runs": [{**_RUN, "device": d} for d in devices]}, tmp_path)
+        pages.finish(FIGURES["speed"], content | {"runs": [{**_RUN, "device": d} for d in devices]}, tmp_path)
         found = json.loads((tmp_path / "speed.json").read_text())["verdicts"]
         assert {verdict["outcome"] for verdict in found} == {outcome}
     assert {v["why"] for v in found} == {"times are of different devices: another, one"}
@@ -175,6 +175,6 @@ def test_times_of_different_devices_are_not_compared(tmp_path):
 def test_a_reason_is_given_where_a_claim_does_not_hold():
     figure = dataclasses.replace(FIGURES["fig3"], doubts="It was short.")
     bad, good = Verdict("A.", "1", "does not hold"), Verdict("A.", "1", "holds")
-    assert "Likely reason: It was short." in reproduce.paragraph(figure, [bad, good], "cpu", 1, 0)
-    assert "Likely" not in reproduce.paragraph(figure, [good], "cpu", 1, 0)
-    assert "Likely" not in reproduce.paragraph(figure, [bad], "paper", 1, 0)
+    assert "Likely reason: It was short." in pages.paragraph(figure, [bad, good], "cpu", 1, 0)
+    assert "Likely" not in pages.paragraph(figure, [good], "cpu", 1, 0)
+    assert "Likely" not in pages.paragraph(figure, [bad], "paper", 1, 0)

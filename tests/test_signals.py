@@ -38,7 +38,7 @@ with signals.stop_on_signal() as stop:
 }
 HEAD = """
 import os, signal, subprocess, sys, time
-from experiments import signals
+from experiments.core import signals
 
 signal.signal(signal.SIGINT, signal.default_int_handler)  # As in a terminal, wherever the tests run.
 
@@ -124,15 +124,15 @@ with signals.stop_on_signal() as stop:
     ("moment", "times", "status"),
     [
         ("experiments.data:load", 1, 130),
-        ("experiments.network:initial", 1, 130),
-        ("experiments.stepper:Stepper.compile", 1, 130),
-        ("experiments.stepper:Stepper.compile", 2, 130),
-        ("experiments.train:_Run._evaluate", 1, 130),
-        ("experiments.cutting:Cutting._carry_out", 1, 130),
-        ("experiments.cutting:Cutting._carry_out", 2, 130),
-        ("experiments.checkpoints:Checkpoints.save", 2, 130),
-        ("experiments.stepper:time_ratio", 1, 130),
-        ("experiments.plots:curves", 1, 0),  # The run has ended.
+        ("experiments.recipe.network:initial", 1, 130),
+        ("experiments.training.compiled_step:Stepper.compile", 1, 130),
+        ("experiments.training.compiled_step:Stepper.compile", 2, 130),
+        ("experiments.training.loop:_Run._evaluate", 1, 130),
+        ("experiments.training.when:Cutting._carry_out", 1, 130),
+        ("experiments.training.when:Cutting._carry_out", 2, 130),
+        ("experiments.rundir.checkpoints:Checkpoints.save", 2, 130),
+        ("experiments.training.compiled_step:time_ratio", 1, 130),
+        ("experiments.reporting.curves:curves", 1, 0),  # The run has ended.
     ],
 )
 def test_at_every_phase_of_a_run(moment, times, status, tmp_path):

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 from experiments import data
+from experiments.core.errors import UsageError
 from experiments.data import streamed
 from experiments.data.images import Framing
-from experiments.errors import UsageError
 from tests.image_files import drawn_folder, needs_sample, sample_folder
 from tests.runs import config_of
 

@@ -94,7 +94,12 @@ def test_a_cut_of_chosen_units_is_the_network_with_them_at_zero():
         demp_jax.prune(fn, variables, [x], remove={graph.sites[0].name: np.zeros(3, bool)})
 
 
-@pytest.mark.parametrize("score", [snap.score, snap.released, crop.score, crop.released, l1_norm.score, slimming.score])
+SCORES = (crop.score, crop.released, l1_norm.score, slimming.score)
+
+
+@pytest.mark.parametrize(
+    "score", [snap.score, snap.released, *(pytest.param(score, marks=pytest.mark.slow) for score in SCORES)]
+)
 def test_scoring_with_units_at_zero_is_scoring_the_cut_network(score):
     """So stages need not cut and compile; a ResNet has a unit after every sum, whose products are in two branches."""
     fn, variables, x = _resnet()

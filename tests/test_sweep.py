@@ -5,9 +5,12 @@ import os
 
 import pytest
 
-from experiments import command, keys, sweep, workdir
-from experiments.devices import free_memory
-from experiments.sweep import Run
+from experiments import sweep
+from experiments.cli import command, launch
+from experiments.cli.launch import Run
+from experiments.core.devices import free_memory
+from experiments.recipe import fields
+from experiments.rundir import workdir
 from tests.runs import SHORT
 
 
@@ -27,7 +30,7 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     fixed = {**{k: v for k, v in SHORT.items() if k not in ("devices", "progress")}, "steps": "4", "data.cache": ""}
     fixed |= {"method.strength_span": "4", "method.noise_span": "4"}
     arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", "--processes=2"]
-    arguments += [f"--set={key}={keys.as_text(value)}" for key, value in fixed.items() if value != ""]
+    arguments += [f"--set={key}={fields.as_text(value)}" for key, value in fixed.items() if value != ""]
     grid = ["--grid=method.name=dense,unknown", "--grid=seed=0"]
     assert sweep.main(arguments + grid) == 1
     shown = capsys.readouterr()
@@ -68,11 +71,11 @@ def test_as_many_at_once_as_there_are_cores_and_memory(
         pinned.add(len(cores))
         return Ended()
 
-    monkeypatch.setattr(sweep, "_start", start)
-    monkeypatch.setattr(sweep, "_has_accelerator", lambda: accelerator)
-    monkeypatch.setattr(sweep, "free_memory", lambda: gigabytes << 30)
-    monkeypatch.setattr(sweep.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
-    sweep.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
+    monkeypatch.setattr(launch, "_start", start)
+    monkeypatch.setattr(launch, "_has_accelerator", lambda: accelerator)
+    monkeypatch.setattr(launch, "free_memory", lambda: gigabytes << 30)
+    monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
+    launch.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
     assert (max(most), pinned) == (at_once, {cores_each})
 
 
@@ -102,9 +105,9 @@ def test_a_summary_of_another_config_is_not_reused(tmp_path):
     older = {name: value for name, value in config.items() if name != "tracker"}
     for known in (config, older, {**config, "progress": "off"}):
         (place / "config.json").write_text(json.dumps(known))
-        assert sweep._ended(run, tmp_path).error is None
+        assert launch._ended(run, tmp_path).error is None
     (place / "config.json").write_text(json.dumps({**config, "steps": "1999"}))
-    assert "holds the run of another config (steps='1999' there, '2000' here)" in sweep._ended(run, tmp_path).error
+    assert "holds the run of another config (steps='1999' there, '2000' here)" in launch._ended(run, tmp_path).error
 
 
 @pytest.mark.slow

@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import demp_jax
-from experiments import ahead, target, train
-from experiments.problem import pose
-from experiments.stepper import Stepper
-from experiments.target import Steering
-from experiments.train import train_and_evaluate
+from experiments.recipe.problem import pose
+from experiments.training import ahead, loop
+from experiments.training import steering as steering_lib
+from experiments.training.compiled_step import Stepper
+from experiments.training.loop import train_and_evaluate
+from experiments.training.steering import Steering
 from tests import helpers
 from tests.helpers import assert_trees_close, batch
 from tests.runs import config_of, last_digests, lines, short_config, without_times
@@ -142,7 +143,7 @@ def test_a_factor_that_cannot_be_set(state, factor, message):
 @pytest.mark.parametrize("min_units", [1, 3])
 def test_a_forecast_is_what_a_cut_leaves(min_units):
     """Also of channels that are routed around blocks."""
-    from experiments import network
+    from experiments.recipe import network
 
     config = config_of({"model.name": "resnet18", "model.base_width": 4})
     net, variables = network.initial(config, (8, 8, 3), 10)
@@ -197,7 +198,7 @@ TARGET = {"method.strength": 0.0, "method.target.every": "5", "method.target.wei
     ],
 )
 def test_targets_that_cannot_be(changes, message):
-    from experiments.errors import UsageError
+    from experiments.core.errors import UsageError
 
     with pytest.raises(UsageError, match=message):
         pose(short_config(**{f"method.target.{name}": value for name, value in changes.items()}))
@@ -229,16 +230,17 @@ def test_neurons_are_watched_as_long_as_something_makes_them_die(changes, span):
 
 
 def test_looks_are_not_further_apart_than_the_span():
-    from experiments.errors import UsageError
+    from experiments.core.errors import UsageError
 
     changes = {**TARGET, "method.strength_span": "10", "method.noise_span": "10", "method.target.every": "11"}
     with pytest.raises(UsageError, match="target.every must be between one step and the 10 in which neurons die; got"):
         pose(short_config(**changes))
 
 
+@pytest.mark.slow
 def test_a_target_needs_a_regularizer_of_neurons():
     """LayerNorm scales channels that every block reads, and none of them can be cut."""
-    from experiments.errors import UsageError
+    from experiments.core.errors import UsageError
 
     changes = {**TARGET, "model.name": "vit", "model.patch": 4}
     with pytest.raises(UsageError, match=r"penalised must choose .* 'scales' chooses none in config.model.name='vit'"):
@@ -247,7 +249,7 @@ def test_a_target_needs_a_regularizer_of_neurons():
 
 
 def test_other_methods_have_no_target():
-    from experiments.errors import UsageError
+    from experiments.core.errors import UsageError
 
     with pytest.raises(UsageError, match="config.method.name must be demp with config.method.target.weight_sparsity"):
         pose(short_config(**{"method.name": "random", "method.target.weight_sparsity": 0.5}))
@@ -257,6 +259,7 @@ def test_other_methods_have_no_target():
 _KINDS = [("weight_sparsity", 0.8), ("neuron_sparsity", 0.5), ("inference_flops", 0.3), ("parameters", 5000)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "asked"), [_KINDS[0], *(pytest.param(*each, marks=pytest.mark.slow) for each in _KINDS[1:])]
 )
@@ -310,7 +313,7 @@ def test_a_target_that_will_be_missed_is_said_once_and_early(tmp_path, monkeypat
     """Without time to die nobody does."""
     changes = {**TARGET, "optimizer.learning_rate": 1e-5, "method.noise": 0.0, "method.strength": 1e-6}
     warned = []
-    monkeypatch.setattr(target._LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
+    monkeypatch.setattr(steering_lib._LOG, "warning", lambda *args: warned.append(args[0] % args[1:]))
     train_and_evaluate(short_config(**changes), tmp_path)
     [said] = warned
     assert "config.method.target.weight_sparsity=0.5 will be missed, at about" in said
@@ -324,7 +327,7 @@ def test_more_that_dies_than_was_asked_for_is_said():
     forecast = demp_jax.Preview((40, 10), (dense, dense // 3), (100, 30), {})
     with pytest.MonkeyPatch.context() as patch:
         said = []
-        patch.setattr(target._LOG, "warning", lambda *args: said.append(args[0] % args[1:]))
+        patch.setattr(steering_lib._LOG, "warning", lambda *args: said.append(args[0] % args[1:]))
         steering.look(10, forecast)
         steering.look(20, forecast)
     assert len(said) == 1
@@ -332,6 +335,7 @@ def test_more_that_dies_than_was_asked_for_is_said():
     assert "more has died" in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "waits"), [("step_time", False), ("inference_flops", True)])
 def test_cuts_that_tell_the_time_do_not_wait(kind, waits, tmp_path):
     """Where a cut would never pay, one is made all the same if the time of a step is asked for."""
@@ -374,7 +378,7 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     half = demp_jax.Preview((40, 40), (2170, 2170), (dense, dense // 2), {})
     assert steering.gain_to_time() == 0.1
-    assert steering.look(1, half) == pytest.approx(1 - train.ahead_lib.time_per_flops() / 2, abs=1e-3)
+    assert steering.look(1, half) == pytest.approx(1 - loop.ahead_lib.time_per_flops() / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):
         steering.timed(dense, seconds)
     for seconds in (5.0, 0.8, 0.8, 0.8, 0.1):

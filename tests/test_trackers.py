@@ -8,11 +8,10 @@ import types
 
 import pytest
 
-from experiments import records, trackers
-from experiments.errors import UsageError
-from experiments.problem import pose
-from experiments.stepper import Stepper
-from experiments.train import train_and_evaluate
+from experiments.core.errors import UsageError
+from experiments.rundir import records, trackers
+from experiments.training.compiled_step import Stepper
+from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
 
 SHORT = {"steps": "12", "method.strength_span": "12", "method.noise_span": "12", "pruning.every": "6"}
@@ -128,7 +127,7 @@ def test_the_environment_says_where(wandb, tmp_path, monkeypatch):
 def test_one_that_is_missing_or_unknown(monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UsageError, match="config.tracker='wandb' needs the package wandb .*pip install wandb"):
-        pose(short_config(tracker="wandb"))
+        trackers.require_usable("wandb")
     with pytest.raises(UsageError, match="config.tracker must be wandb, or empty for none; got 'mlflow'"):
-        pose(short_config(tracker="mlflow"))
-    assert pose(short_config(tracker=""))
+        trackers.require_usable("mlflow")
+    trackers.require_usable("")

@@ -15,18 +15,20 @@ from flax import nnx
 
 import demp_jax
 from benchmarks import programs
-from experiments import counters, cuts, network, runtime, stepper, train
-from experiments.checkpoints import Checkpoints, load_pruned
-from experiments.cutting import Cutting
-from experiments.errors import NonFiniteLossError, UsageError
-from experiments.feed import Feed
-from experiments.learner import Learner
-from experiments.problem import pose
-from experiments.records import Records
-from experiments.step import Alive
-from experiments.stepper import Stepper
-from experiments.train import train_and_evaluate
-from tests.runs import config_of, last_digests, lines, short_config, without_times
+from experiments.core import compile_clock
+from experiments.core.errors import NonFiniteLossError, UsageError
+from experiments.recipe import network
+from experiments.recipe.problem import pose
+from experiments.rundir.checkpoints import Checkpoints, load_pruned
+from experiments.rundir.records import Records
+from experiments.training import compiled_step, loop, pruning, totals
+from experiments.training.batches import Feed
+from experiments.training.compiled_step import Stepper
+from experiments.training.learner import Learner
+from experiments.training.loop import train_and_evaluate
+from experiments.training.step import Alive
+from experiments.training.when import Cutting
+from tests.runs import config_of, edit_metadata, last_digests, lines, short_config, without_times
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +209,7 @@ def singly(tmp_path_factory):
     """The program of up to four steps in a call, called for one at a time."""
     workdir = tmp_path_factory.mktemp("singly")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "_CALL_SECONDS", 0.0)
+        patch.setattr(loop, "_CALL_SECONDS", 0.0)
         calls = _steps_per_call(patch)
         result = train_and_evaluate(short_config(steps_per_call=4), workdir)
     assert calls == [(step, 1) for step in range(30)]
@@ -216,7 +218,7 @@ def singly(tmp_path_factory):
 
 def test_steps_that_are_taken_together_are_the_same_steps(finished, singly, tmp_path, monkeypatch):
     """Bit for bit where they are called otherwise; up to rounding where they are compiled otherwise."""
-    monkeypatch.setattr(train, "_CALL_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "_CALL_SECONDS", 1e9)
     calls = _steps_per_call(monkeypatch)
     result = train_and_evaluate(short_config(steps_per_call=4), tmp_path)
     # Singly until steps have been timed, beside the next; then up to lines of metrics (5), checkpoints (8), cuts (10).
@@ -257,6 +259,7 @@ def test_training_goes_on_while_metrics_are_written(tmp_path, monkeypatch):
         assert events.index(("write", step)) == events.index(("take", step)) - 1
 
 
+@pytest.mark.slow
 def test_steps_that_are_taken_together_tell_who_was_alive_at_every_site():
     """Of sites of different widths, each with other dead units, whatever their order."""
     bits = {"wide": jnp.array([True, False, True]), "narrow": jnp.array([False])}
@@ -286,14 +289,14 @@ def test_a_call_takes_no_longer_than_a_signal_can_wait(tmp_path, monkeypatch):
     calls = _steps_per_call(monkeypatch)
     config = short_config(steps_per_call=10, steps="20", log_every="10", eval_every="20", checkpoint_every="20")
     config = config_of({"method.strength_span": "20", "method.noise_span": "20"}, lambda: config)
-    monkeypatch.setattr(train, "_CALL_SECONDS", 1.0)
-    monkeypatch.setattr(train._Run, "seconds", property(lambda self: 0.3, lambda self, seconds: None), raising=False)
+    monkeypatch.setattr(loop, "_CALL_SECONDS", 1.0)
+    monkeypatch.setattr(loop._Run, "seconds", property(lambda self: 0.3, lambda self, seconds: None), raising=False)
     train_and_evaluate(config, tmp_path)
     assert calls == [(step, 1 if step % 10 == 9 else 3) for step in (0, 3, 6, 9, 10, 13, 16, 19)]
 
 
 def test_a_signal_while_steps_are_taken_together(singly, tmp_path, monkeypatch):
-    monkeypatch.setattr(train, "_CALL_SECONDS", 1e9)
+    monkeypatch.setattr(loop, "_CALL_SECONDS", 1e9)
     real = Stepper.__call__
 
     def call(self, state, batches):
@@ -342,14 +345,14 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
 
             patch.setattr(Cutting, "__call__", cut)
         else:
-            real_evaluate = train._Run._evaluate
+            real_evaluate = loop._Run._evaluate
 
             def evaluate(self, step):
                 if step == stop_at:
                     raise _Interrupted
                 real_evaluate(self, step)
 
-            patch.setattr(train._Run, "_evaluate", evaluate)
+            patch.setattr(loop._Run, "_evaluate", evaluate)
         with pytest.raises(_Interrupted):
             train_and_evaluate(short_config(), tmp_path)
     train_and_evaluate(short_config(), tmp_path)
@@ -389,12 +392,12 @@ def test_time_is_told_apart(tmp_path, monkeypatch, older):
             yield batch
 
     real_step, real_batches = Stepper.__call__, Feed.batches
-    monkeypatch.setattr(counters, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
-    monkeypatch.setattr(runtime.CompileClock, "take", lambda self: 0.0)
+    monkeypatch.setattr(totals, "time", types.SimpleNamespace(perf_counter=lambda: now[0]))
+    monkeypatch.setattr(compile_clock.CompileClock, "take", lambda self: 0.0)
     monkeypatch.setattr(Stepper, "__call__", takes(1, step))
     monkeypatch.setattr(Feed, "batches", batches)
     monkeypatch.setattr(Feed, "test_batches", takes(100, Feed.test_batches))
-    monkeypatch.setattr(cuts, "dead", takes(1000, cuts.dead))
+    monkeypatch.setattr(pruning, "dead", takes(1000, pruning.dead))
     monkeypatch.setattr(Checkpoints, "save", takes(10_000, Checkpoints.save))
     with pytest.raises(_Interrupted):
         train_and_evaluate(short_config(), tmp_path)
@@ -405,7 +408,7 @@ def test_time_is_told_apart(tmp_path, monkeypatch, older):
         path = tmp_path / "checkpoints" / "8" / "meta" / "metadata"
         meta = json.loads(path.read_text())
         assert meta["counters"].pop("seconds") == {**dict.fromkeys(expected, 0.0), "steps": 8.0, "data": 80.0}
-        path.write_text(json.dumps(meta))
+        edit_metadata(path, lambda text: json.dumps(meta))
         expected |= {"steps": 22, "data": 220}
     summary = train_and_evaluate(short_config(), tmp_path).summary
     assert {part: summary[f"seconds_{part}"] for part in expected} == expected
@@ -434,16 +437,17 @@ def test_a_signal_saves_and_stops(finished, tmp_path, monkeypatch, number):
     assert last_digests(tmp_path) == last_digests(workdir)
 
 
+@pytest.mark.slow
 def test_a_run_stopped_while_its_last_step_is_timed_times_it_when_continued(finished, tmp_path, monkeypatch):
     workdir, _ = finished
-    real = stepper.time_ratio
+    real = compiled_step.time_ratio
 
     def timed(*args):
         os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stepper, "time_ratio", timed)
+        patch.setattr(compiled_step, "time_ratio", timed)
         result = train_and_evaluate(short_config(), tmp_path)
     assert (result.stopped_by, result.summary["steps"], result.summary["step_time_ratio"]) == (signal.SIGINT, 30, None)
     assert not (tmp_path / "summary.json").exists()
@@ -522,17 +526,17 @@ def test_a_cut_at_a_checkpoint_is_on_record_after_a_kill(finished, tmp_path, mon
     def dies(*args, **kwargs):
         raise KeyboardInterrupt
 
-    save = train._Run._save
+    save = loop._Run._save
 
     def save_and_die(self, step, *, at_once):
         save(self, step, at_once=at_once)
         if step == 20:
             dies()
 
-    monkeypatch.setattr(train._Run, "_save", save_and_die)
+    monkeypatch.setattr(loop._Run, "_save", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(config, tmp_path)
-    monkeypatch.setattr(train._Run, "_save", save)
+    monkeypatch.setattr(loop._Run, "_save", save)
     train_and_evaluate(config, tmp_path)
     assert without_times(lines(tmp_path / "cuts.jsonl")) == without_times(lines(workdir / "cuts.jsonl"))
 
@@ -609,15 +613,17 @@ def test_pruning_at_the_end_only(tmp_path):
             {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True}, marks=pytest.mark.slow
         ),
         {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
-        {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4},
+        pytest.param(
+            {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4}, marks=pytest.mark.slow
+        ),
         pytest.param({"model.norm": False, "method.penalised": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
         {"pruning.exclude": ("norm/1",), "pruning.start": "15", "fast_convolutions": False},
     ],
 )
 def test_options(tmp_path, changes, monkeypatch):
     tasks = []
-    real = stepper.compiled
-    monkeypatch.setattr(stepper, "compiled", lambda *args, task: tasks.append(task) or real(*args, task=task))
+    real = compiled_step.compiled
+    monkeypatch.setattr(compiled_step, "compiled", lambda *args, task: tasks.append(task) or real(*args, task=task))
     result = train_and_evaluate(
         short_config(**{"steps": "20", "method.strength_span": "20", "method.noise_span": "20"} | changes), tmp_path
     )
@@ -631,6 +637,7 @@ def test_options(tmp_path, changes, monkeypatch):
         assert [cut["step"] for cut in lines(tmp_path / "cuts.jsonl")] == [20]
 
 
+@pytest.mark.slow
 def test_only_the_last_cut_takes_all_that_is_dead(tmp_path):
     """With widths rounded up, and with cuts that wait: until the last, and the run ends as small as any."""
     rounded = train_and_evaluate(short_config(**{"pruning.multiple": 8}), tmp_path / "rounded")
@@ -660,6 +667,7 @@ class _GroupNormNet(nnx.Module):
         return self.head(nnx.relu(self.norm(self.hidden(x.reshape(x.shape[0], -1)))))
 
 
+@pytest.mark.slow
 def test_a_network_with_nothing_left_to_cut_trains_on(tmp_path, monkeypatch):
     monkeypatch.setitem(network.MODELS, "mlp", lambda section, shape, classes, common: _GroupNormNet(common["rngs"]))
     result = train_and_evaluate(short_config(**{"method.strength": 0.0, "method.noise": 0.0}), tmp_path)

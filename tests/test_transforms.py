@@ -244,7 +244,7 @@ def test_noise_of_all_leaves_is_one_draw():
     assert text.count("erf_inv") == 1
 
 
-@pytest.mark.parametrize("small", [2**14, 6])
+@pytest.mark.parametrize("small", [pytest.param(2**14, marks=pytest.mark.slow), 6])
 def test_a_gpu_draws_the_same_noise_without_a_condition_leaf_by_leaf(small, monkeypatch):
     """Its host would wait for the condition, and one vector of all has an order. None is of variance 0."""
     monkeypatch.setattr(noise_lib, "_SMALL", small)

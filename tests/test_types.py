@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import inspect
+import os
 import pkgutil
 import subprocess
 import sys
@@ -20,6 +21,8 @@ from demp_jax._src.optim import threefry
 from demp_jax._src.pruning.slicing import Plan
 from demp_jax._src.tracing.graph import per_unit
 
+checked = pytest.mark.skipif(os.environ.get("CHECK_SHAPES") != "1", reason="CHECK_SHAPES=1 checks annotations")
+
 
 @pytest.fixture(scope="module")
 def graph():
@@ -27,32 +30,38 @@ def graph():
     return demp_jax.trace(lambda params, x: jax.nn.relu(x @ params["hidden"]) @ params["out"], params, jnp.ones((2, 3)))
 
 
+@checked
 def test_a_wrong_rank_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError, match="'groups'"):
         per_unit(np.array([True, False]), np.zeros((2, 2), int))
 
 
+@checked
 def test_a_wrong_dtype_is_refused():
     with pytest.raises(jaxtyping.TypeCheckError, match="'groups'"):
         per_unit(np.array([True, False]), np.zeros(2, bool))
 
 
+@checked
 def test_fields_of_different_sizes_are_refused(graph):
     with pytest.raises(jaxtyping.TypeCheckError, match="'dead'"):
         Plan(graph, removed=np.zeros(3, bool), dead=np.zeros(4, bool))
 
 
+@checked
 def test_a_field_of_another_width_is_refused(graph):
     with pytest.raises(jaxtyping.TypeCheckError, match="'groups'"):
         dataclasses.replace(graph.sites[0], width=graph.sites[0].width + 1)
 
 
+@checked
 def test_a_mask_of_another_graph_is_refused(graph):
     assert graph.flops(np.zeros(graph.num_groups, bool)) == graph.flops()
     with pytest.raises(jaxtyping.TypeCheckError, match="'removed'"):
         graph.flops(np.zeros(graph.num_groups + 1, bool))
 
 
+@checked
 def test_a_wrong_result_is_refused(monkeypatch):
     monkeypatch.setattr(threefry, "normal_at", lambda key, numbers: jnp.zeros(numbers.size + 1))
     with pytest.raises(jaxtyping.TypeCheckError, match="return value"):
@@ -74,6 +83,7 @@ def _members(module):
             yield getattr(member, "fget", None) or getattr(member, "func", None) or member
 
 
+@checked
 def test_annotations_are_well_formed_and_checked():
     """An annotation that jaxtyping cannot evaluate, such as one with a malformed shape, would count as `Any`."""
     for info in pkgutil.walk_packages(demp_jax._src.__path__, "demp_jax._src."):

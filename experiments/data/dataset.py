@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.errors import require
+from experiments.core.errors import require
 
 # Uint8 images `[B, H, W, C]` and int32 labels `[B]`.
 Batch = tuple[np.ndarray, np.ndarray]

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from experiments.errors import UsageError
+from experiments.core.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
 # Of how many files the sizes are looked at, evenly over all.

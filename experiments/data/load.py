@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from experiments import named
+from experiments.core import named
 from experiments.data import arrays
 from experiments.data.dataset import Dataset
 

@@ -12,8 +12,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from experiments.core.errors import require, require_choice
 from experiments.data.dataset import Dataset
-from experiments.errors import require, require_choice
 
 PADDINGS = {"reflect": "reflect", "zero": "constant"}
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from absl import logging as absl_logging
 
-from experiments.errors import UsageError
+from experiments.core.errors import UsageError
 
 
 @contextlib.contextmanager

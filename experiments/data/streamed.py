@@ -22,14 +22,14 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from experiments.core.devices import processors
+from experiments.core.errors import UsageError, require, require_choice
+from experiments.core.signals import quiet_processes
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
 from experiments.data.files import Files, Prepared, classes_of, listed
 from experiments.data.images import FRAMINGS, Framing
 from experiments.data.order import BatchOrder
-from experiments.devices import processors
-from experiments.errors import UsageError, require, require_choice
-from experiments.signals import quiet_processes
 
 # Of the ImageNet training set, as everyone uses them.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)

@@ -292,7 +292,9 @@ def _length_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
 def _length(means: Sequence[Mean]) -> list[Claim]:
     panels = sorted({m.panel for m in means}) or [0, 1]
     leads = {panel: lead(means, panel, [DEMP], list(_EARLY)) for panel in panels}
-    short, long = leads[panels[0]], leads[panels[-1]]
+    # With runs of one length alone nothing is told of length.
+    short = leads[panels[0]]
+    long = leads[panels[-1]] if len(panels) > 1 else (math.nan, None)
     gain = Effect("lead of DemP over the better early method, the longest minus the shortest", long[0] - short[0])
     behind = Effect("lead of DemP over the better early method in the longest", long[0], over=long[1])
     return [

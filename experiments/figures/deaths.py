@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cli.launch import Outcome
 from experiments.figures.figure import Case, Figure, Mean, Panel, Point, line, names
 from experiments.figures.judging import Claim, Effect
 from experiments.figures.scales import BRIEF, OPTIMIZERS, RECIPES, VIT_PROXY, WATCHED, case, vit_kinds
-from experiments.records import read_lines
-from experiments.sweep import Outcome
+from experiments.rundir.records import read_lines
 
 _DENSE: dict[str, Any] = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
 _AFTER: dict[str, Any] = {"pruning.dynamic": False}

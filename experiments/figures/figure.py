@@ -13,8 +13,8 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Picture
 
+from experiments.cli.launch import Outcome, Run
 from experiments.figures.judging import Claim, Verdict, decide
-from experiments.sweep import Outcome, Run
 
 SCALES = ("cpu", "gpu", "paper")
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cli.launch import Outcome
 from experiments.figures.figure import Case, Figure, Mean, Panel, Point, training_seconds
 from experiments.figures.judging import Claim, Effect
 from experiments.figures.lines import EARLY
 from experiments.figures.scales import OPTIMIZERS, VIT_PROXY, case, vit_kinds
-from experiments.sweep import Outcome
 
 # What a row says: accuracy with its standard deviation, neuron and weight sparsity in percent; then relative to dense:
 # time and FLOPs of training, FLOPs of inference, and those that a GPU takes, which gains nothing by weights that are

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from experiments.cli.launch import Outcome
 from experiments.figures.figure import Case, Mean, Panel, Point, line, number
 from experiments.figures.judging import Effect
 from experiments.figures.scales import OPTIMIZERS, case, strengths
-from experiments.sweep import Outcome
 
 DEMP = "DemP-Lasso(gamma)"
 STRUCTURED = {"CroPit-S": "crop", "EarlyCroP-S": "earlycrop", "EarlySNAP": "earlysnap", "SNAP": "snap"}

@@ -14,7 +14,7 @@ import numpy as np
 
 from configs import mlp_mnist
 from experiments import data
-from experiments.errors import UsageError
+from experiments.core.errors import UsageError
 from experiments.figures.figure import Figure, Mean, Panel, Point, line
 from experiments.figures.judging import Claim, Effect
 

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments import command, keys
+from experiments.cli import command
+from experiments.cli.launch import Run
 from experiments.figures.figure import Case
-from experiments.sweep import Run
+from experiments.recipe import fields
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,7 +229,7 @@ def vit_kinds(scale: str) -> dict[str, tuple[dict[str, Any], ...]]:
 @functools.cache
 def _defaults(config: str) -> dict[str, Any]:
     """Returns the values of a config, by key."""
-    return keys.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
+    return fields.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
 
 
 def strengths(network: str, optimizer: str, scale: str) -> Sequence[float]:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from experiments.cli.launch import Outcome
 from experiments.figures.figure import Case, Figure, Mean, Panel, Point, number, training_seconds
 from experiments.figures.judging import Claim, Effect
 from experiments.figures.lines import (
@@ -25,7 +26,6 @@ from experiments.figures.lines import (
     weights,
 )
 from experiments.figures.scales import NEURON_SPARSITIES, OPTIMIZERS, WEIGHT_SPARSITIES, case
-from experiments.sweep import Outcome
 
 UNSTRUCTURED = {"RigL": "rigl", "SET": "set", "Mag": "magnitude", "Sal": "saliency"}
 # As the released code runs them: uniform but for the stem, 500 of 97,656 steps apart, from 30% to 80% of the run, with

@@ -1,0 +1,310 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What the command-line programs share: help, flags, one-line errors, exit status."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TextIO
+
+import ml_collections
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from experiments.cli import field_help
+from experiments.core import signals
+from experiments.core.errors import NonFiniteLossError, UsageError
+from experiments.recipe import fields
+
+EXIT_STATUS = """\
+Exit status:
+  0    done; also a run that SIGTERM stopped, after it saved
+  1    a run failed: its loss became infinite or NaN, or one of several ended in an error
+  2    bad input; one line says which field, what was given, what is allowed and what to do
+  130  stopped by Ctrl-C, after saving; Ctrl-C before the training or twice ends at once
+"""
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The config: configs/NAME.py or configs/NAME.py:VARIANT.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that the run leaves; continued if it holds this run.")
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "", "Processes of one run: auto on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS."
+)
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done and what it takes; train nothing.")
+_DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
+_COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step, to know the memory that it takes.")
+_HELP = ("--help", "-help", "-h", "-?", "--?")
+
+
+def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable[..., int]) -> None:
+    """Runs `program(config, workdir)` with the flags and exits with the status it returns.
+
+    With `--dry_run` that is `plan(config, compiles=...)`.
+    """
+    signals.end_at_once_on_interrupt()
+
+    def main(argv: Sequence[str]) -> int:
+        del argv
+
+        def joined() -> int:
+            from experiments.core.devices import (
+                join_processes,  # Importing JAX takes a while, which help does not need.
+            )
+
+            join_processes(_DISTRIBUTED.value)
+            if _DRY_RUN.value:
+                return plan(_CONFIG.value, compiles=_COMPILE.value)
+            return program(_CONFIG.value, str(_WORKDIR.value))
+
+        return guarded(joined, lambda: _WORKDIR.value)
+
+    app.run(main, flags_parser=_parse)
+
+
+class Parser(argparse.ArgumentParser):
+    """Arguments of a program without a config: help that begins with what it does, mistakes in one line."""
+
+    def __init__(self, about: str | None):
+        """Takes the docstring of the program."""
+        kind = argparse.RawDescriptionHelpFormatter
+        super().__init__(description=about, epilog=EXIT_STATUS, formatter_class=kind, usage=argparse.SUPPRESS)
+        self.add_argument("--debug", action="store_true", help="print the traceback of an error")
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the program with exit status 2."""
+        sys.exit(fail(f"{message}; --help says more.", 2))
+
+
+def local(text: str) -> Path:
+    """Returns a path on this machine, with `~` expanded.
+
+    Raises:
+      argparse.ArgumentTypeError: for an address such as `gs://bucket/folder`.
+    """
+    if "://" in text:
+        raise argparse.ArgumentTypeError(f"must be a folder or file of this machine; got {text!r}. Mount it, or copy")
+    return Path(os.path.expanduser(text))
+
+
+class _Stderr(logging.StreamHandler[TextIO]):
+    """Writes to standard error as it is now: a progress bar puts lines above itself."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a line."""
+        self.stream = sys.stderr
+        super().emit(record)
+
+
+def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambda: None) -> int:
+    """Returns a program's exit status; whatever fails becomes one line.
+
+    Args:
+      program: returns its status.
+      folder: says where the traceback of an error goes that nobody foresaw; by default a temporary folder.
+    """
+    logger = logging.getLogger("experiments")
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    logger.addHandler(_Stderr())
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    try:
+        return program()
+    except UsageError as error:
+        return fail(str(error), 2)
+    except NonFiniteLossError as error:
+        return fail(str(error), 1)
+    except Exception as error:
+        return fail(_unforeseen(error, folder()), 1)
+
+
+def _unforeseen(error: Exception, folder: str | None) -> str:
+    """Returns an error as one line, with the file that holds its traceback; `--debug` prints it, too."""
+    text = traceback.format_exc()
+    if "--debug" in sys.argv:
+        sys.stderr.write(text)
+    what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, OSError) and error.strerror:
+        what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    for place in filter(None, (folder, tempfile.gettempdir())):
+        path = Path(place) / f"traceback-{os.getpid()}.txt"
+        try:
+            path.write_text(text, encoding="utf-8", errors="backslashreplace")
+        except OSError:
+            continue
+        return f"{what} (the traceback is in {path})"
+    return what
+
+
+def status_of(stopped_by: signal.Signals | None) -> int:
+    """Returns the exit status of a run that ended by itself (`None`) or was stopped by a signal."""
+    return 130 if stopped_by == signal.SIGINT else 0
+
+
+def say(message: str) -> None:
+    """Prints a line on standard output."""
+    print(message, flush=True)  # noqa: T201
+
+
+def fail(message: str, status: int) -> int:
+    """Prints what is wrong as one line on standard error; returns the exit status."""
+    print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
+    return status
+
+
+def config_of(words: Sequence[str]) -> ml_collections.ConfigDict:
+    """Returns the config that `--config=FILE` and overrides such as `--config.seed=1` ask for.
+
+    Raises:
+      UsageError: for a file or a key that does not exist, or a value of another kind.
+    """
+    words, unset = _split(words)
+    alone, argv = flags.FlagValues(), ["", *words]
+    holder = config_flags.DEFINE_config_file("config", None, flag_values=alone, sys_argv=argv)
+    try:
+        alone(argv)
+        holder.value.keys()  # Raises when the file could not be loaded.
+    except Exception as error:
+        raise UsageError(_mistake(words, error)) from error
+    return _settled(holder.value, unset, words)
+
+
+def _parse(argv: list[str]) -> list[str]:
+    """Parses the command line; a mistake in it is one line on standard error and exit status 2."""
+    asks = [word for word in argv[1:] if word in _HELP]
+    # config_flags wants the file before the overrides; users need not know.
+    words = sorted((w for w in argv[1:] if w not in _HELP), key=lambda word: not word.startswith("--config="))
+    words, unset = _split(words)
+    sys.argv = argv = [argv[0], *words]
+    try:
+        rest = flags.FLAGS(argv)
+        if _CONFIG.value:
+            _CONFIG.value.keys()  # Raises when the file could not be loaded.
+            _settled(_CONFIG.value, unset, words)
+        if asks:
+            say(_help())
+            sys.exit(0)
+        if len(rest) > 1:
+            raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.key=value.")
+        for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
+            if not flag.value and not (name == "workdir" and _DRY_RUN.value):
+                raise UsageError(f"--{name} must be given, as in --{name}={example}; --help says more.")
+        if _WORKDIR.value:
+            try:
+                flags.FLAGS["workdir"].value = str(local(_WORKDIR.value))
+            except argparse.ArgumentTypeError as error:
+                raise UsageError(f"--workdir {error}.") from None
+        return rest
+    except Exception as error:
+        sys.exit(fail(_mistake(words, error), 2))
+
+
+def _help() -> str:
+    """Returns what a program says of itself, and of its config if one is given."""
+    own = (_CONFIG, _WORKDIR, _DRY_RUN, _COMPILE, _DISTRIBUTED, _DEBUG)
+    lines = [sys.modules["__main__"].__doc__ or "", "Flags:"]
+    lines += [f"  --{flag.name}: {flags.FLAGS[flag.name].help}" for flag in own]
+    lines += ["  --config.KEY=VALUE: Overrides a key of the config.", "", EXIT_STATUS]
+    if not _CONFIG.value:
+        return "\n".join([*lines, "The keys of a config, with what they mean: --config=configs/NAME.py --help."])
+    wide = min(max(shutil.get_terminal_size().columns, 80), 120) if sys.stdout.isatty() else None
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    return "\n".join([*lines, field_help.listing(_CONFIG.value, file, wide)])
+
+
+def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Returns the words without those that unset an optional key, as `--config.pruning.constant=None`, and the keys."""
+    ends = {f"--config.{key}={value}": key for key in fields.OPTIONAL for value in ("", "None")}
+    return [word for word in words if word not in ends], [ends[word] for word in words if word in ends]
+
+
+def _settled(
+    config: ml_collections.ConfigDict, unset: Sequence[str], words: Sequence[str]
+) -> ml_collections.ConfigDict:
+    """Returns a config whose keys are whole, with some optional ones unset."""
+    fields.require_whole(config, f"--config={_file(words)}")
+    config.update_from_flattened_dict(dict.fromkeys(unset))
+    return config
+
+
+def _mistake(words: Sequence[str], error: Exception) -> str:
+    """Returns in a line what is wrong with the words of a command line that a config could not be made of."""
+    if isinstance(error, UsageError):
+        return str(error)
+    file = _file(words)
+    if file and any(word != f"--config={file}" and word.startswith("--config") for word in words):
+        try:
+            known = fields.flat(config_of([f"--config={file}"]))
+        except UsageError as fault:
+            return str(fault)  # Of the file itself.
+        return _bad_override(words, known, file, error)
+    return _bad_file(file, error) if file else " ".join(str(error).split())
+
+
+def _file(words: Sequence[str]) -> str:
+    """Returns the config that the words of a command line name, "" for none."""
+    return next((word.removeprefix("--config=") for word in words if word.startswith("--config=")), "")
+
+
+def _bad_file(file: str, error: Exception) -> str:
+    """Returns in a line why a config file cannot be used."""
+    name = file.partition(":")[0]
+    try:
+        source = Path(name).read_text()
+        compile(source, name, "exec")
+    except FileNotFoundError:
+        return f"--config={file}: there is no file {name}. Configs are files such as configs/quickstart.py."
+    except (SyntaxError, ValueError) as fault:
+        line = f", line {fault.lineno}" if isinstance(fault, SyntaxError) and fault.lineno else ""
+        return f"--config={file} must be a Python file with get_config(); it is none ({fault.args[0]}{line}). Mend it."
+    except OSError as fault:
+        return f"--config={file} cannot be read ({fault.strerror}). Give a file such as configs/quickstart.py."
+    found = _last_error(str(error)) or f"{type(error).__name__}: {error}"
+    if isinstance(error, ValueError) and str(error).startswith("--config="):
+        return str(error)  # An unknown variant, which the configs complain of themselves.
+    return f"--config={file}: get_config() of it fails ({found.rstrip(': ')}). Mend the file."
+
+
+def _last_error(text: str) -> str:
+    """Returns the last error of a traceback that ml_collections put into a message; "" where there is none."""
+    found = re.findall(r"^(\w[\w.]*(?:Error|Exception)\b.*)$", text, re.MULTILINE)
+    return found[-1] if "Traceback" in text and found else ""
+
+
+def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, error: Exception) -> str:
+    """Returns in a line which override of a config cannot be made, as each alone can be tried."""
+    for word in words:
+        if not word.startswith("--config."):
+            continue
+        path, _, value = word.removeprefix("--config.").partition("=")
+        if path not in known:
+            whole = path.partition("[")[0]
+            if whole in known:
+                shown = fields.as_text(known[whole])
+                return f"config.{whole} must be given as a whole, as in --config.{whole}={shown}; got {word}."
+            near = _near(path, known) or difflib.get_close_matches(path, known, n=1)
+            hint = f"Did you mean {near[0]}? " if near else ""
+            return f"--config.{path}: the config has no such key. {hint}--help with a --config lists all keys."
+        alone, argv = flags.FlagValues(), ["", f"--config={file}", word]
+        config_flags.DEFINE_config_file("config", None, flag_values=alone, sys_argv=argv)
+        try:
+            alone(argv)
+        except Exception:
+            return f"config.{path} must be {fields.kind_of(path, known[path])}; got {value!r}."
+    return " ".join(str(error).split())
+
+
+def _near(path: str, known: Mapping[str, Any]) -> list[str]:
+    """Returns the key whose last word is meant by a short one, such as `optimizer.learning_rate` by `optimizer.lr`."""
+    section, _, short = path.rpartition(".")
+    of_words = [key for key in known if "".join(word[:1] for word in key.rpartition(".")[2].split("_")) == short]
+    return [key for key in of_words if key.rpartition(".")[0] == section] or of_words

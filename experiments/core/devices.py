@@ -1,0 +1,171 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The devices of a run: batches are split over all of them, everything else is on each.
+
+The step is written for the whole batch; `jax.jit` over a mesh splits it, so that the loss, the statistics of BatchNorm,
+the gradients and who was alive are those of the whole batch, on any number of devices and processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from experiments.core.errors import UsageError
+
+
+class Devices:
+    """All devices of all processes of a run.
+
+    Attributes:
+      mesh: of one axis, `batch`.
+      replicated: the same on every device.
+      process, processes: this process, and how many there are.
+    """
+
+    def __init__(self, count: int = 0):
+        """Takes the first `count` devices, or every device there is.
+
+        Raises:
+          UsageError: when there are not so many, or for a part of the devices of several processes.
+        """
+        here = jax.device_count()
+        if count and count != here and (jax.process_count() > 1 or not 0 < count < here):
+            allowed = f"between 1 and {here}" if jax.process_count() == 1 else f"{here} for several processes"
+            raise UsageError(f"config.devices must be {allowed}, or 0 for all; got {count}.")
+        devices = jax.devices()[: count or here]
+        self.mesh: Mesh = jax.make_mesh((len(devices),), ("batch",), axis_types=(AxisType.Auto,), devices=devices)
+        self.replicated = NamedSharding(self.mesh, PartitionSpec())
+        self.process, self.processes = jax.process_index(), jax.process_count()
+
+    @property
+    def count(self) -> int:
+        """How many devices there are."""
+        return self.mesh.size
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes records."""
+        return self.process == 0
+
+    def everywhere(self, tree: Any) -> Any:
+        """Returns a tree of arrays, the same in every process, on every device."""
+        if self.processes == 1:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(self._from_host, tree)
+
+    def _from_host(self, leaf: Any) -> Any:
+        # Only what is on the host can be put where other processes' devices are, too.
+        if isinstance(leaf, jax.Array) and leaf.sharding == self.replicated:
+            return leaf
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = self._from_host(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.device_put(np.asarray(leaf), self.replicated)
+
+    def share(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
+        """Returns this process's share of the rows of a batch, which lie along an axis."""
+        return np.array_split(rows, self.processes, axis)[self.process]
+
+    def spread(self, tree: Any, axis: int = 0) -> Any:
+        """Returns a tree of batches, split over all devices along an axis, of what each process has of it."""
+        split = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "batch"))
+        if self.processes == 1:
+            return jax.device_put(tree, split)
+        return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(split, leaf), tree)
+
+    def gather(self, share: np.ndarray) -> np.ndarray:
+        """Returns the rows of a batch, of what each process has of it."""
+        return share if self.processes == 1 else np.asarray(multihost_utils.process_allgather(share, tiled=True))
+
+    def any(self, flag: bool) -> bool:
+        """Returns whether a flag is set in any process; all of them have to ask at the same point."""
+        return flag if self.processes == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
+
+    def firsts(self, number: float) -> float:
+        """Returns the first process's number in every process; all of them have to ask at the same point."""
+        return number if self.processes == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(number)))
+
+    def agree(self, what: str, value: Any) -> None:
+        """Raises `AssertionError` unless what a value is written as is the same in every process."""
+        if self.processes > 1:
+            digest = np.int32(zlib.crc32(repr(value).encode()) & 0x7FFFFFFF)
+            multihost_utils.assert_equal(digest, f"the processes of this run differ in {what}")
+
+    def wait(self, name: str) -> None:
+        """Waits for all processes to come to this point."""
+        if self.processes > 1:
+            multihost_utils.sync_global_devices(name)
+
+    def require_divides(self, field: str, batch: int, parts: int = 1) -> None:
+        """Raises `UsageError` unless a batch can be split over all devices, `parts` times."""
+        unit = self.count * parts
+        if batch % unit:
+            what = f"{self.count} device{'s' if self.count > 1 else ''}"
+            what += f" x {parts} parts (config.accumulate)" if parts > 1 else ""
+            raise UsageError(
+                f"{field} must be a multiple of {unit}, for {what}; got {batch}. Change it, or use fewer devices by "
+                "config.devices."
+            )
+
+
+# When a process has died, the others end after so many seconds.
+_HEARTBEAT = 30
+
+
+def join_processes(asked: str) -> None:
+    """Makes this process one of those of a run on JAX's distributed runtime.
+
+    Args:
+      asked: "" for a run of one process; `auto` where the cluster tells (SLURM, Open MPI, Kubernetes, Cloud TPU);
+        `HOST:PORT,PROCESSES,PROCESS` else, with the address of the first process.
+
+    Raises:
+      UsageError: for anything else, or where the cluster tells nothing.
+    """
+    if not asked:
+        return
+    try:
+        if asked == "auto":
+            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+        else:
+            address, processes, process = asked.split(",")
+            jax.distributed.initialize(address, int(processes), int(process), heartbeat_timeout_seconds=_HEARTBEAT)
+    except (ValueError, TypeError, RuntimeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise UsageError(
+            "--distributed must be auto, on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS as in "
+            f"--distributed=10.0.0.1:1234,2,0; got {asked!r} ({reason})."
+        ) from error
+
+
+def processors() -> int:
+    """Returns how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def free_memory(root: Path = Path("/")) -> int:
+    """Returns how many bytes of memory are free, or could be at once, on the machine and in its container, if in one.
+
+    Where that is not told, all of the machine's. `root` is of the file system that tells it.
+    """
+    found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
+    with contextlib.suppress(OSError):
+        lines = (root / "proc/meminfo").read_text().splitlines()
+        found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    with contextlib.suppress(OSError, ValueError):  # No number where there is no limit.
+        group = root / "sys/fs/cgroup"
+        used = int((group / "memory.current").read_text())
+        lines = (group / "memory.stat").read_text().splitlines()
+        # Files that were read lie in memory until it is wanted.
+        used -= sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
+        found.append(int((group / "memory.max").read_text()) - used)
+    return max(min(found), 0)

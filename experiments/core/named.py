@@ -1,0 +1,48 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a config names: one of ours, or `package.module:attribute` of the working directory or installed packages."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from typing import TypeVar
+
+from experiments.core.errors import UsageError, require, require_choice
+
+T = TypeVar("T")
+
+
+def find(field: str, name: str, known: Mapping[str, T]) -> T:
+    """Returns what a field of a config names.
+
+    Args:
+      field: of the config, for messages.
+      name: a key of `known`, or where to import from, such as `my_lab.methods:snip`.
+      known: ours, by name.
+
+    Raises:
+      UsageError: for an unknown name, or a module or attribute that cannot be imported.
+    """
+    if ":" not in name:
+        require_choice(field, name, known)
+        return known[name]
+    module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    if here not in sys.path:  # A program that was installed does not look there.
+        sys.path.insert(0, here)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:
+        raise UsageError(
+            f"{field}={name!r}: the module {module!r} cannot be imported ({type(error).__name__}: {error}). It is "
+            f"sought in the working directory, {here}, and among the installed packages."
+        ) from error
+    try:
+        found = functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError:
+        raise UsageError(f"{field}={name!r}: the module {module!r} has no {attribute!r}.") from None
+    require(callable(found), field, name, "a function")
+    return found  # type: ignore[return-value]

@@ -1,0 +1,269 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A model as pure functions of its variables."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from demp_jax import models
+from demp_jax import nnx as demp_nnx
+from demp_jax.models import ACTIVATIONS
+from experiments.core import named
+from experiments.core.errors import UsageError, require, require_choice
+
+DTYPES = ("float32", "bfloat16")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A model's structure. Its variables are `{"params": ..., "state": ...}`, nested dicts of arrays. Hashable.
+
+    Attributes:
+      graphdef: the structure, static attributes included.
+    """
+
+    graphdef: nnx.GraphDef
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @functools.cached_property
+    def _hash(self) -> int:
+        # A step hashes its network at every call, and a graphdef takes a millisecond.
+        return hash(self.graphdef)
+
+    def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
+        """Returns logits in evaluation mode."""
+        model = nnx.merge(self.graphdef, variables["params"], variables["state"])
+        model.eval()
+        return model(x)
+
+    def train(self, variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+        """Returns logits in training mode, and the new state."""
+        model = nnx.merge(self.graphdef, variables["params"], variables["state"], copy=True)
+        model.train()
+        logits = model(x)
+        return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
+
+    def training(self, variables: Any, x: Any) -> TrainingNetwork:
+        """Returns the network in training mode, as `demp_jax.prune` asks for it."""
+        del variables, x
+        return TrainingNetwork(self)
+
+    def model(self, variables: Any) -> nnx.Module:
+        """Returns the model itself, in evaluation mode."""
+        model = nnx.merge(self.graphdef, variables["params"], variables["state"])
+        model.eval()
+        return model
+
+    def resized(self, variables: Any) -> Network:
+        """Returns the network for variables of other widths."""
+        model = nnx.merge(self.graphdef, variables["params"], variables["state"])
+        demp_nnx.refit(model)
+        return Network(nnx.split(model, nnx.Param, ...)[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingNetwork:
+    """A network in training mode as a function of its variables and a batch, `fn(variables, x)`."""
+
+    network: Network
+
+    def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
+        """Returns logits, by the statistics of the batch."""
+        return self.network.train(variables, x)[0]
+
+
+def build(config: Any, input_shape: tuple[int, ...], classes: int, key: jax.Array | None = None) -> nnx.Module:
+    """Returns a new model.
+
+    Args:
+      config: the `model` section of a config, and `seed`.
+      input_shape: `[H, W, C]`.
+      classes: number of classes.
+      key: of the initialization; by default that of the config's seed.
+
+    Raises:
+      UsageError: for a bad field.
+    """
+    section = config.model
+    builder = named.find("config.model.name", section.name, MODELS)
+    require_choice("config.model.activation", section.activation, ACTIVATIONS)
+    require_choice("config.model.dtype", section.dtype, DTYPES)
+    try:
+        return builder(section, input_shape, classes, common_arguments(section, config.seed if key is None else key))
+    except ValueError as error:
+        raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
+
+
+def common_arguments(section: Any, seed: int | jax.Array) -> dict[str, Any]:
+    """Returns what all models take: activation, dtype and random keys.
+
+    Args:
+      section: the `model` section of a config.
+      seed: seed or random key of the initialization.
+    """
+    return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
+
+
+def _mlp(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    widths = tuple(section.widths)
+    good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
+    require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
+    return {"features": int(np.prod(input_shape)), "classes": classes, "widths": widths, "norm": section.norm}
+
+
+def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    require_choice("config.model.stem_stride", str(section.stem_stride), ("1", "2"))
+    if min(input_shape[:2]) < 8:
+        raise ValueError("a ResNet-18 needs images of at least 8 x 8.")
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
+    return {**sizes, "stem_stride": section.stem_stride, "coupled": section.coupled}
+
+
+def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    if min(input_shape[:2]) < 32:
+        raise ValueError("a ResNet-50 needs images of at least 32 x 32.")
+    blocks = tuple(section.blocks)
+    good = bool(blocks) and all(isinstance(n, int) and n >= 1 for n in blocks)
+    require(good, "config.model.blocks", blocks, "one or more whole numbers of at least 1, as in (3,4,6,3)")
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
+    return {**sizes, "blocks": blocks, "coupled": section.coupled}
+
+
+def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    hidden = section.hidden
+    require(hidden >= 1, "config.model.hidden", hidden, "at least 1")
+    sizes = {"base_width": _base_width(section), "hidden": hidden}
+    return {"input_shape": _image(input_shape), "classes": classes, **sizes}
+
+
+def _vit(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    sizes = {name: section[name] for name in ("patch", "features", "depth", "heads", "hidden")}
+    for name, size in sizes.items():
+        require(size >= 1, f"config.model.{name}", size, "at least 1")
+    divides = section.features % section.heads == 0
+    require(divides, "config.model.heads", section.heads, f"a divisor of config.model.features={section.features}")
+    return {"input_shape": _image(input_shape), "classes": classes, **sizes}
+
+
+def _base_width(section: Any) -> int:
+    require(section.base_width >= 1, "config.model.base_width", section.base_width, "at least 1")
+    return section.base_width
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    height, width, channels = shape
+    return height, width, channels
+
+
+# From the config's section, the shape of an input, the number of classes, and what all models take, to a model.
+Builder = Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]
+
+
+@dataclasses.dataclass(frozen=True)
+class LibraryModel:
+    """A builder of a model of `demp_jax.models`, which `demp_jax.models.load` can build as well.
+
+    Attributes:
+      name: name of the constructor in `demp_jax.models`.
+      arguments: from the section of the config, the shape of an input and the number of classes to the arguments of the
+        constructor, without those of `common_arguments`.
+    """
+
+    name: str
+    arguments: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
+
+    def __call__(self, section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+        """Returns a new model."""
+        return getattr(models, self.name)(**self.arguments(section, input_shape, classes), **common)
+
+
+MODELS: dict[str, Builder] = {
+    "mlp": LibraryModel("MLP", _mlp),
+    "resnet18": LibraryModel("ResNet", _resnet18),
+    "resnet50": LibraryModel("resnet50", _resnet50),
+    "vgg16": LibraryModel("VGG", _vgg16),
+    "vit": LibraryModel("ViT", _vit),
+}
+
+
+def description(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    """Returns how a model is built, as `demp_jax.models.load` reads it from `model.json`.
+
+    Args:
+      section: the `model` section of a config.
+      input_shape: `[H, W, C]`.
+      classes: number of classes.
+
+    Returns:
+      The `name` of a constructor of `demp_jax.models` and its `arguments`; for a builder that is not a `LibraryModel`
+      its name in `MODELS` and the section of the config.
+    """
+    builder = named.find("config.model.name", section.name, MODELS)
+    if not isinstance(builder, LibraryModel):
+        return {"name": section.name, "arguments": json.loads(section.to_json())}
+    common = {"activation": section.activation, "dtype": section.dtype}
+    return {"name": builder.name, "arguments": {**builder.arguments(section, input_shape, classes), **common}}
+
+
+def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
+    """Returns variables whose running statistics are those of a batch, as if they had been averaged over it alone.
+
+    A statistic that training moves as `m old + (1 - m) batch` shows both m and the batch's when it starts from two
+    values; all else stays.
+    """
+
+    @jax.jit  # With the batch as an argument: as a constant it could not lie on the devices of other processes.
+    def after(variables: Any, state: Any, x: jax.Array) -> Any:
+        return network.train({**variables, "state": state}, x)[1]
+
+    before = variables["state"]
+    once = after(variables, before, x)
+    moves = jax.tree.map(lambda a, b: bool(jnp.any(a != b)), before, once)
+    raised = jax.tree.map(lambda a, moved: a + 1 if moved else a, before, moves)
+
+    def batch(old: jax.Array, one: jax.Array, other: jax.Array, moved: bool) -> jax.Array:
+        if not moved:
+            return old
+        momentum = jnp.mean(other - one)
+        return (one - momentum * old) / (1 - momentum)
+
+    return {**variables, "state": jax.tree.map(batch, before, once, after(variables, raised, x), moves)}
+
+
+def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
+    """Returns a network and its initial variables."""
+    graphdef, _ = _abstract(config, input_shape, classes)
+
+    # One compiled program instead of a small one per array. At its usual level XLA spends a minute or two on the random
+    # numbers of a ResNet-18, and at this one seconds, for the same bits.
+    @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
+    def variables(key: jax.Array) -> Any:
+        split: Any = nnx.split(build(config, input_shape, classes, key), nnx.Param, ...)
+        _, params, state = split
+        return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
+
+    return Network(graphdef), variables(jax.random.key(config.seed))  # The program is the same for all seeds.
+
+
+def abstract(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
+    """Returns a network and the shapes of its initial variables, without computing anything."""
+    graphdef, variables = _abstract(config, input_shape, classes)
+    return Network(graphdef), variables
+
+
+def _abstract(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[nnx.GraphDef, Any]:
+    model = nnx.eval_shape(lambda: build(config, input_shape, classes))
+    split: Any = nnx.split(model, nnx.Param, ...)
+    graphdef, params, state = split
+    return graphdef, {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}

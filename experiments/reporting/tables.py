@@ -1,0 +1,83 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Tables in Markdown of the summaries of runs."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.core.errors import UsageError
+
+COLUMNS = ("setting", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs", "training FLOPs", "step")
+
+
+def collect(workdirs: Sequence[Path], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Returns the records of finished runs: their summaries with a label, by default the workdir's name up to `--`.
+
+    Raises:
+      UsageError: when a run has no summary.
+    """
+    found = []
+    for i, workdir in enumerate(workdirs):
+        path = workdir / "summary.json"
+        if not path.exists():
+            raise UsageError(f"{workdir} must hold a finished run; there is no summary.json.")
+        label = labels[i] if labels else workdir.name.split("--")[0]
+        found.append({"setting": label, **json.loads(path.read_text())})
+    return found
+
+
+def markdown(records: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the table of records as Markdown, a row per setting in the order they come."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(record["setting"], []).append(record)
+    rows: list[tuple[str, ...]] = [COLUMNS]
+    for setting, group in groups.items():
+        rows.append(
+            (
+                setting,
+                str(len(group)),
+                _percent([r["test_accuracy"] for r in group]),
+                _percent([r["neuron_sparsity"] for r in group]),
+                _percent([r["weight_sparsity"] for r in group]),
+                _ratio([r["inference_flops_ratio"] for r in group]),
+                _ratio([r["train_flops_ratio"] for r in group]),
+                _ratio([r["step_time_ratio"] for r in group]),
+            )
+        )
+    return lines(rows)
+
+
+def lines(rows: Sequence[Sequence[str]]) -> str:
+    """Returns a table as Markdown, its header first."""
+    header, *others = ("| " + " | ".join(row) + " |" for row in rows)
+    return "\n".join([header, "|" + " --- |" * len(rows[0]), *others])
+
+
+def fill(text: str, name: str, table: str) -> str:
+    """Returns a text with the table behind the line `<!-- table NAME -->` replaced.
+
+    Raises:
+      UsageError: when the text has no such line.
+    """
+    mark = f"<!-- table {name} -->\n"
+    if mark not in text:
+        raise UsageError(f"--fill must be a file with the line {mark.strip()!r}; there is none. Add it.")
+    before, _, after = text.partition(mark)
+    rest = after.split("\n")
+    while rest and rest[0].startswith("|"):
+        rest.pop(0)
+    return before + mark + table + "\n" + "\n".join(rest)
+
+
+def _percent(values: Sequence[float]) -> str:
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}%{spread}"
+
+
+def _ratio(values: Sequence[float]) -> str:
+    return f"x {statistics.mean(values):.2f}"

@@ -1,0 +1,259 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Checkpoints of networks whose shapes change: Orbax for the arrays, JSON beside them for what they belong to.
+
+The shapes, the config and the counters travel with the arrays, so a checkpoint can be read by itself, and nothing is
+ever fitted by truncating or padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import nnx
+
+from experiments.core.errors import UsageError
+from experiments.recipe import network as network_lib
+
+FORMAT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run, in a folder."""
+
+    def __init__(
+        self, folder: Path, keep: int | None, place: jax.sharding.Sharding | None = None, *, trusts: bool = False
+    ):
+        """Opens a folder.
+
+        Args:
+          folder: of the checkpoints.
+          keep: how many are kept, the newest ones; `None` for all, and then the folder must exist.
+          place: where `restore` puts arrays; on the first device by default.
+          trusts: whether metadata that were changed, or stand in the folder of another step, are read all the same.
+        """
+        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
+        self._folder, self._place, self._trusts = folder.resolve(), place, trusts
+        self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
+        self._manager = ocp.CheckpointManager(self._folder, item_names=("arrays", "meta"), options=self._options)
+
+    def latest(self) -> int | None:
+        """Returns the step of the newest checkpoint, or `None`."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
+        """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk."""
+        meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
+        meta["checksum"] = _checksum(meta)
+        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        self._manager.save(step, args=args, force=True)
+        self._manager.wait_until_finished()
+
+    def meta(self, step: int) -> dict[str, Any]:
+        """Returns what belongs to the checkpoint of a step.
+
+        Raises:
+          UsageError: when it is damaged, or was not written by this program.
+        """
+        try:
+            meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
+        except Exception as error:
+            raise self._damaged(step, error) from error
+        if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+            found = meta.get("format") if isinstance(meta, dict) else meta
+            raise UsageError(
+                f"checkpoint {self._folder / str(step)} must be of format {FORMAT}; got {found!r}. It was not written "
+                "by this program: choose another --workdir."
+            )
+        if not self._trusts:
+            self._require_unchanged(step, meta)
+        return meta
+
+    def _require_unchanged(self, step: int, meta: Mapping[str, Any]) -> None:
+        where = self._folder / str(step)
+        remedy = "Put back what was saved, or go on regardless with --config.resume=anyway."
+        if meta.get("checksum") != _checksum(meta):
+            raise UsageError(f"checkpoint {where}: its metadata were changed after it was saved. {remedy}")
+        if meta["step"] != step:
+            raise UsageError(f"checkpoint {where} must be that of step {meta['step']}, whose folder it was. {remedy}")
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """Returns the arrays of a step, bit for bit.
+
+        Args:
+          step: which checkpoint.
+          abstract: a tree of `jax.ShapeDtypeStruct`s of the structure that was saved, at the saved shapes.
+
+        Raises:
+          UsageError: when it is damaged or holds other arrays.
+        """
+        meta = self.meta(step)
+        wanted = _shapes(abstract)
+        if wanted != meta["shapes"]:
+            odd = sorted(k for k in wanted.keys() | meta["shapes"].keys() if wanted.get(k) != meta["shapes"].get(k))
+            name = odd[0]
+            raise UsageError(
+                f"checkpoint {self._folder / str(step)} holds other arrays than this run: {name} has "
+                f"{meta['shapes'].get(name)} there and {wanted.get(name)} here. Choose another --workdir."
+            )
+        # Where the arrays were when they were saved, such as on a GPU, is of no account here.
+        here = self._place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+        item = ocp.args.Composite(arrays=ocp.args.StandardRestore(placed))
+        return self._read(step, meta, lambda: self._manager.restore(step, args=item)["arrays"])
+
+    def restore_all(self, step: int) -> Any:
+        """Returns the arrays of a step as nested dicts of NumPy arrays, at whatever shapes they have.
+
+        Raises:
+          UsageError: when the checkpoint is damaged.
+        """
+
+        def read() -> Any:
+            folder = self._folder / str(step) / "arrays"
+            with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+                tree = checkpointer.metadata(folder).item_metadata.tree
+                kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+                return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+
+        return self._read(step, self.meta(step), read)
+
+    def _read(self, step: int, meta: Mapping[str, Any], read: Callable[[], Any]) -> Any:
+        try:
+            arrays = read()
+        except Exception as error:
+            raise self._damaged(step, error) from error
+        if _digests(arrays) != meta["digests"]:
+            raise self._damaged(step, ValueError("the arrays are not those that were saved"))
+        return arrays
+
+    def _damaged(self, step: int, error: Exception) -> UsageError:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+        others = [s for s in self._manager.all_steps() if s != step]
+        remedy = f"continue from step {max(others)}" if others else "start again from step 0"
+        folder = self._folder / str(step)
+        return UsageError(f"checkpoint {folder} is damaged ({reason}). Delete it to {remedy}.")
+
+    def close(self) -> None:
+        """Waits for saves under way and closes the folder."""
+        self._manager.close()
+
+
+def all_finite(tree: Any) -> bool:
+    """Returns whether no entry of a tree of arrays is infinite or NaN; on the host, where what is saved goes anyway."""
+    return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
+
+
+def _checksum(meta: Mapping[str, Any]) -> int:
+    """Returns a checksum of metadata, as JSON keeps them."""
+    kept = {name: value for name, value in meta.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(json.loads(json.dumps(kept)), sort_keys=True).encode())
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    pairs = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in pairs}
+
+
+def _shapes(tree: Any) -> dict[str, str]:
+    return {name: f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for name, leaf in _named(tree).items()}
+
+
+def _digests(tree: Any) -> dict[str, int]:
+    def digest(leaf: Any) -> int:
+        data = jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+        return zlib.crc32(np.asarray(data).tobytes())
+
+    return {name: digest(leaf) for name, leaf in _named(tree).items()}
+
+
+def shaped_like(abstract: Any, shapes: Mapping[str, str], prefix: str = "") -> Any:
+    """Returns a tree of `jax.ShapeDtypeStruct`s with the shapes that a checkpoint holds.
+
+    Args:
+      abstract: the tree at any widths.
+      shapes: by path, as kept with a checkpoint: `"float32[3,4]"`.
+      prefix: of the paths of this tree in the checkpoint.
+    """
+
+    def resize(path: Any, leaf: Any) -> Any:
+        text = shapes.get(prefix + jax.tree_util.keystr(path, simple=True, separator="/"))
+        if text is None or "[" not in text:
+            return leaf
+        sizes = text[text.rindex("[") + 1 : -1]
+        return jax.ShapeDtypeStruct(tuple(int(s) for s in sizes.split(",") if s), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(resize, abstract)
+
+
+@dataclasses.dataclass(frozen=True)
+class Saved:
+    """What a checkpoint holds of a run.
+
+    Attributes:
+      step: of the checkpoint.
+      meta: what belongs to it, as `experiments.training.loop` writes it.
+      config: of the run.
+      network: at the widths it had there.
+      variables: its variables.
+    """
+
+    step: int
+    meta: dict[str, Any]
+    config: ml_collections.ConfigDict
+    network: network_lib.Network
+    variables: Any
+
+
+def read(workdir: str | Path, step: int | None = None) -> Saved:
+    """Returns what a checkpoint of a run holds. Only the checkpoint is read, and no pickle.
+
+    Args:
+      workdir: the folder of a run, or its `checkpoints` folder.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      UsageError: when there is none, or it is damaged.
+    """
+    folder = Path(workdir)
+    folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
+    if not folder.is_dir():
+        raise UsageError(f"workdir must be the folder of a run; got {str(workdir)!r}, which does not exist.")
+    checkpoints = Checkpoints(folder, keep=None)
+    try:
+        found = step if step is not None else checkpoints.latest()
+        if found is None:
+            raise UsageError(f"workdir must hold a checkpoint; {str(folder)!r} has none.")
+        meta = checkpoints.meta(found)
+        config = ml_collections.ConfigDict(meta["config"])
+        network, variables = network_lib.abstract(config, tuple(meta["input_shape"]), meta["classes"])
+        arrays = _named(checkpoints.restore_all(found))
+        leaves = [jnp.asarray(arrays[f"variables/{name}"]) for name in _named(variables)]
+        variables = jax.tree.unflatten(jax.tree.structure(variables), leaves)
+        return Saved(found, meta, config, network.resized(variables), variables)
+    finally:
+        checkpoints.close()
+
+
+def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
+    """Returns the network of a run at the widths it has in a checkpoint, in evaluation mode, ready to call.
+
+    Args:
+      workdir: the folder of a run, or its `checkpoints` folder.
+      step: which checkpoint; the newest by default.
+
+    Raises:
+      UsageError: when there is none, or it is damaged.
+    """
+    saved = read(workdir, step)
+    return saved.network.model(saved.variables)

@@ -1,0 +1,180 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A run as the files of its workdir tell it, finished or not."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.core.errors import UsageError
+from experiments.recipe.fields import flat
+from experiments.rundir.records import last_line, read_lines
+
+# Fields that every config of the program has.
+_NEEDED = ("seed", "steps", "model.name", "data.name", "method.name")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recorded:
+    """What is known of a run; of one that has not ended, less.
+
+    Attributes:
+      name: of the run.
+      config: by dotted field, its value; empty for a run that failed before it began.
+      summary: as in `summary.json`; empty for a run that has not ended.
+      metrics, cuts, dead: lines of `metrics.jsonl`, `cuts.jsonl` and `dead.jsonl`.
+      counters: those of the newest checkpoint; empty where there is none.
+      log: the last line of `log.txt`, which sweeps keep; empty where there is none.
+      damage: what could not be read, in words.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    metrics: Sequence[Mapping[str, Any]]
+    cuts: Sequence[Mapping[str, Any]]
+    dead: Sequence[Mapping[str, Any]]
+    counters: Mapping[str, Any]
+    log: str
+    damage: Sequence[str] = ()
+
+    @property
+    def status(self) -> str:
+        """`"finished"`, `"failed"` where the log ends so, else `"unfinished"`: it runs, or was stopped."""
+        if self.summary:
+            return "finished"
+        first = self.log.split(":")[0]
+        return "failed" if first.endswith(("error", "Error", "Exception")) else "unfinished"
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.config.get("method.name", "unknown"))
+
+    @property
+    def step(self) -> int:
+        """How many steps were taken, as far as is on record."""
+        return self.summary.get("steps", self.metrics[-1]["step"] if self.metrics else 0)
+
+    @property
+    def test_accuracy(self) -> float | None:
+        """The last one measured, in [0, 1]."""
+        return next((line["test_accuracy"] for line in reversed(self.metrics) if "test_accuracy" in line), None)
+
+    @functools.cached_property
+    def dense_widths(self) -> dict[str, int]:
+        """By site, in the order of the network, how many units there were before any cut."""
+        lines = (line for line in reversed(self.metrics) if "width" in line)
+        width: dict[str, int] = self.summary.get("widths") or next(lines, {"width": {}})["width"]
+        neurons = sum(width.values())
+        # A line of the step of a cut is from before it or after it, which the neurons tell.
+        made = [cut["removed"] for cut in self.cuts if cut["neurons"][1] >= neurons]
+        return {name: units + sum(removed.get(name, 0) for removed in made) for name, units in width.items()}
+
+    @functools.cached_property
+    def history(self) -> list[tuple[int, dict[str, int]]]:
+        """The widths from a step on: those of step 0, what each cut left, and those of the last step on record."""
+        widths = self.dense_widths
+        found = [(0, widths)]
+        for cut in self.cuts:
+            widths = {name: units - cut["removed"].get(name, 0) for name, units in widths.items()}
+            found.append((cut["step"], widths))
+        return [*found, (max(self.step, found[-1][0]), widths)]
+
+    @property
+    def widths(self) -> dict[str, int]:
+        """By site, how many units are left."""
+        return self.history[-1][1]
+
+    @property
+    def dense_parameters(self) -> int | None:
+        """Parameters before any cut; `None` where an unfinished run has not told them."""
+        return self.summary.get("dense_parameters", self.cuts[0]["parameters"][0] if self.cuts else None)
+
+    @property
+    def neuron_sparsity(self) -> float | None:
+        """Which part of the neurons has been cut."""
+        dense = sum(self.dense_widths.values())
+        return self.summary.get("neuron_sparsity", 1 - sum(self.widths.values()) / dense if dense else None)
+
+    @property
+    def weight_sparsity(self) -> float | None:
+        """Which part of the weights has been cut or is held at zero."""
+        if self.summary:
+            return self.summary["weight_sparsity"]
+        left = next((line["parameters"] for line in reversed(self.metrics) if "parameters" in line), None)
+        return None if left is None or self.dense_parameters is None else 1 - left / self.dense_parameters
+
+    @property
+    def seconds_total(self) -> float | None:
+        """Time until the end or the newest checkpoint."""
+        return self.summary.get("seconds_total", self.counters.get("seconds_total"))
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """That time by what it was spent on; `unknown` is what a run of an older version did not tell apart."""
+        parts = {
+            name.removeprefix("seconds_"): value
+            for name, value in (self.summary or self.counters).items()
+            if name.startswith("seconds_") and name != "seconds_total"
+        }
+        parts |= self.counters.get("seconds", {}) if not self.summary else {}
+        rest = (self.seconds_total or 0.0) - sum(parts.values())
+        # Less than that is rounding.
+        return {**parts, "unknown": rest} if rest > 0.1 else parts
+
+
+def read(workdir: Path, name: str) -> Recorded:
+    """Returns the run of a workdir, which may go on meanwhile; of a damaged one, what can be read.
+
+    Raises:
+      UsageError: when the folder holds no run.
+    """
+    if not any((workdir / file).is_file() for file in ("config.json", "log.txt")):
+        what = "has no config.json" if workdir.is_dir() else "is no folder"
+        raise UsageError(
+            f"WORKDIR must be the folder of a run, as experiments.run leaves it; {workdir} {what}. "
+            "Give the folders of the runs themselves, such as runs/sweep/*/."
+        )
+    damage: list[str] = []
+    metrics, cuts, dead = (read_lines(workdir / f"{file}.jsonl", damage) for file in ("metrics", "cuts", "dead"))
+    config, summary = (_json(workdir / file, damage) for file in ("config.json", "summary.json"))
+    values = flat(config)
+    missing = [field for field in _NEEDED if field not in values] if values else []
+    if missing:
+        damage.append(f"{workdir / 'config.json'} has no {missing[0]}")
+        values = {}
+    try:
+        log = last_line(workdir / "log.txt")
+    except OSError as error:
+        damage.append(f"{workdir / 'log.txt'} cannot be read ({error.strerror})")
+        log = ""
+    if damage and not (values or summary or metrics or log):
+        raise UsageError(f"{workdir} holds no run, or a damaged one ({damage[0]}). Leave it out.")
+    return Recorded(name, values, summary, metrics, cuts, dead, _counters(workdir), log, damage)
+
+
+def _json(path: Path, damage: list[str]) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_bytes()) if path.exists() else {}
+        if not isinstance(found, dict):
+            raise ValueError("it is no object")
+        return found
+    except (OSError, ValueError) as error:
+        damage.append(f"{path} cannot be read ({error})")
+        return {}
+
+
+def _counters(workdir: Path) -> dict[str, Any]:
+    """Returns the counters of the newest checkpoint; a run that goes on may delete it meanwhile."""
+    found = sorted((workdir / "checkpoints").glob("[0-9]*/meta/metadata"), key=lambda path: path.parts[-3].zfill(20))
+    for path in reversed(found):
+        try:
+            return json.loads(path.read_text())["counters"]
+        except (OSError, ValueError, KeyError):
+            continue
+    return {}

@@ -1,0 +1,147 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""A workdir belongs to one run."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_collections
+
+from configs import base
+from experiments.core.errors import UsageError
+from experiments.recipe import device_defaults, fields
+from experiments.rundir import records
+
+# Fields that change where a run reads and what it shows, not what it computes.
+FREE_FIELDS = (
+    "devices",
+    "steps_per_call",
+    "data.dir",
+    "data.workers",
+    "progress",
+    "tracker",
+    "compile_cache",
+    "checkpoint_every",
+    "checkpoints_kept",
+    "log_every",
+    "resume",
+)
+
+
+def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """Returns a config as it is kept in `config.json`."""
+    return json.loads(config.to_json_best_effort())
+
+
+@contextlib.contextmanager
+def locked(folder: Path, flag: str) -> Iterator[None]:
+    """Makes a folder, given by a flag, that no other process of this kind can use meanwhile.
+
+    Raises:
+      UsageError: when it cannot be written, or is in use.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        opened = os.open(folder, os.O_RDONLY)
+        writable = os.access(folder, os.W_OK)
+    except OSError as error:
+        raise UsageError(
+            f"{flag}={folder} must be a folder that can be written ({error.strerror}). Choose another."
+        ) from error
+    try:
+        if not writable:
+            raise UsageError(f"{flag}={folder} must be a folder that can be written. Choose another.")
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            message = f"{flag}={folder} is in use by another process. Wait for it, or choose another."
+            raise UsageError(message) from None
+        yield
+    finally:
+        os.close(opened)  # Which gives it free.
+
+
+@contextlib.contextmanager
+def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
+    """Makes `workdir` the folder of this run, or checks that it is already; within, no other process can claim it.
+
+    Raises:
+      UsageError: when it holds the run of another config, cannot be written, or is in use.
+    """
+    with locked(workdir, "--workdir"):
+        if (workdir / "config.json").exists():
+            require_same(workdir, config)
+        elif (workdir / "checkpoints").exists():
+            raise UsageError(f"--workdir={workdir} has checkpoints but no config.json. Choose another --workdir.")
+        else:
+            records.write_json(workdir / "config.json", as_json(config))
+        yield
+
+
+def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """Returns a config with what it leaves to the device as the run in a folder has it, if there is one."""
+    try:
+        theirs = fields.flat(json.loads((workdir / "config.json").read_text()))
+    except (OSError, ValueError, AttributeError):
+        return config  # Which `claim` complains of.
+    ours = fields.flat(config)
+    taken = {name: theirs[name] for name in device_defaults.FIELDS if not ours[name] and theirs.get(name)}
+    found = config.copy_and_resolve_references()
+    found.update_from_flattened_dict(taken)
+    return found
+
+
+def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
+    """Raises `UsageError` unless a folder holds the run of a config; `FREE_FIELDS` may differ.
+
+    A field that the run did not know yet had what is its default now.
+    """
+    path = workdir / "config.json"
+    try:
+        theirs = json.loads(path.read_text())
+        fields.flat(theirs)
+    except (OSError, ValueError, AttributeError):
+        raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
+    changed = differences(theirs, config)
+    if changed:
+        raise UsageError(
+            f"--workdir={workdir} holds the run of another config ({changed}). Give its config to continue it, or "
+            "another --workdir to start anew."
+        )
+
+
+def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collections.ConfigDict, data: Any) -> None:
+    """Raises `UsageError` unless a checkpoint is of a run of this config on this dataset.
+
+    Args:
+      checkpoint: its folder, for the message.
+      meta: what belongs to the checkpoint.
+      config: of the run.
+      data: the fingerprint of its dataset.
+    """
+    remedy = "Give what the run began with or another --workdir, or go on regardless with --config.resume=anyway."
+    changed = differences(meta["config"], config)
+    if changed:
+        raise UsageError(f"checkpoint {checkpoint} is of the run of another config ({changed}). {remedy}")
+    theirs, ours = fields.flat(meta["dataset"]), fields.flat(json.loads(json.dumps(data)))
+    other = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
+    if other:
+        shown = ", ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in other[:4])
+        raise UsageError(f"checkpoint {checkpoint} is of a run on other data of config.data.name ({shown}). {remedy}")
+
+
+def differences(there: Mapping[str, Any], config: ml_collections.ConfigDict) -> str:
+    """Returns in words in which fields a run's config, from JSON, differs from another; "" for none that count."""
+    theirs = fields.flat(as_json(base.base())) | fields.flat(there)
+    ours = fields.flat(as_json(config))
+    changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
+    # What is left to the device there or here differs in nothing that was asked for.
+    of_the_device = {k for k in device_defaults.FIELDS if not (ours.get(k) and theirs.get(k))}
+    changed = [k for k in changed if k not in FREE_FIELDS and k not in of_the_device]
+    return ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])

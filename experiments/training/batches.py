@@ -1,0 +1,122 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What a run is fed: its dataset, on its devices.
+
+Every process reads its own share of each batch; what comes out are arrays over all devices.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.data import BatchOrder
+from experiments.data.arrays import Arrays
+from experiments.data.dataset import Batch as DatasetBatch
+from experiments.recipe.problem import Problem
+from experiments.training.step import Data, prepare
+
+
+class Batches(NamedTuple):
+    """Batches of some steps as `train_steps` takes them.
+
+    Attributes:
+      data: the whole training set; or the batch of one step.
+      examples: `[S, B]`, which examples each step takes; `None` where `data` is a batch.
+      steps: how many of the S steps are to be taken.
+    """
+
+    data: Data
+    examples: jax.Array | None
+    steps: int
+
+
+class TestBatch(NamedTuple):
+    """Inputs `[B, H, W, C]` of an evaluation and the labels `[n]` of the first n; the others only fill the batch."""
+
+    inputs: jax.Array
+    labels: np.ndarray
+
+
+class Feed:
+    """Feeds one run."""
+
+    def __init__(self, problem: Problem):
+        """Feeds the run of `problem`."""
+        self._problem, self._config = problem, problem.config
+        self._devices, self._dataset = problem.devices, problem.dataset
+        order = BatchOrder(self._config.seed, self._dataset.train_examples, self._config.batch_size)
+        self._order = order
+        self._resident: Data | None = None
+        if isinstance(self._dataset, Arrays):
+            images, labels = self._dataset.splits["train"]
+            self._resident = self._devices.everywhere(Data(jnp.asarray(images), jnp.asarray(labels)))
+
+    def batches(self, first: int, last: int, together: Callable[[int], int] = lambda step: 1) -> Generator[Batches]:
+        """Returns the batches of the steps from `first` up to, not including, `last`; close it to stop reading.
+
+        Args:
+          first, last: the steps.
+          together: how many steps to take in one call from a step on, at most `config.steps_per_call`; asked when its
+            batch is. Of data that is read while training goes on it is one.
+        """
+        if self._resident is not None:
+            step = first
+            while step < last:
+                taken = together(step)
+                rows = np.zeros((self._config.steps_per_call, self._config.batch_size), np.int32)
+                rows[:taken] = [self._order(step + i) for i in range(taken)]
+                yield Batches(self._resident, self._devices.spread(self._devices.share(rows, 1), 1), taken)
+                step += taken
+            return
+        from experiments.data.streamed import Streamed  # Grain takes a while to import.
+
+        assert isinstance(self._dataset, Streamed)
+        part = (self._devices.process, self._devices.processes)
+        for batch in self._dataset.feed(self._order, range(first, last), part=part):
+            yield Batches(Data(*self._devices.spread(batch)), None, 1)
+
+    def death_set(self, step: int) -> list[jax.Array]:
+        """Returns inputs of training examples, not augmented, in batches of one size.
+
+        There are as many as the config asks for, and so many more as fill the last batch.
+        """
+        asked, most = self._config.pruning.examples, self._config.eval_batch_size
+        batches = math.ceil(asked / most)
+        size = math.ceil(asked / batches / self._devices.count) * self._devices.count
+        return [self._inputs(images) for images, _ in self._drawn(2, step, batches, size)]
+
+    def whole_training_set(self) -> Iterator[jax.Array]:
+        """Returns inputs of every training example, not augmented; the last batch is filled up with the first ones."""
+        examples, size = self._dataset.train_examples, self._config.eval_batch_size
+        rows = [np.arange(start, start + size) % examples for start in range(0, examples, size)]
+        for images, _ in self._dataset.read("train", [self._devices.share(chosen) for chosen in rows]):
+            yield self._inputs(images)
+
+    def scored(self, step: int, batches: int, size: int) -> list[tuple[jax.Array, jax.Array]]:
+        """Returns inputs and labels of training examples, not augmented, in so many batches of one size."""
+        drawn = self._drawn(3, step, batches, size)
+        return [(self._inputs(images), self._devices.spread(labels)) for images, labels in drawn]
+
+    def _drawn(self, purpose: int, step: int, batches: int, size: int) -> Iterator[DatasetBatch]:
+        """Returns this process's share of batches of training examples, others at every step."""
+        key = jax.random.fold_in(jax.random.key(self._config.seed + purpose), step)
+        chosen = np.asarray(jax.random.permutation(key, self._dataset.train_examples))
+        # A training set can be smaller than what fills the batches.
+        chosen = np.resize(chosen, batches * size).reshape(batches, size)
+        return self._dataset.read("train", [self._devices.share(rows) for rows in chosen])
+
+    def test_batches(self) -> Iterator[TestBatch]:
+        """Returns every test example once."""
+        examples, size = self._dataset.test_examples, self._config.eval_batch_size
+        rows = [np.resize(np.arange(start, min(start + size, examples)), size) for start in range(0, examples, size)]
+        read = self._dataset.read("test", [self._devices.share(chosen) for chosen in rows])
+        for start, (images, labels) in zip(range(0, examples, size), read, strict=True):
+            yield TestBatch(self._inputs(images), self._devices.gather(labels)[: examples - start])
+
+    def _inputs(self, images: np.ndarray) -> jax.Array:
+        return prepare(self._devices.spread(images), preparation=self._problem.preparation)

@@ -1,0 +1,145 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""The compiled step of a network at its present widths, and what it takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import demp_jax
+from experiments.core import timing
+from experiments.recipe.network import Network
+from experiments.recipe.problem import Problem
+from experiments.training.batches import Batches
+from experiments.training.step import StepMetrics, Task, TrainState, compiled, train_steps
+
+
+class Stepper:
+    """Takes training steps.
+
+    Attributes:
+      graph: the removable units of the network.
+      members: which weights belong to which of them, on the devices.
+      task: what a step does.
+    """
+
+    def __init__(self, problem: Problem, network: Network, variables: Any):
+        """Reads off a network with its variables what a step needs."""
+        method = problem.method
+        self.graph = problem.trace(network, variables)
+        self.members = problem.devices.everywhere(demp_jax.weight_groups(self.graph, variables["params"]))
+        self.task = Task(
+            network=network,
+            tx=method.tx,
+            preparation=problem.preparation,
+            classes=problem.dataset.classes,
+            criterion=method.options.get("criterion", "auto"),
+            epsilon=method.options.get("epsilon", 0.01),
+            label_smoothing=problem.config.label_smoothing,
+            accumulate=problem.config.accumulate,
+            watch=True,
+            needs_live=method.needs_live,
+            fast_convolutions=problem.config.fast_convolutions,
+            updater=method.updater,
+            replicated=problem.devices.replicated,
+        )
+        self._everywhere = problem.devices.everywhere
+        self._counts: dict[int, jax.Array] = {}
+        self._compiled: Any = None
+        self._taken: Any = None
+
+    def compile(self, state: TrainState, batches: Batches) -> None:
+        """Compiles the steps for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
+        self._compiled = compiled(train_steps, *self.arguments(state, batches), task=self.task)
+        self._taken = _kinds((state, batches[:2]))
+
+    def take_over(self, other: Stepper) -> None:
+        """Uses what another has compiled, if that is for a network of the same structure."""
+        ours, theirs = ((stepper.task, _kinds(stepper.members)) for stepper in (self, other))
+        structure: Any = jax.tree.structure(self.members)
+        if ours == theirs and structure == jax.tree.structure(other.members):
+            self._compiled, self._taken = other._compiled, other._taken
+
+    def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, StepMetrics]:
+        """Takes steps; the memory of `state` is reused. Compiles if that was not done for such arguments.
+
+        Returns:
+          The next state and the metrics of the steps, with a leading axis of at least so many entries as were taken.
+        """
+        if self._compiled is None or (self._taken is not None and self._taken != _kinds((state, batches[:2]))):
+            self.compile(state, batches)
+        self._taken = None  # From now on arguments are alike.
+        return self._compiled(*self.arguments(state, batches))
+
+    def arguments(self, state: TrainState, batches: Batches) -> tuple[Any, ...]:
+        """Returns what `train_steps` takes, but for the task."""
+        data, examples, count = batches
+        if count not in self._counts:
+            self._counts[count] = self._everywhere(jnp.asarray(count, jnp.int32))
+        return state, data, examples, self._counts[count], self.members
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the step has been compiled."""
+        return self._compiled is not None
+
+    @property
+    def bytes(self) -> int | None:
+        """Memory that the step takes at once on a device, in bytes; `None` before it is compiled or where unknown."""
+        return None if self._compiled is None else taken_bytes(self._compiled)
+
+
+def taken_bytes(program: Any) -> int | None:
+    """Returns the memory that a compiled program takes at once on a device, in bytes; `None` where that is unknown."""
+    analysis = program.memory_analysis()
+    if analysis is None:
+        return None
+    whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
+    return int(whole - analysis.alias_size_in_bytes)  # What is donated counts twice.
+
+
+def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
+    """Returns the shapes of a state for smaller variables, placed as `state` is."""
+
+    def shaped(leaf: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding)
+
+    return state._replace(variables=jax.tree.map(shaped, variables), opt_state=jax.tree.map(shaped, opt_state))
+
+
+def time_ratio(
+    problem: Problem, stepper: Stepper, state: TrainState, batches: Batches, stopped: Callable[[], bool] = lambda: False
+) -> float | None:
+    """Returns time per step over that of plain dense training, medians of interleaved repeats.
+
+    Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. How long is
+    timed is `config.step_time_seconds` for each, at least ten steps. Where `stopped` says so, it ends and gives `None`.
+    """
+    devices = problem.devices
+    network, variables = problem.initial()
+    opt_state = jax.jit(problem.base.init)(variables["params"])
+    dense = devices.everywhere(TrainState(state.step, variables, opt_state, state.key))
+    states = {name: jax.tree.map(jnp.copy, each) for name, each in (("dense", dense), ("final", state))}
+    plain = {"network": network, "tx": problem.base, "watch": False, "needs_live": False, "updater": None}
+    tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
+    calls = {
+        name: compiled(train_steps, *stepper.arguments(states[name], batches), task=task)
+        for name, task in tasks.items()
+    }
+
+    def take(name: str) -> StepMetrics:
+        states[name], metrics = calls[name](*stepper.arguments(states[name], batches))
+        return metrics
+
+    steps = {name: functools.partial(take, name) for name in tasks}
+    times = timing.median_seconds(steps, problem.config.step_time_seconds, stopped=stopped, any_process=devices.any)
+    return None if times is None else times["final"] / times["dense"]
+
+
+def _kinds(tree: Any) -> list[tuple[Any, ...]]:
+    return [(jnp.shape(leaf), leaf.dtype) for leaf in jax.tree.leaves(tree)]

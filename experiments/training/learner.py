@@ -1,0 +1,74 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""What learns: a network at its present widths, its state, and its compiled step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+
+import demp_jax
+from baselines import masking
+from experiments.recipe.network import Network
+from experiments.recipe.problem import Problem, size
+from experiments.training.batches import Batches
+from experiments.training.compiled_step import Stepper
+from experiments.training.step import StepMetrics, TrainState, free_compiled
+
+
+class Learner:
+    """What learns.
+
+    Attributes:
+      network: the network.
+      state: everything that a step changes.
+      stepper: takes the steps.
+      parameters: how many weights are left.
+      flops: of a forward pass of one example. Weights that are held at zero count in neither.
+    """
+
+    def __init__(self, problem: Problem, network: Network, state: TrainState):
+        """Compiles nothing yet."""
+        self._problem = problem
+        self._set(network, state)
+
+    def _set(self, network: Network, state: TrainState, prepared: Stepper | None = None) -> None:
+        self.network, self.state = network, state
+        self.stepper = Stepper(self._problem, network, state.variables)
+        if prepared is not None:
+            self.stepper.take_over(prepared)
+        self.count()
+
+    def shrink(self, cut: demp_jax.PruneResult, prepared: Stepper | None = None) -> None:
+        """Goes on with what a cut left, by a step that was prepared for it, if one was; drops the wider step."""
+        assert isinstance(cut.fn, Network)
+        state = self.state._replace(variables=cut.variables, opt_state=cut.opt_state)
+        self._set(cut.fn, self._problem.devices.everywhere(state), prepared)
+        free_compiled()
+
+    def take(self, batches: Batches) -> StepMetrics:
+        """Takes the steps of `batches`; returns their metrics, see `Stepper`."""
+        self.state, metrics = self.stepper(self.state, batches)
+        return metrics
+
+    def count(self) -> None:
+        """Counts weights and FLOPs anew, as masks may have changed."""
+        params = self.state.variables["params"]
+        self.parameters, self.flops = size(params), self.graph.flops()
+        if self._problem.method.updater is not None:
+            dense = masking.densities(params, self.state.opt_state)
+            sizes = dict(
+                zip(demp_jax.tracing.leaf_paths(params), (leaf.size for leaf in jax.tree.leaves(params)), strict=True)
+            )
+            self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
+            self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
+
+    @property
+    def graph(self) -> demp_jax.Graph:
+        """The removable units of the network."""
+        return self.stepper.graph
+
+    @property
+    def variables(self) -> Any:
+        """The variables of the network."""
+        return self.state.variables

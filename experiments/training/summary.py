@@ -1,0 +1,127 @@
+# Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
+"""Summaries of runs: what stands in `summary.json`, and that as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+import demp_jax
+from experiments.core.durations import to_steps
+from experiments.recipe.problem import Problem
+from experiments.rundir import records
+from experiments.training.totals import Counters
+
+
+def of_run(
+    problem: Problem,
+    counters: Counters,
+    graph: demp_jax.Graph,
+    *,
+    steps: int,
+    parameters: int,
+    flops: int,
+    step_time_ratio: float | None,
+    target: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Returns the summary of a run.
+
+    Args:
+      problem: that it works on.
+      counters: what it added up.
+      graph: the removable units that are left.
+      steps: that were taken.
+      parameters: that are left.
+      flops: of a forward pass of one example now.
+      step_time_ratio: time per step over that of plain dense training; `None` where it was not measured.
+      target: what size was asked for and reached, if one was.
+    """
+    config, dense = problem.config, problem.dense
+    dense_train_flops = 3.0 * dense.flops() * config.batch_size * steps
+    return {
+        "method": problem.method.name,
+        "dataset": config.data.name,
+        "model": config.model.name,
+        "seed": config.seed,
+        "steps": steps,
+        "target": target,
+        "test_accuracy": counters.test_accuracy,
+        "dense_parameters": problem.dense_parameters,
+        "parameters": parameters,
+        "dense_neurons": dense.neurons,
+        "neurons": graph.neurons,
+        "neuron_sparsity": 1 - graph.neurons / max(dense.neurons, 1),
+        "weight_sparsity": 1 - parameters / problem.dense_parameters,
+        "dense_inference_flops": dense.flops(),
+        "inference_flops_ratio": flops / dense.flops(),
+        # Hardware that gains nothing by weights that are held at zero takes these.
+        "gpu_flops_ratio": graph.flops() / dense.flops(),
+        "train_flops": counters.train_flops,
+        "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
+        "step_time_ratio": step_time_ratio,
+        "seconds_total": round(counters.seconds_total, 2),
+        "seconds_compiling": round(counters.seconds_compiling, 2),
+        **{f"seconds_{part}": round(seconds, 2) for part, seconds in counters.seconds.items()},
+        "cuts": counters.cuts,
+        "widths": graph.widths,
+        **_regime(problem),
+        **records.provenance(),
+    }
+
+
+def _regime(problem: Problem) -> dict[str, float | None]:
+    """Returns how far a scale or a weight could travel in this run.
+
+    `rate_sum` is the sum of the learning rates over the span of the regularizer: with Adam, whose steps are about the
+    learning rate, a scale can come from 1 to 0 so many times. `decay_sum` is the sum of learning rate times weight
+    decay: without a gradient, weights shrink by a factor exp(-decay_sum).
+    """
+    config, lengths = problem.config, problem.lengths
+    rates = np.asarray(jax.vmap(lambda step: jnp.asarray(problem.rate(step), jnp.float32))(jnp.arange(lengths.run)))
+    span = to_steps("config.method.strength_span", config.method.strength_span, epoch=lengths.epoch, run=lengths.run)
+    return {
+        "rate_sum": round(float(rates[:span].sum()), 6),
+        "decay_sum": round(float(rates.sum() * config.optimizer.weight_decay), 6),
+        "constant": config.pruning.constant,
+    }
+
+
+def one_line(summary: Mapping[str, Any]) -> str:
+    """Returns a run's result in one line."""
+    return (
+        f"{summary['method']} on {summary['dataset']}, step {summary['steps']}, "
+        f"test accuracy {_percent(summary['test_accuracy'])}, "
+        f"neuron sparsity {_percent(summary['neuron_sparsity'])}, "
+        f"weight sparsity {_percent(summary['weight_sparsity'])}, "
+        f"FLOPs x {summary['inference_flops_ratio']:.3f}"
+        + (f", step time x {summary['step_time_ratio']:.2f}" if summary["step_time_ratio"] is not None else "")
+    )
+
+
+def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Table:
+    """Returns a table with one row per run, from their summaries by name."""
+    table = Table()
+    headers = ("test accuracy", "neuron sparsity", "weight sparsity", "FLOPs ratio", "step-time ratio")
+    table.add_column("")
+    for header in headers:
+        table.add_column(header, justify="right")
+    for name, summary in runs.items():
+        table.add_row(
+            name,
+            _percent(summary["test_accuracy"]),
+            _percent(summary["neuron_sparsity"]),
+            _percent(summary["weight_sparsity"]),
+            f"{summary['inference_flops_ratio']:.3f}",
+            f"{summary['step_time_ratio']:.2f}",
+        )
+    return table
+
+
+def _percent(part: float) -> str:
+    return "not measured" if math.isnan(part) else f"{100 * part:.1f}%"
