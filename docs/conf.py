@@ -50,5 +50,5 @@ nitpick_ignore_regex = [
         r"demp_jax\._src\.(tracing\.(axes|mirror|program|graph\.Absorber)|pruning\.(planning|slicing)).*",
     ),
     ("py:class", r"demp_jax\.(equinox|linen|_src\.frameworks\.nnx_models)\.(BatchStatistics|Updating)"),
-    ("py:class", r"experiments\.(network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
+    ("py:class", r"experiments\.(recipe\.network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
 ]
