@@ -8,7 +8,7 @@ from experiments.figures.figure import Figure
 
 _ORDER = (
     "fig1 fig2 fig3 fig4 fig5 fig6 fig7 fig8 fig9 fig10 fig11 fig12 fig13 fig14 fig15 fig16 fig17 "
-    "table1 table2 table3 propB1 lemmaB2 speed length"
+    "table1 table2 table3 propB1 lemmaB2 speed length folding"
 ).split()
 _ALL = {
     figure.name: figure
