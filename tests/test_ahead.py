@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import demp_jax
 from experiments.core.errors import NonFiniteLossError
-from experiments.recipe.problem import pose
+from experiments.recipe.problem import Lengths, pose
 from experiments.training import ahead, loop, pruning, when
 from experiments.training.batches import Feed
 from experiments.training.compiled_step import Stepper
@@ -334,3 +334,11 @@ def test_several_devices_cut_the_same(tmp_path):
     assert one["widths"] == two["widths"]
     steps = [[cut["step"] for cut in lines(tmp_path / run / "cuts.jsonl")] for run in ("one", "two")]
     assert steps[0] == steps[1]
+
+
+def test_advice_can_be_followed():
+    lengths = Lengths(100.0, 2000, 1, 1, 1, cut_every=400, cut_cost=0, ahead=100, watch=0)
+    assert when.advice(180.0, lengths) == "with --config.pruning.ahead=300 it would not"
+    said = when.advice(4810.0, lengths)
+    assert "prunes are due every 400 steps" in said
+    assert "pruning.ahead" not in said

@@ -20,7 +20,7 @@ import numpy as np
 import demp_jax
 from experiments.core.compile_clock import CompileClock
 from experiments.recipe.network import Network
-from experiments.recipe.problem import Problem
+from experiments.recipe.problem import Lengths, Problem
 from experiments.rundir.records import Records
 from experiments.training import ahead as ahead_lib
 from experiments.training import compiled_step as stepper_lib
@@ -48,6 +48,18 @@ class Loop:
 
     settle: Callable[[int], float]
     doing: Callable[[str], contextlib.AbstractContextManager[Any]]
+
+
+def advice(steps: float, lengths: Lengths) -> str:
+    """Returns what to do so that training does not wait as long as so many steps take for the next smaller step."""
+    enough = lengths.ahead + 100 * math.ceil(steps / 100)
+    # What is begun earlier than the prune before it would prepare none.
+    if enough <= lengths.cut_every:
+        return f"with --config.pruning.ahead={enough} it would not"
+    return (
+        f"prunes are due every {lengths.cut_every} steps, which is shorter than that: prune less often by "
+        "--config.pruning.every, or at the end alone by --config.pruning.dynamic=false"
+    )
 
 
 class Cutting:
@@ -191,11 +203,9 @@ class Cutting:
         planned, stepper = ahead.planned(), ahead.prepared()
         waited = round(time.perf_counter() - started, 4)
         if waited > _LONG_WAIT:
-            enough = self._problem.lengths.ahead + 100 * math.ceil(waited / seconds / 100)
             _LOG.warning(
-                "step %d: training waited %.0f seconds for the smaller step to be compiled, as long as %d steps; with "
-                "--config.pruning.ahead=%d it would not",
-                *(step, waited, round(waited / seconds), enough),
+                "step %d: training waited %.0f seconds for the smaller step to be compiled, as long as %d steps; %s",
+                *(step, waited, round(waited / seconds), advice(waited / seconds, self._problem.lengths)),
             )
         more = {"since": planned.since, "trials": planned.trial, "least_gain": planned.least_gain}
         if planned.leave is None:
