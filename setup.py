@@ -48,6 +48,7 @@ setup(
             "tensorboardX>=2.6.2",
             "tensorflow-datasets>=4.9.9",
         ],
+        "slurm": ["submitit>=1.5"],  # For `experiments.sweep --launcher=slurm`.
         "wandb": ["wandb>=0.19"],  # For `config.tracker`.
         "cuda": ["jax[cuda13]>=0.10.2"],
         "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],

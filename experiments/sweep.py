@@ -5,13 +5,16 @@ r"""Many runs: any grid over the fields of a config.
         --set=steps=1000 --out=runs/sweep
     python -m experiments.sweep --config=configs/quickstart.py --grid=method.name=demp,snap,rigl --out=runs/methods
     python -m experiments.sweep --config=configs/quickstart.py --grid="model.widths=(64,),(128,128)" --out=runs/widths
-    python -m experiments.run --config=configs/quickstart.py --help | grep strength
+    python -m experiments.sweep --config=configs/resnet18_cifar.py --grid=seed=0,1,2,3 --out=runs/seeds \
+        --launcher=slurm --per_job=4 --job=slurm_partition=gpu --job=gpus_per_node=1 --job=timeout_min=240
 
-Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes; the
-last command looks up what can be changed. Runs that ended are not run again, runs that were interrupted go on, and a
-run that fails does not stop the others. On a CPU as many run at once as cores and memory allow (`--processes`), each on
-cores of its own; on an accelerator one at a time. The table is printed and left in `OUT/sweep.md`, the summaries
-in `OUT/sweep.jsonl`.
+Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes
+(`python -m experiments.run --config=FILE --help` lists what can be changed). Runs that ended are not run again, runs
+that were interrupted go on, and a run that fails does not stop the others. On a CPU as many run at once as cores and
+memory allow (`--processes`), each on cores of its own; on an accelerator one at a time. With `--launcher=slurm` they
+are jobs of a cluster, `--per_job` of them in each, through submitit; what `--job` gives is told to it. A job that is
+preempted or comes to the end of its time lets its runs save, is queued again, and goes on. The table is printed and
+left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`.
 """
 
 from __future__ import annotations
@@ -21,8 +24,9 @@ import json
 import re
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-from experiments.cli import command
+from experiments.cli import cluster, command
 from experiments.core import signals
 
 if __name__ == "__main__":
@@ -63,6 +67,17 @@ def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Ru
     return labels
 
 
+def _parameters(text: Sequence[str]) -> dict[str, Any]:
+    """Returns parameters of jobs: of `["timeout_min=60", "slurm_partition=gpu"]`, the first as a number."""
+    found: dict[str, Any] = {}
+    for each in text:
+        key, sign, value = each.partition("=")
+        if not (key and sign and value):
+            raise UsageError(f"--job must be KEY=VALUE, as in --job=timeout_min=240; got {each!r}.")
+        found[key] = int(value) if value.isdecimal() else value
+    return found
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Sweeps, by the command line; returns the exit status."""
     parser = command.Parser(__doc__)
@@ -73,11 +88,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=command.local, required=True, metavar="DIR", help="for the runs and the table")
     parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
+    parser.add_argument("--launcher", choices=cluster.CLUSTERS, help="runs are jobs of a cluster, through submitit")
+    parser.add_argument("--per_job", type=int, default=1, metavar="N", help="runs that share a job, by default 1")
+    parser.add_argument(
+        "--job",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of the jobs, as submitit takes it; again for more",
+    )
     options = parser.parse_args(arguments)
     signals.raise_on_signal()  # The runs are stopped, and save.
     try:
         labels = _labelled(options.config, options.set, options.grid)
-        outcomes = execute(labels, options.out, processes=options.processes)
+        if options.launcher:
+            more: dict[str, Any] = {"per_job": options.per_job, "parameters": _parameters(options.job)}
+            outcomes = cluster.execute(labels, options.out, cluster=options.launcher, **more)
+        else:
+            outcomes = execute(labels, options.out, processes=options.processes)
     except UsageError as error:
         return command.fail(str(error), 2)
     except KeyboardInterrupt:

@@ -2,6 +2,10 @@
 
 import json
 import os
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +16,8 @@ from experiments.core.devices import free_memory
 from experiments.recipe import fields
 from experiments.rundir import workdir
 from tests.runs import SHORT
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_a_grid_and_the_names_of_its_runs():
@@ -121,3 +127,58 @@ def test_a_sweep_from_elsewhere_takes_the_files_that_are_there(tmp_path, monkeyp
     for config in ("mine.py", "configs/quickstart.py:smoke"):
         assert sweep.main([f"--config={config}", "--grid=method.name=dense", f"--out={tmp_path / config[:4]}"]) == 0
     assert json.loads(next(tmp_path.glob("mine/*/summary.json")).read_text())["seed"] == 7
+
+
+def _python(*words, **env):
+    env = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0", **env}
+    return subprocess.run([sys.executable, *words], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+
+
+def test_runs_are_jobs_of_a_cluster(tmp_path):
+    """Two share a job; one fails, and stops neither the other nor the next job. What ended is not run again."""
+    common = ["--config=configs/quickstart.py:smoke", "--set=devices=1", f"--out={tmp_path}", "--launcher=local"]
+    arguments = ["-m", "experiments.sweep", *common]
+    # No loss is finite at such a rate.
+    rates = "--grid=optimizer.learning_rate=0.01,1e38"
+    done = _python(*arguments, rates, "--set=optimizer.schedule=constant", "--per_job=2", "--job=timeout_min=10")
+    assert done.returncode == 1, done.stderr
+    assert "0 of 2 runs had ended; 2 to go, in 1 jobs" in done.stdout
+    assert done.stderr.count("failed:") == 1
+    assert re.search(r"FINISHED: error: (the loss became|parameters became)", done.stderr)
+    assert len((tmp_path / "sweep.jsonl").read_text().splitlines()) == 1
+    done = _python(*arguments, "--grid=optimizer.learning_rate=0.01", "--set=optimizer.schedule=constant")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 1 runs had ended; 0 to go" in done.stdout
+    for job, message in (
+        ("no_such=1", "--launcher=local with --job=.*no_such"),
+        ("timeout_min", "--job must be KEY=VALUE"),
+    ):
+        done = _python(*arguments, "--grid=seed=9", f"--job={job}")
+        assert done.returncode == 2
+        assert re.search(f"^error: {message}", done.stderr, re.M), done.stderr
+
+
+PREEMPTED = """
+import subprocess, sys, time
+from pathlib import Path
+from experiments.cli import cluster
+from experiments.cli.launch import Run
+
+folder = Path(sys.argv[1])
+run = Run.of("configs/quickstart.py:smoke", {"steps": "4000", "checkpoint_every": "100", "devices": 1})
+job = cluster._executor("local", folder / "jobs", {"timeout_min": 10}).submit(cluster._job([run], folder, {}))
+while not list(folder.glob("*/checkpoints/100*")):
+    time.sleep(0.05)
+subprocess.run(["pkill", "-USR2", "-P", job.job_id], check=True)  # As a cluster does.
+print(job.result())
+"""
+
+
+@pytest.mark.slow
+def test_a_job_that_is_preempted_goes_on(tmp_path):
+    done = _python("-c", PREEMPTED, str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "[0]"
+    [summary] = tmp_path.glob("*/summary.json")
+    assert json.loads(summary.read_text())["steps"] == 4000
+    assert "continuing from step" in (summary.parent / "log.txt").read_text()

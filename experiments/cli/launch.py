@@ -119,7 +119,7 @@ def execute(
             for process in ended:
                 run, mine = running.pop(process)
                 free.append(mine)
-                outcomes[run] = _ended(run, folder) or _failed(run, folder, process.returncode)
+                outcomes[run] = outcome(run, folder, f"exit status {process.returncode}")
                 left = len(waiting) + len(running)
                 what = "done" if outcomes[run].error is None else f"FAILED: {outcomes[run].error}"
                 say(f"{run.name}: {what}; {left} left after {time.monotonic() - started:.0f} s")
@@ -151,24 +151,29 @@ def _has_accelerator() -> bool:
     return subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()[-1:] != ["cpu"]
 
 
-def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
+def words(run: Run, folder: Path, more: Sequence[str] = ()) -> tuple[list[str], dict[str, str], Path]:
+    """Returns the words of the process of a run, what its environment has to have, and its log; makes its folder."""
     place = folder / run.name
     place.mkdir(parents=True, exist_ok=True)
-    words = [
+    program = [
         sys.executable,
         "-m",
         "experiments.run",
         f"--config={located(run.config)}",
         f"--workdir={place.resolve()}",
     ]
+    flags = [*run.flags(), *more, "--config.progress=lines"]
+    # With the program of this one; started here, so that paths mean what they do to who gave them.
+    path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return [*program, *flags], {"PYTHONPATH": path}, (place / "log.txt").resolve()
+
+
+def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
+    program, env, path = words(run, folder, more)
     if cores and shutil.which("taskset"):
-        words = ["taskset", "-c", ",".join(map(str, cores)), *words]
-    with (place / "log.txt").open("ab") as log:
-        flags = [*run.flags(), *more, "--config.progress=lines"]
-        # Here, so that paths mean what they do to who gave them, with the program of this one.
-        path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
-        env = {**os.environ, "PYTHONPATH": path}
-        return subprocess.Popen([*words, *flags], env=env, stdout=log, stderr=subprocess.STDOUT)
+        program = ["taskset", "-c", ",".join(map(str, cores)), *program]
+    with path.open("ab") as log:
+        return subprocess.Popen(program, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT)
 
 
 def located(config: str) -> str:
@@ -190,6 +195,7 @@ def _ended(run: Run, folder: Path) -> Outcome | None:
     return Outcome(run, path.parent, json.loads(path.read_text()), None)
 
 
-def _failed(run: Run, folder: Path, status: int) -> Outcome:
+def outcome(run: Run, folder: Path, how: str) -> Outcome:
+    """Returns what became of a run that is over; `how` its process ended, in words."""
     line = records.last_line(folder / run.name / "log.txt")
-    return Outcome(run, folder / run.name, None, f"exit status {status}: {line or 'no output'}")
+    return _ended(run, folder) or Outcome(run, folder / run.name, None, f"{how}: {line or 'no output'}")
