@@ -51,7 +51,9 @@ def test_elsewhere_there_is_a_line_now_and_then(mode, monkeypatch, capsys):
             with quiet.doing("evaluating"):
                 quiet.update(step + 1, 0.5, 40, 0.5)
     shown = capsys.readouterr()
-    expected = [f"step {step} of 20: loss 0.500, test 50.0%, 40 of 40 neurons" for step in (8, 16)]
+    # Two seconds a step.
+    line = "step {} of 20: loss 0.500, test 50.0%, 40 of 40 neurons, 0:00:{:02} left"
+    expected = [line.format(step, 2 * (20 - step)) for step in (8, 16)]
     assert shown.err.splitlines() == ([] if mode == "off" else expected)
     assert shown.out == ""
 

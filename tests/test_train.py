@@ -112,7 +112,9 @@ def test_tensorboard_events_can_be_read(finished):
         event = event_pb2.Event.FromString(raw[12 : 12 + length])
         tags |= {value.tag for value in event.summary.value}
         raw = raw[16 + length :]
-    assert {"loss", "test_accuracy", "strength", "width/norm/0"} <= tags
+    assert {"train/loss", "test/accuracy", "test/loss", "schedule/strength", "width/norm/0", "size/neurons"} <= tags
+    assert not {tag for tag in tags if tag.startswith("other/")}
+    assert any(tag.startswith("config") for tag in tags)
 
 
 def test_evaluation_covers_every_test_example_once(finished):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import math
 import sys
 import time
@@ -36,6 +37,8 @@ class Progress:
         self._neurons = neurons
         self._lines = mode == "lines" or (mode == "auto" and not _has_bar(mode))
         self._last = time.monotonic()
+        # When, and after how many steps, the remaining time began to be told by: the first steps wait for the compiler.
+        self._since: tuple[float, int] | None = None
         self._loss: float | None = None
         self._text = ""
         self._bar: RichProgress | None = None
@@ -54,9 +57,22 @@ class Progress:
         self._text = ", ".join(parts)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, description=self._text)
-        elif self._lines and time.monotonic() - self._last > _SECONDS_BETWEEN_LINES:
-            self._last = time.monotonic()
-            sys.stderr.write(f"step {step} of {self._steps}: {self._text}\n")
+            return
+        now = time.monotonic()
+        left = self._remaining(now, step)
+        if self._lines and now - self._last > _SECONDS_BETWEEN_LINES:
+            self._last = now
+            sys.stderr.write(f"step {step} of {self._steps}: {self._text}{left}\n")
+
+    def _remaining(self, now: float, step: int) -> str:
+        """Returns in words how long the run takes yet, at the speed since the first update; "" before that is known."""
+        if self._since is None:
+            self._since = now, step
+        started, first = self._since
+        if step == first:
+            return ""
+        seconds = round((self._steps - step) * (now - started) / (step - first))
+        return f", {datetime.timedelta(seconds=seconds)} left"
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:

@@ -40,13 +40,15 @@ class Records:
         for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
             _truncate(workdir / name, step, open_cut if name == "cuts.jsonl" else None)
         self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
+        if not step and (workdir / "config.json").exists():
+            self._events.add_text("config", f"```\n{(workdir / 'config.json').read_text()}\n```")
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line of metrics; numbers go to TensorBoard and the tracker, too."""
         _append(self._workdir / "metrics.jsonl", {"step": step, **values})
         numbers = dict(_numbers(values))
         for name, number in numbers.items():
-            self._events.add_scalar(name, number, step)
+            self._events.add_scalar(tag(name), number, step)
         self._tracker.log(step, numbers)
 
     def dead(self, step: int, values: Mapping[str, Any]) -> None:
@@ -89,6 +91,24 @@ class NoRecords(Records):
 
     def close(self) -> None:
         """Closes nothing."""
+
+
+_GROUPS = {
+    "train": ("loss",),
+    "schedule": ("learning_rate", "strength", "noise", "strength_factor", "target_left", "epoch"),
+    "size": ("neurons", "parameters"),
+    "time": ("seconds_per_step",),
+}
+
+
+def tag(name: str) -> str:
+    """Returns the tag of a number at TensorBoard, in a group: `train/loss`, `test/accuracy`, `width/SITE`."""
+    if "/" in name:
+        return name
+    before, _, after = name.partition("_")
+    if before in ("train", "test"):
+        return f"{before}/{after}"
+    return f"{next((group for group, names in _GROUPS.items() if name in names), 'other')}/{name}"
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
