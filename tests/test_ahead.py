@@ -85,11 +85,12 @@ def test_cuts_are_prepared_while_training_goes_on(tmp_path, monkeypatch):
     monkeypatch.setattr(Stepper, "compile", watched)
     said = []
     monkeypatch.setattr(when, "_LONG_WAIT", 0.0)
-    monkeypatch.setattr(when._LOG, "warning", lambda *args: said.append((args[0] % args[1:], args[4])))
+    monkeypatch.setattr(when._LOG, "warning", lambda *args: said.append(args[0] % args[1:]))
     result = train_and_evaluate(short_config(**CHANGES), tmp_path)
     cuts = lines(tmp_path / "cuts.jsonl")
-    assert said[0][0].startswith("step 12: training waited")
-    assert all(f"--config.pruning.ahead={enough} " in text and enough % 100 == 2 for text, enough in said)
+    assert said[0].startswith("step 12: training waited")
+    # Nothing is compiled in the few steps between these prunes.
+    assert all("prune less often by --config.pruning.every" in text for text in said)
     # Where too few were dead when the cut was due, it was tried again.
     assert all(cut["step"] == cut["since"] + 2 for cut in cuts[:-1])
     assert all((cut["since"] - 2 * (cut["trials"] - 1)) % 10 == 0 for cut in cuts[:-1])
