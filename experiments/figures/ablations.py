@@ -84,7 +84,7 @@ _SCHEDULES: dict[str, dict[str, Any]] = {
 
 FIG4 = _ablation(
     "fig4",
-    "schedules of the regulariser",
+    "schedules of the regularizer",
     _SCHEDULES,
     _fig4,
     # 30% of the one cycle's 85,000 steps.
@@ -97,14 +97,14 @@ def _fig5(means: Sequence[Mean]) -> list[Claim]:
     value, over = lead(means, 0, ["L2(gamma)", "Lasso(gamma)"], ["L2", "Lasso"])
     best = Effect("the better of L2(gamma) and Lasso(gamma) minus that of L2 and Lasso", value, over=over)
     return [
-        Claim("Regularising the scales alone is better than all weights, with Adam.", "4.2, F.1", (best,)),
+        Claim("Regularizing the scales alone is better than all weights, with Adam.", "4.2, F.1", (best,)),
         Claim(
             "With Adam, L2 on the scales is slightly above the Lasso on them.",
             "4.2, F.1",
             led(means, 0, "L2(gamma)", ["Lasso(gamma)"]),
         ),
         Claim(
-            "Regularising the scales alone, by the Lasso, gives the best balance with SGDM.",
+            "Regularizing the scales alone, by the Lasso, gives the best balance with SGDM.",
             "4.2, F.1",
             led(means, 1, "Lasso(gamma)", ["L2", "L2(gamma)", "Lasso"]),
         ),
@@ -113,7 +113,7 @@ def _fig5(means: Sequence[Mean]) -> list[Claim]:
 
 FIG5 = _ablation(
     "fig5",
-    "regularisers",
+    "regularizers",
     {
         "L2": {"method.regularizer": "l2", "method.penalised": "all"},
         "L2(gamma)": {"method.regularizer": "l2"},
@@ -174,7 +174,7 @@ def _fig6(means: Sequence[Mean]) -> list[Claim]:
 
 FIG6 = Figure(
     "fig6",
-    "variance of the noise, with the regulariser",
+    "variance of the noise, with the regularizer",
     (weights("ResNet-18, SGDM"), weights("ResNet-50")),
     _fig6,
     _fig6_cases,
@@ -244,17 +244,17 @@ def _fig13(means: Sequence[Mean]) -> list[Claim]:
         claim = f"With {optimizer}, it makes no difference whether dead neurons get noise, too (to 1.5 points)."
         found.append(Claim(claim, "F.6", (effect,)))
         most = max((m.x for m in means if m.panel == panel and m.series == "asymmetric"), default=math.nan)
-        claim = f"With {optimizer}, noise alone, without a regulariser, prunes (more than 5% of the weights)."
+        claim = f"With {optimizer}, noise alone, without a regularizer, prunes (more than 5% of the weights)."
         found.append(Claim(claim, "F.6", (Effect("weights cut at the best variance", most, above=5.0, unit="%"),)))
         value, over = lead(means, panel, [DEMP], ["asymmetric"], 5.0)
-        effect = Effect("the regulariser minus noise", value, over=over)
-        found.append(Claim(f"With {optimizer}, its trade-off is worse than that of a regulariser.", "F.6", (effect,)))
+        effect = Effect("the regularizer minus noise", value, over=over)
+        found.append(Claim(f"With {optimizer}, its trade-off is worse than that of a regularizer.", "F.6", (effect,)))
     return found
 
 
 FIG13 = Figure(
     "fig13",
-    "noise without a regulariser, asymmetric and symmetric",
+    "noise without a regularizer, asymmetric and symmetric",
     tuple(weights(o) for o in OPTIMIZERS),
     _fig13,
     _fig13_cases,

@@ -177,7 +177,7 @@ def _fig2(means: Sequence[Mean]) -> list[Claim]:
     for (low, a), (high, b) in itertools.pairwise(zip(_VARIANCES, heights, strict=True)):
         steps.append(Effect(f"dead at variance {high:g} minus at {low:g}", _gap(b, a), -1.0, unit=unit))
     return [
-        Claim("A stronger regulariser kills more neurons (1% more).", "2.2", tuple(rising)),
+        Claim("A stronger regularizer kills more neurons (1% more).", "2.2", tuple(rising)),
         Claim("How many die differs between Adam and SGDM (by 5% on average).", "2.2", (differs,)),
         Claim(
             "Noise on live weights kills more neurons, the more the larger (1% more at the end, no fall by 1%).",
@@ -190,7 +190,7 @@ def _fig2(means: Sequence[Mean]) -> list[Claim]:
 _LAMBDA = "Regularization Parameter (lambda)"
 FIG2 = Figure(
     "fig2",
-    "dead neurons against regularisation and noise, ResNet-18",
+    "dead neurons against regularization and noise, ResNet-18",
     (
         Panel("Regularizer-Optimizer", _LAMBDA, "Dead Neurons Ratio"),
         Panel("Noise Variance", _LAMBDA, "Dead Neurons Ratio"),

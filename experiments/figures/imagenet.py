@@ -224,7 +224,7 @@ _CLAIMS2 = (
     "Unstructured methods make a step hardly faster (by less than 5%).",
 )
 _CLAIMS3 = (
-    "90% of the neurons of a ViT's MLPs can be pruned without a regulariser (85% at least).",
+    "90% of the neurons of a ViT's MLPs can be pruned without a regularizer (85% at least).",
     "With ReLU accuracy falls only a little (by less than 2 points), and 43% of the neurons go (38% at least).",
 )
 

@@ -129,7 +129,7 @@ def regime(figure: Figure, runs: Sequence[Mapping[str, Any]], collapsed: int = 0
         if cut:
             words.append(f"weight sparsity {min(cut):.0f} to {max(cut):.0f}%")
         for key, what in (
-            ("rate_sum", "sum of the learning rates over the regulariser's span"),
+            ("rate_sum", "sum of the learning rates over the regularizer's span"),
             ("decay_sum", "sum of learning rate times weight decay"),
         ):
             values = [run[key] for run in mine if run.get(key) is not None]
