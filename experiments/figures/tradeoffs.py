@@ -59,9 +59,13 @@ def _structured(
     rows: Sequence[Mapping[str, Any]] = (),
     doubts: str = "",
     size_at: Mapping[str, Mapping[str, Any]] | None = None,
+    wide: Mapping[str, Sequence[float]] | None = None,
     optimizers: Sequence[str] = tuple(OPTIMIZERS),
 ) -> Figure:
-    """Returns a figure of accuracy against both sparsities; `size_at` changes the recipe of a scale."""
+    """Returns a figure of accuracy against both sparsities; `size_at` changes the recipe of a scale.
+
+    `wide` has the strengths, by optimizer, of what is wider at the scale of a CPU than other figures are.
+    """
     size_at = size_at or {}
 
     def cases(scale: str, seeds: Sequence[int]) -> list[Case]:
@@ -72,7 +76,8 @@ def _structured(
             options = (network, scale, seeds, optimizer, i)
             found += dense_cases(*options, {**changes, **size})
             found += other_cases(*options, STRUCTURED, "ranking.sparsity", levels, {**changes, **size})
-            found += demp_cases(*options, DEMP, {**changes, **size})
+            grid = (wide or {}).get(optimizer) if scale == "cpu" else None
+            found += demp_cases(*options, DEMP, {**changes, **size}, grid)
         return found
 
     def judge(means: Sequence[Mean]) -> list[Claim]:
@@ -131,6 +136,7 @@ FIG3 = _structured(
     {},
     [_MARGIN],
     size_at={"cpu": {"model.base_width": 16, "steps": "15ep"}},
+    wide={"Adam": (1e-3, 2e-3, 4e-3, 8e-3, 0.016)},
 )
 FIG14 = _structured(
     "fig14",
