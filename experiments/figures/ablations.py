@@ -265,7 +265,8 @@ FIG13 = Figure(
 
 # Not of the paper: does DemP gain on the early methods with the length of training? The paper's own is 250 epochs.
 _LENGTHS = {"cpu": (12, 30, 60), "gpu": (20, 60, 120), "paper": (250, 500)}
-# By length of a CPU's runs, strengths that are to leave about a fifth and a tenth of the weights: in 12 epochs 0.004 left 37%.
+# By length of a CPU's runs, strengths that are to leave about a fifth and a tenth of the weights. In 12 epochs 0.004
+# left 37%.
 _LENGTH_STRENGTHS = {12: (1e-2, 2.5e-2), 30: (5e-3, 1.2e-2), 60: (3e-3, 7e-3)}
 _EARLY = {name: method for name, method in STRUCTURED.items() if method.startswith("early")}
 
