@@ -85,5 +85,4 @@ def test_a_verdict_tells_its_numbers_and_is_read_again():
     assert found.why == (
         "ours minus theirs (55 to 82%): +1.17 [+0.784, +1.55] points, to be above 0; no runs that tell of: else; so far"
     )
-    assert found.seeds == 0
     assert Verdict.load(json.loads(json.dumps(dataclasses.asdict(found)))) == found

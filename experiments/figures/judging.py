@@ -132,11 +132,6 @@ class Verdict:
         text = "; ".join([*known, *left, *filter(None, [self.note])])
         return text or "no runs at this scale tell"
 
-    @property
-    def seeds(self) -> int:
-        """How many seeds tell, of the effect of which the fewest do."""
-        return min((len(decision.values) for decision in self.decisions), default=0)
-
     @classmethod
     def load(cls, fields: dict[str, Any]) -> Verdict:
         """Returns a verdict from its fields, as `dataclasses.asdict` and JSON give them."""
