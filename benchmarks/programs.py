@@ -19,6 +19,7 @@ from configs.base import variants
 from experiments.core.devices import Devices
 from experiments.data import Preparation
 from experiments.recipe import network
+from experiments.settings import schema, section
 from experiments.training.compiled_step import taken_bytes
 from experiments.training.step import Data, Task, TrainState, compiled, train_step, train_steps
 
@@ -162,7 +163,7 @@ def built(
 def initial(model: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[network.Network, Any]:
     """Returns a new network by the `model` section of a config, and its variables."""
     config = variants("benchmarks", "", {"": {f"model.{name}": value for name, value in model.items()}})
-    return network.initial(config, shape, 10)
+    return network.initial(section(schema.Model, config.model), config.seed, shape, 10)
 
 
 def narrowed(

@@ -47,11 +47,13 @@ from flax import nnx
 import demp_jax
 from demp_jax import export as demp_export
 from demp_jax import models
+from experiments import settings as settings_lib
 from experiments.core import compile_clock, named, timing
 from experiments.core.errors import ExportError, UsageError, require
 from experiments.recipe import network
 from experiments.recipe.problem import Problem, pose, size
 from experiments.rundir import checkpoints, records, workdir
+from experiments.settings import schema
 from experiments.training.step import prepare
 
 # How many test images are compared, and by how much logits may differ, of the largest or of 1.
@@ -102,12 +104,13 @@ def _write_safetensors(net: Net, folder: Path) -> None:
 
 def _read_safetensors(net: Net, folder: Path) -> Callable[[Any], Any]:
     config = ml_collections.ConfigDict(net.about["config"])
-    builder = named.find("config.model.name", config.model.name, network.MODELS)
+    section = settings_lib.section(schema.Model, config.model)
+    builder = named.find("config.model.name", section.name, network.MODELS)
     if isinstance(builder, network.LibraryModel):
         model = models.load(folder)
     else:
         _, *shape = net.about["input"]["shape"]
-        model = network.build(config, tuple(shape), net.about["classes"])
+        model = network.build(section, config.seed, tuple(shape), net.about["classes"])
         demp_export.load_safetensors(model, folder / "model.safetensors")
         model.eval()
     graphdef, state = nnx.split(model)
@@ -261,7 +264,7 @@ def _about(problem: Problem, saved: checkpoints.Saved, folder: Path) -> dict[str
     summary = folder / "summary.json"
     ended = json.loads(summary.read_text()) if summary.exists() else {}
     return {
-        "model": network.description(saved.config.model, problem.input_shape, dataset.classes),
+        "model": network.description(problem.settings.model, problem.input_shape, dataset.classes),
         "input": {"shape": ["batch", *problem.input_shape], "dtype": "float32", "layout": "NHWC"},
         "output": {"shape": ["batch", dataset.classes], "dtype": "float32", "meaning": "logits"},
         "preprocessing": {
@@ -297,10 +300,10 @@ def _write(
     partial: Path,
 ) -> dict[str, Any]:
     """Writes a network into `partial/pruned`, and its dense twin into `partial/dense`; tries both."""
-    config = saved.config.copy_and_resolve_references()
-    with config.unlocked():
-        config.model.dtype = config.model.dtype if config.model.dtype in kind.dtypes else kind.dtypes[0]
-    dense, variables = network.initial(config, problem.input_shape, problem.dataset.classes)
+    section = problem.settings.model
+    if section.dtype not in kind.dtypes:
+        section = dataclasses.replace(section, dtype="float32")
+    dense, variables = network.initial(section, problem.settings.seed, problem.input_shape, problem.dataset.classes)
     nets = {
         "dense": Net(dense, variables, about),
         "pruned": Net(dense.resized(saved.variables), saved.variables, about),
@@ -314,11 +317,11 @@ def _write(
         runs[name] = kind.read(net, folder)
     few = x[jnp.arange(batch) % len(x)]
     programs = {name: functools.partial(run, few) for name, run in runs.items()}
-    times = timing.median_seconds(programs, config.step_time_seconds)
+    times = timing.median_seconds(programs, problem.settings.step_time_seconds)
     assert times is not None  # Nothing stops it.
     return {
-        "difference": _difference(kind, nets["pruned"], runs["pruned"], x, config.model.dtype),
-        "dtype": config.model.dtype,
+        "difference": _difference(kind, nets["pruned"], runs["pruned"], x, section.dtype),
+        "dtype": section.dtype,
         "seconds": (times["dense"], times["pruned"]),
         "bytes": tuple((partial / name / kind.files[0]).stat().st_size for name in ("dense", "pruned")),
     }

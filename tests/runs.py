@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from configs import quickstart
+from experiments import data, settings
 from experiments.rundir import checkpoints
+from experiments.settings import device_defaults, schema
 
 needs_tfds = pytest.mark.skipif(
     not os.environ.get("TFDS_DATA_DIR"), reason="needs MNIST and CIFAR-10: set TFDS_DATA_DIR to their folder"
@@ -53,6 +55,25 @@ def config_of(changes=None, base=quickstart.get_config) -> ml_collections.Config
 def short_config(**changes) -> ml_collections.ConfigDict:
     """Returns the config of a run of seconds."""
     return config_of({**SHORT, **changes})
+
+
+def settings_of(config, examples=1437, steps=None) -> settings.Settings:
+    """Returns the settings of a config for a training set of so many examples, of a run of other length if given."""
+    config = config.copy_and_resolve_references().unlock()
+    config.steps = config.steps if steps is None else str(steps)
+    settings.require_valid(config)
+    return settings.parse(device_defaults.settled(config, settings.run_steps(config, examples)), examples)
+
+
+def dataset_of(config) -> data.Dataset:
+    """Returns the dataset of a config."""
+    settings.require_valid(config)
+    return data.load(settings.section(schema.Data, config.data), config.seed)
+
+
+def model_of(config) -> schema.Model:
+    """Returns the model section of a config."""
+    return settings.section(schema.Model, config.model)
 
 
 def last_digests(workdir: Path) -> dict[str, int]:

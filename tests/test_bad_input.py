@@ -12,12 +12,12 @@ import pytest
 
 from configs import mlp_mnist, quickstart, resnet18_cifar
 from experiments import compare
-from experiments.core.durations import to_steps
 from experiments.core.errors import UsageError
 from experiments.data import arrays
 from experiments.recipe.problem import pose
 from experiments.rundir import workdir
 from experiments.rundir import workdir as workdir_lib
+from experiments.settings.durations import to_steps
 from experiments.training.loop import train_and_evaluate
 from tests.runs import config_of, short_config
 
@@ -29,57 +29,57 @@ BAD = {
     "eval_batch_size": (0, "config.eval_batch_size must be at least 1; got 0"),
     "label_smoothing": (1.0, r"config.label_smoothing must be in \[0, 1\); got 1.0"),
     "log_every": ("0", "config.log_every must be at least one step; got '0'"),
-    "seed": (2**32, "config.seed must be between 0 and 2147483647; got 4294967296"),
-    "data.crop": (-1, "config.data.crop must be between 0 and 7, the side of an image less one; got -1"),
+    "seed": (2**32, "config.seed must be at most 2147483647; got 4294967296"),
+    "data.crop": (8, "config.data.crop must be between 0 and 7, the side of an image less one; got 8"),
     "progress": ("lots", "config.progress must be one of auto, bar, lines, off; got 'lots'"),
     "checkpoints_kept": (0, "config.checkpoints_kept must be at least 1; got 0"),
     "data.name": ("svhn", "config.data.name must be one of cifar10, .*, mnist; got 'svhn'"),
     "data.normalize": ("zca", "config.data.normalize must be one of standardize, unit; got 'zca'"),
     "model.name": ("vgg99", "config.model.name must be one of mlp, resnet18, resnet50, vgg16, vit; got 'vgg99'"),
     "model.activation": ("tanh", "config.model.activation must be one of gelu, leaky_relu, relu, swish; got 'tanh'"),
-    "model.widths": ((0,), r"config.model.widths must be one or more whole numbers of at least 1.*; got \(0,\)"),
+    "model.widths": ((0,), r"config.model.widths must be at least 1; got \(0,\)"),
     "optimizer.name": ("lamb", "config.optimizer.name must be one of adam, adamw, sgdm; got 'lamb'"),
-    "optimizer.learning_rate": (-0.1, "config.optimizer.learning_rate must be a finite number > 0; got -0.1"),
+    "optimizer.learning_rate": (-0.1, "config.optimizer.learning_rate must be above 0; got -0.1"),
     "optimizer.schedule": (
         "linear",
         "config.optimizer.schedule must be one of constant, cosine, one_cycle, piecewise, step; got 'linear'",
     ),
-    "optimizer.warmup": ("30", "config.optimizer.warmup must be shorter than the run of 30 steps; got '30'"),
-    "optimizer.warmup_from": (-1.0, "config.optimizer.warmup_from must be a finite number >= 0; got -1.0"),
-    "optimizer.clip_norm": (-1.0, "config.optimizer.clip_norm must be a finite number >= 0; got -1.0"),
+    "optimizer.warmup": ("30", "config.optimizer.warmup must be shorter than the run of 30 steps; got 30"),
+    "optimizer.warmup_from": (-1.0, "config.optimizer.warmup_from must be at least 0; got -1.0"),
+    "optimizer.clip_norm": (-1.0, "config.optimizer.clip_norm must be at least 0; got -1.0"),
     "steps_per_call": (0, "config.steps_per_call must be at least 1; got 0"),
     "accumulate": (0, "config.accumulate must be at least 1; got 0"),
     "devices": (9, "config.devices must be between 1 and 8, or 0 for all; got 9"),
     "data.padding": ("wrap", "config.data.padding must be one of reflect, zero; got 'wrap'"),
     "data.upsample": (-1, "config.data.upsample must be at least 0; got -1"),
-    "data.mixup": (-0.1, "config.data.mixup must be a finite number >= 0; got -0.1"),
-    "data.cutmix": (float("nan"), "config.data.cutmix must be a finite number >= 0; got nan"),
+    "data.mixup": (-0.1, "config.data.mixup must be at least 0; got -0.1"),
+    "data.cutmix": (float("nan"), "config.data.cutmix must be at least 0; got nan"),
     "model.dtype": ("float8", "config.model.dtype must be one of bfloat16, float32; got 'float8'"),
-    "optimizer.weight_decay": (-1.0, "config.optimizer.weight_decay must be a finite number >= 0; got -1.0"),
+    "optimizer.weight_decay": (-1.0, "config.optimizer.weight_decay must be at least 0; got -1.0"),
     "optimizer.b1": (1.0, r"config.optimizer.b1 must be in \[0, 1\); got 1.0"),
     "method.name": ("snip", "config.method.name must be one of chase, .*; got 'snip'"),
-    "method.strength": (float("nan"), "config.method.strength must be a finite number >= 0; got nan"),
-    "method.noise": (-1e-5, "config.method.noise must be a finite number >= 0; got -1e-05"),
+    "method.strength": (float("nan"), "config.method.strength must be at least 0; got nan"),
+    "method.noise": (-1e-5, "config.method.noise must be at least 0; got -1e-05"),
     "method.strength_schedule": ("triangle", "config.method.strength_schedule must be one of .*; got 'triangle'"),
     "method.strength_span": (
         "31",
-        "config.method.strength_span must be between 1 step and the run's 30 steps; got '31'",
+        "config.method.strength_span must be between 1 step and the run's 30 steps; got 31",
     ),
-    "method.noise_span": ("0", "config.method.noise_span must be between 1 step and the run's 30 steps; got '0'"),
+    "method.noise_span": ("0", "config.method.noise_span must be at least one step; got '0'"),
     "method.regularizer": ("l0", "config.method.regularizer must be one of l2, lasso; got 'l0'"),
     "method.penalised": ("biases", "config.method.penalised must be one of all, scales; got 'biases'"),
     "method.noise_amplitude": ("sigma", "config.method.noise_amplitude must be one of std, variance; got 'sigma'"),
-    "pruning.every": ("0", r"config.pruning.every must be at least one step \(tau >= 1\); got '0'"),
-    "pruning.start": ("31", "config.pruning.start must be at most the run's 30 steps; got '31'"),
+    "pruning.every": ("0", r"config.pruning.every must be at least one step; got '0'"),
+    "pruning.start": ("31", "config.pruning.start must be at most the run's 30 steps; got 31"),
     "pruning.examples": (1438, "config.pruning.examples must be between 1 and 1437; got 1438"),
     "pruning.criterion": ("asleep", "config.pruning.criterion must be one of auto, epsilon, .*; got 'asleep'"),
-    "pruning.epsilon": (0.0, "config.pruning.epsilon must be a finite number > 0; got 0.0"),
+    "pruning.epsilon": (0.0, "config.pruning.epsilon must be above 0; got 0.0"),
     "pruning.min_units": (0, "config.pruning.min_units must be at least 1; got 0"),
-    "pruning.multiple": (-1, "config.pruning.multiple must be at least 1, or 0 for the device's own; got -1"),
+    "pruning.multiple": (-1, "config.pruning.multiple must be at least 0; got -1"),
     "pruning.cut_cost": ("-1", r"config.pruning.cut_cost must be a duration >= 0"),
     "pruning.ahead": ("soon", r"config.pruning.ahead must be a duration in steps"),
-    "step_time_seconds": (0.0, "config.step_time_seconds must be a finite number > 0; got 0.0"),
-    "pruning.constant": (-1.0, "config.pruning.constant must be a finite number >= 0; got -1.0"),
+    "step_time_seconds": (0.0, "config.step_time_seconds must be above 0; got 0.0"),
+    "pruning.constant": (-1.0, "config.pruning.constant must be at least 0; got -1.0"),
 }
 
 
@@ -192,7 +192,7 @@ def test_a_foreign_checkpoint_is_named_and_refused(stopped):
     content = json.loads(meta.read_text())
     meta.write_text(json.dumps({**content, "format": 99}))
     with pytest.raises(
-        UsageError, match=r"checkpoint .* must be of format 2; got 99. It was not written by this program"
+        UsageError, match=r"checkpoint .* must be of format 3; got 99. It was not written by this program"
     ):
         train_and_evaluate(config, workdir)
     shapes = {**content["shapes"], "variables/params/head/bias": "float32[11]"}
@@ -293,7 +293,7 @@ COMMANDS = {
     "--confg=3": (2, "Unknown command line flag 'confg'"),
     "--config.method.strength=-1 --workdir=x --config=configs/quickstart.py": (
         2,
-        "config.method.strength must be a finite number >= 0; got -1.0.",
+        "config.method.strength must be at least 0; got -1.0.",
     ),
 }
 
@@ -322,7 +322,7 @@ def test_two_processes_do_not_share_a_workdir(tmp_path):
 
 def test_a_comparison_is_checked_before_the_twin_is_trained(tmp_path):
     for changes, message in (
-        ({"method.noise": -1.0}, r"config.method.noise must be a finite number >= 0; got -1.0"),
+        ({"method.noise": -1.0}, r"config.method.noise must be at least 0; got -1.0"),
         ({"method.name": "dense"}, r"config.method.name must be a method to compare with dense; got 'dense'"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -331,7 +331,7 @@ def test_a_comparison_is_checked_before_the_twin_is_trained(tmp_path):
 
 
 def test_fields_of_a_method_that_is_not_used_are_checked():
-    with pytest.raises(UsageError, match=r"config.method.strength must be a finite number >= 0; got -1.0"):
+    with pytest.raises(UsageError, match=r"config.method.strength must be at least 0; got -1.0"):
         pose(short_config(**{"method.name": "dense", "method.strength": -1.0}))
 
 

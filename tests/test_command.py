@@ -13,7 +13,7 @@ from configs import base, quickstart
 from experiments import compare, export, report, reproduce, sweep, tables
 from experiments.cli import command, field_help
 from experiments.core.errors import NonFiniteLossError, UsageError
-from experiments.recipe import fields
+from experiments.settings import options
 from experiments.training import loop
 from tests.runs import short_config
 
@@ -68,7 +68,7 @@ def test_programs_without_a_config_are_alike(module, capsys):
 
 def test_every_key_has_a_comment():
     said = field_help.comments()
-    for path in fields.flat(base.base()):
+    for path in options.flat(base.base()):
         assert said[path].text, f"configs/base.py must say what {path} is"
     assert said["method.noise_asymmetric"].text == "On weights of live neurons only."
     assert said["data.dir"].text.startswith("Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder:")
@@ -87,7 +87,7 @@ def test_the_listing_of_keys():
     config.model.mine = 3
     text = field_help.listing(config, "configs/quickstart.py:sgdm", None)
     listed = re.findall(r"^[* ] --config\.([\w.]+)=", text, re.M)
-    assert sorted(listed) == sorted(fields.flat(config))
+    assert sorted(listed) == sorted(options.flat(config))
     assert listed[0] == "seed"  # As in configs/base.py.
     changed = set(re.findall(r"^\* --config\.([\w.]+)=", text, re.M))
     assert changed == {"optimizer.learning_rate", "method.strength", "method.noise", "model.mine"}
@@ -102,8 +102,8 @@ def test_values_are_shown_as_they_are_given():
     for value in (True, 3, 1e-5, "87%", ("30ep", "70ep"), (3, 4)):
         path = {bool: "data.flip", int: "seed", float: "method.noise", str: "steps"}.get(type(value), "model.widths")
         path = "optimizer.boundaries" if value == ("30ep", "70ep") else path
-        config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={fields.as_text(value)}"])
-        assert fields.flat(config)[path] == value
+        config = command.config_of(["--config=configs/quickstart.py", f"--config.{path}={options.as_text(value)}"])
+        assert options.flat(config)[path] == value
 
 
 @pytest.mark.parametrize(

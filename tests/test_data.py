@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from configs import quickstart
 from experiments import data
 from experiments.core.errors import UsageError
-from tests.runs import config_of, needs_tfds
+from tests.runs import config_of, dataset_of, needs_tfds, settings_of
 
 
 @hypothesis.given(
@@ -74,8 +74,8 @@ def test_no_augmentation_is_the_identity():
 
 @pytest.mark.parametrize("normalize", ["unit", "standardize"])
 def test_normalization(normalize):
-    dataset = data.load(quickstart.get_config())
-    prepare = data.preparation(config_of({"data.normalize": normalize}), dataset)
+    dataset = dataset_of(quickstart.get_config())
+    prepare = data.preparation(settings_of(config_of({"data.normalize": normalize})).data, dataset)
     x = np.asarray(prepare(jnp.asarray(dataset.splits["train"][0])))
     assert x.dtype == np.float32
     if normalize == "unit":
@@ -85,7 +85,7 @@ def test_normalization(normalize):
 
 
 def test_digits():
-    dataset = data.load(quickstart.get_config())
+    dataset = dataset_of(quickstart.get_config())
     assert dataset.splits["train"][0].shape == (1437, 8, 8, 1)
     assert dataset.splits["test"][0].shape == (360, 8, 8, 1)
     assert sorted(np.bincount(dataset.splits["test"][1])) == [35, 35, 36, 36, 36, 36, 36, 36, 37, 37]
@@ -98,7 +98,7 @@ def test_digits():
 @needs_tfds
 @pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
 def test_a_part_of_prepared_datasets(name, shape, mean):
-    dataset = data.load(config_of({"data.name": name, "data.train_examples": 2000, "data.test_examples": 500}))
+    dataset = dataset_of(config_of({"data.name": name, "data.train_examples": 2000, "data.test_examples": 500}))
     (images, labels), (test, _) = dataset.splits["train"], dataset.splits["test"]
     assert (images.shape, test.shape) == ((2000, *shape), (500, *shape))
     assert (dataset.train_examples, dataset.test_examples, dataset.classes) == (2000, 500, 10)
@@ -110,7 +110,7 @@ def test_a_part_of_prepared_datasets(name, shape, mean):
 @needs_tfds
 @pytest.mark.parametrize(("name", "shape", "mean"), [("mnist", (28, 28, 1), 0.1307), ("cifar10", (32, 32, 3), 0.4734)])
 def test_prepared_datasets(name, shape, mean):
-    dataset = data.load(config_of({"data.name": name}))
+    dataset = dataset_of(config_of({"data.name": name}))
     assert dataset.splits["train"][0].shape == ({"mnist": 60_000, "cifar10": 50_000}[name], *shape)
     assert dataset.splits["test"][0].shape == (10_000, *shape)
     assert dataset.splits["train"][0].dtype == np.uint8
@@ -143,7 +143,7 @@ def test_decoded_images_are_kept(tmp_path, monkeypatch, caplog):
     def load(train=0, cache=str(tmp_path / "cache")):
         prepared.decoded = 0
         changes = {"data.name": "cifar10", "data.train_examples": train, "data.cache": cache}
-        dataset = data.load(config_of(changes))
+        dataset = dataset_of(config_of(changes))
         wanted = np.arange(train or 6)
         np.testing.assert_array_equal(dataset.splits["train"][0][:, 0, 0, 0], wanted)
         np.testing.assert_array_equal(dataset.splits["train"][1], wanted % 3)
@@ -177,7 +177,7 @@ def test_mean_and_deviation_of_the_channels():
 
 
 def test_a_limited_training_set():
-    assert data.load(config_of({"data.train_examples": 100})).train_examples == 100
+    assert dataset_of(config_of({"data.train_examples": 100})).train_examples == 100
 
 
 @pytest.mark.parametrize(
@@ -199,11 +199,11 @@ def test_a_limited_training_set():
 )
 def test_bad_data(changes, message):
     with pytest.raises(UsageError, match=message):
-        data.load(config_of(changes))
+        dataset_of(config_of(changes))
 
 
 def test_missing_data_says_what_to_do(tmp_path):
     with pytest.raises(
         UsageError, match="config.data.name='mnist' is not in .* Set --config.data.dir or TFDS_DATA_DIR"
     ):
-        data.load(config_of({"data.name": "mnist", "data.dir": str(tmp_path)}))
+        dataset_of(config_of({"data.name": "mnist", "data.dir": str(tmp_path)}))

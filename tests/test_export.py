@@ -23,6 +23,7 @@ from demp_jax import export, models
 from experiments.recipe import network
 from experiments.recipe.network import Network
 from tests import helpers
+from tests.runs import model_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +66,7 @@ def cut_network(name):
             return jnp.asarray(rng.uniform(0.5, 2.0, leaf.shape), leaf.dtype)
         return jnp.asarray(rng.normal(0.0, 0.3, leaf.shape), leaf.dtype)
 
-    dense, variables = network.abstract(config, shape, CLASSES)
+    dense, variables = network.abstract(model_of(config), shape, CLASSES)
     variables = jax.tree_util.tree_map_with_path(value, variables)
     x = helpers.batch((5, *shape))
     plan = helpers.random_plan(demp_jax.trace(dense, variables, x), rng)
@@ -78,7 +79,7 @@ def cut_network(name):
 def test_the_networks_are_irregular():
     for name, (shape, _) in MODELS.items():
         case = cut_network(name)
-        dense = jax.tree.leaves(network.abstract(case.config, shape, CLASSES)[1])
+        dense = jax.tree.leaves(network.abstract(model_of(case.config), shape, CLASSES)[1])
         assert [leaf.shape for leaf in jax.tree.leaves(case.variables)] != [leaf.shape for leaf in dense]
     blocks = cut_network("resnet18").variables["state"]["blocks"]
     sums = [block["sum"] for block in blocks.values()]

@@ -14,8 +14,8 @@ from experiments.cli.launch import Outcome
 from experiments.figures import FIGURES, deaths, lines, mnist_noise, pages, scales, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, averaged
 from experiments.figures.judging import decide
-from experiments.recipe import methods, optimizers, problem
-from tests.runs import needs_tfds
+from experiments.recipe import methods, optimizers
+from tests.runs import needs_tfds, settings_of
 
 
 def test_survival_is_that_of_brownian_motion():
@@ -395,10 +395,8 @@ def test_a_run_is_one_however_it_is_asked_for():
 def _check_durations(config):
     """Raises where a span does not fit into its run, and the like."""
     examples = {"cifar10": 50_000, "imagenet": 1_281_167}[config.data.name]
-    config, lengths = problem._settled(config, config.data.train_examples or examples)
-    rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
-    base = optimizers.base_optimizer(config, rate)
-    methods.build(config, base, epoch=lengths.epoch, run=lengths.run)
+    settings = settings_of(config, config.data.train_examples or examples)
+    methods.build(settings, optimizers.base_optimizer(settings, optimizers.learning_rate(settings)))
 
 
 def test_the_paper_cuts_at_once():

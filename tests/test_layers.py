@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent / "experiments"
 # From what others use to what uses others; a package may import itself and those before it. Commands are modules beside
 # the packages, and nothing imports them but one another.
-_ORDER = "core data fast_convolutions recipe rundir reporting training cli figures commands"
+_ORDER = "core settings data fast_convolutions recipe rundir reporting training cli figures commands"
 LAYERS = _ORDER.split()
 PATHS = sorted(ROOT.rglob("*.py"))
 

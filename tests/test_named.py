@@ -33,14 +33,14 @@ def two(section, input_shape, classes, common):
     return Two(section.widths[0], classes, common["rngs"])
 
 
-def squares(config):
+def squares(section, seed):
     images = np.random.default_rng(0).integers(0, 255, (96, 4, 4, 1), np.uint8)
     labels = (images.mean((1, 2, 3)) > 127).astype(np.int32)
     return arrays.of("squares", (images[:64], labels[:64]), (images[64:], labels[64:]), classes=2)
 
 
-def gentle(config, base, *, epoch, run):
-    return methods.METHODS["demp"](config, base, epoch=epoch, run=run)
+def gentle(settings, base):
+    return methods.METHODS["demp"](settings, base)
 """
 
 

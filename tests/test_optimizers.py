@@ -10,11 +10,11 @@ import pytest
 from configs import resnet50_imagenet, vgg16_cifar, vit_b16_imagenet
 from experiments.core.errors import UsageError
 from experiments.recipe import optimizers
-from tests.runs import config_of, short_config
+from tests.runs import config_of, settings_of, short_config
 
 
 def _rate(config, epoch=10.0, run=1000):
-    schedule = optimizers.learning_rate(config, epoch=epoch, run=run)
+    schedule = optimizers.learning_rate(settings_of(config, round(epoch * config.batch_size), run))
     return np.vectorize(lambda step: float(schedule(step)))
 
 
@@ -64,15 +64,13 @@ def test_one_cycle_has_no_warm_up_of_its_own():
 
 def test_boundaries_grow():
     config = short_config(**{"optimizer.schedule": "piecewise", "optimizer.boundaries": ("9", "9", "12")})
-    with pytest.raises(
-        UsageError, match=r"config.optimizer.boundaries must be durations that grow.*\('9', '9', '12'\)"
-    ):
+    with pytest.raises(UsageError, match=r"config.optimizer.boundaries must be durations that grow.*\(9, 9, 12\)"):
         _rate(config)
 
 
 def _two_steps(grads, **changes):
     changes = {f"optimizer.{name}": value for name, value in changes.items()}
-    tx = optimizers.base_optimizer(short_config(**changes), optax.constant_schedule(0.1))
+    tx = optimizers.base_optimizer(settings_of(short_config(**changes)), optax.constant_schedule(0.1))
     params = {"w": jnp.array([1.0, -2.0])}
     state = tx.init(params)
     for g in grads:

@@ -17,7 +17,6 @@ from experiments.cli import dry_run, memory
 from experiments.core.errors import UsageError
 from experiments.recipe import network
 from experiments.recipe.problem import pose
-from experiments.training import ahead
 from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
 
@@ -45,8 +44,7 @@ def test_what_leaves_with_a_unit_is_as_by_hand():
 
 
 @pytest.mark.slow
-def test_cuts_come_when_it_says(tmp_path, monkeypatch):
-    monkeypatch.setattr(ahead, "TRIALS", 1)  # Where too few are dead when a cut is due, another trial puts it off.
+def test_cuts_come_when_it_says(tmp_path):
     config = short_config(**{"pruning.ahead": "4", "pruning.every": "3", "pruning.start": "7", "method.noise": 0.0})
     train_and_evaluate(config, tmp_path)
     expected = dry_run.steps_of_cuts(pose(config))

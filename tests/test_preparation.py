@@ -10,7 +10,7 @@ from configs import vgg16_cifar
 from experiments.data import Preparation, preparation
 from experiments.data.arrays import of
 from experiments.data.preparation import cutmix, mixup
-from tests.runs import config_of
+from tests.runs import config_of, settings_of
 
 RNG = np.random.default_rng(0)
 IMAGES = RNG.integers(0, 255, (6, 8, 8, 3), np.uint8)
@@ -111,7 +111,7 @@ def test_both_take_turns():
 def test_the_paper_normalizes_and_the_numbers_are_those_of_the_training_set():
     labels = np.arange(6)
     dataset = of("drawn", (IMAGES, labels), (IMAGES, labels), 6)
-    prepare = preparation(config_of(base=vgg16_cifar.get_config), dataset)
+    prepare = preparation(settings_of(config_of(base=vgg16_cifar.get_config)).data, dataset)
     x = (IMAGES / 1.0 - IMAGES.mean((0, 1, 2))) / IMAGES.std((0, 1, 2))
     assert prepare.shape((8, 8, 3)) == (64, 64, 3)
     plain = Preparation(prepare.mean, prepare.std)

@@ -70,7 +70,7 @@ def test_a_run_says_all_that_takes_long(tmp_path, monkeypatch):
     monkeypatch.setattr(Progress, "doing", doing)
     changes = {"steps": "10", "method.strength_span": "10", "method.noise_span": "10", "watch.every": "10"}
     train_and_evaluate(short_config(**changes, **{"pruning.every": "4", "pruning.ahead": "2"}), tmp_path)
-    phases = ["looking at who is dead", "compiling the step", "cutting", "saving", "evaluating", "timing the step"]
+    phases = ["measuring dead units", "compiling the step", "pruning", "saving", "evaluating", "timing the step"]
     assert set(said) == {*phases, *(f"{phase}: done" for phase in phases)}
     assert said[-2:] == ["timing the step", "timing the step: done"]
-    assert said.count("cutting") == 2  # Prepared at 4, made at 6; and at the end.
+    assert said.count("pruning") == 4  # Prepared at 4, made at 6, one possible at 8, and at the end.

@@ -12,7 +12,7 @@ from experiments.recipe.problem import pose
 from experiments.rundir.checkpoints import load_pruned
 from experiments.training.loop import train_and_evaluate
 from tests.image_files import SMALL, drawn_folder, needs_sample, sample_folder
-from tests.runs import config_of, last_digests, lines, needs_tfds, short_config
+from tests.runs import config_of, last_digests, lines, model_of, needs_tfds, short_config
 
 # By recipe: its module, the shape of an input, classes, parameters, neurons.
 RECIPES = {
@@ -31,7 +31,7 @@ def _config(module, variant, **changes):
 @pytest.mark.parametrize("name", RECIPES)
 def test_networks_are_the_papers(name):
     module, shape, classes, parameters, neurons = RECIPES[name]
-    net, variables = network.abstract(_config(module, ""), shape, classes)
+    net, variables = network.abstract(model_of(_config(module, "")), shape, classes)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == parameters
     graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     assert graph.neurons == neurons
@@ -217,7 +217,7 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_and_statistics_in_float32(
         "model.depth": 1,
         "model.hidden": 16,
     }
-    net, variables = network.abstract(config_of(changes), (32, 32, 3), 10)
+    net, variables = network.abstract(model_of(config_of(changes)), (32, 32, 3), 10)
     x = jax.ShapeDtypeStruct((4, 32, 32, 3), jnp.float32)
     logits, state = jax.eval_shape(net.train, variables, x)
     assert logits.dtype == jnp.float32
@@ -233,7 +233,9 @@ def test_bfloat16_computes_in_it_and_keeps_parameters_and_statistics_in_float32(
 def test_bfloat16_computes_about_the_same():
     found = []
     for dtype in ("bfloat16", "float32"):
-        net, variables = network.initial(config_of({"model.dtype": dtype, "model.widths": (24, 24)}), (8, 8, 1), 10)
+        net, variables = network.initial(
+            model_of(config_of({"model.dtype": dtype, "model.widths": (24, 24)})), 0, (8, 8, 1), 10
+        )
         found.append(np.asarray(net(variables, jax.random.normal(jax.random.key(0), (16, 8, 8, 1)))))
     difference = np.abs(found[0] - found[1]).max() / np.abs(found[1]).max()
     assert 1e-4 < difference < 0.03

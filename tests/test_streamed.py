@@ -11,7 +11,7 @@ from experiments.core.errors import UsageError
 from experiments.data import streamed
 from experiments.data.images import Framing
 from tests.image_files import drawn_folder, needs_sample, sample_folder
-from tests.runs import config_of
+from tests.runs import config_of, dataset_of
 
 SMALL = {"data.name": "image_folder", "data.side": 16, "data.resize": (20, 24), "data.eval_resize": 20}
 
@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 
 
 def _load(folder, **changes):
-    return data.load(config_of({**SMALL, "data.dir": str(folder), **changes}))
+    return dataset_of(config_of({**SMALL, "data.dir": str(folder), **changes}))
 
 
 def _batches(dataset, steps=range(5), part=(0, 1), batch=6):
@@ -105,11 +105,11 @@ def test_a_limited_training_set(folder):
             {"data.resize": (10,)},
             r"config.data.resize must be one or more lengths of at least config.data.side=16.*\(10,",
         ),
-        ({"data.resize": ()}, r"config.data.resize must be one or more lengths"),
+        ({"data.resize": ()}, r"config.data.resize must be one or more numbers"),
         ({"data.eval_resize": 15}, "config.data.eval_resize must be at least config.data.side=16; got 15"),
         ({"data.side": 0}, "config.data.side must be at least 1; got 0"),
         ({"data.workers": -1}, "config.data.workers must be at least 0; got -1"),
-        ({"data.randaugment_operations": -1}, "config.data.randaugment_operations must be at least 0; got -1"),
+        ({"data.randaugment_operations": -1}, "config.data.randaugment_operations must be in .0, 100.; got -1"),
         ({"data.randaugment_magnitude": 31.0}, r"config.data.randaugment_magnitude must be in \[0, 30\]; got 31.0"),
         ({"data.train_examples": 22}, "config.data.train_examples must be between 1 and 21, or 0 for all; got 22"),
         ({"data.name": "imagenet"}, "config.data.name='imagenet2012' is not in .*no prepared imagenet2012"),
@@ -217,7 +217,7 @@ def test_a_prepared_imagenet_gives_what_the_folder_gives(tmp_path, monkeypatch):
 
     Imagenet2012(data_dir=str(tmp_path / "tfds"), file_format="array_record").download_and_prepare()
     changes = {"data.side": 64, "data.resize": (72,), "data.eval_resize": 72}
-    prepared = data.load(config_of({**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds")}))
+    prepared = dataset_of(config_of({**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds")}))
     folder = _load(images, **changes)
     assert (prepared.classes, prepared.train_examples, prepared.test_examples) == (1000, 6, 6)
     by_label = {}
@@ -226,14 +226,14 @@ def test_a_prepared_imagenet_gives_what_the_folder_gives(tmp_path, monkeypatch):
         by_label[dataset.name] = {int(label): image.tobytes() for image, label in zip(seen, labels, strict=True)}
     assert by_label["imagenet"] == by_label["image_folder"]
     assert len(by_label["imagenet"]) == 6
-    limited = data.load(
+    limited = dataset_of(
         config_of(
             {**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "data.train_examples": 4}
         )
     )
     assert limited.train_examples == 4
     once = _batches(prepared, range(2))
-    workers = data.load(
+    workers = dataset_of(
         config_of({**SMALL, **changes, "data.name": "imagenet", "data.dir": str(tmp_path / "tfds"), "data.workers": 1})
     )
     assert _digest(_batches(workers, range(2))) == _digest(once)

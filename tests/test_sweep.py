@@ -13,8 +13,8 @@ from experiments import sweep
 from experiments.cli import command, launch
 from experiments.cli.launch import Run
 from experiments.core.devices import free_memory
-from experiments.recipe import fields
 from experiments.rundir import workdir
+from experiments.settings import options
 from tests.runs import SHORT
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +36,7 @@ def test_a_sweep_lists_failures_and_reuses_what_ended(tmp_path, capsys):
     fixed = {**{k: v for k, v in SHORT.items() if k not in ("devices", "progress")}, "steps": "4", "data.cache": ""}
     fixed |= {"method.strength_span": "4", "method.noise_span": "4"}
     arguments = ["--config=configs/quickstart.py", f"--out={tmp_path}", "--processes=2"]
-    arguments += [f"--set={key}={fields.as_text(value)}" for key, value in fixed.items() if value != ""]
+    arguments += [f"--set={key}={options.as_text(value)}" for key, value in fixed.items() if value != ""]
     grid = ["--grid=method.name=dense,unknown", "--grid=seed=0"]
     assert sweep.main(arguments + grid) == 1
     shown = capsys.readouterr()

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 
 import demp_jax
 from experiments.recipe.problem import pose
-from experiments.training import ahead, loop
+from experiments.training import cost_rule, prepared_prune
 from experiments.training import steering as steering_lib
 from experiments.training.compiled_step import Stepper
 from experiments.training.loop import train_and_evaluate
 from experiments.training.steering import Steering
 from tests import helpers
 from tests.helpers import assert_trees_close, batch
-from tests.runs import config_of, last_digests, lines, short_config, without_times
+from tests.runs import config_of, last_digests, lines, model_of, short_config, without_times
 
 
 def _dying(controller, span, *, speed, power, delay, natural, every):
@@ -146,7 +146,7 @@ def test_a_forecast_is_what_a_cut_leaves(min_units):
     from experiments.recipe import network
 
     config = config_of({"model.name": "resnet18", "model.base_width": 4})
-    net, variables = network.initial(config, (8, 8, 3), 10)
+    net, variables = network.initial(model_of(config), config.seed, (8, 8, 3), 10)
     rng = np.random.default_rng(0)
 
     def killed(path, leaf):
@@ -190,7 +190,7 @@ TARGET = {"method.strength": 0.0, "method.target.every": "5", "method.target.wei
         ({"parameters": 50}, "config.method.target.parameters must be at least 89, .*; got 50"),
         ({"inference_flops": 0.0}, r"config.method.target.inference_flops must be in \(0, 1\); got 0.0"),
         ({"step_time": 0.01}, "config.method.target.step_time must be at least 0.0361, .*; got 0.01"),
-        ({"weight_sparsity": 0.5, "parameters": 500}, "config.method.target must be one field at most; got .*"),
+        ({"weight_sparsity": 0.5, "parameters": 500}, "config.method.target must be one option at most; got .*"),
         (
             {"weight_sparsity": 0.5, "every": "0"},
             "target.every must be between one step and the 30 in which neurons die; got '0'",
@@ -350,7 +350,7 @@ def test_cuts_that_tell_the_time_do_not_wait(kind, waits, tmp_path):
 @pytest.mark.parametrize("busy", [False, True])
 def test_steps_beside_a_compilation_are_not_timed(busy, tmp_path, monkeypatch):
     """Of the lines of the log, those of steps while a cut was being prepared, from 10 to 15 and from 20 to 25."""
-    monkeypatch.setattr(ahead.Ahead, "busy", property(lambda self: busy))
+    monkeypatch.setattr(prepared_prune.PreparedPrune, "busy", property(lambda self: busy))
     timed = []
     monkeypatch.setattr(Steering, "timed", lambda self, flops, seconds: timed.append(seconds))
     changes = {"method.target.step_time": 0.5, "method.target.every": "100%", "pruning.ahead": "5"}
@@ -378,7 +378,7 @@ def test_step_time_goes_by_what_was_measured(tmp_path):
     steering = Steering(problem.goal, problem.dense, problem.dense_parameters, guesses=True)
     half = demp_jax.Preview((40, 40), (2170, 2170), (dense, dense // 2), {})
     assert steering.gain_to_time() == 0.1
-    assert steering.look(1, half) == pytest.approx(1 - loop.ahead_lib.time_per_flops() / 2, abs=1e-3)
+    assert steering.look(1, half) == pytest.approx(1 - cost_rule.time_per_flops() / 2, abs=1e-3)
     for seconds in (9.0, 1.0, 1.0, 1.0, 0.1):
         steering.timed(dense, seconds)
     for seconds in (5.0, 0.8, 0.8, 0.8, 0.1):

@@ -21,13 +21,14 @@ from experiments.recipe import network
 from experiments.recipe.problem import pose
 from experiments.rundir.checkpoints import Checkpoints, load_pruned
 from experiments.rundir.records import Records
-from experiments.training import compiled_step, loop, pruning, totals
+from experiments.training import compiled_step, hooks, loop, pruning, totals
 from experiments.training.batches import Feed
 from experiments.training.compiled_step import Stepper
 from experiments.training.learner import Learner
 from experiments.training.loop import train_and_evaluate
+from experiments.training.prune_hook import Prune
 from experiments.training.step import Alive
-from experiments.training.when import Cutting
+from experiments.training.step_log import StepLog
 from tests.runs import config_of, edit_metadata, last_digests, lines, short_config, without_times
 
 
@@ -292,7 +293,7 @@ def test_a_call_takes_no_longer_than_a_signal_can_wait(tmp_path, monkeypatch):
     config = short_config(steps_per_call=10, steps="20", log_every="10", eval_every="20", checkpoint_every="20")
     config = config_of({"method.strength_span": "20", "method.noise_span": "20"}, lambda: config)
     monkeypatch.setattr(loop, "_CALL_SECONDS", 1.0)
-    monkeypatch.setattr(loop._Run, "seconds", property(lambda self: 0.3, lambda self, seconds: None), raising=False)
+    monkeypatch.setattr(StepLog, "seconds", property(lambda self: 0.3, lambda self, seconds: None), raising=False)
     train_and_evaluate(config, tmp_path)
     assert calls == [(step, 1 if step % 10 == 9 else 3) for step in (0, 3, 6, 9, 10, 13, 16, 19)]
 
@@ -338,23 +339,23 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(finished, tmp_path, mo
 
             patch.setattr(Stepper, "__call__", step)
         elif moment.startswith("after"):
-            real_cut = Cutting.__call__
+            real_prune = Prune.__call__
 
-            def cut(self, step, *args, **options):
-                real_cut(self, step, *args, **options)
+            def prune(self, step):
+                real_prune(self, step)
                 if step == stop_at:
                     raise _Interrupted
 
-            patch.setattr(Cutting, "__call__", cut)
+            patch.setattr(Prune, "__call__", prune)
         else:
-            real_evaluate = loop._Run._evaluate
+            real_evaluate = hooks.Evaluate.__call__
 
             def evaluate(self, step):
                 if step == stop_at:
                     raise _Interrupted
                 real_evaluate(self, step)
 
-            patch.setattr(loop._Run, "_evaluate", evaluate)
+            patch.setattr(hooks.Evaluate, "__call__", evaluate)
         with pytest.raises(_Interrupted):
             train_and_evaluate(short_config(), tmp_path)
     train_and_evaluate(short_config(), tmp_path)
@@ -528,17 +529,17 @@ def test_a_cut_at_a_checkpoint_is_on_record_after_a_kill(finished, tmp_path, mon
     def dies(*args, **kwargs):
         raise KeyboardInterrupt
 
-    save = loop._Run._save
+    save = hooks.Save.__call__
 
-    def save_and_die(self, step, *, at_once):
-        save(self, step, at_once=at_once)
+    def save_and_die(self, step):
+        save(self, step)
         if step == 20:
             dies()
 
-    monkeypatch.setattr(loop._Run, "_save", save_and_die)
+    monkeypatch.setattr(hooks.Save, "__call__", save_and_die)
     with pytest.raises(KeyboardInterrupt):
         train_and_evaluate(config, tmp_path)
-    monkeypatch.setattr(loop._Run, "_save", save)
+    monkeypatch.setattr(hooks.Save, "__call__", save)
     train_and_evaluate(config, tmp_path)
     assert without_times(lines(tmp_path / "cuts.jsonl")) == without_times(lines(workdir / "cuts.jsonl"))
 

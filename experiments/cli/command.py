@@ -25,7 +25,7 @@ from ml_collections import config_flags
 from experiments.cli import field_help
 from experiments.core import signals
 from experiments.core.errors import NonFiniteLossError, UsageError
-from experiments.recipe import fields
+from experiments.settings import options
 
 EXIT_STATUS = """\
 Exit status:
@@ -223,7 +223,7 @@ def _help() -> str:
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Returns the words without those that unset an optional key, as `--config.pruning.constant=None`, and the keys."""
-    ends = {f"--config.{key}={value}": key for key in fields.OPTIONAL for value in ("", "None")}
+    ends = {f"--config.{key}={value}": key for key in options.OPTIONAL for value in ("", "None")}
     return [word for word in words if word not in ends], [ends[word] for word in words if word in ends]
 
 
@@ -231,7 +231,7 @@ def _settled(
     config: ml_collections.ConfigDict, unset: Sequence[str], words: Sequence[str]
 ) -> ml_collections.ConfigDict:
     """Returns a config whose keys are whole, with some optional ones unset."""
-    fields.require_whole(config, f"--config={_file(words)}")
+    options.require_whole(config, f"--config={_file(words)}")
     config.update_from_flattened_dict(dict.fromkeys(unset))
     return config
 
@@ -243,7 +243,7 @@ def _mistake(words: Sequence[str], error: Exception) -> str:
     file = _file(words)
     if file and any(word != f"--config={file}" and word.startswith("--config") for word in words):
         try:
-            known = fields.flat(config_of([f"--config={file}"]))
+            known = options.flat(config_of([f"--config={file}"]))
         except UsageError as fault:
             return str(fault)  # Of the file itself.
         return _bad_override(words, known, file, error)
@@ -289,7 +289,7 @@ def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, err
         if path not in known:
             whole = path.partition("[")[0]
             if whole in known:
-                shown = fields.as_text(known[whole])
+                shown = options.as_text(known[whole])
                 return f"config.{whole} must be given as a whole, as in --config.{whole}={shown}; got {word}."
             near = _near(path, known) or difflib.get_close_matches(path, known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
@@ -299,7 +299,7 @@ def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, err
         try:
             alone(argv)
         except Exception:
-            return f"config.{path} must be {fields.kind_of(path, known[path])}; got {value!r}."
+            return f"config.{path} must be {options.kind_of(path, known[path])}; got {value!r}."
     return " ".join(str(error).split())
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,10 +17,9 @@ from rich.table import Table
 
 import demp_jax
 from experiments.cli import field_help, memory
-from experiments.core.durations import to_steps
 from experiments.data.arrays import Arrays
-from experiments.recipe import fields
 from experiments.recipe.problem import Problem, pose
+from experiments.settings import options
 
 _BLOCKS, _ASCII = " ▁▂▃▄▅▆▇█", " .:-=+*#@"
 
@@ -59,7 +59,7 @@ def plan(
       twin: whether its dense twin is trained, too.
       compiled: bytes that the compiled step takes, where they are known.
     """
-    steps = jnp.arange(problem.lengths.run)
+    steps = jnp.arange(problem.settings.steps)
     schedules = {"learning rate": problem.rate, "lambda": problem.method.strength, "noise": problem.method.noise}
     values = {name: np.asarray(jax.jit(jax.vmap(schedule))(steps)) for name, schedule in schedules.items()}
     regularized = bool(values["lambda"].any() or values["noise"].any())
@@ -81,8 +81,8 @@ def plan(
         for i, line in enumerate(lines):
             facts.add_row("" if i else label, line)
         facts.add_row("", "")
-    name = f"{problem.method.name}: {problem.config.model.name} on {problem.config.data.name}"
-    title = f"{name}, {problem.lengths.run:,} steps. This is its plan; nothing is trained.\n"
+    name = f"{problem.method.name}: {problem.settings.model.name} on {problem.settings.data.name}"
+    title = f"{name}, {problem.settings.steps:,} steps. This is its plan; nothing is trained.\n"
     note = "Parameters and FLOPs (forward, of an image) are those that leave with one unit"
     note += ", without channels of branches that it frees.\n" if problem.dense.branches else ".\n"
     return Group(title, _sites(problem.dense), note, facts)
@@ -118,7 +118,7 @@ def _trained(path: str) -> bool:
 
 
 def _data(problem: Problem) -> list[str]:
-    dataset, config = problem.dataset, problem.config
+    dataset, config = problem.dataset, problem.settings
     size = " x ".join(map(str, dataset.image_shape))
     inputs = (
         "" if problem.input_shape == dataset.image_shape else f", inputs {' x '.join(map(str, problem.input_shape))}"
@@ -128,7 +128,7 @@ def _data(problem: Problem) -> list[str]:
     return [
         f"{dataset.name}: {dataset.train_examples:,} images to train on and {dataset.test_examples:,} to test, "
         f"{dataset.classes:,} classes, {size}{inputs}; {where}",
-        f"batches of {config.batch_size:,}{parts}, {problem.lengths.epoch:,.1f} steps an epoch; death set of "
+        f"batches of {config.batch_size:,}{parts}, {config.steps_per_epoch:,.1f} steps an epoch; death set of "
         f"{config.pruning.examples:,}",
     ]
 
@@ -137,7 +137,7 @@ def _network(problem: Problem) -> list[str]:
     graph = problem.dense
     can = sum(int((site.groups >= 0).sum()) for site in graph.sites)
     lines = [
-        f"{problem.config.model.name}: {problem.dense_parameters:,} parameters, {graph.neurons:,} neurons in "
+        f"{problem.settings.model.name}: {problem.dense_parameters:,} parameters, {graph.neurons:,} neurons in "
         f"{len(graph.sites)} activation{'s' * (len(graph.sites) > 1)}, of which {can:,} can leave"
     ]
     if graph.branches:
@@ -167,13 +167,13 @@ def _refused(graph: demp_jax.Graph) -> list[str]:
 
 def _flops(problem: Problem, twin: bool) -> list[str]:
     forward = problem.dense.flops()
-    step = 3 * forward * problem.config.batch_size
+    step = 3 * forward * problem.settings.batch_size
     lines = [
         f"{amount(forward)} forward for an image, {amount(step)} for a training step, "
-        f"{amount(step * problem.lengths.run)} for the run if nothing leaves"
+        f"{amount(step * problem.settings.steps)} for the run if nothing leaves"
     ]
     if twin:
-        lines.append(f"{amount(step * problem.lengths.run)} for its dense twin, which is trained before it")
+        lines.append(f"{amount(step * problem.settings.steps)} for its dense twin, which is trained before it")
     return lines
 
 
@@ -191,7 +191,7 @@ def _settings(problem: Problem, regularized: bool) -> list[str]:
         values = {f"{section}.{key}": value for key, value in config[section].items() if value not in (None, (), "")}
         values = {path: value for path, value in values.items() if not isinstance(value, ml_collections.ConfigDict)}
         ordered = sorted(values, key=lambda path: places.get(path, len(places)))
-        pairs = (f"{path.partition('.')[2]}={fields.as_text(values[path])}" for path in ordered)
+        pairs = (f"{path.partition('.')[2]}={options.as_text(values[path])}" for path in ordered)
         lines.append(f"{section}: {' '.join(pairs)}")
     goal = problem.goal
     if goal is not None:
@@ -203,28 +203,28 @@ def _settings(problem: Problem, regularized: bool) -> list[str]:
 
 
 def _cuts(problem: Problem) -> list[str]:
-    method, lengths = problem.method, problem.lengths
+    method, pruning = problem.method, problem.settings.pruning
     if method.name == "dense":
         return ["none"]
     lines = [] if method.ranking is None else [f"units that score least: {method.ranking.when}"]
     made = steps_of_cuts(problem)
     if made:
         lines.append(f"dead units, at {len(made)} steps: {_some(made)}")
-        if problem.method.updater is None and lengths.ahead:
-            lines.append(f"each is looked for and prepared {lengths.ahead:,} steps before")
-        if lengths.cut_cost:
+        if problem.method.updater is None and pruning.ahead:
+            lines.append(f"each is looked for and prepared {pruning.ahead:,} steps before")
+        if pruning.cut_cost:
             lines.append(
-                f"each is made if it pays: it costs {lengths.cut_cost:,} steps, and units wait until that is saved"
+                f"each is made if it pays: it costs {pruning.cut_cost:,} steps, and units wait until that is saved"
             )
-    return [*lines, f"all that is dead: at the end, step {lengths.run:,}"]
+    return [*lines, f"all that is dead: at the end, step {problem.settings.steps:,}"]
 
 
 def steps_of_cuts(problem: Problem) -> list[int]:
     """Returns the steps before the last at which dead units leave, if there are any, none waits and none comes back."""
     # Methods that mask cut at once.
-    ahead = problem.lengths.ahead if problem.method.updater is None else 0
+    ahead = problem.settings.pruning.ahead if problem.method.updater is None else 0
     made: list[int] = []
-    for step in filter(problem.method.cuts, range(1, problem.lengths.run - ahead)):
+    for step in filter(problem.method.prunes, range(1, problem.settings.steps - ahead)):
         if not made or step >= made[-1]:  # One is prepared at a time.
             made.append(step + ahead)
     return made
@@ -262,10 +262,10 @@ def picture(values: np.ndarray, width: int, *, plain: bool = False) -> str:
 
 
 def _durations(problem: Problem, regularized: bool) -> Table:
-    config, lengths, method = problem.config, problem.lengths, problem.method
+    settings, method = problem.settings, problem.method
     rows = {"steps": "the run", "eval_every": "between evaluations", "checkpoint_every": "between checkpoints"}
     rows["log_every"] = "between metrics"
-    if lengths.watch:
+    if settings.watch.every:
         rows["watch.every"] = "between looks"
     if regularized:
         rows |= {"method.strength_span": "schedule of lambda", "method.noise_span": "schedule of noise"}
@@ -279,11 +279,10 @@ def _durations(problem: Problem, regularized: bool) -> Table:
     for justify in ("left", "right", "right", "left"):
         table.add_column(justify=justify)
     table.add_row("", "steps", "epochs", "")
-    values = fields.flat(config)
-    for key, what in rows.items():
-        run = None if key == "steps" else lengths.run
-        steps = to_steps(f"config.{key}", values[key], epoch=lengths.epoch, run=run)
-        table.add_row(f"{key}={values[key]}", f"{steps:,}", f"{steps / lengths.epoch:,.3g}", what)
+    values = options.flat(problem.config)
+    for path, what in rows.items():
+        steps = operator.attrgetter(path)(settings)
+        table.add_row(f"{path}={values[path]}", f"{steps:,}", f"{steps / settings.steps_per_epoch:,.3g}", what)
     return table
 
 
@@ -302,7 +301,7 @@ def _memory(problem: Problem, compiled: int | None) -> list[str]:
 
 def _devices(problem: Problem) -> list[str]:
     devices, kind = problem.devices, jax.devices()[0].device_kind
-    batch = problem.config.batch_size // devices.count
+    batch = problem.settings.batch_size // devices.count
     lines = [f"{devices.count} of {jax.device_count()} x {kind}, {batch:,} images of a batch on each"]
     return lines + ([f"in {devices.processes} processes"] if devices.processes > 1 else [])
 

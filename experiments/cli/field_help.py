@@ -14,7 +14,7 @@ from pathlib import Path
 import ml_collections
 
 from configs import base
-from experiments.recipe import fields
+from experiments.settings import options
 
 # Where the comments of a listing begin.
 _COLUMN = 46
@@ -83,11 +83,11 @@ def listing(config: ml_collections.ConfigDict, file: str, width: int | None) -> 
       file: its name, with or without a variant; what the file says of itself comes first.
       width: of the lines; `None` for one line per key, as long as it takes.
     """
-    said, usual = comments(), fields.flat(base.base())
+    said, usual = comments(), options.flat(base.base())
     lines = [f"{file}: {_docstring(file)}".rstrip(), "", "Its keys; * marks those that differ from configs/base.py:"]
     section, heading = None, ""
     places = {path: place for place, path in enumerate(said)}
-    for path, value in sorted(fields.flat(config).items(), key=lambda pair: places.get(pair[0], len(places))):
+    for path, value in sorted(options.flat(config).items(), key=lambda pair: places.get(pair[0], len(places))):
         comment = said.get(path, Comment("", ""))
         if path.rpartition(".")[0] != section:
             section = path.rpartition(".")[0]
@@ -99,7 +99,7 @@ def listing(config: ml_collections.ConfigDict, file: str, width: int | None) -> 
             heading = comment.heading
             lines += [f"  {heading}"] if heading else []
         mark = " " if path in usual and usual[path] == value else "*"
-        lines += _entry(f"{mark} --config.{path}={fields.as_text(value)}", comment.text, width)
+        lines += _entry(f"{mark} --config.{path}={options.as_text(value)}", comment.text, width)
     return "\n".join(lines)
 
 

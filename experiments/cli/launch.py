@@ -19,8 +19,8 @@ from typing import Any
 from experiments.cli import command
 from experiments.core.devices import free_memory, processors
 from experiments.core.errors import UsageError, require
-from experiments.recipe import fields
 from experiments.rundir import records, workdir
+from experiments.settings import options
 
 _ROOT = Path(__file__).resolve().parents[2]
 # Bytes that a run may take: `--dry_run` says 5.6 GiB of the paper's VGG-16 at batch 256, the largest on CIFAR-10.
@@ -57,7 +57,7 @@ class Run:
 
     def flags(self) -> list[str]:
         """Returns the changes as flags of `experiments.run`."""
-        return [f"--config.{key}={fields.as_text(value)}" for key, value in self.changes]
+        return [f"--config.{key}={options.as_text(value)}" for key, value in self.changes]
 
 
 @dataclasses.dataclass(frozen=True)

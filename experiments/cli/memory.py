@@ -37,7 +37,7 @@ def from_shapes(problem: Problem) -> dict[str, int]:
         "gradients": parameters,
         "kept for the backward pass": _kept(problem),
         "training set" if resident else "batch": example
-        * (dataset.train_examples if resident else problem.config.batch_size // devices),
+        * (dataset.train_examples if resident else problem.settings.batch_size // devices),
     }
 
 
@@ -46,7 +46,7 @@ def compiled(problem: Problem) -> int | None:
 
     The step is compiled as the run would compile it, which finds it in its cache.
     """
-    use_compile_cache(problem.config.compile_cache)
+    use_compile_cache(problem.settings.compile_cache)
     network, variables = problem.initial()
     stepper = Stepper(problem, network, variables)
     opt_state = jax.jit(problem.method.tx.init)(variables["params"])
@@ -59,15 +59,15 @@ def compiled(problem: Problem) -> int | None:
 def _kept(problem: Problem) -> int:
     """Returns how many bytes the backward pass reads besides the variables: outputs of the forward pass."""
     network, variables = problem.abstract()
-    config, classes = problem.config, problem.dataset.classes
-    size = max(config.batch_size // config.accumulate // problem.devices.count, 1)
+    settings, classes = problem.settings, problem.dataset.classes
+    size = max(settings.batch_size // settings.accumulate // problem.devices.count, 1)
     x = jax.ShapeDtypeStruct((size, *problem.input_shape), jnp.float32)
     targets = jax.ShapeDtypeStruct((size, classes), jnp.float32)
 
     def backward(variables: Any, x: jax.Array, targets: jax.Array) -> Any:
         def loss(params: Any) -> tuple[jax.Array, Any]:
             (logits, state), activity = demp_jax.with_activity(network.train)({**variables, "params": params}, x)
-            return cross_entropy(logits, targets, config.label_smoothing), (state, activity)
+            return cross_entropy(logits, targets, settings.label_smoothing), (state, activity)
 
         _, pullback, _ = jax.vjp(loss, variables["params"], has_aux=True)
         return jax.tree.leaves(pullback)

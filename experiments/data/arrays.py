@@ -19,6 +19,7 @@ import numpy as np
 
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
+from experiments.settings.schema import Data
 
 _LOG = logging.getLogger(__name__)
 
@@ -54,18 +55,18 @@ class Arrays(Dataset):
         return ((images[chosen], labels[chosen]) for chosen in rows)
 
 
-def load(config: Any) -> Arrays:
-    """Returns the dataset of a config.
+def load(section: Data, seed: int) -> Arrays:
+    """Returns a dataset that fits into memory.
 
     Raises:
       UsageError: when the data is not there and cannot be downloaded.
     """
-    name = config.data.name
-    limits = {"train": config.data.train_examples, "test": config.data.test_examples}
+    del seed  # Nothing about it is random.
+    name, limits = section.name, {"train": section.train_examples, "test": section.test_examples}
     if name == "digits":
         splits, classes, largest = _digits(), 10, 16.0
     else:
-        (splits, classes), largest = _from_tfds(name, config.data.dir, config.data.cache, limits), 255.0
+        (splits, classes), largest = _from_tfds(name, section.dir, section.cache, limits), 255.0
     for split, limit in limits.items():
         images, labels = splits[split]
         require_limit(split, limit, len(labels))

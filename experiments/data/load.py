@@ -4,31 +4,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from experiments.core import named
 from experiments.data import arrays
 from experiments.data.dataset import Dataset
+from experiments.settings.schema import Data
 
 
-def _streamed(config: Any) -> Dataset:
+def _streamed(section: Data, seed: int) -> Dataset:
     from experiments.data import streamed  # Grain takes a while to import.
 
-    return streamed.load(config)
+    return streamed.load(section, seed)
 
 
-# From a config to its dataset.
-DATASETS: dict[str, Callable[[Any], Dataset]] = {
+# From the section of the settings and the seed of what is random to a dataset.
+DATASETS: dict[str, Callable[[Data, int], Dataset]] = {
     **dict.fromkeys(arrays.ARRAYS, arrays.load),
     "imagenet": _streamed,
     "image_folder": _streamed,
 }
 
 
-def load(config: Any) -> Dataset:
-    """Returns the dataset of a config.
+def load(section: Data, seed: int) -> Dataset:
+    """Returns the dataset that the settings name.
 
     Raises:
-      UsageError: for an unknown name or a bad field, or when the data is not there and cannot be downloaded.
+      UsageError: for an unknown name, or when the data is not there and cannot be downloaded.
     """
-    return named.find("config.data.name", config.data.name, DATASETS)(config)
+    return named.find("config.data.name", section.name, DATASETS)(section, seed)

@@ -7,13 +7,13 @@ Dimension letters: B batch, H W C image, K classes.
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from experiments.core.errors import require, require_choice
+from experiments.core.errors import require
 from experiments.data.dataset import Dataset
+from experiments.settings.schema import Data
 
 PADDINGS = {"reflect": "reflect", "zero": "constant"}
 
@@ -144,28 +144,17 @@ def _random_crop(key: jax.Array, images: jax.Array, pad: int, mode: str) -> jax.
     return jax.vmap(crop)(padded, corners)
 
 
-def preparation(config: Any, dataset: Dataset) -> Preparation:
-    """Returns how a config prepares the images of a dataset.
+def preparation(section: Data, dataset: Dataset) -> Preparation:
+    """Returns how the images of a dataset are prepared.
 
     Raises:
-      UsageError: for a bad field.
+      UsageError: for a crop that leaves nothing of an image.
     """
-    section = config.data
-    require_choice("config.data.normalize", section.normalize, ("unit", "standardize"))
-    require_choice("config.data.padding", section.padding, PADDINGS)
-    require(section.upsample >= 0, "config.data.upsample", section.upsample, "at least 0")
     side = min(dataset.image_shape[:2])
     if section.upsample and not section.crop_first:
         side = section.upsample
-    require(
-        0 <= section.crop < side,
-        "config.data.crop",
-        section.crop,
-        f"between 0 and {side - 1}, the side of an image less one",
-    )
-    for name in ("mixup", "cutmix"):
-        value = section[name]
-        require(0 <= value < float("inf"), f"config.data.{name}", value, "a finite number >= 0")
+    allowed = f"between 0 and {side - 1}, the side of an image less one"
+    require(section.crop < side, "config.data.crop", section.crop, allowed)
     mean, std = dataset.mean, dataset.std
     if section.normalize == "unit":
         mean, std = (0.0,) * len(mean), (dataset.largest,) * len(mean)

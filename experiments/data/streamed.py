@@ -23,13 +23,14 @@ from absl import flags
 from PIL import Image
 
 from experiments.core.devices import processors
-from experiments.core.errors import UsageError, require, require_choice
+from experiments.core.errors import UsageError, require
 from experiments.core.signals import quiet_processes
 from experiments.data import prepared
 from experiments.data.dataset import Batch, Dataset, require_limit
 from experiments.data.files import Files, Prepared, classes_of, listed
-from experiments.data.images import FRAMINGS, Framing
+from experiments.data.images import Framing
 from experiments.data.order import BatchOrder
+from experiments.settings.schema import Data
 
 # Of the ImageNet training set, as everyone uses them.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
@@ -162,15 +163,13 @@ def _joined(pieces: Sequence[dict[str, np.ndarray]]) -> Batch:
     return np.concatenate([p["images"] for p in pieces]), np.concatenate([p["labels"] for p in pieces])
 
 
-def load(config: Any) -> Streamed:
-    """Returns the dataset of a config.
+def load(section: Data, seed: int) -> Streamed:
+    """Returns a dataset of image files.
 
     Raises:
-      UsageError: for a bad field, or when the data is not there.
+      UsageError: for sizes that do not fit together, or when the data is not there.
     """
-    section = config.data
     framing = _framing(section)
-    require(section.workers >= 0, "config.data.workers", section.workers, "at least 0")
     names: list[str] = []
     if section.name == "imagenet":
         files, classes = _imagenet(section.dir)
@@ -191,24 +190,19 @@ def load(config: Any) -> Streamed:
         files=files,
         names=tuple(names),
         framing=framing,
-        seed=config.seed,
+        seed=seed,
         workers=section.workers,
         threads=max(2, processors()),
     )
 
 
-def _framing(section: Any) -> Framing:
-    require_choice("config.data.framing", section.framing, FRAMINGS)
-    require(section.side >= 1, "config.data.side", section.side, "at least 1")
-    resize = tuple(section.resize)
-    allowed = f"one or more lengths of at least config.data.side={section.side}"
-    require(bool(resize) and min(resize) >= section.side, "config.data.resize", resize, allowed)
-    field, length = "config.data.eval_resize", section.eval_resize
-    require(length >= section.side, field, length, f"at least config.data.side={section.side}")
-    operations, magnitude = section.randaugment_operations, section.randaugment_magnitude
-    require(operations >= 0, "config.data.randaugment_operations", operations, "at least 0")
-    require(0 <= magnitude <= 30, "config.data.randaugment_magnitude", magnitude, "in [0, 30]")
-    return Framing(section.side, section.framing, resize, length, (operations, magnitude))
+def _framing(section: Data) -> Framing:
+    side, resize, length = section.side, section.resize, section.eval_resize
+    allowed = f"one or more lengths of at least config.data.side={side}"
+    require(min(resize) >= side, "config.data.resize", resize, allowed)
+    require(length >= side, "config.data.eval_resize", length, f"at least config.data.side={side}")
+    randaugment = (section.randaugment_operations, section.randaugment_magnitude)
+    return Framing(side, section.framing, resize, length, randaugment)
 
 
 def _imagenet(folder: str) -> tuple[dict[str, Files], int]:

@@ -13,10 +13,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs import mlp_mnist
-from experiments import data
+from experiments import data, settings
 from experiments.core.errors import UsageError
 from experiments.figures.figure import Figure, Mean, Panel, Point, line
 from experiments.figures.judging import Claim, Effect
+from experiments.settings import schema
 
 LEVELS = (0.01, 0.025, 0.05, 0.075, 0.1)
 KINDS = ("SGD noise", "asymmetric", "symmetric", "SGD")
@@ -103,7 +104,7 @@ def _images(count: int) -> tuple[jax.Array, jax.Array]:
         config = mlp_mnist.get_config()
         with config.unlocked():
             config.data.train_examples, config.progress = count, "off"
-        dataset: Any = data.load(config)
+        dataset: Any = data.load(settings.section(schema.Data, config.data), config.seed)
         images, labels = dataset.splits["train"]
         return jnp.asarray(images[:count].reshape(count, -1) / 255.0, jnp.float32), jnp.asarray(labels[:count])
     except UsageError as error:

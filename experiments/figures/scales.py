@@ -11,7 +11,7 @@ from typing import Any
 from experiments.cli import command
 from experiments.cli.launch import Run
 from experiments.figures.figure import Case
-from experiments.recipe import fields
+from experiments.settings import options
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -229,7 +229,7 @@ def vit_kinds(scale: str) -> dict[str, tuple[dict[str, Any], ...]]:
 @functools.cache
 def _defaults(config: str) -> dict[str, Any]:
     """Returns the values of a config, by key."""
-    return fields.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
+    return options.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
 
 
 def strengths(network: str, optimizer: str, scale: str) -> Sequence[float]:

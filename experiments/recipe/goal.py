@@ -7,13 +7,13 @@ import dataclasses
 import logging
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
 import demp_jax
-from experiments.core.durations import to_steps
 from experiments.core.errors import UsageError, require
+from experiments.settings import Settings
+from experiments.settings.durations import to_steps
 
 _LOG = logging.getLogger(__name__)
 
@@ -62,60 +62,61 @@ PARTS: dict[str, Callable[[float, float, float], float]] = {
 }
 
 
-def asked(config: Any) -> dict[str, float]:
-    """Returns the fields of `config.method.target` that are set."""
-    return {kind: config.method.target[kind] for kind in PARTS if config.method.target[kind] is not None}
+def asked(settings: Settings) -> dict[str, float]:
+    """Returns the options of `method.target` that are set."""
+    values = {kind: getattr(settings.method.target, kind) for kind in PARTS}
+    return {kind: value for kind, value in values.items() if value is not None}
 
 
-def goal(config: Any, dense: demp_jax.Graph, dense_parameters: int, *, epoch: float, run: int) -> Goal | None:
-    """Returns what a config asks for, if it asks for a size.
+def strength(settings: Settings) -> float:
+    """Returns the peak strength of the regularizer: the config's, or a first guess where it has a target alone."""
+    return settings.method.strength or (GUESS if asked(settings) else 0.0)
+
+
+def goal(settings: Settings, dense: demp_jax.Graph, dense_parameters: int) -> Goal | None:
+    """Returns the size to end at, if the settings ask for one.
 
     Args:
-      config: the whole config.
+      settings: of the run.
       dense: the removable units of the network at its initial widths.
       dense_parameters: its number of parameters.
-      epoch, run: steps per epoch and of the run.
 
     Raises:
-      UsageError: for a bad field, or a size that no cut can reach.
+      UsageError: for a size that no prune can reach, or options that do not fit together.
     """
-    wanted = asked(config)
-    if not wanted or config.method.name == "dense":  # Which uses none of DemP's fields.
+    wanted, method = asked(settings), settings.method
+    if not wanted or method.name == "dense":  # Which uses none of DemP's options.
         return None
     names = ", ".join(f"config.method.target.{kind}" for kind in wanted)
-    require(len(wanted) == 1, "config.method.target", names, "one field at most")
+    require(len(wanted) == 1, "config.method.target", names, "one option at most")
     [(kind, value)] = wanted.items()
     field = f"config.method.target.{kind}"
-    require(config.method.name == "demp", "config.method.name", config.method.name, f"demp with {field}")
+    require(method.name == "demp", "config.method.name", method.name, f"demp with {field}")
     if kind == "parameters":
         require(1 <= value < dense_parameters, field, value, f"between 1 and {dense_parameters - 1}")
         left = value / dense_parameters
     else:
-        require(0 < value < 1, field, value, "in (0, 1)")
         left = 1 - value if kind.endswith("sparsity") else value
-    span = _span(config.method, epoch, run)
-    every = to_steps("config.method.target.every", config.method.target.every, epoch=epoch, run=span)
-    allowed = f"between one step and the {span} in which neurons die"
-    require(1 <= every <= span, "config.method.target.every", config.method.target.every, allowed)
+    span, text, name = _span(settings), method.target.every, "config.method.target.every"
+    every = to_steps(name, text, epoch=settings.steps_per_epoch, run=span)
+    require(1 <= every <= span, name, text, f"between one step and the {span} in which neurons die")
     found = Goal(kind, value, left, span, every)
-    least = _least(kind, dense, dense_parameters, config.pruning.min_units)
+    least = _least(kind, dense, dense_parameters, settings.pruning.min_units)
     if left < least:
         most = _bound(kind, found.value(least, dense_parameters))
         raise UsageError(
             f"{field} must be {most}, which is what is left when every layer keeps "
-            f"config.pruning.min_units={config.pruning.min_units} units and what cannot be pruned stays; got {value}."
+            f"config.pruning.min_units={settings.pruning.min_units} units and what cannot be pruned stays; got {value}."
         )
     return found
 
 
-def _span(section: Any, epoch: float, run: int) -> int:
-    """Returns for how many steps the regularizer or the noise is at work."""
-    found = 0
-    for name in ("strength", "noise"):
-        ends = to_steps(f"config.method.{name}_span", section[f"{name}_span"], epoch=epoch, run=run)
-        if name == "strength" or section.noise > 0:
-            found = max(found, run if section[f"{name}_schedule"] == "warmup_hold" else ends)
-    return found
+def _span(settings: Settings) -> int:
+    """Returns for how many steps the regularizer or the noise acts."""
+    method, run = settings.method, settings.steps
+    spans = [(method.strength_schedule, method.strength_span)]
+    spans += [(method.noise_schedule, method.noise_span)] if method.noise > 0 else []
+    return max(run if schedule == "warmup_hold" else span for schedule, span in spans)
 
 
 def _bound(kind: str, bound: float) -> str:

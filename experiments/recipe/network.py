@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,9 @@ from flax import nnx
 
 from demp_jax import models
 from demp_jax import nnx as demp_nnx
-from demp_jax.models import ACTIVATIONS
 from experiments.core import named
-from experiments.core.errors import UsageError, require, require_choice
+from experiments.core.errors import UsageError, require
+from experiments.settings.schema import Model
 
 DTYPES = ("float32", "bfloat16")
 
@@ -83,29 +82,26 @@ class TrainingNetwork:
         return self.network.train(variables, x)[0]
 
 
-def build(config: Any, input_shape: tuple[int, ...], classes: int, key: jax.Array | None = None) -> nnx.Module:
+def build(section: Model, seed: int | jax.Array, input_shape: tuple[int, ...], classes: int) -> nnx.Module:
     """Returns a new model.
 
     Args:
-      config: the `model` section of a config, and `seed`.
+      section: what model.
+      seed: seed or random key of the initialization.
       input_shape: `[H, W, C]`.
       classes: number of classes.
-      key: of the initialization; by default that of the config's seed.
 
     Raises:
-      UsageError: for a bad field.
+      UsageError: for an unknown name, or a model that these images do not fit.
     """
-    section = config.model
     builder = named.find("config.model.name", section.name, MODELS)
-    require_choice("config.model.activation", section.activation, ACTIVATIONS)
-    require_choice("config.model.dtype", section.dtype, DTYPES)
     try:
-        return builder(section, input_shape, classes, common_arguments(section, config.seed if key is None else key))
+        return builder(section, input_shape, classes, common_arguments(section, seed))
     except ValueError as error:
         raise UsageError(f"config.model.name={section.name!r}, for images of {input_shape}: {error}") from error
 
 
-def common_arguments(section: Any, seed: int | jax.Array) -> dict[str, Any]:
+def common_arguments(section: Model, seed: int | jax.Array) -> dict[str, Any]:
     """Returns what all models take: activation, dtype and random keys.
 
     Args:
@@ -115,50 +111,35 @@ def common_arguments(section: Any, seed: int | jax.Array) -> dict[str, Any]:
     return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 
 
-def _mlp(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    widths = tuple(section.widths)
-    good = bool(widths) and all(isinstance(w, int) and w >= 1 for w in widths)
-    require(good, "config.model.widths", widths, "one or more whole numbers of at least 1, as in (300,100)")
-    return {"features": int(np.prod(input_shape)), "classes": classes, "widths": widths, "norm": section.norm}
+def _mlp(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    sizes = {"widths": section.widths, "norm": section.norm}
+    return {"features": int(np.prod(input_shape)), "classes": classes, **sizes}
 
 
-def _resnet18(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    require_choice("config.model.stem_stride", str(section.stem_stride), ("1", "2"))
+def _resnet18(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     if min(input_shape[:2]) < 8:
         raise ValueError("a ResNet-18 needs images of at least 8 x 8.")
-    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": section.base_width}
     return {**sizes, "stem_stride": section.stem_stride, "coupled": section.coupled}
 
 
-def _resnet50(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+def _resnet50(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     if min(input_shape[:2]) < 32:
         raise ValueError("a ResNet-50 needs images of at least 32 x 32.")
-    blocks = tuple(section.blocks)
-    good = bool(blocks) and all(isinstance(n, int) and n >= 1 for n in blocks)
-    require(good, "config.model.blocks", blocks, "one or more whole numbers of at least 1, as in (3,4,6,3)")
-    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": _base_width(section)}
-    return {**sizes, "blocks": blocks, "coupled": section.coupled}
+    sizes = {"channels": input_shape[-1], "classes": classes, "base_width": section.base_width}
+    return {**sizes, "blocks": section.blocks, "coupled": section.coupled}
 
 
-def _vgg16(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    hidden = section.hidden
-    require(hidden >= 1, "config.model.hidden", hidden, "at least 1")
-    sizes = {"base_width": _base_width(section), "hidden": hidden}
+def _vgg16(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    sizes = {"base_width": section.base_width, "hidden": section.hidden}
     return {"input_shape": _image(input_shape), "classes": classes, **sizes}
 
 
-def _vit(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    sizes = {name: section[name] for name in ("patch", "features", "depth", "heads", "hidden")}
-    for name, size in sizes.items():
-        require(size >= 1, f"config.model.{name}", size, "at least 1")
+def _vit(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+    sizes = {name: getattr(section, name) for name in ("patch", "features", "depth", "heads", "hidden")}
     divides = section.features % section.heads == 0
     require(divides, "config.model.heads", section.heads, f"a divisor of config.model.features={section.features}")
     return {"input_shape": _image(input_shape), "classes": classes, **sizes}
-
-
-def _base_width(section: Any) -> int:
-    require(section.base_width >= 1, "config.model.base_width", section.base_width, "at least 1")
-    return section.base_width
 
 
 def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -167,7 +148,7 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 # From the config's section, the shape of an input, the number of classes, and what all models take, to a model.
-Builder = Callable[[Any, tuple[int, ...], int, dict[str, Any]], nnx.Module]
+Builder = Callable[[Model, tuple[int, ...], int, dict[str, Any]], nnx.Module]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -181,9 +162,11 @@ class LibraryModel:
     """
 
     name: str
-    arguments: Callable[[Any, tuple[int, ...], int], dict[str, Any]]
+    arguments: Callable[[Model, tuple[int, ...], int], dict[str, Any]]
 
-    def __call__(self, section: Any, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]) -> nnx.Module:
+    def __call__(
+        self, section: Model, input_shape: tuple[int, ...], classes: int, common: dict[str, Any]
+    ) -> nnx.Module:
         """Returns a new model."""
         return getattr(models, self.name)(**self.arguments(section, input_shape, classes), **common)
 
@@ -197,7 +180,7 @@ MODELS: dict[str, Builder] = {
 }
 
 
-def description(section: Any, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
+def description(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
     """Returns how a model is built, as `demp_jax.models.load` reads it from `model.json`.
 
     Args:
@@ -211,7 +194,7 @@ def description(section: Any, input_shape: tuple[int, ...], classes: int) -> dic
     """
     builder = named.find("config.model.name", section.name, MODELS)
     if not isinstance(builder, LibraryModel):
-        return {"name": section.name, "arguments": json.loads(section.to_json())}
+        return {"name": section.name, "arguments": dataclasses.asdict(section)}
     common = {"activation": section.activation, "dtype": section.dtype}
     return {"name": builder.name, "arguments": {**builder.arguments(section, input_shape, classes), **common}}
 
@@ -241,29 +224,29 @@ def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
     return {**variables, "state": jax.tree.map(batch, before, once, after(variables, raised, x), moves)}
 
 
-def initial(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
+def initial(section: Model, seed: int, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
     """Returns a network and its initial variables."""
-    graphdef, _ = _abstract(config, input_shape, classes)
+    graphdef, _ = _abstract(section, input_shape, classes)
 
     # One compiled program instead of a small one per array. At its usual level XLA spends a minute or two on the random
     # numbers of a ResNet-18, and at this one seconds, for the same bits.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def variables(key: jax.Array) -> Any:
-        split: Any = nnx.split(build(config, input_shape, classes, key), nnx.Param, ...)
+        split: Any = nnx.split(build(section, key, input_shape, classes), nnx.Param, ...)
         _, params, state = split
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
-    return Network(graphdef), variables(jax.random.key(config.seed))  # The program is the same for all seeds.
+    return Network(graphdef), variables(jax.random.key(seed))  # The program is the same for all seeds.
 
 
-def abstract(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
+def abstract(section: Model, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
     """Returns a network and the shapes of its initial variables, without computing anything."""
-    graphdef, variables = _abstract(config, input_shape, classes)
+    graphdef, variables = _abstract(section, input_shape, classes)
     return Network(graphdef), variables
 
 
-def _abstract(config: Any, input_shape: tuple[int, ...], classes: int) -> tuple[nnx.GraphDef, Any]:
-    model = nnx.eval_shape(lambda: build(config, input_shape, classes))
+def _abstract(section: Model, input_shape: tuple[int, ...], classes: int) -> tuple[nnx.GraphDef, Any]:
+    model = nnx.eval_shape(lambda: build(section, 0, input_shape, classes))
     split: Any = nnx.split(model, nnx.Param, ...)
     graphdef, params, state = split
     return graphdef, {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}

@@ -19,36 +19,10 @@ import demp_jax
 from baselines import structured
 from experiments import data
 from experiments.core import devices as devices_lib
-from experiments.core import progress
-from experiments.core.durations import to_steps
-from experiments.core.errors import UsageError, require, require_choice
-from experiments.recipe import device_defaults, fields, limits, methods, network, optimizers
+from experiments.core.errors import UsageError, require
 from experiments.recipe import goal as goal_lib
-
-
-@dataclasses.dataclass(frozen=True)
-class Lengths:
-    """Durations of a run in steps.
-
-    Attributes:
-      epoch: of the training set; not rounded.
-      run: the whole run.
-      log, evaluate, checkpoint: how often.
-      cut_every: steps between chances to cut.
-      cut_cost: what a cut costs.
-      ahead: for how long a cut is prepared.
-      watch: steps between looks at who is dead; 0 for none.
-    """
-
-    epoch: float
-    run: int
-    log: int
-    evaluate: int
-    checkpoint: int
-    cut_every: int
-    cut_cost: int
-    ahead: int
-    watch: int
+from experiments.recipe import methods, network, optimizers
+from experiments.settings import Settings, device_defaults, options, parse, require_valid, run_steps, schema, section
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +31,10 @@ class Problem:
 
     Attributes:
       config: the config, which says what it had left to the device.
+      settings: its options as typed values.
       dataset: its data.
       preparation: of the images.
       devices: of the run.
-      lengths: durations in steps.
       rate: the learning rate by step.
       base: the base optimizer, without what the method adds.
       method: the pruning method with its optimizer.
@@ -70,10 +44,10 @@ class Problem:
     """
 
     config: ml_collections.ConfigDict
+    settings: Settings
     dataset: data.Dataset
     preparation: data.Preparation
     devices: devices_lib.Devices
-    lengths: Lengths
     rate: optax.Schedule
     base: optax.GradientTransformation
     method: methods.Method
@@ -92,11 +66,11 @@ class Problem:
 
     def abstract(self) -> tuple[network.Network, Any]:
         """Returns the network at its initial widths and the shapes of its variables."""
-        return network.abstract(self.config, self.input_shape, self.dataset.classes)
+        return network.abstract(self.settings.model, self.input_shape, self.dataset.classes)
 
     def initial(self) -> tuple[network.Network, Any]:
         """Returns the network at its initial widths and its initial variables."""
-        return network.initial(self.config, self.input_shape, self.dataset.classes)
+        return network.initial(self.settings.model, self.settings.seed, self.input_shape, self.dataset.classes)
 
     def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
         """Returns the removable units of a network."""
@@ -117,44 +91,35 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     """Returns the problem of a config.
 
     Raises:
-      UsageError: for bad input; one line names the field, its value, what is allowed and the remedy.
+      UsageError: for bad input; one line names the option, its value, what is allowed and the remedy.
     """
-    require(0 <= config.seed < 2**31, "config.seed", config.seed, "between 0 and 2147483647")
-    limits.require_sizes(config)
-    require_choice("config.progress", config.progress, progress.MODES)
-    require_choice("config.resume", config.resume, ("strict", "anyway"))
-    dataset = data.load(config)
+    require_valid(config)
+    dataset = data.load(section(schema.Data, config.data), config.seed)
     examples = dataset.train_examples
-    config, lengths = _settled(config, examples)
-    rate = optimizers.learning_rate(config, epoch=lengths.epoch, run=lengths.run)
-    base = optimizers.base_optimizer(config, rate)
-    method = methods.build(config, base, epoch=lengths.epoch, run=lengths.run)
-    field = "config.pruning.examples"
-    require(1 <= config.pruning.examples <= examples, field, config.pruning.examples, f"between 1 and {examples}")
-    require(config.eval_batch_size >= 1, "config.eval_batch_size", config.eval_batch_size, "at least 1")
-    optimizers.require_positive("config.step_time_seconds", config.step_time_seconds)
-    smoothing = config.label_smoothing
-    require(0 <= smoothing < 1, "config.label_smoothing", smoothing, "in [0, 1)")
-    devices = devices_lib.Devices(config.devices)
-    require(config.steps_per_call >= 1, "config.steps_per_call", config.steps_per_call, "at least 1")
-    require(config.accumulate >= 1, "config.accumulate", config.accumulate, "at least 1")
-    devices.require_divides("config.batch_size", config.batch_size, config.accumulate)
-    devices.require_divides("config.eval_batch_size", config.eval_batch_size)
-    preparation = data.preparation(config, dataset)
+    config = device_defaults.settled(config, run_steps(config, examples))
+    settings = parse(config, examples)
+    rate = optimizers.learning_rate(settings)
+    base = optimizers.base_optimizer(settings, rate)
+    method = methods.build(settings, base)
+    death_set = settings.pruning.examples
+    require(death_set <= examples, "config.pruning.examples", death_set, f"between 1 and {examples}")
+    devices = devices_lib.Devices(settings.devices)
+    devices.require_divides("config.batch_size", settings.batch_size, settings.accumulate)
+    devices.require_divides("config.eval_batch_size", settings.eval_batch_size)
+    preparation = data.preparation(settings.data, dataset)
     shape = preparation.shape(dataset.image_shape)
-    net, variables = network.abstract(config, shape, dataset.classes)
-    dense = _fitted(config, method, net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    net, variables = network.abstract(settings.model, shape, dataset.classes)
+    dense = _fitted(settings, method, net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     parameters = size(variables["params"])
-    goal = goal_lib.goal(config, dense, parameters, epoch=lengths.epoch, run=lengths.run)
+    goal = goal_lib.goal(settings, dense, parameters)
     if goal is not None:
-        _require_pressure(config, dense, variables["params"])
-    limits.require_all(config, epoch=lengths.epoch, run=lengths.run)
+        _require_pressure(settings, dense, variables["params"])
     return Problem(
         config=config,
+        settings=settings,
         dataset=dataset,
         preparation=preparation,
         devices=devices,
-        lengths=lengths,
         rate=rate,
         base=base,
         method=method,
@@ -164,7 +129,7 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     )
 
 
-def _fitted(config: ml_collections.ConfigDict, method: methods.Method, net: Any, variables: Any, x: Any) -> Any:
+def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any, x: Any) -> Any:
     """Returns the removable units of a network, once it is known that the method can work on it.
 
     Raises:
@@ -193,14 +158,14 @@ def _fitted(config: ml_collections.ConfigDict, method: methods.Method, net: Any,
         field = "config.ranking.exclude"
         groups = _by_patterns(field, unranked, lambda: structured.unranked_groups(dense, unranked))
         require(not groups.all(), field, unranked, "patterns that leave some site to be ranked")
-    never = tuple(config.masking.never_ablated)
-    if config.method.name == "srigl" and never != tuple(fields.base_value("masking.never_ablated")):
+    never = settings.masking.never_ablated
+    if method.name == "srigl" and never != options.base_value("masking.never_ablated"):
         paths = demp_jax.tracing.leaf_paths(params)
         for pattern in never:
             allowed = f"patterns of paths of parameters, such as {paths[0]}"
             require(bool(fnmatch.filter(paths, pattern)), "config.masking.never_ablated", never, allowed)
     if method.name != "dense":
-        _require_units(config, dense)
+        _require_units(settings, dense)
     return dense
 
 
@@ -212,18 +177,18 @@ def _by_patterns(field: str, patterns: Sequence[str], make: Callable[[], Any]) -
         raise UsageError(f"{field}={tuple(patterns)!r}: {error}") from error
 
 
-def _require_units(config: ml_collections.ConfigDict, dense: demp_jax.Graph) -> None:
+def _require_units(settings: Settings, dense: demp_jax.Graph) -> None:
     """Raises `UsageError` where the floors of a cut leave no layer that could get smaller."""
     most = max(dense.widths.values(), default=0)
-    least, multiple = config.pruning.min_units, config.pruning.multiple
+    least, multiple = settings.pruning.min_units, settings.pruning.multiple
     allowed = f"below {most}, the units of the widest layer: else nothing can be cut"
     require(least < most, "config.pruning.min_units", least, allowed)
     require(multiple <= most, "config.pruning.multiple", multiple, f"at most {most}, the units of the widest layer")
 
 
-def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, params: Any) -> None:
+def _require_pressure(settings: Settings, dense: demp_jax.Graph, params: Any) -> None:
     """Raises `UsageError` where the regularizer acts on nothing that a cut could take: no target could be reached."""
-    field, name = "config.method.penalised", config.method.penalised
+    field, name = "config.method.penalised", settings.method.penalised
     penalised = jax.tree.leaves(methods.PENALISED[name](params))
     for variable, chosen in zip(dense.match(params), penalised, strict=True):
         axes = () if variable is None else dense.axes[variable]
@@ -231,31 +196,8 @@ def _require_pressure(config: ml_collections.ConfigDict, dense: demp_jax.Graph, 
             return
     raise UsageError(
         f"{field} must choose parameters of neurons that can be cut for config.method.target to be reached, and "
-        f"{name!r} chooses none in config.model.name={config.model.name!r}; try 'all'."
+        f"{name!r} chooses none in config.model.name={settings.model.name!r}; try 'all'."
     )
-
-
-def _settled(config: ml_collections.ConfigDict, examples: int) -> tuple[ml_collections.ConfigDict, Lengths]:
-    """Returns a config that leaves nothing to the device, and its durations."""
-    require(1 <= config.batch_size <= examples, "config.batch_size", config.batch_size, f"between 1 and {examples}")
-    epoch = examples / config.batch_size
-    run = to_steps("config.steps", config.steps, epoch=epoch)
-    require(
-        1 <= run < 2**31, "config.steps", config.steps, "at least one step" if run < 1 else "fewer than 2**31 steps"
-    )
-    config = device_defaults.settled(config, run)
-    every = {}
-    for name in ("log_every", "eval_every", "checkpoint_every"):
-        every[name] = to_steps(f"config.{name}", config[name], epoch=epoch, run=run)
-        require(every[name] >= 1, f"config.{name}", config[name], "at least one step")
-    require(config.checkpoints_kept >= 1, "config.checkpoints_kept", config.checkpoints_kept, "at least 1")
-    tau = to_steps("config.pruning.every", config.pruning.every, epoch=epoch, run=run)
-    cut_cost, ahead = (
-        to_steps(f"config.pruning.{name}", config.pruning[name], epoch=epoch, run=run) for name in ("cut_cost", "ahead")
-    )
-    watch = to_steps("config.watch.every", config.watch.every, epoch=epoch, run=run)
-    intervals = (every["log_every"], every["eval_every"], every["checkpoint_every"])
-    return config, Lengths(epoch, run, *intervals, tau, cut_cost, ahead, watch)
 
 
 def size(params: Any) -> int:

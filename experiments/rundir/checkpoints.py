@@ -22,10 +22,12 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
+from experiments import settings
 from experiments.core.errors import UsageError
 from experiments.recipe import network as network_lib
+from experiments.settings import schema
 
-FORMAT = 2
+FORMAT = 3
 
 
 class Checkpoints:
@@ -50,6 +52,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """Returns the step of the newest checkpoint, or `None`."""
         return self._manager.latest_step()
+
+    def where(self, step: int) -> str:
+        """Returns the folder of a step's checkpoint."""
+        return str(self._folder / str(step))
 
     def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
         """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk."""
@@ -236,7 +242,8 @@ def read(workdir: str | Path, step: int | None = None) -> Saved:
             raise UsageError(f"workdir must hold a checkpoint; {str(folder)!r} has none.")
         meta = checkpoints.meta(found)
         config = ml_collections.ConfigDict(meta["config"])
-        network, variables = network_lib.abstract(config, tuple(meta["input_shape"]), meta["classes"])
+        section = settings.section(schema.Model, config.model)
+        network, variables = network_lib.abstract(section, tuple(meta["input_shape"]), meta["classes"])
         arrays = _named(checkpoints.restore_all(found))
         leaves = [jnp.asarray(arrays[f"variables/{name}"]) for name in _named(variables)]
         variables = jax.tree.unflatten(jax.tree.structure(variables), leaves)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.errors import UsageError
-from experiments.recipe.fields import flat
 from experiments.rundir.records import last_line, read_lines
+from experiments.settings.options import flat
 
 # Fields that every config of the program has.
 _NEEDED = ("seed", "steps", "model.name", "data.name", "method.name")

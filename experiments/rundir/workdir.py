@@ -15,8 +15,8 @@ import ml_collections
 
 from configs import base
 from experiments.core.errors import UsageError
-from experiments.recipe import device_defaults, fields
 from experiments.rundir import records
+from experiments.settings import device_defaults, options
 
 # Fields that change where a run reads and what it shows, not what it computes.
 FREE_FIELDS = (
@@ -87,10 +87,10 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
 def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
     """Returns a config with what it leaves to the device as the run in a folder has it, if there is one."""
     try:
-        theirs = fields.flat(json.loads((workdir / "config.json").read_text()))
+        theirs = options.flat(json.loads((workdir / "config.json").read_text()))
     except (OSError, ValueError, AttributeError):
         return config  # Which `claim` complains of.
-    ours = fields.flat(config)
+    ours = options.flat(config)
     taken = {name: theirs[name] for name in device_defaults.FIELDS if not ours[name] and theirs.get(name)}
     found = config.copy_and_resolve_references()
     found.update_from_flattened_dict(taken)
@@ -105,7 +105,7 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
     path = workdir / "config.json"
     try:
         theirs = json.loads(path.read_text())
-        fields.flat(theirs)
+        options.flat(theirs)
     except (OSError, ValueError, AttributeError):
         raise UsageError(f"{path} is not a config of this program. Choose another --workdir.") from None
     changed = differences(theirs, config)
@@ -129,7 +129,7 @@ def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collec
     changed = differences(meta["config"], config)
     if changed:
         raise UsageError(f"checkpoint {checkpoint} is of the run of another config ({changed}). {remedy}")
-    theirs, ours = fields.flat(meta["dataset"]), fields.flat(json.loads(json.dumps(data)))
+    theirs, ours = options.flat(meta["dataset"]), options.flat(json.loads(json.dumps(data)))
     other = [name for name in sorted(ours.keys() | theirs.keys()) if ours.get(name) != theirs.get(name)]
     if other:
         shown = ", ".join(f"{name} {theirs.get(name)!r} there, {ours.get(name)!r} here" for name in other[:4])
@@ -138,8 +138,8 @@ def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collec
 
 def differences(there: Mapping[str, Any], config: ml_collections.ConfigDict) -> str:
     """Returns in words in which fields a run's config, from JSON, differs from another; "" for none that count."""
-    theirs = fields.flat(as_json(base.base())) | fields.flat(there)
-    ours = fields.flat(as_json(config))
+    theirs = options.flat(as_json(base.base())) | options.flat(there)
+    ours = options.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
     # What is left to the device there or here differs in nothing that was asked for.
     of_the_device = {k for k in device_defaults.FIELDS if not (ours.get(k) and theirs.get(k))}

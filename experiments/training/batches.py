@@ -43,14 +43,19 @@ class TestBatch(NamedTuple):
 
 
 class Feed:
-    """Feeds one run."""
+    """Feeds one run.
+
+    Attributes:
+      last: the last batches of training, whose shapes all have; `None` before the first.
+    """
 
     def __init__(self, problem: Problem):
         """Feeds the run of `problem`."""
-        self._problem, self._config = problem, problem.config
+        self._problem, self._settings = problem, problem.settings
         self._devices, self._dataset = problem.devices, problem.dataset
-        order = BatchOrder(self._config.seed, self._dataset.train_examples, self._config.batch_size)
+        order = BatchOrder(self._settings.seed, self._dataset.train_examples, self._settings.batch_size)
         self._order = order
+        self.last: Batches | None = None
         self._resident: Data | None = None
         if isinstance(self._dataset, Arrays):
             images, labels = self._dataset.splits["train"]
@@ -61,16 +66,18 @@ class Feed:
 
         Args:
           first, last: the steps.
-          together: how many steps to take in one call from a step on, at most `config.steps_per_call`; asked when its
+          together: how many steps to take in one call from a step on, at most `settings.steps_per_call`; asked when its
             batch is. Of data that is read while training goes on it is one.
         """
         if self._resident is not None:
             step = first
             while step < last:
                 taken = together(step)
-                rows = np.zeros((self._config.steps_per_call, self._config.batch_size), np.int32)
+                rows = np.zeros((self._settings.steps_per_call, self._settings.batch_size), np.int32)
                 rows[:taken] = [self._order(step + i) for i in range(taken)]
-                yield Batches(self._resident, self._devices.spread(self._devices.share(rows, 1), 1), taken)
+                examples = self._devices.spread(self._devices.share(rows, 1), 1)
+                self.last = Batches(self._resident, examples, taken)
+                yield self.last
                 step += taken
             return
         from experiments.data.streamed import Streamed  # Grain takes a while to import.
@@ -78,21 +85,22 @@ class Feed:
         assert isinstance(self._dataset, Streamed)
         part = (self._devices.process, self._devices.processes)
         for batch in self._dataset.feed(self._order, range(first, last), part=part):
-            yield Batches(Data(*self._devices.spread(batch)), None, 1)
+            self.last = Batches(Data(*self._devices.spread(batch)), None, 1)
+            yield self.last
 
     def death_set(self, step: int) -> list[jax.Array]:
         """Returns inputs of training examples, not augmented, in batches of one size.
 
         There are as many as the config asks for, and so many more as fill the last batch.
         """
-        asked, most = self._config.pruning.examples, self._config.eval_batch_size
+        asked, most = self._settings.pruning.examples, self._settings.eval_batch_size
         batches = math.ceil(asked / most)
         size = math.ceil(asked / batches / self._devices.count) * self._devices.count
         return [self._inputs(images) for images, _ in self._drawn(2, step, batches, size)]
 
     def whole_training_set(self) -> Iterator[jax.Array]:
         """Returns inputs of every training example, not augmented; the last batch is filled up with the first ones."""
-        examples, size = self._dataset.train_examples, self._config.eval_batch_size
+        examples, size = self._dataset.train_examples, self._settings.eval_batch_size
         rows = [np.arange(start, start + size) % examples for start in range(0, examples, size)]
         for images, _ in self._dataset.read("train", [self._devices.share(chosen) for chosen in rows]):
             yield self._inputs(images)
@@ -104,7 +112,7 @@ class Feed:
 
     def _drawn(self, purpose: int, step: int, batches: int, size: int) -> Iterator[DatasetBatch]:
         """Returns this process's share of batches of training examples, others at every step."""
-        key = jax.random.fold_in(jax.random.key(self._config.seed + purpose), step)
+        key = jax.random.fold_in(jax.random.key(self._settings.seed + purpose), step)
         chosen = np.asarray(jax.random.permutation(key, self._dataset.train_examples))
         # A training set can be smaller than what fills the batches.
         chosen = np.resize(chosen, batches * size).reshape(batches, size)
@@ -112,7 +120,7 @@ class Feed:
 
     def test_batches(self) -> Iterator[TestBatch]:
         """Returns every test example once."""
-        examples, size = self._dataset.test_examples, self._config.eval_batch_size
+        examples, size = self._dataset.test_examples, self._settings.eval_batch_size
         rows = [np.resize(np.arange(start, min(start + size, examples)), size) for start in range(0, examples, size)]
         read = self._dataset.read("test", [self._devices.share(chosen) for chosen in rows])
         for start, (images, labels) in zip(range(0, examples, size), read, strict=True):

@@ -40,11 +40,11 @@ class Stepper:
             classes=problem.dataset.classes,
             criterion=method.options.get("criterion", "auto"),
             epsilon=method.options.get("epsilon", 0.01),
-            label_smoothing=problem.config.label_smoothing,
-            accumulate=problem.config.accumulate,
+            label_smoothing=problem.settings.label_smoothing,
+            accumulate=problem.settings.accumulate,
             watch=True,
             needs_live=method.needs_live,
-            fast_convolutions=problem.config.fast_convolutions,
+            fast_convolutions=problem.settings.fast_convolutions,
             updater=method.updater,
             replicated=problem.devices.replicated,
         )
@@ -117,8 +117,8 @@ def time_ratio(
 ) -> float | None:
     """Returns time per step over that of plain dense training, medians of interleaved repeats.
 
-    Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. How long is
-    timed is `config.step_time_seconds` for each, at least ten steps. Where `stopped` says so, it ends and gives `None`.
+    Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. Each is timed
+    for `settings.step_time_seconds`, at least ten steps. Where `stopped` says so, it ends and gives `None`.
     """
     devices = problem.devices
     network, variables = problem.initial()
@@ -137,7 +137,7 @@ def time_ratio(
         return metrics
 
     steps = {name: functools.partial(take, name) for name in tasks}
-    times = timing.median_seconds(steps, problem.config.step_time_seconds, stopped=stopped, any_process=devices.any)
+    times = timing.median_seconds(steps, problem.settings.step_time_seconds, stopped=stopped, any_process=devices.any)
     return None if times is None else times["final"] / times["dense"]
 
 

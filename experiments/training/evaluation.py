@@ -37,7 +37,7 @@ def dead(
     Returns:
       By site, `dead`, how many, and `bits`, one of each unit, packed, in hexadecimal.
     """
-    options = problem.config.pruning
+    options = problem.settings.pruning
     seen = demp_jax.activity.observe(network, variables, inputs, exclude=problem.exclude, criterion=options.criterion)
     found = {
         site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))

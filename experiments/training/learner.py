@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 import demp_jax
-from baselines import masking
+from baselines import masking, sparsity
 from experiments.recipe.network import Network
 from experiments.recipe.problem import Problem, size
 from experiments.training.batches import Batches
@@ -47,7 +47,7 @@ class Learner:
         free_compiled()
 
     def take(self, batches: Batches) -> StepMetrics:
-        """Takes the steps of `batches`; returns their metrics, see `Stepper`."""
+        """Runs the steps of `batches`; returns their metrics, see `Stepper`."""
         self.state, metrics = self.stepper(self.state, batches)
         return metrics
 
@@ -62,6 +62,17 @@ class Learner:
             )
             self.parameters -= sum(round((1 - part) * sizes[path]) for path, part in dense.items())
             self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
+
+    def remasks(self, step: int) -> bool:
+        """Returns whether masks may have changed in the update of a step."""
+        updater = self._problem.method.updater
+        if updater is None:
+            return False
+        schedule = getattr(updater, "schedule", None)
+        if isinstance(schedule, sparsity.Schedule):
+            return bool(schedule.changes(step))
+        # The schedule of another library's updater is not known.
+        return (step + 1) % self._problem.settings.log_every == 0
 
     @property
     def graph(self) -> demp_jax.Graph:

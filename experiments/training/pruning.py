@@ -18,6 +18,7 @@ from experiments.recipe.methods import Method, Ranking
 from experiments.recipe.network import Network, calibrated
 from experiments.recipe.problem import Problem
 from experiments.training.batches import Feed
+from experiments.training.run import Run
 
 # In a trial a unit counts as constant if it varies by this part of what it may vary by when it leaves, as of those at
 # the limit many are beyond it some steps later; and of every site so many, or this part, are left out, for those that
@@ -58,7 +59,14 @@ class Standing(NamedTuple):
         }
 
 
-# From where a run stands to a cut and what else its record says.
+def standing(run: Run, step: int, **more: Any) -> Standing:
+    """Returns where a run stands; `more` are further fields."""
+    learner = run.learner
+    opt_state = learner.state.opt_state
+    return Standing(run.problem, run.feed, step, learner.network, learner.variables, learner.graph, opt_state, **more)
+
+
+# From where a run stands to a prune and what else its record says.
 Cutter = Callable[[Standing], tuple[demp_jax.PruneResult, dict[str, Any]]]
 
 
@@ -69,14 +77,14 @@ def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
         target = method.ranking.due(step, opt_state)
         if target is not None:
             found.append(functools.partial(_ranked, ranking=method.ranking, target=target))
-    if method.cuts(step):
+    if method.prunes(step):
         found += [dead] if method.updater is None else [_unread, dead]
     return found
 
 
 def possible(method: Method, step: int) -> bool:
     """Returns whether a step can have cuts."""
-    return method.cuts(step) or (method.ranking is not None and method.ranking.possible(step))
+    return method.prunes(step) or (method.ranking is not None and method.ranking.possible(step))
 
 
 def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
@@ -98,7 +106,7 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
         min(max(missing, 0.0), 0.999) if gone else target,
         # Before the first step the running statistics say nothing yet.
         scored=None if at.step else calibrated(at.network, variables, batches[0][0]),
-        key=jax.random.fold_in(jax.random.key(problem.config.seed + 4), at.step),
+        key=jax.random.fold_in(jax.random.key(problem.settings.seed + 4), at.step),
         exclude=problem.exclude,
         **at.trained,
         **options,
@@ -126,9 +134,8 @@ def dead(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     # Units that are zero get no gradient, and stay; constants move.
     if at.opt_state is None and options["constant"] is not None:
         options["constant"] *= _FIRM
-        if at_most is None:
-            found = forecast(at, constant=options["constant"]).removed
-            at_most = {name: _spared(bits) for name, bits in found.items()}
+        found = forecast(at, constant=options["constant"]).removed
+        at_most = {name: _spared(bits) for name, bits in found.items()}
     given = {**at.trained, "at_most": at_most, "options": demp_jax.PruneOptions(**options)}
     cut = demp_jax.prune(at.network, at.variables, at.feed.death_set(at.step), **given)
     return cut, {"why": "dead", "least_gain": at.least_gain}
@@ -150,4 +157,4 @@ def _spared(bits: np.ndarray) -> np.ndarray:
 def _options(at: Standing) -> dict[str, Any]:
     """Returns the options of a cut; the last one is not for the speed of steps to come, and cuts whatever is dead."""
     options = at.problem.method.options
-    return options | {"multiple": 1} if at.step == at.problem.lengths.run else options
+    return options | {"multiple": 1} if at.step == at.problem.settings.steps else options

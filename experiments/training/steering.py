@@ -12,7 +12,7 @@ from typing import Any
 
 import demp_jax
 from experiments.recipe.goal import PARTS, TOLERANCE, Goal
-from experiments.training.ahead import time_per_flops
+from experiments.training.cost_rule import time_per_flops
 
 _LOG = logging.getLogger(__name__)
 

@@ -13,7 +13,6 @@ import numpy as np
 from rich.table import Table
 
 import demp_jax
-from experiments.core.durations import to_steps
 from experiments.recipe.problem import Problem
 from experiments.rundir import records
 from experiments.training.totals import Counters
@@ -42,13 +41,13 @@ def of_run(
       step_time_ratio: time per step over that of plain dense training; `None` where it was not measured.
       target: what size was asked for and reached, if one was.
     """
-    config, dense = problem.config, problem.dense
-    dense_train_flops = 3.0 * dense.flops() * config.batch_size * steps
+    settings, dense = problem.settings, problem.dense
+    dense_train_flops = 3.0 * dense.flops() * settings.batch_size * steps
     return {
         "method": problem.method.name,
-        "dataset": config.data.name,
-        "model": config.model.name,
-        "seed": config.seed,
+        "dataset": settings.data.name,
+        "model": settings.model.name,
+        "seed": settings.seed,
         "steps": steps,
         "target": target,
         "test_accuracy": counters.test_accuracy,
@@ -82,13 +81,13 @@ def _regime(problem: Problem) -> dict[str, float | None]:
     learning rate, a scale can come from 1 to 0 so many times. `decay_sum` is the sum of learning rate times weight
     decay: without a gradient, weights shrink by a factor exp(-decay_sum).
     """
-    config, lengths = problem.config, problem.lengths
-    rates = np.asarray(jax.vmap(lambda step: jnp.asarray(problem.rate(step), jnp.float32))(jnp.arange(lengths.run)))
-    span = to_steps("config.method.strength_span", config.method.strength_span, epoch=lengths.epoch, run=lengths.run)
+    settings = problem.settings
+    steps = jnp.arange(settings.steps)
+    rates = np.asarray(jax.vmap(lambda step: jnp.asarray(problem.rate(step), jnp.float32))(steps))
     return {
-        "rate_sum": round(float(rates[:span].sum()), 6),
-        "decay_sum": round(float(rates.sum() * config.optimizer.weight_decay), 6),
-        "constant": config.pruning.constant,
+        "rate_sum": round(float(rates[: settings.method.strength_span].sum()), 6),
+        "decay_sum": round(float(rates.sum() * settings.optimizer.weight_decay), 6),
+        "constant": settings.pruning.constant,
     }
 
 

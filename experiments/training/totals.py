@@ -21,7 +21,6 @@ class Counters:
       seconds_total, seconds_compiling: of the run, and of it for compiling.
       seconds: of what is not compiling, by `PARTS`.
       cuts: how many removed something.
-      last_cut: the step of the last cut, or trial of one, also where nothing left; -1 before the first.
       waited: what waiting with a cut has cost, in parts of a dense step's time times steps.
       test_accuracy: as last measured; NaN before.
     """
@@ -31,7 +30,6 @@ class Counters:
     seconds_compiling: float = 0.0
     seconds: dict[str, float] = dataclasses.field(default_factory=lambda: dict.fromkeys(PARTS, 0.0))
     cuts: int = 0
-    last_cut: int = -1
     waited: float = 0.0
     test_accuracy: float = float("nan")
 

@@ -1,12 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Pruning methods: what each adds to the optimizer, and when and by what rule it cuts.
+"""Pruning methods: what each adds to the optimizer, and when and by what rule it prunes.
 
 A new method is a module in `baselines` and a row in `METHODS`.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import optax
 
@@ -29,6 +27,7 @@ from experiments.recipe.methods.demp import PENALISED, demp, dense
 from experiments.recipe.methods.masked import dynamic, jaxpruner, masked, plain
 from experiments.recipe.methods.method import Builder, Method, Ranking
 from experiments.recipe.methods.ranked import ranked, slimmed
+from experiments.settings import Settings
 
 __all__ = ["METHODS", "PENALISED", "Method", "Ranking", "build", "masked", "ranked"]
 
@@ -55,21 +54,15 @@ METHODS: dict[str, Builder] = {
 }
 
 
-def build(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
-    """Returns the method of a config.
-
-    Args:
-      config: the whole config, which leaves nothing to the device (`device_defaults.settled`).
-      base: the base optimizer.
-      epoch: steps per epoch.
-      run: steps of the run.
+def build(settings: Settings, base: optax.GradientTransformation) -> Method:
+    """Returns the method that the settings ask for, around a base optimizer.
 
     Raises:
-      UsageError: for a bad field.
+      UsageError: for an unknown name, or options that do not fit together.
     """
-    builder = named.find("config.method.name", config.method.name, METHODS)
+    builder = named.find("config.method.name", settings.method.name, METHODS)
     try:
-        return builder(config, base, epoch=epoch, run=run)
+        return builder(settings, base)
     except UsageError:
         raise
     except ValueError as error:

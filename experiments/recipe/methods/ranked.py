@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Methods that cut the units that score least."""
+"""Methods that prune the units that score least."""
 
 from __future__ import annotations
 
@@ -12,46 +12,40 @@ from typing import Any
 import optax
 
 import demp_jax
-from baselines import early, selection, slimming, structured
+from baselines import early, slimming
 from baselines.subject import Score
-from experiments.core.durations import to_steps
-from experiments.core.errors import UsageError, require, require_choice
+from experiments.core.errors import UsageError, require
 from experiments.recipe.methods.method import Builder, Method, Ranking, pruning
-from experiments.recipe.optimizers import require_nonnegative
+from experiments.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
 
 def ranked(score: Score, released: Score | None = None, *, watches: bool = False, rule: str = "exact") -> Builder:
-    """Returns the builder of a method that cuts by scores once.
+    """Returns the builder of a method that prunes by scores once.
 
     Args:
       score: as the DemP paper computes it.
       released: as the method's own code does, where it is another.
-      watches: whether it cuts when EarlyCroP's rule says so.
+      watches: whether it prunes when EarlyCroP's rule says so.
       rule: of the selection, unless the config asks for another.
     """
 
-    def make(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
-        section = config.ranking
-        require_choice("config.ranking.definition", section.definition, ("demp", "released"))
+    def make(settings: Settings, base: optax.GradientTransformation) -> Method:
+        section, run, epoch = settings.ranking, settings.steps, settings.steps_per_epoch
         chosen = score if section.definition == "demp" else released
         if chosen is None:
             raise UsageError(
-                f"config.ranking.definition must be 'demp' with config.method.name={config.method.name!r}; got "
+                f"config.ranking.definition must be 'demp' with config.method.name={settings.method.name!r}; got "
                 f"{section.definition!r}."
             )
-        require_choice("config.ranking.early_rule", section.early_rule, early.RULES)
-        target = section.sparsity
-        require(0 <= target < 1, "config.ranking.sparsity", target, "in [0, 1)")
-        tx, latest = base, run + 1
+        tx, target = base, section.sparsity
         if watches:
             tx = early.watch_distance(base, epoch=epoch, sparsity=target, rule=section.early_rule)
-        field = "latest" if watches else "when"
-        if not watches or section.latest:
-            latest = to_steps(f"config.ranking.{field}", section[field], epoch=epoch, run=run)
-            first = 1 if watches else 0
-            require(first <= latest <= run, f"config.ranking.{field}", section[field], f"in {first} to {run} steps")
+        field, given, first = ("latest", section.latest, 1) if watches else ("when", section.when, 0)
+        latest = run + 1 if given is None else given
+        if given is not None:
+            require(first <= given <= run, f"config.ranking.{field}", given, f"in {first} to {run} steps")
 
         def possible(step: int) -> bool:
             if not watches:
@@ -77,13 +71,13 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
         if watches:
             by = f"{when} at the latest" if latest <= run else "never if that does not come"
             when = f"when the weights' distance from the start grows slowly, by config.ranking.early_rule; {by}"
-        return structured_method(config, tx, chosen, due, possible, when, rule=rule, epoch=epoch, run=run)
+        return structured_method(settings, tx, chosen, due, possible, when, rule=rule)
 
     return make
 
 
 def structured_method(
-    config: Any,
+    settings: Settings,
     tx: optax.GradientTransformation,
     score: Score,
     due: Callable[[int, Any], float | None],
@@ -91,17 +85,10 @@ def structured_method(
     when: str,
     *,
     rule: str = "exact",
-    epoch: float,
-    run: int,
 ) -> Method:
-    """Returns a method that cuts by a score when it is due, and dead units at the end; see `Ranking`."""
-    section = config.ranking
-    require_choice("config.ranking.rule", section.rule, ("auto", *selection.RULES))
-    require_choice("config.ranking.feedback", section.feedback, structured.FEEDBACK)
-    require_choice("config.ranking.optimizer", section.optimizer, ("sliced", "restarted"))
-    for name in ("stages", "batches", "batch_size"):
-        require(section[name] >= 1, f"config.ranking.{name}", section[name], "at least 1")
-    _, options = pruning(config, epoch=epoch, run=run)
+    """Returns a method that prunes by a score when that is due, and dead units at the end; see `Ranking`."""
+    section = settings.ranking
+    _, options = pruning(settings)
     ranking = Ranking(
         score=score,
         due=due,
@@ -111,23 +98,22 @@ def structured_method(
             "steps": section.stages,
             "feedback": section.feedback,
             "rule": rule if section.rule == "auto" else section.rule,
-            "min_units": config.pruning.min_units,
-            "unranked": tuple(section.exclude),
+            "min_units": settings.pruning.min_units,
+            "unranked": section.exclude,
         },
         batches=section.batches,
         batch_size=section.batch_size,
         restarts=section.optimizer == "restarted",
     )
     zero = demp_jax.schedules.constant(0.0)
-    # Dead units are cut at the end alone.
-    return Method(config.method.name, tx, zero, zero, lambda step: step == run, options, False, ranking)
+    run = settings.steps
+    # Dead units are pruned at the end alone.
+    return Method(settings.method.name, tx, zero, zero, lambda step: step == run, options, False, ranking)
 
 
-def slimmed(config: Any, base: optax.GradientTransformation, *, epoch: float, run: int) -> Method:
-    """L1 on the scales until the cut, nothing after it."""
-    plain = ranked(slimming.score)(config, base, epoch=epoch, run=run)
-    until = to_steps("config.ranking.when", config.ranking.when, epoch=epoch, run=run)
-    require_nonnegative("config.method.strength", config.method.strength)
-    require(until >= 1, "config.ranking.when", config.ranking.when, "at least one step with slimming, as in '50%'")
-    strength = optax.piecewise_constant_schedule(config.method.strength, {until: 0.0})
+def slimmed(settings: Settings, base: optax.GradientTransformation) -> Method:
+    """Network slimming: L1 on the scales until the prune, nothing after it."""
+    plain, until = ranked(slimming.score)(settings, base), settings.ranking.when
+    require(until >= 1, "config.ranking.when", until, "at least one step with slimming, as in '50%'")
+    strength = optax.piecewise_constant_schedule(settings.method.strength, {until: 0.0})
     return dataclasses.replace(plain, tx=demp_jax.demp(base, strength=strength), strength=strength)

@@ -8,8 +8,6 @@ from typing import Any
 import jax
 import ml_collections
 
-from experiments.core.errors import require
-
 # Cut evenly by 90%, a ResNet-18 in bfloat16 took x 1.03 of its dense step on a GPU, and x 0.69 with widths rounded up
 # to multiples of 8 (benchmarks/README.md, on a GPU).
 _MULTIPLE, _MULTIPLE_GPU = 1, 8
@@ -34,11 +32,7 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
       config: the config; it is left as it is.
       run: steps of the run; a GPU prepares a cut for a tenth of it at most.
 
-    Raises:
-      UsageError: for a `multiple` that is negative.
     """
-    multiple = config.pruning.multiple
-    require(multiple >= 0, "config.pruning.multiple", multiple, "at least 1, or 0 for the device's own")
     on_gpu = jax.default_backend() == "gpu"
     ahead = min(_AHEAD_GPU, run // 10) if on_gpu else _AHEAD
     own: dict[str, Any] = {
@@ -52,5 +46,5 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
         found.pruning[name] = found.pruning[name] or own[name]
     if not found.fast_convolutions and jax.default_backend() == "cpu":
         # In a loop, such as that over the steps of a call, XLA computes their gradients by plain code there.
-        found.steps_per_call = min(1, found.steps_per_call)  # What is not allowed stays so.
+        found.steps_per_call = 1
     return found

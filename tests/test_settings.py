@@ -5,11 +5,18 @@ import re
 
 import pytest
 
+import demp_jax
+from baselines import early, selection, sparsity, structured
 from configs import base
+from demp_jax import models
 from experiments.cli import command
+from experiments.core import progress
 from experiments.core.errors import UsageError
-from experiments.recipe import fields, limits
+from experiments.data import images
+from experiments.data.preparation import PADDINGS
+from experiments.recipe import methods
 from experiments.recipe.problem import pose
+from experiments.settings import Settings, device_defaults, options, parse, require_valid, schema
 
 BAD = {
     int: (-1, 0, 2**31, 10**9, 10**30),
@@ -18,25 +25,26 @@ BAD = {
     tuple: ("()", "(0,)", "(-1,)", "('',)", "('nope',)"),
     bool: ("maybe",),
 }
-KEYS = list(fields.flat(base.base()))
-EVERY = [(key, value) for key in KEYS for value in BAD[fields._kinds()[key]]]
+KEYS = list(options.flat(base.base()))
+EVERY = [(key, value) for key in KEYS for value in BAD[options.types()[key]]]
+_MAY_BE_EMPTY = ("ranking.latest", "pruning.cut_cost", "pruning.ahead")
 # One value of each key, another of the next.
-SAMPLE = {(key, values[i % len(values)]) for i, key in enumerate(KEYS) for values in [BAD[fields._kinds()[key]]]}
+SAMPLE = {(key, values[i % len(values)]) for i, key in enumerate(KEYS) for values in [BAD[options.types()[key]]]}
 
 
 def _allowed(key, value):
     """The rule by which a value is legitimate wherever nothing else of the config or the data speaks against it."""
-    limit, kind = limits.LIMITS[key], fields._kinds()[key]
-    if limit == limits.ANY:
+    limit, kind = schema.limits().get(key), options.types()[key]
+    if limit is None:
         return True
     if kind is tuple:
         elements = re.findall(r"'[^']*'|-?\d+", value)
-        if limit in (limits.PATTERNS, limits.DURATION):
-            return not elements or (value == "('nope',)" and limit == limits.PATTERNS)
+        if not isinstance(limit, schema.Range):
+            return not elements or (value == "('nope',)" and isinstance(limit, schema.Patterns))
         return bool(elements) and all(int(each) in limit for each in elements if each[0] != "'")
-    if limit in (limits.DURATION, limits.OPTIONAL_DURATION):
-        return re.fullmatch(r"\d+(ep|%)?", value) or (not value and limit == limits.OPTIONAL_DURATION)
-    if isinstance(limit, limits.Range):
+    if isinstance(limit, schema.Duration):
+        return re.fullmatch(r"\d+(ep|%)?", value) or (not value and key in _MAY_BE_EMPTY)
+    if isinstance(limit, schema.Range):
         return math.isfinite(value) and limit.least <= value <= limit.most
     return value in limit
 
@@ -59,10 +67,45 @@ def test_a_bad_value_ends_in_one_line_that_names_it(key, value):
         assert len(said) < 400
 
 
-def test_every_key_has_limits_that_its_default_keeps():
-    assert set(limits.LIMITS) == {key for key in KEYS if fields._kinds()[key] is not bool}
-    limits.require_sizes(base.base())
-    limits.require_all(base.base(), epoch=10.0, run=2000)
+def test_settings_have_every_option_and_accept_the_defaults():
+    assert sorted(schema.limits()) == sorted(KEYS)
+    config = device_defaults.settled(base.base(), 2000)
+    require_valid(config)
+    settings = parse(config, 1437)
+    assert isinstance(settings, Settings)
+    assert (settings.steps, settings.steps_per_epoch) == (2000, 1437 / 64)
+    assert (settings.pruning.every, settings.eval_every, settings.watch.every) == (100, 200, 0)
+    assert settings.optimizer.boundaries == (673, 1571, 2020)
+    assert settings.ranking.latest is None
+    assert settings.data.resize == (256,)
+    assert settings.extra == {}
+
+
+def test_options_of_your_own_are_kept():
+    config = base.base()
+    config.mine = {"temperature": 2.0}
+    assert parse(device_defaults.settled(config, 2000), 1437).extra == {"mine.temperature": 2.0}
+
+
+def test_choices_are_those_of_the_code():
+    """The settings name them without importing JAX."""
+    limits = schema.limits()
+    for option, known in {
+        "model.activation": models.ACTIVATIONS,
+        "method.strength_schedule": demp_jax.schedules.SCHEDULES,
+        "method.noise_schedule": demp_jax.schedules.SCHEDULES,
+        "method.penalised": methods.PENALISED,
+        "pruning.criterion": demp_jax.activity.CRITERIA,
+        "pruning.modes": demp_jax.activity.MODES,
+        "masking.distribution": sparsity.DISTRIBUTIONS,
+        "ranking.early_rule": early.RULES,
+        "ranking.rule": ("auto", *selection.RULES),
+        "ranking.feedback": structured.FEEDBACK,
+        "data.framing": images.FRAMINGS,
+        "data.padding": PADDINGS,
+        "progress": progress.MODES,
+    }.items():
+        assert set(limits[option]) == set(known), option
 
 
 @pytest.mark.parametrize(
