@@ -10,7 +10,7 @@ import pytest
 
 import demp_jax
 from demp_jax._src.optim import noise as noise_lib
-from demp_jax.regularizers import add_decoupled_regularizer, all_params
+from demp_jax.regularizers import add_decoupled_regularizer, add_proximal_lasso, all_params
 from tests import helpers
 from tests.helpers import assert_same_shapes, assert_trees_close, batch
 from tests.reference import demp as reference
@@ -27,10 +27,12 @@ TRANSFORMS = {
     "lasso": lambda amount=0.1: demp_jax.add_regularizer(amount),
     "l2": lambda amount=0.1: demp_jax.add_regularizer(amount, kind="l2", where=all_params),
     "decay": lambda amount=0.1: add_decoupled_regularizer(amount),
+    "proximal": lambda amount=0.1: add_proximal_lasso(amount),
     "noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3),
     "symmetric_noise": lambda amount=0.1: demp_jax.add_weight_noise(amount, key=3, asymmetric=False),
     "demp": lambda amount=0.1: demp_jax.demp(optax.adam(1e-2), strength=amount, noise=amount),
     "demp_decoupled": lambda amount=0.1: demp_jax.demp(optax.sgd(1e-2), strength=amount, noise=amount, decoupled=True),
+    "demp_proximal": lambda amount=0.1: demp_jax.demp(optax.sgd(1e-2), strength=amount, noise=amount, kind="proximal"),
 }
 
 
@@ -76,7 +78,9 @@ def test_takes_a_schedule_for_a_number(name):
 @pytest.mark.parametrize("name", TRANSFORMS)
 def test_off_is_the_base(name):
     tx = TRANSFORMS[name](0.0)
-    base = {"demp": optax.adam(1e-2), "demp_decoupled": optax.sgd(1e-2)}.get(name, optax.identity())
+    base = {"demp": optax.adam(1e-2), "demp_decoupled": optax.sgd(1e-2), "demp_proximal": optax.sgd(1e-2)}.get(
+        name, optax.identity()
+    )
     state, base_state = tx.init(PARAMS), base.init(PARAMS)
     for _ in range(3):
         updates, state = _update(tx, state=state, live=LIVE)
@@ -150,6 +154,46 @@ def test_regularizer_is_the_derivative_of_its_penalty(kind, make, sign):
             added = np.asarray(updates[path[0]][path[1]] - GRADS[path[0]][path[1]])
             expected = sign * reference.regularizer_gradient(kind, reference.one_cycle(step, 0.5, 10), theta)
             np.testing.assert_allclose(added, expected, atol=1e-5)
+
+
+def test_the_proximal_lasso_solves_its_problem():
+    """It minimizes lambda |x| + (x - (theta + u))^2 / 2, against a search over a grid; and zeros are exact."""
+    tx = add_proximal_lasso(SCHEDULE, where=all_params)
+    state = tx.init(PARAMS)
+    grid = np.linspace(-4, 4, 80_001)
+    zeros = 0
+    for step in range(5):
+        updates, state = _update(tx, state=state)
+        new = optax.apply_updates(PARAMS, updates)
+        amount = reference.one_cycle(step, 0.5, 10)
+        for path in (("norm", "scale"), ("out", "kernel")):
+            before, update, after = (np.ravel(tree[path[0]][path[1]]) for tree in (PARAMS, GRADS, new))
+            for theta, u, x in zip(before, update, after, strict=True):
+                best = grid[np.argmin(amount * np.abs(grid) + (grid - theta - u) ** 2 / 2)]
+                assert x == pytest.approx(best, abs=1e-4)
+            zeros += int((after == 0).sum())
+    assert zeros > 5
+
+
+def test_behind_a_gradient_that_is_too_small_a_parameter_stays_at_zero():
+    tx = demp_jax.demp(optax.sgd(0.1), strength=0.05, kind="proximal")
+    params = {"scale": jnp.array([0.3, 0.3, -0.3])}
+    state = tx.init(params)
+    for _ in range(40):
+        updates, state = _update(tx, {"scale": jnp.array([-0.4, -0.6, 0.4])}, params, state)
+        params = optax.apply_updates(params, updates)
+    np.testing.assert_array_equal(params["scale"] == 0, [True, False, True])
+    assert float(params["scale"][1]) == pytest.approx(0.3 + 40 * (0.06 - 0.05), abs=1e-5)
+
+
+def test_numbers_of_a_mask_multiply_the_strength():
+    factors = {"norm": {"scale": 3.0, "bias": 0.0}, "out": {"kernel": 0.5, "bias": False}}
+    updates, _ = _update(demp_jax.add_regularizer(0.1, where=factors))
+    added = jax.tree.map(lambda u, g, p: np.asarray((u - g) / jnp.sign(p)), updates, GRADS, PARAMS)
+    np.testing.assert_allclose(added["norm"]["scale"], 0.3, rtol=1e-5)
+    np.testing.assert_allclose(added["out"]["kernel"], 0.05, rtol=1e-5)
+    assert not added["norm"]["bias"].any()
+    assert not added["out"]["bias"].any()
 
 
 def test_only_scales_are_regularized_by_default():

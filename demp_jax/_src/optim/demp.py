@@ -56,9 +56,9 @@ def demp(
       strength: lambda, >= 0, a number or a schedule such as `one_cycle(1e-2, 10_000)`.
       noise: variance (or standard deviation, see `amplitude`) of the noise, >= 0, a number or a schedule.
       key: random key or seed of the noise.
-      kind: kind of the regularizer, `"lasso"` or `"l2"`.
+      kind: kind of the regularizer: `"lasso"`, `"l2"` or `"proximal"`, which is `add_proximal_lasso` after all else.
       where: mask of the regularized parameters, or a function that returns it; by default the scales of normalization
-        layers.
+        layers. Numbers in the place of bools multiply the strength.
       decoupled: whether the regularizer moves the parameters directly, after `base`, instead of adding to the gradient.
         The latter prunes more (paper, appendix F.5).
       amplitude: whether `noise` is a `"variance"` or a standard deviation, `"std"`.
@@ -70,10 +70,13 @@ def demp(
     Raises:
       ValueError: for an argument out of its range.
     """
-    regularizer = regularizers_lib.add_decoupled_regularizer if decoupled else regularizers_lib.add_regularizer
-    penalty = regularizer(strength, kind=kind, where=where)
     added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
-    parts = (base, penalty, added) if decoupled else (penalty, base, added)
+    if kind == "proximal":
+        parts = (base, added, regularizers_lib.add_proximal_lasso(strength, where=where))
+    elif decoupled:
+        parts = (base, regularizers_lib.add_decoupled_regularizer(strength, kind=kind, where=where), added)
+    else:
+        parts = (regularizers_lib.add_regularizer(strength, kind=kind, where=where), base, added)
     chain = optax.chain(*parts)
     assert isinstance(chain, optax.GradientTransformationExtraArgs)
     place, support = parts.index(base), optax.with_extra_args_support(base)

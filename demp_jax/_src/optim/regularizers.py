@@ -16,6 +16,7 @@ from demp_jax._src.tracing.paths import path_name
 
 KINDS = ("lasso", "l2")
 
+# Which parameters are regularized: a tree of bools, or factors of the strength; or a function from parameters to one.
 Mask = Any | Callable[[Any], Any]
 
 
@@ -93,7 +94,8 @@ def add_regularizer(
     Args:
       strength: lambda, >= 0, a number or a schedule.
       kind: `"lasso"` or `"l2"`.
-      where: the regularized parameters, as a tree of bools or a function from parameters to one.
+      where: the regularized parameters, as a tree of bools or a function from parameters to one. Numbers in the place
+        of bools multiply the strength.
 
     Returns:
       The transformation. It needs `params` in its update.
@@ -136,9 +138,63 @@ def add_decoupled_regularizer(
     return _regularizer(strength, kind, where, -1.0)
 
 
+def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_scales) -> optax.GradientTransformation:
+    """Applies the proximal operator of the Lasso after the update: soft thresholding. Chain it last.
+
+    With the updated parameters theta + u and the scheduled strength lambda_t::
+
+        theta <- sign(theta + u) * max(|theta + u| - lambda_t, 0)
+
+    A parameter whose update is smaller than the threshold becomes exactly zero and stays there. With the other
+    regularizers it oscillates around zero, at the step size of the optimizer. To scale the threshold with the learning
+    rate, as in proximal gradient descent, pass the product of both schedules. Behind Adam, whose updates are about the
+    learning rate times the ratio of the mean of the gradient to its root mean square, a parameter then goes to zero if
+    this ratio is below lambda_t.
+
+    Example:
+      >>> tx = optax.chain(optax.sgd(0.5), add_proximal_lasso(0.1, where=all_params))
+      >>> params = {"scale": jnp.array([2.0, -0.05])}
+      >>> updates, _ = tx.update({"scale": jnp.zeros(2)}, tx.init(params), params)
+      >>> [round(float(p), 2) for p in optax.apply_updates(params, updates)["scale"]]
+      [1.9, 0.0]
+
+    Args:
+      strength: lambda, >= 0, in units of the parameters per step, a number or a schedule.
+      where: the regularized parameters, as for `add_regularizer`.
+
+    Returns:
+      The transformation. It needs `params` in its update.
+
+    Raises:
+      ValueError: for a strength that is negative or not finite.
+
+    References:
+      Parikh and Boyd, 2014, Proximal Algorithms, section 6.5.2.
+    """
+
+    def shrink(u: Any, p: Any, amount: Any) -> Any:
+        moved, amount = p + u, amount.astype(p.dtype)
+        # A parameter becomes exactly zero, as p + (0 - p) is; with a threshold of zero the update is left as it is.
+        shrunk = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - amount, 0) - p
+        return jnp.where(amount > 0, shrunk, u).astype(u.dtype)
+
+    return _transformation(strength, where, shrink)
+
+
 def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign: float) -> optax.GradientTransformation:
     if kind not in KINDS:
         raise ValueError(f"the kind of a regularizer must be one of {', '.join(KINDS)}; got {kind=}.")
+
+    def add(u: Any, p: Any, amount: Any) -> Any:
+        return u + (sign * amount * (jnp.sign(p) if kind == "lasso" else p)).astype(u.dtype)
+
+    return _transformation(strength, where, add)
+
+
+def _transformation(
+    strength: optax.ScalarOrSchedule, where: Mask, change: Callable[[Any, Any, Any], Any]
+) -> optax.GradientTransformation:
+    """Returns a transformation that makes `change(update, parameter, strength)` of the updates of some parameters."""
     check_amount("the strength of a regularizer", strength)
 
     def init(params: Any) -> RegularizerState:
@@ -148,15 +204,15 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
     def update(updates: Any, state: RegularizerState, params: Any = None) -> tuple[Any, RegularizerState]:
         if params is None:
             raise ValueError("a regularizer needs the parameters: call tx.update(grads, state, params).")
-        amount = sign * state.factor * value_at(strength, state.step)
+        amount = state.factor * value_at(strength, state.step)
 
-        def add(u: Num[jax.Array, "*shape"], p: Num[jax.Array, "*shape"], chosen: bool) -> Num[jax.Array, "*shape"]:
-            if not chosen:
-                return u
-            return u + (amount * (jnp.sign(p) if kind == "lasso" else p)).astype(u.dtype)
+        def changed(
+            u: Num[jax.Array, "*shape"], p: Num[jax.Array, "*shape"], factor: bool | float
+        ) -> Num[jax.Array, "*shape"]:
+            return change(u, p, amount * factor) if factor else u
 
         mask = where(params) if callable(where) else where
-        return jax.tree.map(add, updates, params, mask), state._replace(step=optax.safe_increment(state.step))
+        return jax.tree.map(changed, updates, params, mask), state._replace(step=optax.safe_increment(state.step))
 
     return optax.GradientTransformation(init, update)
 

@@ -10,7 +10,7 @@ import optax
 
 import demp_jax
 from experiments.core.errors import require
-from experiments.recipe import goal
+from experiments.recipe import goal, optimizers
 from experiments.recipe.methods.method import Method, pruning
 from experiments.settings import Settings
 
@@ -28,10 +28,11 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
     """Returns DemP: the regularizer, the noise, and prunes of dead units."""
     section, peak = settings.method, goal.strength(settings)
     strength, noise = _schedule(settings, "strength"), _schedule(settings, "noise")
-    has_noise = section.noise > 0
+    has_noise, unit = section.noise > 0, strength(1.0)
+    rate = optimizers.learning_rate(settings)
     tx = demp_jax.demp(
         base,
-        strength=strength(1.0),
+        strength=(lambda step: unit(step) * rate(step)) if section.regularizer == "proximal" else unit,
         noise=noise(1.0) if has_noise else 0.0,
         key=settings.seed,
         kind=section.regularizer,
