@@ -16,9 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 # Kills its own process at a step, in the middle of a save, or right after a cut.
 PROGRAM = """
 import os, signal, sys
-from experiments import checkpoints, train
-from experiments.training.when import Cutting
+from experiments.rundir import checkpoints
 from experiments.training.compiled_step import Stepper
+from experiments.training.loop import train_and_evaluate
+from experiments.training.prune_hook import Prune
 from tests.runs import short_config
 
 moment, workdir = sys.argv[1], sys.argv[2]
@@ -35,7 +36,7 @@ def deadly(real, when):
 if kind == "step":
     Stepper.__call__ = deadly(Stepper.__call__, lambda *_: counter() == int(number))
 elif kind == "cut":
-    Cutting.__call__ = deadly(Cutting.__call__, lambda self, step, *_: step == int(number))
+    Prune.__call__ = deadly(Prune.__call__, lambda self, step, *_: step == int(number))
 elif kind == "save":
     manager = checkpoints.ocp.CheckpointManager
     manager.save = deadly(manager.save, lambda self, step, *_: step == int(number))
@@ -45,7 +46,7 @@ def counter():
     steps[0] += 1
     return steps[0]
 
-train.train_and_evaluate(short_config(**{"pruning.ahead": "2"}), workdir)
+train_and_evaluate(short_config(**{"pruning.ahead": "2"}), workdir)
 """
 
 

@@ -10,7 +10,6 @@ from baselines import masking, structured
 from experiments.core.errors import UsageError
 from experiments.recipe import methods
 from experiments.recipe.problem import pose
-from experiments.training import loop
 from experiments.training.loop import train_and_evaluate
 from tests.runs import last_digests, lines, short_config
 
@@ -91,33 +90,6 @@ def test_the_optimizer_can_start_anew_after_the_cut(tmp_path):
     differ = {path for path in anew if anew[path] != sliced[path]}
     assert any(path.startswith("opt_state/inner") and path.endswith("count") for path in differ), sorted(anew)
     assert not any(path.endswith(("fired_at", "opt_state/step")) for path in differ)
-
-
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) for name in ("chase", "earlysnap", "srigl", "demp_rigl")]
-)
-def test_an_interrupted_run_ends_as_one_never_interrupted(name, tmp_path, monkeypatch):
-    """Also where one takes several steps in a call and the other does not."""
-    together = _config(name, steps_per_call=10)
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_CALL_SECONDS", 0.0)
-        whole = train_and_evaluate(together, tmp_path / "whole").summary
-    stops = [13, 23]
-
-    def stop(self, step, stop):
-        del self, stop
-        return loop.signal.SIGTERM if stops and step >= stops[0] and stops.pop(0) else None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_stopped", stop)
-        for _ in range(2):
-            train_and_evaluate(together, tmp_path / "parts")
-    parts = train_and_evaluate(together, tmp_path / "parts").summary
-    assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
-    for key in ("test_accuracy", "parameters", "neurons", "widths", "train_flops", "cuts"):
-        assert parts[key] == whole[key], key
-    steps = [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "parts" / "cuts.jsonl")]
-    assert steps == [(cut["step"], cut["removed"]) for cut in lines(tmp_path / "whole" / "cuts.jsonl")]
 
 
 @pytest.mark.parametrize("name", ["rigl", pytest.param("set", marks=pytest.mark.slow)])

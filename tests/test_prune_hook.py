@@ -13,14 +13,14 @@ import pytest
 
 import demp_jax
 from experiments.recipe.problem import pose
-from experiments.training import cost_rule, loop, prune_hook, pruning
+from experiments.training import cost_rule, prune_hook, pruning
 from experiments.training.batches import Feed
 from experiments.training.compiled_step import Stepper
 from experiments.training.loop import train_and_evaluate
 from experiments.training.prepared_prune import PreparedPrune, Trial
 from experiments.training.step import TrainState
 from experiments.training.totals import Counters
-from tests.runs import last_digests, lines, short_config, without_times
+from tests.runs import lines, short_config
 
 
 class _Learner:
@@ -265,31 +265,6 @@ def test_whichever_units_are_dead_when_a_cut_is_due_its_step_is_ready(tmp_path, 
     assert made
     # The first step alone kept training waiting, and what the trials compiled was of use.
     assert sum(where) == 1
-
-
-@pytest.mark.parametrize("stops", [(20, 21), pytest.param((22, 41), marks=pytest.mark.slow)])
-def test_an_interrupted_run_ends_as_one_never_interrupted(stops, tmp_path, monkeypatch):
-    """Stopped at the trial, between the trial and the cut, and at the cut."""
-    whole = train_and_evaluate(short_config(**CHANGES), tmp_path / "whole").summary
-    left = list(stops)
-
-    def stop(run, step, stop):
-        del run, stop
-        if left and step == left[0]:
-            left.pop(0)
-            return loop.signal.SIGTERM
-        return None
-
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "_stopped", stop)
-        for _ in stops:
-            train_and_evaluate(short_config(**CHANGES), tmp_path / "parts")
-    parts = train_and_evaluate(short_config(**CHANGES), tmp_path / "parts").summary
-    assert not left
-    assert last_digests(tmp_path / "parts") == last_digests(tmp_path / "whole")
-    assert {parts[k] == whole[k] for k in ("test_accuracy", "widths", "train_flops", "cuts")} == {True}
-    one, other = (without_times(lines(tmp_path / part / "cuts.jsonl")) for part in ("whole", "parts"))
-    assert one == other
 
 
 def test_a_trial_names_what_can_be_expected_to_leave(monkeypatch):

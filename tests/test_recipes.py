@@ -89,20 +89,20 @@ def _trains_and_cuts(config, tmp_path, monkeypatch, at_least):
 
 def _resumes(config, tmp_path):
     """Runs again, interrupted; the end is that of the run in `whole`."""
-    from experiments.training import loop
+    from experiments.training.hooks import Evaluate
 
     class StopError(Exception):
         pass
 
-    real = loop._Run._evaluate
+    real = Evaluate.__call__
 
-    def stop(run, step):
+    def stop(self, step):
         if step == 4:
             raise StopError
-        real(run, step)
+        real(self, step)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop._Run, "_evaluate", stop)
+        patch.setattr(Evaluate, "__call__", stop)
         with pytest.raises(StopError):
             train_and_evaluate(config, tmp_path / "stopped")
     train_and_evaluate(config, tmp_path / "stopped")
