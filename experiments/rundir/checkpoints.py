@@ -10,8 +10,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import math
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,9 @@ class Checkpoints:
         """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk."""
         meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
         meta["checksum"] = _checksum(meta)
-        args = ocp.args.Composite(arrays=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
+        args = ocp.args.Composite(
+            arrays=ocp.args.StandardSave(jax.tree.map(_filled, arrays)), meta=ocp.args.JsonSave(meta)
+        )
         self._manager.save(step, args=args, force=True)
         self._manager.wait_until_finished()
 
@@ -114,9 +117,17 @@ class Checkpoints:
             )
         # Where the arrays were when they were saved, such as on a GPU, is of no account here.
         here = self._place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
-        placed = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), abstract)
+        placed = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(_filled_shape(leaf.shape), leaf.dtype, sharding=here), abstract
+        )
         item = ocp.args.Composite(arrays=ocp.args.StandardRestore(placed))
-        return self._read(step, meta, lambda: self._manager.restore(step, args=item)["arrays"])
+
+        def read() -> Any:
+            arrays = self._manager.restore(step, args=item)["arrays"]
+            empty = lambda leaf, array: array if leaf.size else jnp.zeros(leaf.shape, leaf.dtype, device=here)  # noqa: E731
+            return jax.tree.map(empty, abstract, arrays)
+
+        return self._read(step, meta, read)
 
     def restore_all(self, step: int) -> Any:
         """Returns the arrays of a step as nested dicts of NumPy arrays, at whatever shapes they have.
@@ -130,9 +141,14 @@ class Checkpoints:
             with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
                 tree = checkpointer.metadata(folder).item_metadata.tree
                 kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-                return checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+                arrays = checkpointer.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+            abstract = shaped_like(arrays, meta["shapes"])
+            return jax.tree.map(
+                lambda leaf, array: array if leaf.size else np.zeros(leaf.shape, leaf.dtype), abstract, arrays
+            )
 
-        return self._read(step, self.meta(step), read)
+        meta = self.meta(step)
+        return self._read(step, meta, read)
 
     def _read(self, step: int, meta: Mapping[str, Any], read: Callable[[], Any]) -> Any:
         try:
@@ -153,6 +169,15 @@ class Checkpoints:
     def close(self) -> None:
         """Waits for saves under way and closes the folder."""
         self._manager.close()
+
+
+def _filled_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    """Returns the shape at which an array is saved: Orbax refuses arrays without entries."""
+    return tuple(shape) if math.prod(shape) else (1,) * len(shape)
+
+
+def _filled(leaf: Any) -> Any:
+    return leaf if leaf.size else jnp.zeros(_filled_shape(leaf.shape), leaf.dtype, device=leaf.sharding)
 
 
 def all_finite(tree: Any) -> bool:

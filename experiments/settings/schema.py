@@ -232,7 +232,7 @@ class Pruning:
     epsilon: Annotated[float, Range(0, 1e6, "low")]
     constant: Annotated[float | None, Range(0, 1e6)]
     tolerance: Annotated[float | None, Range(0, 1e6)]
-    min_units: Annotated[int, Range(1, 2**20)]
+    min_units: Annotated[int, Range(0, 2**20)]
     exclude: Names
     multiple: Annotated[int, Range(0, 2**20)]
     cut_cost: Steps

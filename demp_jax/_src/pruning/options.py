@@ -19,9 +19,9 @@ class PruneOptions:
     Example:
       >>> PruneOptions(min_units=8, exclude=("stem*",)).multiple
       1
-      >>> PruneOptions(min_units=0)
+      >>> PruneOptions(min_units=-1)
       Traceback (most recent call last):
-      ValueError: min_units must be at least 1; got min_units=0.
+      ValueError: min_units must be at least 0; got min_units=-1.
 
     Attributes:
       criterion: what a unit is called dead by, one of `demp_jax.activity.CRITERIA`; see `demp_jax.alive`.
@@ -36,7 +36,8 @@ class PruneOptions:
         computes in if that is more (0.06 for bfloat16), where all removed units were exactly zero; 0.01 with
         `constant`; and no limit for criteria that remove units that are not zero. There the outputs are compared with
         those of the network in which the removed units are masked, at 1e-4.
-      min_units: every site keeps at least this many units, the most active ones.
+      min_units: every site keeps at least this many units, the most active ones. With 0, sites are emptied where every
+        output still depends on the inputs, as in a residual block, and keep one unit elsewhere.
       multiple: every site keeps a multiple of this many units, the most active ones, or all that it has: a width of 32
         can be faster than one of 29. What is kept can be removed later.
       least_gain: nothing is removed unless it saves at least this part of the FLOPs, in [0, 1): a smaller network has
@@ -63,8 +64,8 @@ class PruneOptions:
         check_criterion(self.criterion, self.epsilon)
         if self.modes not in MODES:
             raise ValueError(f"modes must be one of {', '.join(MODES)}; got modes={self.modes!r}.")
-        if self.min_units < 1:
-            raise ValueError(f"min_units must be at least 1; got min_units={self.min_units}.")
+        if self.min_units < 0:
+            raise ValueError(f"min_units must be at least 0; got min_units={self.min_units}.")
         if self.multiple < 1:
             raise ValueError(f"multiple must be at least 1; got multiple={self.multiple}.")
         if not 0 <= self.least_gain < 1:

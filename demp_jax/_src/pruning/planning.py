@@ -3,7 +3,7 @@
 
 A unit that a criterion calls dead is removed only if nothing else needs it: every consumer of its value must read zero,
 or a constant that another variable can absorb. That has to hold in every mode of the network, and in every copy of it
-that is pruned along. A site is never emptied.
+that is pruned along. A site is only emptied if that is asked for, and the outputs still depend on the inputs.
 
 Example: after `h = relu(x @ w)`, `y = (h + c) @ v + b` reads the dead units of `h` as the constants `c`. They are
 removed, and `b` absorbs `c @ v` over them. Without a `b` they are kept: `needed`.
@@ -84,7 +84,10 @@ def make_plan(
     kept = wanted & ~removed
     before = removed.copy()
     floors: dict[str, Any] = {"min_units": options.min_units, "multiple": options.multiple, "at_most": at_most}
+    floors["company"] = options.min_units == 0 and chosen is None
     _keep_floor(graph.sites, sites[: len(graph.sites)], removed, np.zeros_like(removed), **floors)
+    if options.min_units == 0:
+        _keep_connected(evidence, removed)
     unread = _drop_unread(graph, removed)
     _keep_floor(graph.branches, sites[len(graph.sites) :], removed, unread, **floors)
     return Plan(
@@ -248,24 +251,50 @@ def _keep_floor(
     *,
     min_units: int,
     multiple: int,
+    company: bool,
     at_most: Mapping[str, SomeMask] | None,
 ) -> None:
     """Keeps units where `make_plan` allows less to be removed: those not in `at_most` first, then the most active.
 
-    What is `unread`, `[num_groups]` bool, comes last. So a sum and its operands that lose equally many channels lose
-    the same ones, and the sum stays a plain one.
+    With `company` no site keeps a single unit. What is `unread`, `[num_groups]` bool, comes last. So a sum and its
+    operands that lose equally many channels lose the same ones, and the sum stays a plain one.
     """
     for site, activity in zip(sites, activities, strict=True):
         gone = per_unit(removed, site.groups)
         kept = int((~gone).sum())
         named = np.ones(site.width, bool) if at_most is None else at_most.get(site.name, np.zeros(site.width, bool))
         floor = max(min_units, int((~named).sum()), -(-kept // multiple) * multiple)
+        if company and kept == 1:
+            floor = 2  # An axis of size one is not recognized as one of units, so its last unit could never be removed.
         short = min(floor, site.width) - kept
         if short > 0:
             # Of those to be removed: the ones that are read first, of these the ones not named, then by activity.
             useless = per_unit(unread, site.groups)
             ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~gone))
             removed[site.groups[ranked[:short]]] = False
+
+
+def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:
+    """Keeps the most active unit of sites whose last units the outputs need to depend on the inputs.
+
+    Sites are emptied in the order of the network as long as every output is still fed. Example: of two blocks in
+    parallel without a skip, both dead, the first is emptied and the second keeps a unit.
+    """
+    graph, activities = evidence[0].graph, evidence[0].observation.sites
+    views = [each.graph for each in evidence if each.name in ("evaluation", "training")]
+    emptied = []
+    for site, activity in zip(graph.sites, activities, strict=False):
+        if site.width and per_unit(removed, site.groups).all():
+            emptied.append((site, site.groups[int(np.argmax(np.asarray(activity.magnitude)))]))
+    if all(view.connected(removed) for view in views):
+        return
+    wanted = removed.copy()
+    removed[[group for _, group in emptied]] = False
+    for site, group in emptied:
+        attempt = removed.copy()
+        attempt[site.groups] = wanted[site.groups]
+        if all(view.connected(attempt) for view in views):
+            removed[group] = True
 
 
 def _drop_unread(graph: Graph, removed: GroupMask) -> GroupMask:

@@ -184,6 +184,8 @@ def _locate(
         problem = f"its units lie along more than one axis ({', '.join(map(str, units))})"
     elif not units and program.avals[value].shape[-1] == 1:
         axis, problem = len(axes) - 1, "it has a single unit"
+    elif not units and 0 in program.avals[value].shape:
+        axis, problem = program.avals[value].shape.index(0), "all of its units have been removed"
     elif not units:
         fixed = axes[-1] if axes else None
         problem = "no axis of it comes from the network's weights alone"

@@ -194,6 +194,8 @@ class Graph:
       batched: whether an output has an axis of examples.
       program: the traced forward pass.
       products: its matrix products and convolutions.
+      emptied_by: by number of a value, the groups of an axis of it all of whose positions can be removed; without them
+        the value is empty.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
     """
@@ -215,6 +217,7 @@ class Graph:
     batched: bool
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
+    emptied_by: Mapping[int, tuple[SomeGroups, ...]] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
 
@@ -352,6 +355,26 @@ class Graph:
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
+    def connected(self, removed: Bool[np.ndarray, " {self.num_groups}"]) -> bool:
+        """Returns whether every output still depends on the batch, of those that did, once groups are removed.
+
+        Example: in `y = x + relu(x @ w) @ v` all hidden units can be removed, as `x` is still added. In
+        `y = relu(x @ w) @ v` the last one cannot.
+
+        Args:
+          removed: `[num_groups]` bool.
+        """
+        return self._fed_outputs(removed) == self._fed_outputs(np.zeros_like(removed))
+
+    def _fed_outputs(self, removed: Bool[np.ndarray, " {self.num_groups}"]) -> set[int]:
+        """Returns the positions of the outputs that the batch reaches through values that are not empty."""
+        empty = {v for v, axes in self.emptied_by.items() if any(removed[groups].all() for groups in axes)}
+        fed = set(self.program.inputs[len(self.paths) :])
+        for op in self.program.leaves:
+            if not fed.isdisjoint(operand for operand in op.inputs if isinstance(operand, int)):
+                fed.update(out for out in op.outputs if isinstance(out, int) and out not in empty)
+        return {i for i, out in enumerate(self.program.outputs) if out in fed}
+
     def floor(self, min_units: int = 1) -> Bool[np.ndarray, " {self.num_groups}"]:
         """Returns `[num_groups]` bool: the removed groups if every activation keeps only `min_units` of its units.
 
@@ -415,8 +438,8 @@ class Graph:
 
     @property
     def prunable(self) -> bool:
-        """Whether any unit can be removed, or a site has been pruned to its last unit."""
-        return any((site.groups >= 0).any() or site.width == 1 for site in self.sites)
+        """Whether any unit can be removed, or a site has been pruned to its last unit or emptied."""
+        return any((site.groups >= 0).any() or site.width <= 1 for site in self.sites)
 
     def require_prunable(self) -> None:
         """Raises `ValueError` if no unit can be removed, with a remedy."""

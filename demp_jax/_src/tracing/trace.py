@@ -507,7 +507,20 @@ class _Assembly:
             batched=any(_is_batch(axis) for out in self._program.outputs for axis in self._labels.operand_axes(out)),
             program=self._program,
             products=tuple(self._products(self._labels)),
+            emptied_by=self._emptied_by(),
         )
+
+    def _emptied_by(self) -> dict[int, tuple[Any, ...]]:
+        """Returns `Graph.emptied_by`; equal arrays are one object."""
+        known: dict[bytes, Any] = {}
+        found = {}
+        for number, axes in self._labels.axes.items():
+            sizes = self._program.avals[number].shape
+            groups = [self._groups_of(axis, int(size)) for axis, size in zip(axes, sizes, strict=True)]
+            whole = tuple(known.setdefault(g.tobytes(), g) for g in groups if len(g) and (g >= 0).all())
+            if whole:
+                found[number] = whole
+        return found
 
 
 def _is_batch(axis: axes_lib.Axis) -> bool:
