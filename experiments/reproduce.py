@@ -1,20 +1,19 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Figures and tables of the paper, one command each.
+"""Reproduces the figures and tables of the paper.
 
     python -m experiments.reproduce list
     python -m experiments.reproduce fig3 fig4 --scale=gpu --seeds=3 --out=runs/figures
     python -m experiments.reproduce fig3 --again --out=results/figures
     python -m experiments.reproduce all --page=results/README.md --out=results/figures
 
-`list` shows what can be made. A scale is a set of changes to the recipes: `paper` is the paper's own, `gpu` takes
-minutes on one GPU, `cpu` minutes to an hour on a core. The runs are ordinary ones of `experiments.run`, in
-`OUT/SCALE/runs`: figures share them, those that ended are not run again, those that were interrupted go on, and what
-fails is listed and stops nothing else. With `--optimizer` only the runs with that one are made, with `--ended` none:
-the figures are those of the runs that have ended. Each figure leaves beside them `NAME.json` (all points, means and
-spreads), `NAME.png` drawn as in the paper, and `NAME.md`, a paragraph on whether its claims hold in these runs.
-`--smoke` makes every run one of seconds: it shows that the path works, and nothing else. `--again` runs nothing: it
-judges and draws anew what a folder holds, by the points in its `NAME.json`. `--page` makes nothing, and writes the page
-of all claims from the figures that a folder holds, of every scale.
+`list` prints the figures. A scale is a set of changes to the recipes: `paper` is the paper's own, `gpu` takes minutes
+on one GPU, `cpu` minutes to an hour on a core. The runs are ordinary runs of `experiments.run` in `OUT/SCALE/runs`.
+Figures share runs. Finished runs are not repeated, interrupted runs are resumed, and a failed run is reported without
+stopping the others. `--optimizer` restricts the runs to one optimizer, `--ended` to those that have finished. Each
+figure writes `NAME.json` (points, means and standard deviations), `NAME.png` (the drawing), and `NAME.md` (whether its
+claims hold in these runs). `--smoke` shortens every run to seconds, to test the code. `--again` starts no run: it
+judges and draws the points of every `NAME.json` again. `--page` only writes the page of all claims, from the figures of
+all scales.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,14 @@ if __name__ == "__main__":
 from experiments.cli.launch import Outcome, Run, ended_runs, execute, located
 from experiments.core.errors import UsageError, require
 from experiments.figures import FIGURES
-from experiments.figures.figure import SCALES, Case, Figure, Point
+from experiments.figures.figure import SCALES, Case, Figure
 from experiments.figures.pages import finish, page
 from experiments.figures.scales import RECIPES, SMOKE
 from experiments.rundir import records
 
 
 def cases_of(figure: Figure, scale: str, seeds: Sequence[int], *, smoke: bool = False) -> list[Case]:
-    """Returns the cases of a figure; those of a smoke run last seconds."""
+    """Returns the cases of a figure, with runs of seconds for `smoke`."""
     cases = figure.cases(scale, seeds)
     return [dataclasses.replace(case, run=_smoke(case.run, scale)) for case in cases] if smoke else cases
 
@@ -50,21 +49,17 @@ def cases_of(figure: Figure, scale: str, seeds: Sequence[int], *, smoke: bool = 
 def _smoke(run: Run, scale: str) -> Run:
     fields = dict(run.changes)
     if _on_imagenet(run):
-        # Its configs have short runs of their own, that no recipe is to lengthen.
+        # These configs have a smoke variant, which the recipe must not lengthen.
         recipe = {key for recipes in RECIPES.values() for key in recipes[scale][1]}
-        return Run.of(
-            f"{run.config.partition(':')[0]}:tiny,smoke", {k: v for k, v in fields.items() if k not in recipe}
-        )
+        kept = {key: value for key, value in fields.items() if key not in recipe}
+        return Run.of(f"{run.config.partition(':')[0]}:tiny,smoke", kept)
     changes = dict(SMOKE)
-    for name in ("strength", "noise"):
-        if fields.get(f"method.{name}_span") == "100%":
-            changes.pop(f"method.{name}_span")
+    for name in ("method.strength_span", "method.noise_span"):
+        if fields.get(name) == "100%":
+            changes.pop(name)
     if "vit" not in run.config and "mlp" not in run.config:
         changes["model.base_width"] = 4
-    if "watch.every" in fields:
-        changes["watch.every"] = "2"
-    if "ranking.latest" in fields:
-        changes["ranking.latest"] = "2"
+    changes |= {name: "2" for name in ("watch.every", "ranking.latest") if name in fields}
     changes["batch_size"] = min(16, int(fields.get("batch_size", 16)))
     return Run.of(run.config, fields, changes)
 
@@ -85,18 +80,18 @@ def reproduce(
     optimizer: str = "",
     ended: bool = False,
 ) -> list[str]:
-    """Makes figures; returns what failed, runs and figures.
+    """Reproduces figures; returns the failures of runs and figures.
 
     Args:
       chosen: names of figures.
       scale: one of `SCALES`.
-      seeds: how many seeds, from 0.
-      out: folder of what they leave.
-      smoke: runs of seconds.
-      processes: how many runs at once; 0 for what suits the machine.
-      optimizer: only the runs with this one; by default those with any.
-      ended: run nothing, and make the figures of the runs that have ended.
+      seeds: number of seeds, from 0.
+      out: output folder.
+      smoke: shorten every run to seconds.
+      processes: number of runs at once; 0 for as many as suit the machine.
       imagenet: a folder of images, `train/CLASS/*` and `val/CLASS/*`, in place of tensorflow-datasets' ImageNet.
+      optimizer: use only runs with this optimizer; all by default.
+      ended: start no runs, and use those that have finished.
     """
     out.mkdir(parents=True, exist_ok=True)
     cases = {name: cases_of(FIGURES[name], scale, range(seeds), smoke=smoke) for name in chosen}
@@ -104,131 +99,119 @@ def reproduce(
         cases = {name: [case for case in group if _optimizer(case.run) == optimizer] for name, group in cases.items()}
     if imagenet is not None:
         cases = {name: [_on_images(case, imagenet) for case in group] for name, group in cases.items()}
-    everything = [case.run for group in cases.values() for case in group]
+    runs = [case.run for group in cases.values() for case in group]
 
     def places(run: Run) -> list[str]:
         return [f"--config.data.dir={imagenet.resolve()}"] if imagenet is not None and run.tag else []
 
     if ended:
-        outcomes = ended_runs(everything, out / "runs")
+        outcomes = ended_runs(runs, out / "runs")
     else:
-        outcomes = execute(everything, out / "runs", processes=processes, more=places, say=_say)
+        outcomes = execute(runs, out / "runs", processes=processes, more=places, say=_say)
     failed = [f"{o.workdir}: {o.error}" for o in outcomes.values() if o.error is not None]
+
+    def write(name: str) -> None:
+        finish(FIGURES[name], _content(FIGURES[name], cases[name], outcomes, scale, range(seeds), smoke), out)
+
+    return failed + _each(chosen, out, write, Exception)
+
+
+def judge_again(chosen: Sequence[str], out: Path) -> list[str]:
+    """Judges and draws figures again from the points in a folder; returns the failures."""
+
+    def write(name: str) -> None:
+        finish(FIGURES[name], json.loads((out / f"{name}.json").read_text()), out)
+
+    return _each(chosen, out, write, OSError, ValueError, KeyError, TypeError)
+
+
+def _each(chosen: Sequence[str], out: Path, write: Callable[[str], None], *caught: type[Exception]) -> list[str]:
+    """Writes figures; returns the failures, which do not stop the other figures."""
+    failed = []
     for name in chosen:
         try:
-            _write(FIGURES[name], cases[name], outcomes, scale, range(seeds), out, smoke)
+            write(name)
             _say(f"{name}: {out / name}.json, .png, .md")
-        except Exception as error:  # The others are not to wait for this one's mending.
+        except caught as error:
             failed.append(f"{name}: {type(error).__name__}: {error}")
     return failed
 
 
 def _optimizer(run: Run) -> str:
-    """Returns the optimizer of a run."""
     config = command.config_of([f"--config={located(run.config)}", *run.flags()])
-    return str(config.optimizer.name).removesuffix("w")  # AdamW's are among Adam's.
+    return str(config.optimizer.name).removesuffix("w")  # AdamW counts as Adam.
 
 
 def _on_images(case: Case, folder: Path) -> Case:
-    """Returns a case on ImageNet with a folder of images in its place."""
+    """Returns a case on ImageNet with a folder of images as its dataset, and others as they are."""
     if not _on_imagenet(case.run):
         return case
     run = Run.of(case.run.config, dict(case.run.changes), {"data.name": "image_folder"})
     return dataclasses.replace(case, run=dataclasses.replace(run, tag=str(folder.resolve())))
 
 
-def _write(
+def _content(
     figure: Figure,
     cases: Sequence[Case],
     outcomes: dict[Run, Outcome],
     scale: str,
     seeds: Sequence[int],
-    out: Path,
     smoke: bool,
-) -> None:
-    points: list[Point] = []
-    if figure.made is not None:
-        points = figure.made("cpu" if smoke else scale, seeds)
-    summaries: list[dict[str, Any]] = []
+) -> dict[str, Any]:
+    """Returns the record of a figure: its points and its runs."""
+    points = figure.simulate("cpu" if smoke else scale, seeds)
+    runs: list[dict[str, Any]] = []
+    failed = []
     for case in cases:
         outcome = outcomes.get(case.run)
-        if outcome is None or outcome.summary is None:
+        if outcome is None:
+            continue
+        if outcome.error is not None:
+            failed.append({"run": case.run.name, "error": outcome.error})
+        if outcome.summary is None:
             continue
         points += figure.points(case, outcome)
         place = {"panel": case.panel, "series": case.series, "level": case.level}
         flags = [f"--config={case.run.config}", *case.run.flags()]
         kept = {key: outcome.summary.get(key) for key in _KEPT}
-        summaries.append({**place, **kept, "first_cut": _first_cut(outcome), "flags": flags})
-    points = figure.whole(points)
-    failed = [o for o in (outcomes.get(c.run) for c in cases) if o is not None and o.error is not None]
-    content = {
+        runs.append({**place, **kept, "first_cut": _first_cut(outcome), "flags": flags})
+    return {
         "figure": figure.name,
         "scale": scale,
         "smoke": smoke,
         "seeds": len(seeds),
-        "points": [dataclasses.asdict(point) for point in points],
-        "runs": summaries,
-        "failed": [{"run": o.run.name, "error": o.error} for o in failed],
+        "points": [dataclasses.asdict(point) for point in figure.normalize(points)],
+        "runs": runs,
+        "failed": failed,
         **records.provenance(),
     }
-    finish(figure, content, out)
 
 
 def _first_cut(outcome: Outcome) -> float | None:
-    """Returns after which part of the run it was first cut; `None` where it was not."""
-    cuts = records.read_lines(outcome.workdir / "cuts.jsonl") if (outcome.workdir / "cuts.jsonl").exists() else []
-    made = [line["step"] for line in cuts if line.get("removed")]
+    """Returns the fraction of the run before its first prune; `None` if nothing was pruned."""
+    path = outcome.workdir / "cuts.jsonl"
+    made = [line["step"] for line in records.read_lines(path) if line.get("removed")] if path.exists() else []
     return made[0] / outcome.summary["steps"] if made and outcome.summary else None
 
 
 _KEPT = (
-    "test_accuracy",
-    "neuron_sparsity",
-    "weight_sparsity",
-    "train_flops_ratio",
-    "inference_flops_ratio",
-    "gpu_flops_ratio",
-    "step_time_ratio",
-    "rate_sum",
-    "decay_sum",
-    "constant",
-    "seconds_steps",
-    "seconds_data",
-    "seconds_cuts",
-    "seconds_total",
-    "steps",
-    "seed",
-    "commit",
-    "device",
-)
-
-
-def judge_again(chosen: Sequence[str], out: Path) -> list[str]:
-    """Judges and draws figures anew by the points that a folder holds; returns what failed."""
-    failed = []
-    for name in chosen:
-        try:
-            content = json.loads((out / f"{name}.json").read_text())
-            finish(FIGURES[name], content, out)
-            _say(f"{name}: {out / name}.json, .png, .md")
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            failed.append(f"{name}: {type(error).__name__}: {error}")
-    return failed
+    "test_accuracy neuron_sparsity weight_sparsity train_flops_ratio inference_flops_ratio gpu_flops_ratio "
+    "step_time_ratio rate_sum decay_sum constant seconds_steps seconds_data seconds_cuts seconds_total steps seed "
+    "commit device"
+).split()
 
 
 def listing(scale: str, seeds: int) -> str:
-    """Returns what figures there are, and how many runs each needs."""
+    """Returns a table of the figures and the number of runs that each needs."""
+    cases = {name: {case.run for case in figure.cases(scale, range(seeds))} for name, figure in FIGURES.items()}
     rows = [f"{'name':9} {'runs':>5}  what it shows"]
-    for name, figure in FIGURES.items():
-        runs = len({case.run for case in figure.cases(scale, range(seeds))})
-        rows.append(f"{name:9} {runs or '-':>5}  {figure.what}")
-    every = {case.run for figure in FIGURES.values() for case in figure.cases(scale, range(seeds))}
+    rows += [f"{name:9} {len(runs) or '-':>5}  {FIGURES[name].what}" for name, runs in cases.items()]
     cost = {
         "cpu": "a run takes six minutes to an hour of a core",
         "gpu": "a run takes about a minute of one GPU",
         "paper": "a run takes the paper's time: hours on CIFAR-10, days on ImageNet",
     }[scale]
-    rows.append(f"{'all':9} {len(every):>5}  those that figures share once; at scale {scale}, {cost}")
+    rows.append(f"{'all':9} {len(set().union(*cases.values())):>5}  shared runs count once; at scale {scale}, {cost}")
     return "\n".join(rows)
 
 
@@ -237,38 +220,32 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Reproduces, by the command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("name", nargs="+", help=f"list, all, or some of {', '.join(FIGURES)}")
-    parser.add_argument("--scale", choices=SCALES, default="cpu", help="cpu by default")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="how many; %(default)s by default")
-    parser.add_argument("--optimizer", choices=("adam", "sgdm"), default="", help="only the runs with this one")
-    parser.add_argument(
-        "--out", type=command.local, default=Path("runs/reproduce"), metavar="DIR", help="%(default)s by default"
-    )
-    parser.add_argument("--ended", action="store_true", help="run nothing, make figures of the runs that have ended")
-    parser.add_argument("--smoke", action="store_true", help="runs of seconds")
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
-    parser.add_argument(
-        "--imagenet", type=command.local, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet"
-    )
-    parser.add_argument("--again", action="store_true", help="judge and draw anew what --out holds, run nothing")
-    parser.add_argument(
-        "--page", type=command.local, metavar="FILE", help="write the page of all claims there, make nothing"
-    )
+    add, folder = parser.add_argument, command.local
+    add("name", nargs="+", help=f"list, all, or some of {', '.join(FIGURES)}")
+    add("--scale", choices=SCALES, default="cpu", help="cpu by default")
+    add("--seeds", type=int, default=3, metavar="N", help="number of seeds; %(default)s by default")
+    add("--optimizer", choices=("adam", "sgdm"), default="", help="use only runs with this optimizer")
+    add("--out", type=folder, default=Path("runs/reproduce"), metavar="DIR", help="%(default)s by default")
+    add("--ended", action="store_true", help="start no runs, use those that have finished")
+    add("--smoke", action="store_true", help="runs of seconds")
+    add("--processes", type=int, default=0, metavar="N", help="runs at once; by default what suits the machine")
+    add("--imagenet", type=folder, metavar="DIR", help="images in place of tensorflow-datasets' ImageNet")
+    add("--again", action="store_true", help="judge and draw the figures in --out again, start no runs")
+    add("--page", type=folder, metavar="FILE", help="only write the page of all claims to this file")
     options = parser.parse_args(arguments)
     if options.page:
         options.page.write_text(page(options.out))
         return 0
-    seeds = options.seeds
     out = options.out / ("smoke" if options.smoke else options.scale)
-    signals.raise_on_signal()  # The runs are stopped, and save.
+    signals.raise_on_signal()  # So that the runs are stopped, and save.
     try:
         unknown = next((name for name in options.name if name not in (*FIGURES, "all", "list")), None)
         require(unknown is None, "name", unknown, f"list, all, or one of {', '.join(FIGURES)}")
-        require(seeds >= 1, "--seeds", seeds, "at least 1")
+        require(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
         if "list" in options.name:
-            _say(listing(options.scale, seeds))
+            _say(listing(options.scale, options.seeds))
             return 0
         chosen = list(FIGURES) if "all" in options.name else list(dict.fromkeys(options.name))
         if options.again:
@@ -278,7 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             failed = judge_again(held, out)
         else:
             names = ("processes", "imagenet", "optimizer", "ended", "smoke")
-            failed = reproduce(chosen, options.scale, seeds, out, **{name: getattr(options, name) for name in names})
+            more = {name: getattr(options, name) for name in names}
+            failed = reproduce(chosen, options.scale, options.seeds, out, **more)
     except UsageError as error:
         return command.fail(str(error), 2)
     except KeyboardInterrupt:

@@ -11,7 +11,7 @@ from scipy import special
 
 from experiments import reproduce
 from experiments.cli.launch import Outcome
-from experiments.figures import FIGURES, deaths, lines, mnist_noise, pages, scales, tradeoffs, walks
+from experiments.figures import FIGURES, deaths, lines, mnist_noise, pages, persistence, scales, tradeoffs, walks
 from experiments.figures.figure import SCALES, Mean, Point, averaged
 from experiments.figures.judging import decide
 from experiments.recipe import methods, optimizers
@@ -37,15 +37,15 @@ def test_growth_and_its_bound():
 
 def test_overlap_of_sets():
     units = lambda *dead: np.isin(np.arange(20), dead)  # noqa: E731
-    assert deaths.overlap(units(1, 2, 10), units(2, 3, 10, 14)) == pytest.approx(2 / 3)
-    assert np.isnan(deaths.overlap(units(1), units()))
+    assert persistence.overlap(units(1, 2, 10), units(2, 3, 10, 14)) == pytest.approx(2 / 3)
+    assert np.isnan(persistence.overlap(units(1), units()))
 
 
 def test_who_stays_dead(tmp_path, monkeypatch):
     """Of three who die, one after the other, one comes back: the paper's ratio at each look, and 2 of 3 at the end."""
     pack = lambda *dead: np.packbits(np.isin(np.arange(10), dead)).tobytes().hex()  # noqa: E731
 
-    monkeypatch.setattr(deaths, "_FEWEST", 1)
+    monkeypatch.setattr(persistence, "_FEWEST", 1)
 
     def points(*looks):
         lines = [
@@ -65,7 +65,7 @@ def test_who_stays_dead(tmp_path, monkeypatch):
     _, found = points((1, 2), (1, 2), ())
     assert [(p.panel, p.y) for p in found] == [(0, 1.0), (2, 0.0)]
     # A part of one neuron is no part.
-    monkeypatch.setattr(deaths, "_FEWEST", 4)
+    monkeypatch.setattr(persistence, "_FEWEST", 4)
     assert points((), (1,), (1, 2), (2, 3), (2, 3))[1] == []
 
 
@@ -186,9 +186,9 @@ def test_figures_of_deaths_judge_what_they_say():
     assert _outcomes("fig1", fig1) == [yes, no, yes, yes]
     assert _outcomes("fig1", fig1 | {(0, "ReLU - 0.05"): late})[-1] == no
 
-    kinds = [f"{name}-{optimizer}" for name in deaths.REGULARIZERS for optimizer in ("AdamW", "SGDM")]
+    kinds = [f"{name}-{optimizer}" for name in scales.REGULARIZERS for optimizer in ("AdamW", "SGDM")]
     fig2 = {(0, name): [(0, 0.0), (1, 0.5 if "Adam" in name else 0.1)] for name in kinds}
-    noise = {(1, f"{v:g}"): [(0, i / 10)] for i, v in enumerate(deaths._VARIANCES)}
+    noise = {(1, f"{v:g}"): [(0, i / 10)] for i, v in enumerate(scales.VARIANCES)}
     assert _outcomes("fig2", fig2 | noise) == [yes, yes, yes]
     flat = {(0, name): [(0, 0.3), (1, 0.3)] for name in kinds}
     dip = noise | {(1, "0.0001"): [(0, 0.0)]}
@@ -199,15 +199,15 @@ def test_figures_of_deaths_judge_what_they_say():
     fig8 = {(2, "Adam"): [(0.001, 0.95), (0.01, 0.99)], (2, "SGDM"): [(0.001, 0.95), (0.01, 0.4)]}
     assert _outcomes("fig8", fig8) == [yes, no]
 
-    wide = {(0, name): [(4, 0.9), (16, 0.6)] for name in deaths._FIG10}
+    wide = {(0, name): [(4, 0.9), (16, 0.6)] for name in deaths.BY_WIDTH}
     rates, batches = {(1, "Adam"): [(0.01, 0.5), (0.1, 2.0)]}, {(2, "Adam - 0.05"): [(64, 1.5), (256, 0.5)]}
     assert _outcomes("fig10", wide | rates | batches) == [yes, yes, yes, yes]
-    narrow = {(0, name): [(4, 0.5), (16, 0.6)] for name in deaths._FIG10}
-    fewer = {(0, name): [(4, 0.9), (16, 0.1)] for name in deaths._FIG10}
+    narrow = {(0, name): [(4, 0.5), (16, 0.6)] for name in deaths.BY_WIDTH}
+    fewer = {(0, name): [(4, 0.9), (16, 0.1)] for name in deaths.BY_WIDTH}
     swapped = {(1, "Adam"): [(0.01, 2.0), (0.1, 0.5)], (2, "Adam - 0.05"): [(64, 0.5), (256, 1.5)]}
     assert _outcomes("fig10", narrow | swapped) == [no, yes, no, no]
     assert _outcomes("fig10", fewer | rates) == [yes, no, yes, unknown]
-    nobody = {(0, name): [(4, 1.0), (16, 1.0)] for name in deaths._FIG10}
+    nobody = {(0, name): [(4, 1.0), (16, 1.0)] for name in deaths.BY_WIDTH}
     assert _outcomes("fig10", nobody)[:2] == [unknown, unknown]
 
     fig11 = {(0, "0.01"): [(1e-10, 5.0), (1e-4, 0.0)], (0, "0.05"): [(1e-10, 12.0), (1e-4, 13.0)]}
@@ -240,7 +240,7 @@ def test_figures_of_deaths_judge_what_they_say():
 def test_the_numbers_of_dead_go_by_the_base():
     points = [Point(0, "ADAM - 0.05", 4, 0, 4, 0.5), Point(2, "Adam - 0.05", 64, 0, 64, 9.0)]
     points += [Point(1, "Adam", rate, seed, rate, dead) for seed in (0, 1) for rate, dead in ((0.01, 3.0), (0.05, 6.0))]
-    found = FIGURES["fig10"].whole(points)
+    found = FIGURES["fig10"].normalize(points)
     # Nobody died at a base that was not run.
     assert [(p.panel, p.seed, p.y) for p in found] == [(0, 0, 0.5), (1, 0, 0.5), (1, 0, 1.0), (1, 1, 0.5), (1, 1, 1.0)]
 
@@ -373,10 +373,10 @@ def test_every_run_of_every_figure_is_a_config(scale):
 
 
 def test_a_run_is_one_however_it_is_asked_for():
-    one = scales.case("resnet18", "paper", {"method.strength": 0.0, "method.regularizer": "l2"}).run
-    assert one == scales.case("resnet18", "paper", {"method.strength": 0.0, "method.noise": 5e-5}).run
+    one = scales.run_of("resnet18", "paper", {"method.strength": 0.0, "method.regularizer": "l2"})
+    assert one == scales.run_of("resnet18", "paper", {"method.strength": 0.0, "method.noise": 5e-5})
     assert "method.regularizer" not in dict(one.changes)
-    other = scales.case("resnet18", "paper", {"method.strength": 0.1, "method.regularizer": "l2"}).run
+    other = scales.run_of("resnet18", "paper", {"method.strength": 0.1, "method.regularizer": "l2"})
     assert dict(other.changes)["method.regularizer"] == "l2"
     # At the paper's size the noise is on unless it is turned off.
     length = {(c.panel, c.series, c.level): c.run for c in FIGURES["length"].cases("paper", [0])}
@@ -389,7 +389,7 @@ def test_a_run_is_one_however_it_is_asked_for():
     }
     assert spans == {"25500"}
     # A span that fits into a short run stays, with a regularizer or without.
-    assert dict(scales.case("resnet18", "cpu", {"method.strength": 0.0}).run.changes)["method.strength_span"] == "60%"
+    assert dict(scales.run_of("resnet18", "cpu", {"method.strength": 0.0}).changes)["method.strength_span"] == "60%"
 
 
 def _check_durations(config):

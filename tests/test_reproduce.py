@@ -40,7 +40,7 @@ def test_one_figure_that_fails_does_not_stop_the_others(tmp_path, capsys, monkey
     def broken(scale, seeds):
         raise ZeroDivisionError("no data")
 
-    fig9 = dataclasses.replace(FIGURES["fig9"], made=broken)
+    fig9 = dataclasses.replace(FIGURES["fig9"], simulate=broken)
     monkeypatch.setitem(reproduce.FIGURES, "fig9", fig9)
     monkeypatch.setitem(walks._SIZES, "cpu", (5_000, 200))
     assert reproduce.main(["fig9", "propB1", f"--out={tmp_path}"]) == 1
@@ -173,7 +173,7 @@ def test_times_of_different_devices_are_not_compared(tmp_path):
 
 
 def test_a_reason_is_given_where_a_claim_does_not_hold():
-    figure = dataclasses.replace(FIGURES["fig3"], doubts="It was short.")
+    figure = dataclasses.replace(FIGURES["fig3"], caveat="It was short.")
     bad, good = Verdict("A.", "1", "does not hold"), Verdict("A.", "1", "holds")
     assert "Likely reason: It was short." in pages.paragraph(figure, [bad, good], "cpu", 1, 0)
     assert "Likely" not in pages.paragraph(figure, [good], "cpu", 1, 0)

@@ -1,8 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Lines of accuracy against sparsity: the runs that they go through, and how far one is above another."""
+"""Lines of accuracy against sparsity: their runs, and the lead of one line over another."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,21 +11,20 @@ from typing import Any
 import numpy as np
 
 from experiments.cli.launch import Outcome
-from experiments.figures.figure import Case, Mean, Panel, Point, line, number
+from experiments.figures.figure import Case, Mean, Panel, Point, line, percent
 from experiments.figures.judging import Effect
-from experiments.figures.scales import OPTIMIZERS, case, strengths
+from experiments.figures.scales import DENSE_RUN, NO_DEMP, OPTIMIZERS, STRENGTHS, Changes, grid
 
-DEMP = "DemP-Lasso(gamma)"
+DEMP, DENSE = "DemP-Lasso(gamma)", "Dense"
 STRUCTURED = {"CroPit-S": "crop", "EarlyCroP-S": "earlycrop", "EarlySNAP": "earlysnap", "SNAP": "snap"}
-# Weight sparsity in percent from which on lines are compared: the paper's axes begin at 50 to 75.
+# Lines are compared above this weight sparsity in percent: the paper's axes begin at 50 to 75.
 FLOOR = 50.0
-# At high sparsity the paper's figure 3 tells methods apart.
+# In the paper's figure 3 the methods only differ at high sparsity.
 HIGH = 70.0
-# Points of weight sparsity within which two runs are compared.
+# Two runs are compared if their weight sparsities differ by at most this, in points.
 NEAR = 5.0
-DENSE = "Dense"
-# The paper's early methods prune within the first tenth of training. In a short run their rule, which looks at the ends
-# of epochs, would come later.
+# The paper's early methods prune within the first tenth of training. Their rule measures once per epoch, which is too
+# rare in a short run.
 EARLY = {"ranking.latest": "10%"}
 
 
@@ -33,88 +33,54 @@ def weights(title: str) -> Panel:
     return Panel(title, "Weight Sparsity (%)", "Test Accuracy (%)")
 
 
-def demp_cases(
-    network: str,
-    scale: str,
-    seeds: Sequence[int],
-    optimizer: str,
-    panel: int,
-    series: str,
-    changes: Mapping[str, Any],
-    grid: Sequence[float] | None = None,
-) -> list[Case]:
-    """Returns the runs of DemP along a line: at every strength of a grid, by default the network's, for every seed."""
-    return [
-        case(
-            network,
-            scale,
-            OPTIMIZERS[optimizer],
-            {"method.strength": strength},
-            dict(changes),
-            panel=panel,
-            series=series,
-            level=strength,
-            seed=seed,
-        )
-        for strength in (strengths(network, optimizer, scale) if grid is None else grid)
-        for seed in seeds
-    ]
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A network at a scale with an optimizer, and the panel of its lines. Its methods return the runs of lines."""
+
+    network: str
+    scale: str
+    optimizer: str
+    panel: int = 0
+
+    def grid(self, lines: Mapping[str, Changes], *changes: Changes, **options: Any) -> list[Case]:
+        """Returns the cases of `scales.grid` in this setting."""
+        changes = (OPTIMIZERS[self.optimizer], *changes)
+        return grid(self.network, self.scale, lines, *changes, **options, panel=self.panel)
+
+    def dense(self, *changes: Changes) -> list[Case]:
+        """Returns dense training."""
+        return self.grid({DENSE: DENSE_RUN}, *changes)
+
+    def demp(self, lines: Mapping[str, Changes], levels: Sequence[float] | None = None) -> list[Case]:
+        """Returns DemP at every strength in `levels`, by default the network's."""
+        levels = levels or STRENGTHS[self.network][self.optimizer][self.scale]
+        return self.grid(lines, field="method.strength", levels=levels)
+
+    def others(self, methods: Mapping[str, str], field: str, levels: Sequence[float], *changes: Changes) -> list[Case]:
+        """Returns other methods, given by line, with a field of theirs at every level."""
+        early = EARLY if self.scale == "cpu" else {}
+        lines = {
+            name: {"method.name": method, **NO_DEMP, **(early if method.startswith("early") else {})}
+            for name, method in methods.items()
+        }
+        return self.grid(lines, *changes, field=field, levels=levels)
 
 
-def other_cases(
-    network: str,
-    scale: str,
-    seeds: Sequence[int],
-    optimizer: str,
-    panel: int,
-    methods: Mapping[str, str],
-    field: str,
-    levels: Sequence[float],
-    changes: Mapping[str, Any],
-) -> list[Case]:
-    """Returns the runs of other methods, by line and method: at every level of a field of theirs, for every seed."""
-    return [
-        case(
-            network,
-            scale,
-            OPTIMIZERS[optimizer],
-            {"method.name": method, "method.strength": 0.0, "method.noise": 0.0, field: level},
-            EARLY if scale == "cpu" and method.startswith("early") else {},
-            dict(changes),
-            panel=panel,
-            series=series,
-            level=level,
-            seed=seed,
-        )
-        for series, method in methods.items()
-        for level in levels
-        for seed in seeds
-    ]
+def by_optimizer(network: str, scale: str) -> list[Setting]:
+    """Returns a setting for each optimizer, with a panel each."""
+    return [Setting(network, scale, optimizer, panel) for panel, optimizer in enumerate(OPTIMIZERS)]
 
 
 def by_weights(case: Case, outcome: Outcome) -> list[Point]:
     """Returns accuracy against weight sparsity."""
-    assert outcome.summary is not None
-    x, y = number(outcome.summary, "weight_sparsity", "test_accuracy")
-    return [Point(case.panel, case.series, case.level, case.seed, x, y)]
-
-
-def dense_cases(
-    network: str, scale: str, seeds: Sequence[int], optimizer: str, panel: int, more: Mapping[str, Any] | None = None
-) -> list[Case]:
-    """Returns the runs of dense training, for every seed."""
-    changes = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
-    return [
-        case(network, scale, OPTIMIZERS[optimizer], changes, dict(more or {}), panel=panel, series=DENSE, seed=seed)
-        for seed in seeds
-    ]
+    return [case.point(percent(outcome, "weight_sparsity"), percent(outcome, "test_accuracy"))]
 
 
 def envelope(means: Sequence[Mean], panel: int, names: Sequence[str], x: float) -> float:
-    """Returns the best accuracy that lines reach at a sparsity `x` in percent; NaN where none has runs.
+    """Returns the best accuracy of several lines at sparsity `x` in percent; NaN where none has runs.
 
-    Of each line those runs count that no sparser run of it surpasses, with straight lines between them. Example: of
-    runs at (50%, 70), (60%, 72) and (80%, 60) the first is surpassed by the second; at 55% the line is at 72.
+    A run is skipped if a sparser run of its line is more accurate; the others are connected by straight lines.
+    Example: of runs at (50%, 70), (60%, 72) and (80%, 60) the first is skipped, and the envelope at 55% is 72.
     """
     heights = []
     for name in names:
@@ -130,18 +96,19 @@ def envelope(means: Sequence[Mean], panel: int, names: Sequence[str], x: float) 
 def lead(
     means: Sequence[Mean], panel: int, ours: Sequence[str], theirs: Sequence[str], floor: float = FLOOR
 ) -> tuple[float, tuple[float, float] | None]:
-    """Returns the mean lead of the best of some lines over the best of others, where both have runs.
+    """Returns the mean difference of two envelopes over the range of sparsities where both have runs.
 
-    Where they share no range, but have runs within `NEAR` points of sparsity of each other, it is that of those two.
+    Without a common range, the closest two runs within `NEAR` points of sparsity are compared instead.
 
     Args:
       means: of one seed.
-      panel: of the lines.
-      ours, theirs: names of lines.
-      floor: weight sparsity in percent from which on they are compared.
+      panel: index of the panel.
+      ours: names of lines.
+      theirs: names of the lines that are subtracted.
+      floor: lowest sparsity in percent that is compared.
 
     Returns:
-      The lead in points, NaN where there is none, and from where to where it was taken.
+      The lead in points, NaN if it is undefined, and the range over which it was taken.
     """
     runs = [[m for m in means if m.panel == panel and m.series in names and m.x >= 0] for names in (ours, theirs)]
     if not all(runs):
@@ -150,10 +117,10 @@ def lead(
     high = min(max(m.x for m in group) for group in runs)
     if high > low:
         places = np.linspace(low, high, 20)
-        leads = np.array([envelope(means, panel, ours, x) - envelope(means, panel, theirs, x) for x in places])
-        known = np.isfinite(leads)
+        gaps = np.array([envelope(means, panel, ours, x) - envelope(means, panel, theirs, x) for x in places])
+        known = np.isfinite(gaps)
         if known.any():
-            return float(leads[known].mean()), (float(places[known][0]), float(places[known][-1]))
+            return float(gaps[known].mean()), (float(places[known][0]), float(places[known][-1]))
     pairs = [(a, b) for a in runs[0] for b in runs[1] if min(a.x, b.x) >= floor and abs(a.x - b.x) <= NEAR]
     if not pairs:
         return math.nan, None
@@ -161,28 +128,31 @@ def lead(
     return a.y - b.y, (min(a.x, b.x), max(a.x, b.x))
 
 
-def led(
+def lead_of(
+    what: str,
     means: Sequence[Mean],
     panel: int,
-    ours: str,
+    ours: Sequence[str],
     theirs: Sequence[str],
-    *,
     floor: float = FLOOR,
-    above: float = 0.0,
-    within: float | None = None,
+    **bound: Any,
+) -> Effect:
+    """Returns the lead as an effect, whose bound is `above` or `within`."""
+    value, over = lead(means, panel, ours, theirs, floor)
+    return Effect(what, value, over=over, **bound)
+
+
+def leads(
+    means: Sequence[Mean], panel: int, ours: str, theirs: Sequence[str], floor: float = FLOOR, **bound: Any
 ) -> tuple[Effect, ...]:
-    """Returns the lead of a line over each of others, as effects."""
-    found = []
-    for name in theirs:
-        value, over = lead(means, panel, [ours], [name], floor)
-        found.append(Effect(f"{ours} minus {name}", value, above, within, over=over))
-    return tuple(found)
+    """Returns the leads of a line over each of several others."""
+    return tuple(lead_of(f"{ours} minus {name}", means, panel, [ours], [name], floor, **bound) for name in theirs)
 
 
 def sparser(means: Sequence[Mean], panel: int, ours: str, theirs: str) -> float:
-    """Returns how much sparser a line is than another at equal levels, on average, in points; NaN where it has none."""
+    """Returns the mean difference in sparsity of two lines at equal levels, in points; NaN if it is undefined."""
     ends = {(m.series, m.level): m.x for m in means if m.panel == panel}
     pairs = [(x, ends[theirs, level]) for (name, level), x in ends.items() if name == ours and (theirs, level) in ends]
-    # Where neither has cut anything there is nothing to compare.
+    # A level at which neither line has pruned anything compares nothing.
     pairs = [pair for pair in pairs if any(pair)]
     return float(np.mean([x - other for x, other in pairs])) if pairs else math.nan

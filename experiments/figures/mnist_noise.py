@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -25,6 +26,9 @@ _PANELS = {"SGD noise": 0, "asymmetric": 1, "symmetric": 1, "SGD": 2}
 # Images and steps, by scale; the paper's are 10,000 and 35,000.
 _SIZES = {"cpu": (1_000, 6_000), "gpu": (10_000, 35_000), "paper": (10_000, 35_000)}
 _WIDTHS = (100, 300, 10)
+_LOOKS = 12
+# Ratios of fewer dead neurons than this are not reported.
+_FEWEST = 10
 
 Params = list[tuple[jax.Array, jax.Array]]
 
@@ -63,10 +67,11 @@ def dead(params: Params, x: jax.Array) -> jax.Array:
 def train(
     params: Params, x: jax.Array, y: jax.Array, key: jax.Array, level: float, *, kind: str, looks: int, between: int
 ) -> jax.Array:
-    """Returns the number of dead neurons after every `between` steps, `[looks]`; -1 where the weights have diverged.
+    """Returns the number of dead neurons after every `between` steps, `[looks]`; -1 if the weights have diverged.
 
-    One image a step. `SGD noise`: w -= level (g_image - g_all), the noise of the gradient alone. `asymmetric` and
-    `symmetric`: w += level 0.1 xi, xi ~ N(0, 1), of live neurons' weights or of all. `SGD`: w -= level g_image.
+    A step uses a single image. `SGD noise` is w -= level (g_image - g_all), the noise of the gradient alone.
+    `asymmetric` and `symmetric` are w += level 0.1 xi, xi ~ N(0, 1), for the weights of live neurons or for all. `SGD`
+    is w -= level g_image.
     """
 
     def step(params: Params, key: jax.Array) -> tuple[Params, None]:
@@ -111,91 +116,62 @@ def _images(count: int) -> tuple[jax.Array, jax.Array]:
         raise UsageError(f"fig9 needs MNIST: {error}") from error
 
 
-def _points(scale: str, seeds: Sequence[int], sizes: tuple[int, int] | None = None) -> list[Point]:
-    count, steps = sizes or _SIZES[scale]
+def _points(scale: str, seeds: Sequence[int]) -> list[Point]:
+    count, steps = _SIZES[scale]
     x, y = _images(count)
-    looks = 12
     points = []
-    for kind in KINDS:
-        for level in LEVELS:
-            for seed in seeds:
-                first, run = jax.random.split(jax.random.key(seed))
-                params = initial(first, x.shape[1])
-                options: dict[str, Any] = {"kind": kind, "looks": looks, "between": steps // looks}
-                counts = np.asarray(train(params, x, y, run, level, **options))
-                series = f"{level:g}" if kind.startswith("SGD") else f"{level:g} {kind}"
-                for i, n in enumerate([int(dead(params, x)), *counts.tolist()]):
-                    t = i * (steps // looks)
-                    if n >= 0:
-                        points.append(Point(_PANELS[kind], series, t, seed, t, float(n)))
+    for kind, level, seed in itertools.product(KINDS, LEVELS, seeds):
+        first, run = jax.random.split(jax.random.key(seed))
+        params = initial(first, x.shape[1])
+        options: dict[str, Any] = {"kind": kind, "looks": _LOOKS, "between": steps // _LOOKS}
+        counts = np.asarray(train(params, x, y, run, level, **options))
+        series = f"{level:g}" if kind.startswith("SGD") else f"{level:g} {kind}"
+        for i, n in enumerate([int(dead(params, x)), *counts.tolist()]):
+            t = i * (steps // _LOOKS)
+            if n >= 0:
+                points.append(Point(_PANELS[kind], series, t, seed, t, float(n)))
     return points
 
 
 def _judge(means: Sequence[Mean]) -> list[Claim]:
     end = max((m.x for m in means), default=0.0)
 
-    def ends(panel: int, level: float, kind: str = "") -> tuple[float, float]:
-        """Returns how many were dead at first, and in the mean of the last third, as looks go up and down."""
-        x, y = line(means, panel, f"{level:g}{kind}")
-        return (float(y[0]), float(np.mean(y[x >= 2 / 3 * end]))) if len(x) and x[-1] == end else (math.nan,) * 2
+    def ends(panel: int, kind: str = "") -> tuple[np.ndarray, np.ndarray]:
+        """Returns by level the first number of dead units, and the mean of the last third, as the numbers fluctuate."""
+        found = []
+        for level in LEVELS:
+            x, y = line(means, panel, f"{level:g}{kind}")
+            told = len(x) and x[-1] == end
+            found.append((y[0], np.mean(y[x >= 2 / 3 * end])) if told else (math.nan, math.nan))
+        first, last = np.array(found).T
+        return first, last
 
-    gained = {level: ends(0, level)[1] - ends(0, level)[0] for level in LEVELS}
-    plain = {level: ends(2, level)[1] for level in LEVELS}
-    asymmetric, symmetric = (
-        {level: ends(1, level, f" {k}")[1] for level in LEVELS} for k in ("asymmetric", "symmetric")
-    )
-    lost = [f"{level:g}" for level, value in gained.items() if not math.isfinite(value)] if means else []
-    note = f"with SGD noise a seed's weights diverged at {', '.join(lost)}" if lost else ""
-    # What a level or two tell is not what noise does.
-    kept = {level: value for level, value in gained.items() if math.isfinite(value)}
-    most = max(kept.values()) if 2 * len(kept) > len(LEVELS) else math.nan
-    ratios = [
-        min(pure, plain[level]) / max(pure, plain[level])
-        for level in kept
-        if max(pure := ends(0, level)[1], plain[level]) >= _FEWEST
-    ]
+    first, pure = ends(0)
+    (_, plain), (_, asymmetric), (_, symmetric) = ends(2), ends(1, " asymmetric"), ends(1, " symmetric")
+    known = np.isfinite(pure)
+    lost = ", ".join(f"{level:g}" for level, told in zip(LEVELS, known, strict=True) if not told)
+    note = f"with SGD noise a seed's weights diverged at {lost}" if means and lost else ""
+    # A minority of the levels does not tell what the noise does.
+    most = float(np.max((pure - first)[known])) if 2 * known.sum() > len(LEVELS) else math.nan
+    enough = known & (np.maximum(pure, plain) >= _FEWEST)
+    pairs = np.sort([pure[enough], plain[enough]], axis=0)
+    ratios = pairs[0] / pairs[1]
     ratio = float(np.mean(ratios)) if 2 * len(ratios) >= len(LEVELS) else math.nan
-    top = LEVELS[-1]
-    fewer = max(asymmetric[top], symmetric[top]) / plain[top] if plain[top] >= _FEWEST else math.nan
+    fewer = float(max(asymmetric[-1], symmetric[-1]) / plain[-1]) if plain[-1] >= _FEWEST else math.nan
+    apart, rise = float(np.mean(asymmetric - symmetric)), float(plain[-1] - plain[0])
+    alone = Effect("dead of 400, less those at first, at the level with the most", most, above=20.0, unit="neurons")
+    as_many = Effect("the fewer over the more, SGD noise and SGD", ratio, above=0.5, unit="times")
+    far_fewer = Effect("less than half of SGD's dead, by", 0.5 - fewer, unit="of SGD's dead")
+    revived = Effect("dead with noise on live neurons minus on all, mean of the levels", apart, unit="neurons")
+    noisier = Effect("dead at the largest level minus at the smallest", rise, unit="neurons")
+    similar = "It kills about as many as SGD (half to twice as many, in the mean of the levels)."
     return [
-        Claim(
-            "The noise of SGD alone kills neurons (5% of them at one level).",
-            "D.1",
-            (Effect("dead of 400, less those at first, at the level with the most", most, above=20.0, unit="neurons"),),
-            note,
-        ),
-        Claim(
-            "It kills about as many as SGD (half to twice as many, in the mean of the levels).",
-            "2.2",
-            (Effect("the fewer over the more, SGD noise and SGD", ratio, above=0.5, unit="times"),),
-            note,
-        ),
-        Claim(
-            "Gaussian noise kills far fewer than SGD (less than half, at the largest level).",
-            "2.2",
-            (Effect("less than half of SGD's dead, by", 0.5 - fewer, unit="of SGD's dead"),),
-        ),
-        Claim(
-            "Gaussian noise on live neurons alone kills more than noise on all, which revives.",
-            "D.1",
-            (
-                Effect(
-                    "dead with noise on live neurons minus on all, mean of the levels",
-                    float(np.mean([asymmetric[level] - symmetric[level] for level in LEVELS])),
-                    unit="neurons",
-                ),
-            ),
-        ),
-        Claim(
-            "Plain SGD kills more neurons, the noisier it is.",
-            "D.1",
-            (Effect("dead at the largest level minus at the smallest", plain[top] - plain[LEVELS[0]], unit="neurons"),),
-        ),
+        Claim("The noise of SGD alone kills neurons (5% of them at one level).", "D.1", (alone,), note),
+        Claim(similar, "2.2", (as_many,), note),
+        Claim("Gaussian noise kills far fewer than SGD (less than half, at the largest level).", "2.2", (far_fewer,)),
+        Claim("Gaussian noise on live neurons alone kills more than noise on all, which revives.", "D.1", (revived,)),
+        Claim("Plain SGD kills more neurons, the noisier it is.", "D.1", (noisier,)),
     ]
-
-
-# Dead neurons of which a ratio tells something.
-_FEWEST = 10
 
 
 FIG9 = Figure(
@@ -203,7 +179,7 @@ FIG9 = Figure(
     "dead neurons of a small MLP under SGD noise, Gaussian noise of standard deviation 0.1 x level, and SGD, MNIST",
     tuple(Panel(t, "Steps", "Dead Neurons") for t in ("SGD noise", "Gaussian noise", "SGD")),
     _judge,
-    made=_points,
+    simulate=_points,
     colored=lambda series: series.split()[0],
 )
 FIGURES = (FIG9,)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.figures import FIGURES
-from experiments.figures.figure import SCALES, Figure, Point, averaged, draw
+from experiments.figures.drawing import draw
+from experiments.figures.figure import SCALES, Figure, Point, averaged
 from experiments.figures.judging import FAILS, HOLDS, UNDECIDED, UNTESTED, Verdict
 from experiments.reporting import tables
 from experiments.rundir import records
@@ -102,7 +103,7 @@ def paragraph(
         outcome = UNTESTED if smoke else verdict.outcome
         lines.append(f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**: {verdict.why}.")
     if _doubted(figure, verdicts, scale) and not smoke:
-        lines.append(f"Likely reason: {figure.doubts}")
+        lines.append(f"Likely reason: {figure.caveat}")
     return " ".join(lines) + "\n"
 
 
@@ -158,7 +159,7 @@ def _range(values: Sequence[float], form: str) -> str:
 
 def _doubted(figure: Figure, verdicts: Sequence[Verdict], scale: str) -> bool:
     bad = any(verdict.outcome == FAILS for verdict in verdicts)
-    return bool(figure.doubts) and scale == "cpu" and bad
+    return bool(figure.caveat) and scale == "cpu" and bad
 
 
 _PAGE = """# The paper's statements, one by one
@@ -197,7 +198,7 @@ def page(folder: Path) -> str:
             rows += [_row(label, scale, str(content["seeds"]), verdict) for verdict in verdicts]
             outcomes += [(scale, content["seeds"], verdict.outcome) for verdict in verdicts]
             if _doubted(figure, verdicts, scale):
-                reasons.append(f"* {name}: {figure.doubts}")
+                reasons.append(f"* {name}: {figure.caveat}")
         if not paths:
             rows += [_row(name, "", "", verdict) for verdict in figure.verdicts([])]
             outcomes += [("", 0, UNTESTED) for _ in figure.verdicts([])]

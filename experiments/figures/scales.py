@@ -1,10 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The recipes of the figures, by scale: `paper` exactly, `gpu` in minutes on one GPU, `cpu` in minutes on two cores."""
+"""The recipes of the figures by scale, and the grids of runs on them.
+
+`paper` is the paper's recipe, `gpu` takes minutes on one GPU, `cpu` minutes on two cores.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +18,15 @@ from experiments.settings import options
 
 _ROOT = Path(__file__).resolve().parents[2]
 
-# Every cut is made when it is due, however little it saves: the paper's algorithm 1.
+Changes = Mapping[str, Any]  # Config fields, and the values that they are set to.
+
+# Units are pruned whenever pruning is scheduled, even if it does not pay off: algorithm 1 of the paper.
 AT_ONCE: dict[str, Any] = {"pruning.cut_cost": "0", "pruning.ahead": "0"}
 _SHORT: dict[str, Any] = {
     "optimizer.schedule": "cosine",
     "method.strength_span": "60%",
     "method.noise_span": "60%",
-    # None but where a figure is about it: in short runs its variance of 5e-5 costs more accuracy than it prunes.
+    # Only figures about noise turn it on: in short runs the variance 5e-5 costs more accuracy than it prunes.
     "method.noise": 0.0,
     "eval_every": "50%",
     "checkpoint_every": "50%",
@@ -45,7 +50,7 @@ _IMAGENET_GPU: dict[str, Any] = {
     "checkpoint_every": "50%",
 }
 
-# By network and scale: the config, and what is changed in it.
+# By network and scale: the config, and the changes to it.
 RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "resnet18": {
         "paper": ("configs/resnet18_cifar.py", AT_ONCE),
@@ -69,7 +74,7 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "resnet50": {
         "paper": ("configs/resnet50_imagenet.py", AT_ONCE),
         "gpu": ("configs/resnet50_imagenet.py:bf16", _IMAGENET_GPU | {"optimizer.boundaries": ("30%", "70%", "90%")}),
-        # On CIFAR-10, doubled in size: its stem halves it twice.
+        # On CIFAR-10, upsampled to 64 pixels, as the stem halves the image twice.
         "cpu": (
             "configs/resnet50_imagenet.py",
             _CPU
@@ -87,7 +92,7 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     "vit": {
         "paper": ("configs/vit_b16_imagenet.py", AT_ONCE),
         "gpu": ("configs/vit_b16_imagenet.py:bf16", _IMAGENET_GPU | {"optimizer.warmup": "10%"}),
-        # On CIFAR-10. Learning rate times weight decay sums to 18, in the paper to 21.
+        # On CIFAR-10. The sum of learning rate x weight decay over the steps is 18; it is 21 in the paper.
         "cpu": (
             "configs/vit_b16_imagenet.py",
             {
@@ -120,11 +125,11 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
     },
 }
 VIT_PROXY = "a ViT of four blocks, 64 features and 256 hidden units on CIFAR-10 in the place of ViT-B/16 on ImageNet"
-# Looks at who is dead, twenty in a run.
+# Dead units are measured twenty times in a run.
 WATCHED: dict[str, Any] = {"watch.every": "5%"}
-# Runs that ask who dies, and not how accurate a network is, are shorter on a CPU.
-BRIEF: dict[str, Any] = {"steps": "6ep"}
-# A run of seconds of each, for `--smoke`, over everything else.
+# Runs that measure dead units, not accuracy, are shorter on a CPU.
+BRIEF: dict[str, dict[str, Any]] = {"cpu": {"steps": "6ep"}, "gpu": {}, "paper": {}}
+# Overrides everything else with `--smoke`, for runs of seconds.
 SMOKE: dict[str, Any] = {
     "steps": "6",
     "batch_size": 16,
@@ -146,8 +151,18 @@ SMOKE: dict[str, Any] = {
 SGDM: dict[str, Any] = {"optimizer.name": "sgdm", "optimizer.learning_rate": 0.1}
 OPTIMIZERS: dict[str, dict[str, Any]] = {"Adam": {}, "SGDM": SGDM}
 
-# Peak strengths of the regularizer, by network, optimizer and scale; those of the paper's scale are among the released
-# code's.
+NO_DEMP: dict[str, Any] = {"method.strength": 0.0, "method.noise": 0.0}
+AT_END: dict[str, Any] = {"pruning.dynamic": False}
+DENSE_RUN: dict[str, Any] = {"method.name": "dense", **NO_DEMP}
+REGULARIZERS: dict[str, dict[str, Any]] = {
+    "L2": {"method.regularizer": "l2", "method.penalised": "all"},
+    "L2(gamma)": {"method.regularizer": "l2"},
+    "Lasso": {"method.penalised": "all"},
+    "Lasso(gamma)": {},
+}
+VARIANCES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)  # Of the noise.
+
+# Peak strengths of the regularizer, by network, optimizer and scale. The released code has those of scale `paper`.
 STRENGTHS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
     "resnet18": {
         "Adam": {
@@ -174,7 +189,7 @@ STRENGTHS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
         },
     },
 }
-# Neuron sparsities of the structured baselines, and weight sparsities of the unstructured ones.
+# Neuron sparsities of the structured baselines, weight sparsities of the unstructured ones.
 NEURON_SPARSITIES = {
     "paper": (0.1, 0.25, 0.4, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9),
     "gpu": (0.4, 0.6, 0.7, 0.8, 0.9),
@@ -187,51 +202,67 @@ WEIGHT_SPARSITIES = {
 }
 
 
-def case(
-    network: str,
-    scale: str,
-    *changes: dict[str, Any],
-    panel: int = 0,
-    series: str = "",
-    level: float = 0.0,
-    seed: int = 0,
-) -> Case:
-    """Returns a run of a network's recipe with changes, at its place in a figure.
+def run_of(network: str, scale: str, *changes: Changes) -> Run:
+    """Returns the run of a network's recipe with changes, later ones over earlier ones.
 
-    Figures share a run however it is asked for: what the config says anyway is no change, and without strength there is
-    no regularizer that could be another.
+    Equal runs of different figures are the same run: changes to a config's own value are dropped, and without a
+    strength of the regularizer so are its other options.
     """
     config, recipe = RECIPES[network][scale]
-    merged, known = dict(recipe), _defaults(config)
+    merged, defaults = dict(recipe), _defaults(config)
     for each in changes:
         merged |= each
     if merged.get("method.strength") == 0:
         for key in ("regularizer", "penalised", "strength_schedule", "strength_span"):
-            merged[f"method.{key}"] = recipe.get(f"method.{key}", known[f"method.{key}"])
-    merged = {key: value for key, value in merged.items() if known[key] != value}
-    return Case(Run.of(config, merged, {"seed": seed}), panel, series, level, seed)
+            merged[f"method.{key}"] = recipe.get(f"method.{key}", defaults[f"method.{key}"])
+    return Run.of(config, {key: value for key, value in merged.items() if defaults[key] != value})
 
 
-def vit_kinds(scale: str) -> dict[str, tuple[dict[str, Any], ...]]:
-    """Returns the runs of a ViT that figure 17 and table 3 share, by name: changes of the recipe.
+def grid(
+    network: str,
+    scale: str,
+    lines: Mapping[str, Changes],
+    *changes: Changes,
+    field: str = "",
+    levels: Sequence[float] = (0.0,),
+    panel: int = 0,
+) -> list[Case]:
+    """Returns the cases of every line at every level, of one seed.
 
-    The released code cuts a unit whose values have no positive sum over a batch. It calls a third of the units of a
-    GELU dead at their initialization, and has a line of its own at the scale of a CPU.
+    Example: `grid("resnet18", "cpu", {"SNAP": {"method.name": "snap"}}, field="ranking.sparsity", levels=(0.4, 0.6))`
+    returns two cases of one line.
+
+    Args:
+      network: key of `RECIPES`.
+      scale: one of `figure.SCALES`.
+      lines: the changes that make a line, by its name; in the name `{}` is replaced by the level.
+      *changes: to the recipe, common to all lines; those of a line take precedence.
+      field: the config field that is set to the level; none for lines of a single point.
+      levels: its values.
+      panel: index of the panel.
     """
-    dense = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
-    demp, relu = {"method.strength": 0.0}, {"model.activation": "relu"}
-    kinds: dict[str, tuple[dict[str, Any], ...]] = {"DemP": (demp,), "DemP + ReLU": (demp, relu), "Dense": (dense,)}
+    return [
+        Case(run_of(network, scale, *changes, own, {field: level} if field else {}), panel, name.format(level), level)
+        for name, own in lines.items()
+        for level in levels
+    ]
+
+
+def vit_kinds(scale: str) -> dict[str, Changes]:
+    """Returns the lines of a ViT that figure 17 and table 3 share.
+
+    The released code prunes a unit if its values have no positive sum over a batch. By this criterion a third of the
+    GELU units are dead at initialization. It has a line of its own at the scale of a CPU.
+    """
+    demp, relu = {"method.strength": 0.0, **WATCHED}, {"model.activation": "relu"}
+    dense = {**DENSE_RUN, **WATCHED}
+    kinds: dict[str, Changes] = {"DemP": demp, "DemP + ReLU": demp | relu, "Dense": dense}
     if scale == "cpu":
-        kinds |= {"Dense + ReLU": (dense, relu), "DemP, sum <= 0": (demp, {"pruning.criterion": "sum"})}
-    return {name: (*changes, WATCHED) for name, changes in kinds.items()}
+        kinds |= {"Dense + ReLU": dense | relu, "DemP, sum <= 0": demp | {"pruning.criterion": "sum"}}
+    return kinds
 
 
 @functools.cache
 def _defaults(config: str) -> dict[str, Any]:
-    """Returns the values of a config, by key."""
+    """Returns the options of a config and their values."""
     return options.flat(command.config_of([f"--config={_ROOT / config}"]).to_dict())
-
-
-def strengths(network: str, optimizer: str, scale: str) -> Sequence[float]:
-    """Returns the peak strengths of the regularizer that a figure goes through."""
-    return STRENGTHS[network][optimizer][scale]

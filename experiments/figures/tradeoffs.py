@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""DemP against other methods, figures 3 and 14 to 16, and against dense training, how much faster it is."""
+"""DemP against other methods, figures 3 and 14 to 16, and the speedup over dense training."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from experiments.cli.launch import Outcome
-from experiments.figures.figure import Case, Figure, Mean, Panel, Point, number, training_seconds
+from experiments.figures.figure import Case, Figure, Mean, Panel, Point, percent, training_seconds
 from experiments.figures.judging import Claim, Effect
 from experiments.figures.lines import (
     DEMP,
@@ -17,19 +17,18 @@ from experiments.figures.lines import (
     FLOOR,
     HIGH,
     STRUCTURED,
+    Setting,
+    by_optimizer,
     by_weights,
-    demp_cases,
-    dense_cases,
-    lead,
-    led,
-    other_cases,
+    lead_of,
+    leads,
     weights,
 )
-from experiments.figures.scales import NEURON_SPARSITIES, OPTIMIZERS, WEIGHT_SPARSITIES, case
+from experiments.figures.scales import NEURON_SPARSITIES, OPTIMIZERS, WEIGHT_SPARSITIES, Changes
 
 UNSTRUCTURED = {"RigL": "rigl", "SET": "set", "Mag": "magnitude", "Sal": "saliency"}
-# As the released code runs them: uniform but for the stem, 500 of 97,656 steps apart, from 30% to 80% of the run, with
-# the same part of the connections moved each time.
+# As in the released code: uniform except for the stem, 500 of 97,656 steps apart, from 30% to 80% of the run, with a
+# constant fraction of the connections replaced each time.
 _MASKING = {
     "masking.distribution": "uniform",
     "masking.exclude": ("stem_conv/*",),
@@ -38,90 +37,67 @@ _MASKING = {
     "masking.every": "0.5%",
     "masking.drop_schedule": "constant",
 }
+# By kind of sparsity, percentages above which lines are compared, and above which the sparsity counts as high. Those of
+# neurons correspond roughly to those of weights.
+_FLOORS = {"weight": (FLOOR, HIGH), "neuron": (25.0, 40.0)}
 
 
 def _by_both(case: Case, outcome: Outcome) -> list[Point]:
-    """Returns accuracy against neuron sparsity on the left, against weight sparsity on the right."""
+    """Returns accuracy against neuron sparsity, on the left, and against weight sparsity, on the right."""
     [right] = by_weights(case, outcome)
-    assert outcome.summary is not None
-    x, y = number(outcome.summary, "neuron_sparsity", "test_accuracy")
-    return [
-        dataclasses.replace(right, x=x, y=y, panel=2 * case.panel),
-        dataclasses.replace(right, panel=2 * case.panel + 1),
-    ]
+    left = dataclasses.replace(right, x=percent(outcome, "neuron_sparsity"), panel=2 * case.panel)
+    return [left, dataclasses.replace(right, panel=2 * case.panel + 1)]
 
 
 def _structured(
     name: str,
     network: str,
     what: str,
-    changes: Mapping[str, Any],
-    rows: Sequence[Mapping[str, Any]] = (),
-    doubts: str = "",
-    size_at: Mapping[str, Mapping[str, Any]] | None = None,
-    wide: Mapping[str, Sequence[float]] | None = None,
-    optimizers: Sequence[str] = tuple(OPTIMIZERS),
+    rows: Sequence[Mapping[str, Any]],
+    changes: Changes | None = None,
+    at_cpu: Changes | None = None,
+    levels_at_cpu: Mapping[str, Sequence[float]] | None = None,
 ) -> Figure:
-    """Returns a figure of accuracy against both sparsities; `size_at` changes the recipe of a scale.
+    """Returns a figure of accuracy against both sparsities, for DemP and structured methods and both optimizers.
 
-    `wide` has the strengths, by optimizer, of what is wider at the scale of a CPU than other figures are.
+    At the scale of a CPU `at_cpu` has further changes, and `levels_at_cpu` strengths by optimizer.
     """
-    size_at = size_at or {}
 
-    def cases(scale: str, seeds: Sequence[int]) -> list[Case]:
+    def cases(scale: str) -> list[Case]:
         found = []
-        size = size_at.get(scale, {})
-        for i, optimizer in enumerate(optimizers):
-            levels = NEURON_SPARSITIES[scale]
-            options = (network, scale, seeds, optimizer, i)
-            found += dense_cases(*options, {**changes, **size})
-            found += other_cases(*options, STRUCTURED, "ranking.sparsity", levels, {**changes, **size})
-            grid = (wide or {}).get(optimizer) if scale == "cpu" else None
-            found += demp_cases(*options, DEMP, {**changes, **size}, grid)
+        cpu = scale == "cpu"
+        common = {**(changes or {}), **(at_cpu or {} if cpu else {})}
+        for here in by_optimizer(network, scale):
+            found += here.dense(common)
+            found += here.others(STRUCTURED, "ranking.sparsity", NEURON_SPARSITIES[scale], common)
+            found += here.demp({DEMP: common}, (levels_at_cpu or {}).get(here.optimizer) if cpu else None)
         return found
 
     def judge(means: Sequence[Mean]) -> list[Claim]:
-        found = []
-        for i, optimizer in enumerate(optimizers):
-            for panel, kind in ((2 * i + 1, "weight"), (2 * i, "neuron")):
-                where = (means, panel, DEMP, list(STRUCTURED))
-                at = f"at equal {kind} sparsity"
-                if optimizer == "Adam":
-                    value, over = lead(
-                        *where[:2], [DEMP], list(STRUCTURED), HIGH if kind == "weight" else _HIGH_NEURONS
-                    )
-                    claim = (
-                        f"With Adam, DemP keeps more accuracy than the other structured methods {at}, if it is high."
-                    )
-                    found.append(
-                        Claim(claim, "4.1", (Effect(f"{DEMP} minus the best of the others", value, over=over),))
-                    )
-                elif network == "resnet18":
-                    claim = f"With SGDM, DemP is on a par with each of them {at} (to 1 point)."
-                    found.append(Claim(claim, "4.1", led(*where, within=1.0, floor=_floor(kind))))
-                else:
-                    claim = f"With SGDM, DemP is behind each of them {at}, if it is high."
-                    high = HIGH if kind == "weight" else _HIGH_NEURONS
-                    behind = [
-                        dataclasses.replace(e, what=f"{e.what.split(' minus ')[1]} minus {DEMP}", value=-e.value)
-                        for e in led(*where, floor=high)
-                    ]
-                    found.append(Claim(claim, "4.1, G", tuple(behind)))
-        return found
+        return [
+            _compared(means, network, optimizer, 2 * i + side, kind)
+            for i, optimizer in enumerate(OPTIMIZERS)
+            for side, kind in ((1, "weight"), (0, "neuron"))
+        ]
 
-    neurons = "Neuron Sparsity (%)"
-    panels = [p for o in optimizers for p in (Panel(o, neurons, "Test Accuracy (%)"), weights(o))]
-    more: dict[str, Any] = {"columns": 2, "rows": tuple(rows), "doubts": doubts, "dense": DENSE}
-    return Figure(name, what, tuple(panels), judge, cases, _by_both, **more)
+    axes = tuple(p for o in OPTIMIZERS for p in (Panel(o, "Neuron Sparsity (%)", "Test Accuracy (%)"), weights(o)))
+    return Figure(name, what, axes, judge, cases, _by_both, columns=2, rows=tuple(rows), dense=DENSE)
 
 
-# Neuron sparsities in percent from which on lines are compared, and which count as high: about those of the weight
-# sparsities of `FLOOR` and `HIGH`.
-_NEURON_FLOOR, _HIGH_NEURONS = 25.0, 40.0
-
-
-def _floor(kind: str) -> float:
-    return FLOOR if kind == "weight" else _NEURON_FLOOR
+def _compared(means: Sequence[Mean], network: str, optimizer: str, panel: int, kind: str) -> Claim:
+    """Returns the paper's claim about DemP and the structured methods in a panel."""
+    floor, high = _FLOORS[kind]
+    at = f"at equal {kind} sparsity"
+    if optimizer == "Adam":
+        best = lead_of(f"{DEMP} minus the best of the others", means, panel, [DEMP], list(STRUCTURED), high)
+        text = f"With Adam, DemP keeps more accuracy than the other structured methods {at}, if it is high."
+        return Claim(text, "4.1", (best,))
+    if network == "resnet18":
+        text = f"With SGDM, DemP is on a par with each of them {at} (to 1 point)."
+        return Claim(text, "4.1", leads(means, panel, DEMP, list(STRUCTURED), floor, within=1.0))
+    # The lead of each over DemP, over the same runs as DemP's.
+    behind = tuple(lead_of(f"{name} minus {DEMP}", means, panel, [name], [DEMP], high) for name in STRUCTURED)
+    return Claim(f"With SGDM, DemP is behind each of them {at}, if it is high.", "4.1, G", behind)
 
 
 _MARGIN = {
@@ -129,53 +105,41 @@ _MARGIN = {
     "value": "2.25 points",
     "source": "paper, 4.1",
 }
+_DECAY = {
+    "what": "where DemP's accuracy decays with SGDM",
+    "value": "about 95% weight sparsity, 80% neuron sparsity",
+    "source": "paper, figure 14",
+}
+_WHAT = "accuracy against sparsity, structured methods"
 FIG3 = _structured(
     "fig3",
     "resnet18",
-    "accuracy against sparsity, structured methods, ResNet-18",
-    {},
+    f"{_WHAT}, ResNet-18",
     [_MARGIN],
-    size_at={"cpu": {"model.base_width": 16, "steps": "15ep"}},
-    wide={"Adam": (1e-3, 2e-3, 4e-3, 8e-3, 0.016)},
+    at_cpu={"model.base_width": 16, "steps": "15ep"},
+    levels_at_cpu={"Adam": (1e-3, 2e-3, 4e-3, 8e-3, 0.016)},
 )
-FIG14 = _structured(
-    "fig14",
-    "vgg16",
-    "accuracy against sparsity, structured methods, VGG-16",
-    {},
-    [
-        {
-            "what": "where DemP's accuracy decays with SGDM",
-            "value": "about 95% weight sparsity, 80% neuron sparsity",
-            "source": "paper, figure 14",
-        }
-    ],
-)
+FIG14 = _structured("fig14", "vgg16", f"{_WHAT}, VGG-16", [_DECAY])
 FIG15 = _structured(
-    "fig15",
-    "resnet18",
-    "accuracy against sparsity, structured methods, ResNet-18 with Leaky ReLU",
-    {"model.activation": "leaky_relu"},
-    [_MARGIN],
+    "fig15", "resnet18", f"{_WHAT}, ResNet-18 with Leaky ReLU", [_MARGIN], {"model.activation": "leaky_relu"}
 )
 
 
-def _fig16_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
+def _fig16_cases(scale: str) -> list[Case]:
     found = []
-    for i, optimizer in enumerate(OPTIMIZERS):
-        options = ("resnet18", scale, seeds, optimizer, i)
-        found += dense_cases(*options)
-        found += other_cases(*options, UNSTRUCTURED, "masking.sparsity", WEIGHT_SPARSITIES[scale], _MASKING)
-        found += demp_cases(*options, DEMP, {})
+    for here in by_optimizer("resnet18", scale):
+        found += here.dense()
+        found += here.others(UNSTRUCTURED, "masking.sparsity", WEIGHT_SPARSITIES[scale], _MASKING)
+        found += here.demp({DEMP: {}})
     return found
 
 
 def _fig16(means: Sequence[Mean]) -> list[Claim]:
-    claim = "With Adam, DemP is more effective than the unstructured methods at their base configuration."
-    other = "With SGDM, DemP performs similarly to them (to 1 point)."
+    adam = "With Adam, DemP is more effective than the unstructured methods at their base configuration."
+    sgdm = "With SGDM, DemP performs similarly to them (to 1 point)."
     return [
-        Claim(claim, "G.1", led(means, 0, DEMP, list(UNSTRUCTURED))),
-        Claim(other, "G.1", led(means, 1, DEMP, list(UNSTRUCTURED), within=1.0)),
+        Claim(adam, "G.1", leads(means, 0, DEMP, list(UNSTRUCTURED))),
+        Claim(sgdm, "G.1", leads(means, 1, DEMP, list(UNSTRUCTURED), within=1.0)),
     ]
 
 
@@ -190,43 +154,40 @@ FIG16 = Figure(
 )
 
 
-def _speed_cases(scale: str, seeds: Sequence[int]) -> list[Case]:
+_SPEEDUPS = {"ResNet-18": 2.45, "VGG-16": 3.56}
+_FASTER = "{} trains faster with DemP at the highest sparsity that keeps the accuracy (to 1 point)."
+# Weight sparsity below which a run does not count as one of a smaller network.
+_LEAST_CUT = 0.05
+_UNCUT = f"{DEMP}, under {_LEAST_CUT:.0%} cut"
+
+
+def _speed_cases(scale: str) -> list[Case]:
     found = []
     for panel, network in enumerate(("resnet18", "vgg16")):
-        for seed in seeds:
-            dense = {"method.name": "dense", "method.strength": 0.0, "method.noise": 0.0}
-            found.append(case(network, scale, dense, panel=panel, series="Dense", seed=seed))
-        found += demp_cases(network, scale, seeds, "Adam", panel, DEMP, {})
+        here = Setting(network, scale, "Adam", panel)
+        found += here.dense() + here.demp({DEMP: {}})
     return found
 
 
 def _seconds(case: Case, outcome: Outcome) -> list[Point]:
     """Returns accuracy against the seconds of training.
 
-    A run that cut next to nothing has a line of its own: whatever time it took, it was not for a smaller network.
+    A run that pruned next to nothing belongs to a line of its own, as its time is not that of a smaller network.
     """
     assert outcome.summary is not None
-    whole = case.series == DEMP and outcome.summary["weight_sparsity"] < _LEAST_CUT
-    series = _UNCUT if whole else case.series
-    accuracy = 100 * outcome.summary["test_accuracy"]
-    return [Point(case.panel, series, case.level, case.seed, training_seconds(outcome.summary), accuracy)]
-
-
-# Part of the weights from which on a run counts as one of a smaller network.
-_LEAST_CUT = 0.05
-_UNCUT = f"{DEMP}, under {_LEAST_CUT:.0%} cut"
-_SPEEDUPS = {"ResNet-18": 2.45, "VGG-16": 3.56}
-_FASTER = "{} trains faster with DemP at the highest sparsity that keeps the accuracy (to 1 point)."
+    uncut = case.series == DEMP and outcome.summary["weight_sparsity"] < _LEAST_CUT
+    x, y = training_seconds(outcome.summary), percent(outcome, "test_accuracy")
+    return [case.point(x, y, series=_UNCUT if uncut else case.series)]
 
 
 def _speed(means: Sequence[Mean]) -> list[Claim]:
-    found = []
+    claims = []
     for panel, (network, paper) in enumerate(_SPEEDUPS.items()):
-        dense = next((m for m in means if (m.panel, m.series) == (panel, "Dense")), None)
+        dense = next((m for m in means if (m.panel, m.series) == (panel, DENSE)), None)
         ours = [m for m in means if (m.panel, m.series) == (panel, DEMP)]
         value, note = math.nan, ""
         if dense is not None and ours:
-            # The stronger the regularizer, the sparser.
+            # Sparsity grows with the strength of the regularizer.
             kept = max((m for m in ours if m.y >= dense.y - 1), key=lambda m: m.level, default=None)
             note = f"the paper's is x {paper}"
             if kept is None:
@@ -234,8 +195,8 @@ def _speed(means: Sequence[Mean]) -> list[Claim]:
             else:
                 value = dense.x / kept.x
         effect = Effect("time of dense training over that of DemP", value, above=1.0, unit="times")
-        found.append(Claim(_FASTER.format(network), "4.1", (effect,), note))
-    return found
+        claims.append(Claim(_FASTER.format(network), "4.1", (effect,), note))
+    return claims
 
 
 SPEED = Figure(

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -44,28 +44,33 @@ def survival(key: jax.Array, eta: float, *, w0: float = _W0, time: float, walker
     return np.concatenate([[1.0], np.asarray(parts)])
 
 
-def _prop_b1(scale: str, seeds: Sequence[int]) -> list[Point]:
-    walkers, steps = _SIZES[scale]
-    time = 100.0
-    points = []
-    for eta in _ETAS:
-        times = np.linspace(0, time, steps + 1)[:: steps // 20]
-        with np.errstate(divide="ignore"):
-            theory = special.erf(_W0 / np.sqrt(2 * eta * times))
-        for seed in seeds:
-            points += [Point(0, f"erf, eta {eta}", t, seed, t, p) for t, p in zip(times, theory, strict=True)]
-            key = jax.random.fold_in(jax.random.key(seed), round(1000 * eta))
-            parts = survival(key, eta, time=time, walkers=walkers, steps=steps)[:: steps // 20]
-            points += [Point(0, f"simulated, eta {eta}", t, seed, t, p) for t, p in zip(times, parts, strict=True)]
-    for seed in seeds:
-        key = jax.random.fold_in(jax.random.key(seed), 0)
-        eta = _ETAS[0]
-        parts = survival(key, eta, w0=_W0 / 2, time=time, walkers=walkers, steps=steps)[:: steps // 20]
-        points += [Point(0, _CLOSER, t, seed, t, p) for t, p in zip(times, parts, strict=True)]
-    return points
+def _curve(panel: int, series: str, seed: int, xs: Iterable[float], ys: Iterable[float]) -> list[Point]:
+    return [Point(panel, series, x, seed, x, y) for x, y in zip(xs, ys, strict=True)]
 
 
 _CLOSER = f"simulated from w0 / 2, eta {_ETAS[0]}"
+
+
+def _prop_b1(scale: str, seeds: Sequence[int]) -> list[Point]:
+    walkers, steps = _SIZES[scale]
+    every, time = steps // 20, 100.0
+    times = np.linspace(0, time, steps + 1)[::every]
+
+    def simulated(name: str, seed: int, stream: int, eta: float, w0: float) -> list[Point]:
+        key = jax.random.fold_in(jax.random.key(seed), stream)
+        alive = survival(key, eta, w0=w0, time=time, walkers=walkers, steps=steps)
+        return _curve(0, name, seed, times, alive[::every])
+
+    points = []
+    for eta in _ETAS:
+        with np.errstate(divide="ignore"):
+            theory = special.erf(_W0 / np.sqrt(2 * eta * times))
+        for seed in seeds:
+            points += _curve(0, f"erf, eta {eta}", seed, times, theory)
+            points += simulated(f"simulated, eta {eta}", seed, round(1000 * eta), eta, _W0)
+    for seed in seeds:
+        points += simulated(_CLOSER, seed, 0, _ETAS[0], _W0 / 2)
+    return points
 
 
 def _judge_b1(means: Sequence[Mean]) -> list[Claim]:
@@ -94,7 +99,7 @@ PROP_B1 = Figure(
     "survival of the absorbing random walk, simulated and by formula",
     (Panel("", "Time", "Survival probability"),),
     _judge_b1,
-    made=_prop_b1,
+    simulate=_prop_b1,
 )
 
 # The second walk: w_{t+1} = w_t - eta (h + zeta_t) w_t, zeta = +-1 with even chance.
@@ -117,19 +122,18 @@ def _lemma_b2(scale: str, seeds: Sequence[int]) -> list[Point]:
     points = []
     etas = np.linspace(0.005, 0.6, 60)
     for seed in seeds:
-        points += [Point(0, "mu", eta, seed, eta, m) for eta, m in zip(etas, growth(etas), strict=True)]
-        points += [Point(0, "bound (15)", eta, seed, eta, b) for eta, b in zip(etas, bound(etas), strict=True)]
+        points += _curve(0, "mu", seed, etas, growth(etas)) + _curve(0, "bound (15)", seed, etas, bound(etas))
     epsilon = 0.02
     for eta in (0.02, 0.3):
+        mu = float(growth(np.array(eta)))
+        name = f"eta {eta}, mu {mu:+.4f}"
         for seed in seeds:
             signs = np.random.default_rng(seed).choice((-1.0, 1.0), (min(walkers, 2_000), steps))
             logs = np.cumsum(np.log1p(-eta * (_H + _ZETA * signs)), 1)
-            times = np.arange(1, steps + 1)
-            mu = float(growth(np.array(eta)))
-            inside = np.abs(logs / times - mu) <= epsilon
             for t in range(steps // 20, steps + 1, steps // 20):
-                points.append(Point(1, f"eta {eta}, mu {mu:+.4f}", t, seed, t, float(inside[:, t - 1].mean())))
-                points.append(Point(2, f"eta {eta}, mu {mu:+.4f}", t, seed, t, float(np.median(logs[:, t - 1]))))
+                inside = np.abs(logs[:, t - 1] / t - mu) <= epsilon
+                points.append(Point(1, name, t, seed, t, float(inside.mean())))
+                points.append(Point(2, name, t, seed, t, float(np.median(logs[:, t - 1]))))
     for seed in seeds:
         for eta in (0.05, 0.1, 0.2, 0.4, 0.8, 1.6):
             points.append(Point(3, "ReLU neuron", eta, seed, eta, _neuron_deaths(seed, eta, steps=min(steps, 2000))))
@@ -195,6 +199,6 @@ LEMMA_B2 = Figure(
         Panel("One neuron, SGD noise", "Learning rate", "Part dead", log_x=True),
     ),
     _judge_b2,
-    made=_lemma_b2,
+    simulate=_lemma_b2,
 )
 FIGURES = (PROP_B1, LEMMA_B2)
