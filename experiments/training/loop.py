@@ -28,7 +28,7 @@ from experiments.recipe import network as network_lib
 from experiments.recipe.problem import Problem, pose
 from experiments.reporting import curves
 from experiments.rundir import checkpoints as checkpoints_lib
-from experiments.rundir import records, trackers, workdir
+from experiments.rundir import reader, records, trackers, workdir
 from experiments.training import ahead as ahead_lib
 from experiments.training import compiled_step as stepper_lib
 from experiments.training import evaluation
@@ -230,8 +230,7 @@ class _Run:
             if summary["step_time_ratio"] is None:  # Also when stopped while it was measured: it is when continued.
                 stopped_by = stopped_by or stop() or signal.SIGTERM
             if self.devices.first:
-                metrics, cuts = (records.read_lines(self.folder / f"{name}.jsonl") for name in ("metrics", "cuts"))
-                curves.curves(metrics, cuts, self.folder / "curves.png")
+                curves.curves(reader.read(self.folder, self.folder.name), self.folder / "curves.png")
                 if not stopped_by:
                     self.records.summary(summary)
         return Result(summary, self.learner.network, self.learner.variables, stopped_by)
