@@ -15,6 +15,7 @@ from matplotlib.figure import Figure as Picture
 
 from experiments.cli.launch import Outcome, Run
 from experiments.figures.judging import Claim, Verdict, decide
+from experiments.reporting.seeds import mean_and_std
 
 SCALES = ("cpu", "gpu", "paper")
 
@@ -145,19 +146,11 @@ def averaged(points: Sequence[Point]) -> list[Mean]:
     places: dict[tuple[int, str, float], list[Point]] = {}
     for point in points:
         places.setdefault((point.panel, point.series, point.level), []).append(point)
-    return [
-        Mean(
-            panel,
-            series,
-            level,
-            len({p.seed for p in group}),
-            statistics.mean(p.x for p in group),
-            statistics.mean(p.y for p in group),
-            statistics.stdev([p.y for p in group]) if len(group) > 1 else None,
-            statistics.stdev([p.x for p in group]) if len(group) > 1 else None,
-        )
-        for (panel, series, level), group in places.items()
-    ]
+    means = []
+    for (panel, series, level), group in places.items():
+        (x, std_x), (y, std) = mean_and_std([p.x for p in group]), mean_and_std([p.y for p in group])
+        means.append(Mean(panel, series, level, len({p.seed for p in group}), x, y, std, std_x))
+    return means
 
 
 def line(means: Sequence[Mean], panel: int, series: str) -> tuple[np.ndarray, np.ndarray]:
