@@ -393,8 +393,8 @@ def _command(text: str) -> Element:
 def _history(run: Recorded) -> Element:
     marks = _marks(run)
     accuracy = [
-        Series("train (augmented)", svg.thinned(_points(run.metrics, "train_accuracy")), 1),
-        Series("test", _points(run.metrics, "test_accuracy"), 0, "both"),
+        Series("training batches", svg.thinned(_points(run.metrics, "train_accuracy")), 1),
+        Series("test set", _points(run.metrics, "test_accuracy"), 0, "both"),
     ]
     left = [Series("neurons", _neurons(run), 0, "steps")]
     if run.dense_parameters:

@@ -80,7 +80,8 @@ def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
     """Returns the fields of which not all configs have the same value."""
     configs = [config for config in configs if config]
     fields = dict.fromkeys(field for config in configs for field in config)
-    return [field for field in fields if len({json.dumps(config.get(field)) for config in configs}) > 1]
+    values = {field: {json.dumps(config[field]) if field in config else None for config in configs} for field in fields}
+    return [field for field, found in values.items() if len(found) > 1]
 
 
 def _name(run: Recorded, options: Sequence[str]) -> str:
