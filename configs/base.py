@@ -23,9 +23,12 @@ RELEASED: dict[str, Any] = {
     "pruning.modes": "evaluation",
     "pruning.examples": 1536,
 }
-# A run of seconds: everything happens once or twice.
+# A run of seconds: everything happens once or twice. At this strength, two steps move the scales from 1 to about 0, and
+# units with a negative bias die.
 SMOKE: dict[str, Any] = {
     "steps": "4",
+    "method.strength": 1.0,
+    "method.decoupled": True,
     "method.strength_span": "4",
     "method.noise_span": "4",
     "pruning.every": "2",

@@ -23,7 +23,8 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "method.noise": 5e-5,
     },
     "sgdm": {"optimizer.name": "sgdm", "optimizer.learning_rate": 0.1},
-    "smoke": {"steps": "40", "log_every": "10"},
+    # A regularizer strong enough for 40 steps.
+    "smoke": {"steps": "40", "log_every": "10", "method.strength": 0.1, "method.decoupled": True},
 }
 
 

@@ -13,7 +13,7 @@ The twin has the method `dense`: same initialization, batches, optimizer and len
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import ml_collections
 
@@ -42,7 +42,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
 
     from experiments.recipe.problem import pose
     from experiments.reporting import curves
-    from experiments.rundir import records
+    from experiments.rundir import reader
     from experiments.training import summary
     from experiments.training.loop import train_and_evaluate
 
@@ -53,20 +53,20 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     twin = ml_collections.ConfigDict(config).copy_and_resolve_references()
     with twin.unlocked():
         twin.method.name = "dense"
-    runs: dict[str, dict[str, Any]] = {}
+    summaries = {}
     for name, each in (("dense", twin), (config.method.name, config)):
         console.print(f"training {name} ...")
         result = train_and_evaluate(each, workdir / name)
         if result.stopped_by is not None:
             console.print(f"stopped by {result.stopped_by.name} and saved; give the same command to continue")
             return command.status_of(result.stopped_by)
-        runs[name] = {"summary": result.summary, "metrics": records.read_lines(workdir / name / "metrics.jsonl")}
-    table = summary.comparison({name: each["summary"] for name, each in runs.items()})
+        summaries[name] = result.summary
+    table = summary.comparison(summaries)
     console.print(table)
     with (workdir / "comparison.txt").open("w") as file:
         Console(file=file, width=120).print(table)
-    curves.comparison(runs, workdir / "comparison.png")
-    console.print(f"table, plot and records: {workdir}/comparison.txt, comparison.png, {', '.join(runs)}")
+    curves.comparison([reader.read(workdir / name, name) for name in summaries], workdir / "comparison.png")
+    console.print(f"table, plot and records: {workdir}/comparison.txt, comparison.png, {', '.join(summaries)}")
     return 0
 
 

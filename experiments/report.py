@@ -6,8 +6,9 @@
     python -m experiments.report runs/sweep/*/ --out=sweep.html
 
 It shows what was run, accuracy against sparsity, where the time went, which fields of the configs differ, and of each
-run accuracy and live neurons over time, its cuts, and the network that is left. Runs that go on, were stopped or failed
-are shown with what they have. The same records give the same page.
+run accuracy and live neurons over time, its cuts, and the network that is left. Runs whose configs differ in the seed
+alone are one row and one line, with mean and standard deviation. Runs that go on, were stopped or failed are shown with
+what they have, and damaged records are left out and named. The same records give the same page.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's recipes: their sizes, and runs of a few steps on real images, with units made dead on purpose."""
+"""The paper's recipes: their sizes, and runs of a few steps, also with units made dead on purpose."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import demp_jax
-from configs import resnet18_cifar, resnet50_imagenet, vgg16_cifar, vit_b16_imagenet
+from configs import mlp_mnist, quickstart, resnet18_cifar, resnet50_imagenet, vgg16_cifar, vit_b16_imagenet
 from experiments.recipe import network
 from experiments.recipe.problem import pose
 from experiments.rundir.checkpoints import load_pruned
@@ -39,7 +39,8 @@ def test_networks_are_the_papers(name):
         assert round(graph.flops() / 1e8) == 82  # The paper's 8.2e9.
 
 
-def _kill_some_units(monkeypatch):
+@pytest.fixture
+def killed(monkeypatch):
     """Makes a third of the units of every hidden layer dead on every input, at initialization."""
     real = network.initial
 
@@ -64,9 +65,8 @@ def _die(params, path=()):
             _die(child, (*path, name))
 
 
-def _trains_and_cuts(config, tmp_path, monkeypatch, at_least):
+def _trains_and_cuts(config, tmp_path, at_least):
     """Runs and checks what was cut, and that the network can be loaded; returns the result."""
-    _kill_some_units(monkeypatch)
     whole = train_and_evaluate(config, tmp_path / "whole")
     summary = whole.summary
     first = lines(tmp_path / "whole" / "cuts.jsonl")[0]
@@ -112,13 +112,6 @@ def _resumes(config, tmp_path):
 VGG = {"data.train_examples": 64, "pruning.examples": 16}
 
 
-@pytest.mark.slow
-@needs_tfds
-def test_a_small_vgg_on_cifar(tmp_path, monkeypatch):
-    config = _config(vgg16_cifar, "smoke,tiny", **VGG)
-    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=500)
-
-
 def _on_drawn_images(module, variant, tmp_path):
     folder = drawn_folder(tmp_path / "images", images=4)
     changes = {"data.name": "image_folder", "data.dir": str(folder), "data.side": 32}
@@ -126,9 +119,24 @@ def _on_drawn_images(module, variant, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_resnet50_on_image_files(tmp_path, monkeypatch):
-    config = _on_drawn_images(resnet50_imagenet, "smoke,tiny", tmp_path)
-    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=100)
+@pytest.mark.parametrize(
+    ("module", "variant"),
+    [
+        (quickstart, "smoke"),
+        pytest.param(mlp_mnist, "smoke", marks=needs_tfds),
+        pytest.param(resnet18_cifar, "smoke", marks=needs_tfds),
+        pytest.param(vgg16_cifar, "smoke,tiny", marks=needs_tfds),
+        (resnet50_imagenet, "smoke,tiny"),
+        (vit_b16_imagenet, "smoke,tiny"),
+    ],
+)
+def test_a_smoke_run_prunes(module, variant, tmp_path):
+    images = module in (resnet50_imagenet, vit_b16_imagenet)
+    config = _on_drawn_images(module, variant, tmp_path) if images else _config(module, variant)
+    whole = _trains_and_cuts(config, tmp_path, at_least=1)
+    assert whole.summary["cuts"] >= 1
+    if images:
+        _resumes(config, tmp_path)
 
 
 @pytest.mark.slow
@@ -151,24 +159,11 @@ def test_training_on_image_files(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_small_vit_on_image_files(tmp_path, monkeypatch):
-    config = _on_drawn_images(vit_b16_imagenet, "smoke,tiny", tmp_path)
-    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=150)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("module", [resnet50_imagenet, vit_b16_imagenet])
-def test_small_networks_resume(tmp_path, monkeypatch, module):
-    config = _on_drawn_images(module, "smoke,tiny", tmp_path)
-    _trains_and_cuts(config, tmp_path, monkeypatch, at_least=100)
-    _resumes(config, tmp_path)
-
-
-@pytest.mark.slow
 @needs_tfds
 @pytest.mark.parametrize("variant", ["smoke,tiny,released", "smoke,tiny,leaky,sgdm"])
-def test_variants_of_a_small_vgg(tmp_path, monkeypatch, variant):
-    _trains_and_cuts(_config(vgg16_cifar, variant, **VGG), tmp_path, monkeypatch, at_least=500)
+@pytest.mark.usefixtures("killed")
+def test_variants_of_a_small_vgg(tmp_path, variant):
+    _trains_and_cuts(_config(vgg16_cifar, variant, **VGG), tmp_path, at_least=500)
 
 
 @pytest.mark.slow
@@ -179,28 +174,31 @@ def test_variants_of_a_small_vgg(tmp_path, monkeypatch, variant):
         (vit_b16_imagenet, "smoke,tiny,relu,bf16"),
     ],
 )
-def test_variants_on_image_files(tmp_path, monkeypatch, module, variant):
-    _trains_and_cuts(_on_drawn_images(module, variant, tmp_path), tmp_path, monkeypatch, at_least=100)
+@pytest.mark.usefixtures("killed")
+def test_variants_on_image_files(tmp_path, module, variant):
+    _trains_and_cuts(_on_drawn_images(module, variant, tmp_path), tmp_path, at_least=100)
 
 
 @pytest.mark.slow
 @needs_sample
 @pytest.mark.parametrize("name", ["resnet50", "vit"])
-def test_whole_imagenet_networks_on_real_photographs(tmp_path, monkeypatch, name):
+@pytest.mark.usefixtures("killed")
+def test_whole_imagenet_networks_on_real_photographs(tmp_path, name):
     module, *_, neurons = RECIPES[name]
     folder = sample_folder(tmp_path / "images", 12)
     changes = {"data.name": "image_folder", "data.dir": str(folder), "data.workers": 1, "data.train_examples": 12}
     config = _config(module, "smoke", **changes)
-    whole = _trains_and_cuts(config, tmp_path, monkeypatch, at_least=neurons // 10)
+    whole = _trains_and_cuts(config, tmp_path, at_least=neurons // 10)
     assert whole.summary["dense_neurons"] == neurons
     _resumes(config, tmp_path)
 
 
 @pytest.mark.slow
 @needs_tfds
-def test_the_whole_vgg_on_cifar(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("killed")
+def test_the_whole_vgg_on_cifar(tmp_path):
     config = _config(vgg16_cifar, "smoke")
-    whole = _trains_and_cuts(config, tmp_path, monkeypatch, at_least=4000)
+    whole = _trains_and_cuts(config, tmp_path, at_least=4000)
     assert whole.summary["dense_neurons"] == 12_928
     _resumes(config, tmp_path)
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 
 from experiments import report
 from experiments.core.errors import UsageError
-from experiments.reporting import svg
+from experiments.reporting import curves, svg
+from experiments.reporting import seeds as seeds_lib
 from experiments.rundir import reader
 from experiments.training.loop import train_and_evaluate
 from tests.runs import lines, short_config
@@ -292,27 +295,198 @@ def test_a_config_of_another_program_is_named(content, tmp_path):
         report.read([tmp_path])
 
 
-DAMAGE = {
-    "metrics.jsonl": ["{", "[1]", '{"loss": 1}', '{"step": "x"}', "\xff"],
-    "cuts.jsonl": ["null", '{"step": 3}', '{"step": 3, "removed": 1, "neurons": 2, "parameters": 3, "flops": 4}'],
-    "config.json": ["[]", "{", '{"seed": 1}'],
-    "summary.json": ["[]", '{"steps": 3}', "{"],
+# A line that is inserted behind the first, or the new content of the file.
+DAMAGED_LINES = {
+    "metrics.jsonl": [
+        b"{",
+        b"[1]",
+        b'{"loss": 1}',
+        b'{"step": "x"}',
+        b"\xff",
+        b'{"step": 6, "test_accuracy": "high"}',
+    ],
+    "cuts.jsonl": [
+        b"null",
+        b'{"step": 3}',
+        b'{"step": 3, "removed": 1, "neurons": 2, "parameters": 3, "flops": 4}',
+    ],
+    "dead.jsonl": [b'{"step": 3, "dead": 1, "width": 2}', b'{"step": 3, "dead": {}, "width": {}}'],
 }
+DAMAGED_FILES = {
+    "metrics.jsonl": [b""],
+    "cuts.jsonl": [b""],
+    "config.json": [b"[]", b"{", b"", b"\xff", b'{"seed": 1}'],
+    "summary.json": [b"[]", b'{"steps": 3}', b"{", b"", b'{"method": "demp", "dataset": "dig', b'{"device": "\xff"}'],
+}
+DAMAGE = [(file, text, True) for file, texts in DAMAGED_LINES.items() for text in texts]
+DAMAGE += [(file, text, False) for file, texts in DAMAGED_FILES.items() for text in texts]
 
 
-@pytest.mark.parametrize(("file", "text"), [(file, text) for file, texts in DAMAGE.items() for text in texts])
-def test_a_damaged_run_is_shown_with_what_can_be_read(file, text, workdirs, tmp_path):
+@pytest.mark.parametrize(("file", "text", "inserted"), DAMAGE)
+def test_a_damaged_run_is_shown_with_what_can_be_read(file, text, inserted, workdirs, tmp_path):
     shutil.copytree(workdirs[0], tmp_path / "damaged")
     path = tmp_path / "damaged" / file
-    if file.endswith(".jsonl"):
-        lines = path.read_bytes().splitlines(keepends=True)
-        path.write_bytes(b"".join([lines[0], text.encode("latin-1") + b"\n", *lines[1:]]))
-    else:
-        path.write_text(text)
+    if inserted:
+        first, *others = path.read_bytes().splitlines(keepends=True)
+        text = b"".join([first, text + b"\n", *others])
+    path.write_bytes(text)
     shown = Page(report.page(report.read([workdirs[1], tmp_path / "damaged"])))
-    notes = [said for said in shown.texts("p") if str(path) in said or "cannot be shown" in said]
-    assert len(notes) == 1
-    assert len(shown.table("Runs")) == 1 + ("cannot be shown" not in notes[0])
+    [note] = shown.texts("p", **{"class": "damage"})
+    assert file in note
+    assert "damaged" in note
+    summary, row = _summary(workdirs[0]), shown.table("Runs")[1]
+    assert row["status"].startswith("unfinished" if file == "summary.json" else "finished")
+    assert row["test accuracy"] == f"{100 * summary['test_accuracy']:.1f}%"
+    assert row["weight sparsity"] == f"{100 * summary['weight_sparsity']:.1f}%"
+    assert row["method"] == ("unknown" if file == "config.json" else "demp")
+
+
+def test_files_of_a_damaged_run_that_are_none(workdirs, tmp_path):
+    shutil.copytree(workdirs[0], tmp_path / "damaged")
+    (tmp_path / "damaged" / "dead.jsonl").unlink()
+    (tmp_path / "damaged" / "dead.jsonl").mkdir()
+    for metadata in (tmp_path / "damaged" / "checkpoints").glob("*/meta/metadata"):
+        metadata.write_text('{"counters": [1]}')
+    run = reader.read(tmp_path / "damaged", "run")
+    assert not run.counters
+    [damage] = run.damage
+    assert damage == f"{tmp_path / 'damaged' / 'dead.jsonl'} cannot be read (Is a directory)"
+
+
+@pytest.fixture
+def seeds(workdirs, tmp_path):
+    """A run with three seeds, whose accuracies and sizes differ."""
+    folders = []
+    for seed in range(3):
+        folders.append(tmp_path / f"seed{seed}")
+        shutil.copytree(workdirs[0], folders[-1], ignore=shutil.ignore_patterns("checkpoints"))
+        config = json.loads((folders[-1] / "config.json").read_text())
+        (folders[-1] / "config.json").write_text(json.dumps({**config, "seed": seed}))
+        changes = {"seed": seed, "weight_sparsity": 0.5 + 0.1 * seed**2, "seconds_total": 20.0 + seed}
+        (folders[-1] / "summary.json").write_text(json.dumps({**_summary(folders[-1]), **changes}))
+        told = lines(folders[-1] / "metrics.jsonl")
+        for line in told:
+            if "test_accuracy" in line:
+                line["test_accuracy"] = 0.5 + 0.1 * seed
+        (folders[-1] / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in told))
+    return folders
+
+
+def test_runs_that_differ_in_the_seed_alone_are_one_row_and_one_line(seeds, workdirs):
+    page = Page(report.page(report.read([*seeds, workdirs[1]])))
+    first, second = page.table("Runs")
+    assert (first["run"], first["seeds"], second["run"], second["seeds"]) == ("1 demp seeds 0 1 2", "3", "2 dense", "1")
+    sparsities = np.array([0.5, 0.6, 0.9])
+    assert first["test accuracy"] == "60.0% ± 10.0"
+    assert first["weight sparsity"] == f"{100 * sparsities.mean():.1f}% ± {100 * sparsities.std(ddof=1):.1f}"
+    assert first["seconds"] == "21.0 ± 1.0"
+    assert page.table("Where time went")[0]["total"] == "21.0 ± 1.0"
+    shown = [found.get("title") for _, found, _ in page.elements]
+    assert "seed 0: 50.0%, seed 1: 60.0%, seed 2: 90.0%" in shown
+    ids = [found.get("id") for _, found, _ in page.elements]
+    titles = page.texts("title")
+    for i, folder in enumerate(seeds):
+        assert f"run-1.{i + 1}" in ids
+        told = f"1.{i + 1} {folder.name}: test accuracy {50 + 10 * i:.1f}%, weight sparsity {100 * sparsities[i]:.1f}%"
+        assert told in shown  # In the table.
+        assert told in titles  # In the chart.
+        assert titles.count(f"1.{i + 1} {folder.name}") == 2
+    mean = f"1 demp, 3 seeds: test accuracy 60.0% ± 10.0, weight sparsity {first['weight sparsity']}"
+    assert mean in titles
+    assert titles.count("1 demp: mean of 3 seeds") == 2
+    [row] = [row for row in page.table("What differs between the configs") if row[""] == "method.name"]
+    assert list(row.values()) == ["method.name", "demp", "dense"]
+    alone = Page(report.page(report.read(seeds)))
+    assert "Nothing: the runs have the same config, apart from the seed." in alone.texts("p")
+
+
+def test_a_value_that_not_all_seeds_have_says_of_how_many_it_is(seeds):
+    summary = _summary(seeds[2])
+    (seeds[2] / "summary.json").write_text(json.dumps({**summary, "step_time_ratio": None}))
+    [row] = Page(report.page(report.read(seeds))).table("Runs")
+    assert row["step"].endswith("± 0.00 (n = 2)")
+
+
+def test_which_runs_are_seeds_of_one_config(seeds):
+    one, two, three = (reader.read(folder, folder.name) for folder in seeds)
+    group = lambda *runs: [(each.name, len(each.runs)) for each in seeds_lib.grouped(runs)]  # noqa: E731
+    assert group(one, two, three) == [("demp", 3)]
+    assert group(one, dataclasses.replace(one, name="again"), two) == [("demp", 2), ("again", 1)]
+    assert group(one, dataclasses.replace(two, summary={}), three) == [("demp", 2), ("seed1", 1)]
+    stronger = [dataclasses.replace(run, config={**run.config, "method.strength": 0.7}) for run in (one, two)]
+    assert group(one, two, *stronger) == [("demp, method.strength 0.3", 2), ("demp, method.strength 0.7", 2)]
+    unknown = [dataclasses.replace(run, config={}) for run in (one, two)]
+    assert group(*unknown) == [("seed0", 1), ("seed1", 1)]
+
+
+def test_means_over_seeds_against_numpy():
+    mean, spread = seeds_lib.averaged([[(0, 1.0), (5, 2.0), (9, 4.0)], [(0, 3.0), (9, 1.0)]])
+    assert mean == [(0, 2.0), (9, 2.5)]
+    np.testing.assert_allclose(spread, [(0, np.std([1, 3], ddof=1)), (0, np.std([4, 1], ddof=1))])
+    mean, spread = seeds_lib.averaged([[(0, 1.0), (5, 0.5), (9, 0.5)], [(0, 1.0), (7, 0.1), (9, 0.1)]], steps=True)
+    np.testing.assert_allclose(mean, [(0, 1.0), (5, 0.75), (7, 0.3), (9, 0.3)])
+    np.testing.assert_allclose(
+        [y for _, y in spread],
+        [np.std(v, ddof=1) for v in ([1, 1], [0.5, 1], [0.5, 0.1])] + [np.std([0.5, 0.1], ddof=1)],
+    )
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """The figures that are saved."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, path, dpi: figures.append(figure))
+    return figures
+
+
+def _legend_of(axes):
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def _has_percent(axes):
+    return axes.yaxis.get_major_formatter()(0.5, 0).startswith("50") and "%" in axes.yaxis.get_major_formatter()(0.5, 0)
+
+
+def test_curves_name_the_run_and_every_kind_of_line(workdirs, drawn):
+    run = reader.read(workdirs[0], "run")
+    curves.curves(run, Path())
+    [figure] = drawn
+    assert figure.get_suptitle() == "demp: mlp on digits, seed 0"
+    accuracy, units, schedules, _ = figure.axes
+    assert {reader.outcome(cut) for cut in run.cuts} == {"cut", "waiting"}
+    assert _legend_of(accuracy)[:2] == ["training batches", "test set"]
+    assert set(_legend_of(accuracy)[2:]) == {"prune", "prune delayed"}
+    assert _has_percent(accuracy)
+    assert _legend_of(units) == ["in the network", "active on the last batch", "norm/0", "norm/1"]
+    assert _legend_of(schedules) == ["strength", "noise"]
+    [first] = [line for line in units.lines if line.get_label() == "norm/0"]
+    assert first.get_drawstyle() == "steps-post"
+    assert list(first.get_ydata()) == [widths["norm/0"] for _, widths in run.history]
+    curves.curves(reader.read(workdirs[1], "dense"), Path())
+    assert len(drawn[1].axes) == 2  # It has no schedules.
+    curves.curves(dataclasses.replace(run, metrics=[], cuts=[], summary={}), Path())
+
+
+def test_of_many_sites_the_first_and_the_last_are_in_the_legend(workdirs, drawn):
+    run = reader.read(workdirs[1], "run")
+    widths = {f"site{i}": 8 for i in range(30)}
+    curves.curves(dataclasses.replace(run, summary={}, metrics=[{"step": 5, "width": widths}]), Path())
+    assert _legend_of(drawn[0].axes[1])[2:] == ["site0", "site29"]
+
+
+def test_a_comparison_names_the_task_and_its_methods(workdirs, drawn):
+    runs = [reader.read(workdirs[1], "dense"), reader.read(workdirs[0], "demp")]
+    curves.comparison(runs, Path())
+    [figure] = drawn
+    assert figure.get_suptitle() == "dense and demp: mlp on digits, seed 0"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["dense", "demp"]
+    assert all(map(_has_percent, figure.axes))
+    accuracy, units, bars = figure.axes
+    assert [line.get_drawstyle() for line in units.lines] == ["steps-post"] * 2
+    assert units.lines[1].get_ydata()[-1] == pytest.approx(1 - runs[1].summary["neuron_sparsity"])
+    colors = [line.get_color() for line in figure.legends[0].get_lines()]
+    assert colors == [line.get_color() for line in accuracy.lines]
+    assert [to_hex(each.patches[0].get_facecolor()) for each in bars.containers] == [to_hex(c) for c in colors]
 
 
 def test_the_line_of_a_log_that_says_why(tmp_path):

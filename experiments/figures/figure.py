@@ -155,9 +155,8 @@ def averaged(points: Sequence[Point]) -> list[Mean]:
         places.setdefault((point.panel, point.series, point.level), []).append(point)
     means = []
     for place, group in places.items():
-        x, y = [p.x for p in group], [p.y for p in group]
-        std, std_x = (statistics.stdev(values) if len(group) > 1 else None for values in (y, x))
-        means.append(Mean(*place, len({p.seed for p in group}), statistics.mean(x), statistics.mean(y), std, std_x))
+        (x, std_x), (y, std) = mean_and_std([p.x for p in group]), mean_and_std([p.y for p in group])
+        means.append(Mean(*place, len({p.seed for p in group}), x, y, std, std_x))
     return means
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of runs."""
+"""Plots of runs as PNG files: one run over its steps, and several runs side by side."""
 
 from __future__ import annotations
 
@@ -10,82 +10,130 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import PercentFormatter
+
+from experiments.rundir.reader import Recorded, outcome
+
+# Up to so many sites, each has an entry in the legend; of more, the first and the last.
+_SITES = 20
+# How a prune is marked, by its outcome.
+_PRUNES: dict[str, dict[str, Any]] = {
+    "cut": {"label": "prune", "color": "dimgray"},
+    "waiting": {"label": "prune delayed", "color": "dimgray", "linestyle": ":"},
+    "refused": {"label": "prune refused", "color": "tab:red", "linestyle": "--"},
+}
 
 
-def curves(metrics: Sequence[Mapping[str, Any]], cuts: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Draws accuracy, neurons per site, and the strength of regularizer and noise over steps, cuts marked.
+def curves(run: Recorded, path: Path) -> None:
+    """Plots accuracy, units per site, and the strength of regularizer and noise over steps, with prunes marked.
 
-    Of every site the bold line is how many neurons are left, the thin one how many were active on the last batch.
+    The last plot is left out if the run has neither a regularizer nor noise.
 
     Args:
-      metrics: lines of `metrics.jsonl`.
-      cuts: lines of `cuts.jsonl`.
+      run: the run, finished or not.
       path: of the PNG.
     """
-    figure = Figure(figsize=(9, 10), layout="constrained")
+    scheduled = any(line.get("strength") or line.get("noise") for line in run.metrics)
+    figure = Figure(figsize=(10, 10 if scheduled else 7), layout="constrained")
     FigureCanvasAgg(figure)
-    accuracy, live, strength = figure.subplots(3, 1, sharex=True)
-    for name, label in (("train_accuracy", "train (augmented)"), ("test_accuracy", "test")):
-        _line(accuracy, metrics, name, label=label)
-    accuracy.set_ylabel("accuracy")
-    if accuracy.get_legend_handles_labels()[0]:
-        accuracy.legend()
-
-    names = list(dict.fromkeys(name for line in metrics for name in line.get("width", {})))
-    for i, name in enumerate(names):
-        points = [(line["step"], line["width"][name]) for line in metrics if name in line.get("width", {})]
-        color = (i / max(len(names) - 1, 1), 0.35, 1 - i / max(len(names) - 1, 1))
-        shown = name if len(names) <= 20 else None
-        live.step(*zip(*points, strict=True), where="post", color=color, label=shown, linewidth=1.5)
-        points = [(line["step"], line["active"][name]) for line in metrics if name in line.get("active", {})]
-        if points:
-            live.plot(*zip(*points, strict=True), color=color, linewidth=0.5)
-    live.set_ylabel("neurons per site")
-    if names and len(names) <= 20:
-        live.legend(fontsize=6, ncols=3)
-
-    _line(strength, metrics, "strength", label="lambda", color="tab:red")
-    strength.set_ylabel("lambda", color="tab:red")
-    noise = strength.twinx()
-    _line(noise, metrics, "noise", label="noise", color="tab:green", linestyle="--")
-    noise.set_ylabel("noise", color="tab:green")
-    strength.set_xlabel("step")
-    for axes in (accuracy, live, strength):
-        for cut in cuts:
-            axes.axvline(cut["step"], color="grey", alpha=0.3, linewidth=0.7)
+    figure.suptitle(run.title)
+    plots = figure.subplots(3 if scheduled else 2, 1, sharex=True)
+    prunes = [(cut["step"], _PRUNES[kind]) for cut in run.cuts if (kind := outcome(cut))]
+    for axes in plots:
+        for step, style in prunes:
+            axes.axvline(step, linewidth=0.8, zorder=1, **{**style, "label": None})
+    kinds = {style["label"]: Line2D([], [], linewidth=0.8, **style) for _, style in prunes}
+    _accuracy(plots[0], run.metrics, [*kinds.values()])
+    _units(plots[1], run)
+    if scheduled:
+        _schedules(plots[2], run.metrics)
+    plots[-1].set_xlabel("step")
     figure.savefig(path, dpi=110)
 
 
-def _line(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str, **style: Any) -> None:
+def _accuracy(axes: Axes, metrics: Sequence[Mapping[str, Any]], prunes: Sequence[Line2D]) -> None:
+    train = _line(axes, metrics, "train_accuracy", label="training batches")
+    test = _line(axes, metrics, "test_accuracy", label="test set", marker=".")
+    axes.set_ylabel("accuracy")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _legend(axes, [*train, *test, *prunes])
+
+
+def _units(axes: Axes, run: Recorded) -> None:
+    """Plots for each site how many units it has, and how many of them were active on the last batch."""
+    names, sites = list(run.dense_widths), []
+    for i, name in enumerate(names):
+        part = i / max(len(names) - 1, 1)
+        color = (part, 0.35, 1 - part)
+        kept = [(step, widths[name]) for step, widths in run.history]
+        # Translucent, since lines of equal widths cover each other.
+        sites += axes.step(*zip(*kept, strict=True), where="post", color=color, label=name, linewidth=2, alpha=0.7)
+        active = [(line["step"], line["active"][name]) for line in run.metrics if name in line.get("active", {})]
+        if active:
+            axes.plot(*zip(*active, strict=True), color=color, linewidth=0.7)
+    axes.set_ylabel("units per site")
+    axes.set_ylim(bottom=0)
+    shown = sites if len(sites) <= _SITES else [sites[0], sites[-1]]
+    kinds = [("in the network", 2), ("active on the last batch", 0.7)]
+    lines = [Line2D([], [], color="black", linewidth=width, label=label) for label, width in kinds]
+    _legend(axes, [*lines, *shown] if sites else [])
+
+
+def _schedules(axes: Axes, metrics: Sequence[Mapping[str, Any]]) -> None:
+    strength = _line(axes, metrics, "strength", label="strength", color="tab:red")
+    axes.set_ylabel("strength of the regularizer")
+    noise = axes.twinx()
+    # Dashed, since both often have the same schedule.
+    added = _line(noise, metrics, "noise", label="noise", color="tab:green", linestyle="--")
+    noise.set_ylabel("noise")
+    for each in (axes, noise):
+        each.set_ylim(bottom=0)
+    _legend(axes, [*strength, *added], beside=1.1)
+
+
+def _line(axes: Axes, lines: Sequence[Mapping[str, Any]], name: str, **style: Any) -> list[Line2D]:
     points = [(line["step"], line[name]) for line in lines if line.get(name) is not None]
-    if points:
-        axes.plot(*zip(*points, strict=True), **style)
+    return axes.plot(*zip(*points, strict=True), **style) if points else []
 
 
-def comparison(runs: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Draws several runs side by side: accuracy over steps, neurons left over steps, and what remains at the end.
+def _legend(axes: Axes, lines: Sequence[Line2D], beside: float = 1.01) -> None:
+    """Adds a legend at the right of the axes, where it covers no line."""
+    if lines:
+        axes.legend(handles=lines, loc="upper left", bbox_to_anchor=(beside, 1), borderaxespad=0, fontsize=8)
+
+
+def comparison(runs: Sequence[Recorded], path: Path) -> None:
+    """Plots finished runs side by side: test accuracy and units left over steps, and what is left at the end.
 
     Args:
-      runs: by name, `{"metrics": lines of metrics.jsonl, "summary": of summary.json}`.
+      runs: runs of one task, with summaries.
       path: of the PNG.
     """
-    figure = Figure(figsize=(13, 4), layout="constrained")
+    figure = Figure(figsize=(13, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
-    accuracy, neurons, bars = figure.subplots(1, 3)
+    seeds = list(dict.fromkeys(str(run.config["seed"]) for run in runs))
+    figure.suptitle(f"{' and '.join(run.name for run in runs)}: {runs[0].task}, seed {', '.join(seeds)}")
+    accuracy, units, bars = figure.subplots(1, 3)
     kinds = ("neurons", "weights", "FLOPs", "step time")
-    for i, (name, run) in enumerate(runs.items()):
-        _line(accuracy, run["metrics"], "test_accuracy", label=name, marker=".", color=f"C{i}")
-        _line(neurons, run["metrics"], "neurons", label=name, color=f"C{i}")
-        summary = run["summary"]
-        left = [1 - summary["neuron_sparsity"], 1 - summary["weight_sparsity"]]
-        left += [summary["inference_flops_ratio"], summary["step_time_ratio"]]
-        places = [k + i * 0.8 / len(runs) for k in range(len(kinds))]
-        bars.bar(places, left, width=0.8 / len(runs), label=name, color=f"C{i}")
-    accuracy.set(xlabel="step", ylabel="test accuracy")
-    most = max(run["summary"]["dense_neurons"] for run in runs.values())
-    neurons.set(xlabel="step", ylabel="neurons left", ylim=(0, 1.05 * most))
-    bars.set_xticks([k + 0.4 - 0.4 / len(runs) for k in range(len(kinds))], kinds)
-    bars.set_ylabel("left at the end (1 = dense)")
-    if accuracy.get_legend_handles_labels()[0]:
-        accuracy.legend()
+    lines: list[Line2D] = []
+    for i, run in enumerate(runs):
+        style: dict[str, Any] = {"label": run.name, "color": f"C{i}"}
+        _line(accuracy, run.metrics, "test_accuracy", marker=".", **style)
+        dense = max(sum(run.dense_widths.values()), 1)
+        kept = [(step, sum(widths.values()) / dense) for step, widths in run.history]
+        # A line that is covered by a later one is visible at its sides.
+        lines += units.step(*zip(*kept, strict=True), where="post", linewidth=2 * len(runs) - 2 * i, **style)
+        left = [1 - run.summary["neuron_sparsity"], 1 - run.summary["weight_sparsity"]]
+        left += [run.summary["inference_flops_ratio"], run.summary["step_time_ratio"]]
+        places = [k + (i + 0.5) * 0.8 / len(runs) - 0.4 for k in range(len(kinds))]
+        drawn = bars.bar(places, left, width=0.8 / len(runs), **style)
+        bars.bar_label(drawn, [f"{100 * part:.0f}%" for part in left], fontsize=7)
+    accuracy.set(title="Test accuracy", xlabel="step")
+    units.set(title="Neurons left, of the dense network", xlabel="step", ylim=(0, 1.05))
+    bars.set(title="Left at the end, of the dense network")
+    bars.set_xticks(range(len(kinds)), kinds)
+    for axes in (accuracy, units, bars):
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.legend(handles=lines, loc="outside lower center", ncols=len(runs))
     figure.savefig(path, dpi=110)

@@ -3,64 +3,86 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 from experiments.core.errors import UsageError
-from experiments.reporting import svg
+from experiments.reporting import seeds, svg, tables
+from experiments.reporting.seeds import Group
 from experiments.reporting.svg import Element, Mark, Series, element
 from experiments.rundir import reader
-from experiments.rundir.reader import Recorded
+from experiments.rundir.reader import Recorded, outcome
 
 # What time is spent on, with its color.
 _PARTS = {"steps": 0, "data": 1, "compiling": 2, "cuts": 3, "evaluation": 4, "checkpoints": 5, "other": 6, "unknown": 7}
 _NONE = "\N{EN DASH}"
 # More runs have a row instead of a column each where their configs are compared; more sites of a cut are folded away.
 _FEW = 4
+# Parts of a run that are left out, if they cannot be shown, and where they are from.
+_FILES = {
+    "dead": "dead.jsonl",
+    "cuts": "cuts.jsonl",
+    "metrics": "metrics.jsonl",
+    "summary": "summary.json",
+    "counters": "checkpoints",
+    "config": "config.json",
+}
 # A browser loads nothing for the page, and runs no script.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(runs: Sequence[Recorded]) -> str:
-    """Returns the page about runs; one whose records cannot be shown is named."""
-    whole, broken = [], []
-    for run in runs:
-        try:
-            _sections([run])
-        except Exception as error:  # Whatever edited or foreign records lead to.
-            broken.append(f"{run.name} cannot be shown: its records are damaged ({type(error).__name__}: {error}).")
-        else:
-            whole.append(run)
-    if not whole:
-        raise UsageError(f"no run can be shown. {broken[0]}")
-    notes = [*broken, *(each for run in whole for each in run.damage)]
-    return _page(whole, notes)
+    """Returns the page about runs, with those records left out that cannot be shown, and a note that names them."""
+    shown = list(map(_without_damage, runs))
+    return _page(shown, [note for run in shown for note in run.damage])
 
 
-def _sections(runs: Sequence[Recorded]) -> tuple[list[tuple[str, str, Any]], list[tuple[str, str, Any]]]:
+def _without_damage(run: Recorded) -> Recorded:
+    """Returns the run without the fewest files whose values, edited or foreign, cannot be shown; it names them."""
+    reason = ""
+    for count in range(len(_FILES) + 1):
+        for left_out in itertools.combinations(_FILES, count):
+            kept = dataclasses.replace(run, **{name: type(getattr(run, name))() for name in left_out})
+            try:
+                _sections(seeds.grouped([kept]))
+            except Exception as error:  # Whatever such values lead to.
+                reason = reason or f"{type(error).__name__}: {error}"
+                continue
+            if not left_out:
+                return run
+            files = " and ".join(_FILES[name] for name in left_out)
+            note = f"{run.name} is shown without {files}: a value was not written by this program ({reason})"
+            return dataclasses.replace(kept, damage=[*run.damage, note])
+    raise UsageError(f"{run.name} cannot be shown: its records are damaged ({reason}). Leave it out.")
+
+
+def _sections(groups: Sequence[Group]) -> tuple[list[tuple[str, str, Any]], list[tuple[str, str, Any]]]:
     """Returns the sections about all runs, and those about each: an anchor, a title and the content."""
-    sections = [("runs", "Runs", _overview(runs)), ("tradeoff", "Accuracy against sparsity", _tradeoff(runs))]
+    runs = [numbered for group in groups for numbered in group.numbered]
+    sections = [("runs", "Runs", _overview(groups)), ("tradeoff", "Accuracy against sparsity", _tradeoff(groups))]
     if len(runs) > 1:
-        sections.append(("training", "Training", _training(runs)))
-    sections.append(("time", "Where time went", _time(runs)))
+        sections.append(("training", "Training", _training(groups)))
+    sections.append(("time", "Where time went", _time(groups)))
     if len(runs) > 1:
-        sections.append(("configs", "What differs between the configs", _differences(runs)))
-    each = [(_anchor(i), f"{i} {run.name}" if len(runs) > 1 else run.name, _run(run)) for i, run in _numbered(runs)]
+        sections.append(("configs", "What differs between the configs", _differences(groups)))
+    each = [(_anchor(number), f"{number} {run.name}" if len(runs) > 1 else run.name, _run(run)) for number, run in runs]
     return sections, each
 
 
 def _page(runs: Sequence[Recorded], notes: Sequence[str]) -> str:
-    sections, each = _sections(runs)
+    sections, each = _sections(seeds.grouped(runs))
     name = counted(runs) if len(runs) > 1 else runs[0].name
     counts = {status: sum(run.status == status for run in runs) for status in ("finished", "unfinished", "failed")}
     said = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    tasks = dict.fromkeys(_task(run) for run in runs if run.config)
+    tasks = dict.fromkeys(run.task for run in runs if run.config)
     body = element(
         "body",
         element("nav", element("ul", *map(_entry, sections), *map(_entry, each)), aria_label="Contents"),
@@ -90,11 +112,7 @@ def counted(runs: Sequence[Recorded]) -> str:
     return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
-def _numbered(runs: Sequence[Recorded]) -> Iterable[tuple[int, Recorded]]:
-    return enumerate(runs, 1)
-
-
-def _anchor(number: int) -> str:
+def _anchor(number: str) -> str:
     return f"run-{number}"
 
 
@@ -102,65 +120,109 @@ def _entry(section: tuple[str, str, Any]) -> Element:
     return element("li", element("a", section[1], href=f"#{section[0]}", title=section[1]))
 
 
-def _task(run: Recorded) -> str:
-    return f"{run.config['model.name']} on {run.config['data.name']}"
-
-
 # All runs.
 
 
-def _overview(runs: Sequence[Recorded]) -> list[Element]:
-    headers = ["run", "method", "status", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs"]
+def _overview(groups: Sequence[Group]) -> list[Element]:
+    headers = ["run", "seeds", "method", "status", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs"]
     headers += ["training FLOPs", "step", "cuts", "seconds"]
+    ratios = ("inference_flops_ratio", "train_flops_ratio", "step_time_ratio")
     rows: list[list[Element | str]] = []
-    for i, run in _numbered(runs):
-        status = run.status if run.summary else f"{run.status} at step {run.step:,}"
+    for group in groups:
+        first = group.runs[0]
+        steps = sorted({run.step for run in group.runs})
+        at = f" at step {steps[0]:,}" + (f" to {steps[-1]:,}" if len(steps) > 1 else "")
+        cells = [_over_seeds(group.runs, map(value, group.runs), tables.percent) for value in _MEASURES.values()]
+        cells += [_over_seeds(group.runs, (run.summary.get(key) for run in group.runs), tables.ratio) for key in ratios]
+        cuts = (sum(bool(cut["removed"]) for cut in run.cuts) for run in group.runs)
         rows.append(
             [
-                _link(i, run),
-                run.method,
-                element("span", status, class_=run.status),
-                _percent(run.test_accuracy),
-                _percent(run.neuron_sparsity),
-                _percent(run.weight_sparsity),
-                *(_ratio(run.summary.get(f"{key}_ratio")) for key in ("inference_flops", "train_flops", "step_time")),
-                str(sum(bool(cut["removed"]) for cut in run.cuts)),
-                _NONE if run.seconds_total is None else f"{run.seconds_total:,.1f}",
+                _link(group),
+                str(len(group.runs)),
+                first.method,
+                element("span", first.status + ("" if first.summary else at), class_=first.status),
+                *cells,
+                _over_seeds(group.runs, cuts, tables.count),
+                _over_seeds(group.runs, (run.seconds_total for run in group.runs), tables.seconds),
             ]
         )
     note = (
-        "Weight sparsity counts weights that were cut or are held at zero. FLOPs are those of a forward pass, training "
-        "FLOPs are summed over the run, step is the time of a training step at the end of the run, all relative to "
-        "plain dense training. Of a run that has not ended, accuracy and sparsity are the last on record, and seconds "
-        "those until its newest checkpoint."
+        "Runs whose configs differ in the seed alone are one row, with the mean and standard deviation over seeds; "
+        "hover for the value of each seed. Weight sparsity counts weights that were removed or are masked. FLOPs are "
+        "those of a forward pass, training FLOPs are summed over the run, and step is the time of a training step at "
+        "the end of the run, all relative to plain dense training. For a run that has not ended, accuracy and sparsity "
+        "are the last on record, and seconds end at its newest checkpoint."
     )
-    return [_table("Runs", headers, rows, numbers=range(3, 11)), element("p", note, class_="note")]
+    return [_table("Runs", headers, rows, numbers=(1, *range(4, 12))), element("p", note, class_="note")]
 
 
-def _styles(runs: Sequence[Recorded]) -> list[tuple[str, int]]:
-    """Returns a label and a style of each run: its own where there are few, else its method's."""
-    keys = [run.name if len(runs) <= svg.COLORS else run.method for run in runs]
+_MEASURES: dict[str, Callable[[Recorded], float | None]] = {
+    "test accuracy": lambda run: run.test_accuracy,
+    "neuron sparsity": lambda run: run.neuron_sparsity,
+    "weight sparsity": lambda run: run.weight_sparsity,
+}
+
+
+def _over_seeds(
+    runs: Sequence[Recorded], values: Iterable[float | None], text: Callable[[Sequence[float]], str]
+) -> Element | str:
+    """Returns the values of a group's runs as text: their mean and standard deviation, and each of them on hover."""
+    known = [(run, v) for run, v in zip(runs, values, strict=True) if v is not None and not math.isnan(v)]
+    if not known:
+        return _NONE
+    mean, sign, std = text([value for _, value in known]).partition("±")
+    if len(runs) == 1:
+        return mean
+    spread = f"{sign}{std}" + (f" (n = {len(known)})" if len(known) < len(runs) else "")
+    each = ", ".join(f"seed {run.config['seed']}: {text([value])}" for run, value in known)
+    return element("span", mean, element("span", spread, class_="spread"), title=each)
+
+
+def _styles(groups: Sequence[Group]) -> list[tuple[str, int]]:
+    """Returns a label and a style of each group: its own where there are few, else its method's."""
+    keys = [group.name if len(groups) <= svg.COLORS else group.runs[0].method for group in groups]
     known = list(dict.fromkeys(keys))
     return [(key, known.index(key)) for key in keys]
 
 
-def _tradeoff(runs: Sequence[Recorded]) -> list[Element]:
+def _tradeoff(groups: Sequence[Group]) -> list[Element]:
     figures = []
-    kinds = {"weight sparsity": lambda run: run.weight_sparsity, "neuron sparsity": lambda run: run.neuron_sparsity}
-    for what, sparsity in kinds.items():
+    for what in ("weight sparsity", "neuron sparsity"):
         series, missing = [], []
-        for (i, run), (label, style) in zip(_numbered(runs), _styles(runs), strict=True):
-            x, y = sparsity(run), run.test_accuracy
-            if x is None or y is None:
-                missing.append(str(i))
+        for group, (label, style) in zip(groups, _styles(groups), strict=True):
+            known: list[tuple[str, Recorded, float, float]] = []
+            for number, run in group.numbered:
+                x, y = _MEASURES[what](run), run.test_accuracy
+                if x is None or y is None:
+                    missing.append(number)
+                else:
+                    known.append((number, run, x, y))
+            if not known:
                 continue
-            told = f"{i} {run.name}: test accuracy {_percent(y)}, {what} {_percent(x)}"
-            shown = {"labels": [str(i)], "links": [f"#{_anchor(i)}"], "titles": [told]}
-            hollow = run.status != "finished"
-            series.append(Series(label, [(x, y)], style, "markers", hollow, **shown))
+            alone, hollow = len(group.runs) == 1, group.runs[0].status != "finished"
+            each = Series(
+                label,
+                [(x, y) for _, _, x, y in known],
+                style,
+                "markers",
+                hollow,
+                labels=[number for number, *_ in known] if alone else (),
+                links=[f"#{_anchor(number)}" for number, *_ in known],
+                titles=[_measured(f"{number} {run.name}", what, [x], [y]) for number, run, x, y in known],
+                faint=not alone,
+            )
+            series.append(each)
+            if not alone:
+                xs, ys = ([point[axis] for point in each.points] for axis in (0, 1))
+                (x, dx), (y, dy) = map(seeds.mean_and_std, (xs, ys))
+                told = _measured(f"{group.label}, {len(known)} seeds", what, xs, ys)
+                mean = Series(label, [(x, y)], style, "markers", hollow, labels=[str(group.number)], titles=[told])
+                series.append(dataclasses.replace(mean, spread=[(dx or 0.0, dy or 0.0)]))
         title = f"Test accuracy against {what}"
         picture = svg.chart(title, series, x=what, y="test accuracy", x_text=svg.percent, x_range=(0.0, 1.0))
         said = title + "; numbers are those of the table."
+        if any(each.faint for each in series):
+            said += " Pale: single seeds, beside their mean and standard deviation."
         if any(each.hollow for each in series):
             said += " Hollow: not finished."
         if missing:
@@ -169,41 +231,55 @@ def _tradeoff(runs: Sequence[Recorded]) -> list[Element]:
     return [element("div", *figures, class_="figures")]
 
 
-def _training(runs: Sequence[Recorded]) -> list[Element]:
-    accuracy, neurons = [], []
-    for (i, run), (label, style) in zip(_numbered(runs), _styles(runs), strict=True):
-        titles = [f"{i} {run.name}"]
-        accuracy.append(Series(label, _points(run.metrics, "test_accuracy"), style, titles=titles))
-        neurons.append(Series(label, _neurons(run), style, "steps", titles=titles))
-    pictures = {
-        "Test accuracy over training": svg.chart("Test accuracy over training", accuracy, x="step", y="test accuracy"),
-        "Neurons left over training": svg.chart(
-            "Neurons left over training", neurons, x="step", y="neurons left", y_range=(0.0, 1.0)
-        ),
+def _measured(name: str, what: str, xs: Sequence[float], ys: Sequence[float]) -> str:
+    return f"{name}: test accuracy {tables.percent(ys)}, {what} {tables.percent(xs)}"
+
+
+def _training(groups: Sequence[Group]) -> list[Element]:
+    figures = []
+    kinds: dict[str, tuple[Callable[[Recorded], list[svg.Point]], str, str, svg.Point | None]] = {
+        "Test accuracy": (lambda run: _points(run.metrics, "test_accuracy"), "line", "test accuracy", None),
+        "Neurons left": (_neurons, "steps", "neurons left", (0.0, 1.0)),
     }
-    known = [each for each in neurons if each.points]
-    figures = (_figure(picture, title + ".", _legend(known)) for title, picture in pictures.items())
+    for what, (points, kind, y, y_range) in kinds.items():
+        series: list[Series] = []
+        for group, (label, style) in zip(groups, _styles(groups), strict=True):
+            lines = [(f"{number} {run.name}", found) for number, run in group.numbered if (found := points(run))]
+            alone = len(group.runs) == 1
+            series += [Series(label, line, style, kind, titles=[name], faint=not alone) for name, line in lines]
+            if lines and not alone:
+                mean, spread = seeds.averaged([line for _, line in lines], steps=kind == "steps")
+                told = f"{group.label}: mean of {len(lines)} seeds"
+                series.append(Series(label, mean, style, kind, titles=[told], spread=spread))
+        title = f"{what} over training"
+        said = title + "."
+        if any(each.spread for each in series):
+            said += " Thick: mean over seeds, with a band of one standard deviation. Thin: single seeds."
+        picture = svg.chart(title, series, x="step", y=y, y_range=y_range)
+        figures.append(_figure(picture, said, _legend(series)))
     return [element("div", *figures, class_="figures")]
 
 
-def _time(runs: Sequence[Recorded]) -> list[Element]:
-    known = [part for part in _PARTS if any(part in run.seconds for run in runs)]
+def _time(groups: Sequence[Group]) -> list[Element]:
+    timed = [group for group in groups if any(run.seconds_total is not None for run in group.runs)]
+    known = [part for part in _PARTS if any(part in run.seconds for group in timed for run in group.runs)]
     rows: list[list[Element | str]] = []
-    for i, run in _numbered(runs):
-        if run.seconds_total is None:
-            continue
-        seconds = {part: run.seconds[part] for part in known if part in run.seconds}
-        parts = [(f"{part}: {value:,.1f} s", value, _PARTS[part]) for part, value in seconds.items()]
-        title = f"Time of {run.name}: " + ", ".join(told for told, _, _ in parts)
-        cells = (f"{seconds[part]:,.1f}" if part in seconds else _NONE for part in known)
-        rows.append([_link(i, run), svg.bar(title, parts), f"{run.seconds_total:,.1f}", *cells])
+    for group in timed:
+        runs = [run for run in group.runs if run.seconds_total is not None]
+        means = {part: statistics.mean(run.seconds.get(part, 0.0) for run in runs) for part in known}
+        told = {part: f"{part}: {mean:,.1f} s" for part, mean in means.items() if any(part in r.seconds for r in runs)}
+        title = f"Time of {group.name}: " + ", ".join(told.values())
+        bar = svg.bar(title, [(text, means[part], _PARTS[part]) for part, text in told.items()])
+        cells = (_over_seeds(runs, (run.seconds.get(part) for run in runs), tables.seconds) for part in known)
+        total = _over_seeds(runs, (run.seconds_total for run in runs), tables.seconds)
+        rows.append([_link(group), bar, total, *cells])
     if not rows:
         return [element("p", "No run has saved its times yet.")]
     note = (
-        "In seconds; every moment counts once. Steps: the loop gives the device work and waits for it. Data: it waits "
-        "for a batch, while the device may still be at work. Compiling: whatever for. Cuts: measuring, slicing, "
-        "proving, and waiting for what a thread prepares. Evaluation: also looks at who is dead. Checkpoints: saving "
-        "them."
+        "In seconds; every moment counts once. Steps: the loop dispatches steps and waits for the device. Data: it "
+        "waits for a batch, while the device may still be computing. Compiling: of any program. Cuts: measuring, "
+        "slicing, proving, and waiting for a prepared cut. Evaluation: includes measuring dead units. Checkpoints: "
+        "saving them."
     )
     if "unknown" in known:
         note += " Unknown: an older version of the program did not tell it apart."
@@ -212,17 +288,18 @@ def _time(runs: Sequence[Recorded]) -> list[Element]:
     return [signs, table, element("p", note, class_="note")]
 
 
-def _differences(runs: Sequence[Recorded]) -> list[Element]:
-    told = [(i, run) for i, run in _numbered(runs) if run.config]
-    fields = dict.fromkeys(field for _, run in told for field in run.config)
-    values = {field: [_value(run.config, field) for _, run in told] for field in fields}
-    differ = {field: each for field, each in values.items() if len(set(each)) > 1}
-    if len(told) < 2:
+def _differences(groups: Sequence[Group]) -> list[Element]:
+    told = [group for group in groups if group.config]
+    configs = [group.config for group in told]
+    fields = seeds.differing(configs)
+    if sum(len(group.runs) for group in told) < 2:
         return [element("p", "Not known: no two of the runs have a config on record.")]
-    if not differ:
-        return [element("p", "Nothing: the runs have the same config.")]
-    table: list[Sequence[Element | str]] = [["", *(_link(i, run) for i, run in told)]]
-    for field, each in differ.items():
+    if not fields:
+        same = "Nothing: the runs have the same config"
+        return [element("p", same + (", apart from the seed." if len(told[0].runs) > 1 else "."))]
+    table: list[Sequence[Element | str]] = [["", *map(_link, told)]]
+    for field in fields:
+        each = [_value(config, field) for config in configs]
         usual = [2 * each.count(value) > len(each) for value in each]
         cells = [
             element("span", value, class_="faint" if like else "strong")
@@ -235,8 +312,16 @@ def _differences(runs: Sequence[Recorded]) -> list[Element]:
     return [_table("What differs between the configs", headers, rows)]
 
 
-def _link(number: int, run: Recorded) -> Element:
-    return element("a", f"{number} {run.name}", href=f"#{_anchor(number)}")
+def _link(group: Group) -> Element:
+    """Returns a link to the section of a run; for several seeds, their name and a link for each."""
+    if len(group.runs) == 1:
+        return element("a", group.label, href=f"#{_anchor(str(group.number))}")
+    links: list[Element | str] = []
+    for number, run in group.numbered:
+        told = f"{number} {run.name}: test accuracy {_percent(run.test_accuracy)}, "
+        told += f"weight sparsity {_percent(run.weight_sparsity)}"
+        links += [" ", element("a", str(run.config["seed"]), href=f"#{_anchor(number)}", title=told)]
+    return element("div", group.label, " ", element("span", "seeds", *links, class_="note"), class_="group")
 
 
 def _broken(field: str) -> Element:
@@ -276,7 +361,7 @@ def _facts(run: Recorded) -> Element:
     facts: dict[str, Element | str] = {"status": element("span", run.status, class_=run.status)}
     if run.config:
         taken = f"{run.step:,}" if summary else f"{run.step:,} of {run.config['steps']}"
-        facts |= {"task": _task(run), "method": run.method, "seed": str(run.config["seed"]), "steps": taken}
+        facts |= {"task": run.task, "method": run.method, "seed": str(run.config["seed"]), "steps": taken}
     if run.seconds_total is not None:
         facts["time"] = f"{run.seconds_total:,.1f} s" + ("" if summary else " until its checkpoint")
     if summary:
@@ -308,8 +393,8 @@ def _command(text: str) -> Element:
 def _history(run: Recorded) -> Element:
     marks = _marks(run)
     accuracy = [
-        Series("train (augmented)", svg.thinned(_points(run.metrics, "train_accuracy")), 1),
-        Series("test", _points(run.metrics, "test_accuracy"), 0, "both"),
+        Series("training batches", svg.thinned(_points(run.metrics, "train_accuracy")), 1),
+        Series("test set", _points(run.metrics, "test_accuracy"), 0, "both"),
     ]
     left = [Series("neurons", _neurons(run), 0, "steps")]
     if run.dense_parameters:
@@ -346,7 +431,7 @@ def _layers(run: Recorded) -> Element:
         if run.dead:
             live = [(line["step"], line["width"][site] - line["dead"][site]) for line in run.dead]
         else:
-            live = [(line["step"], line["active"][site]) for line in run.metrics if "active" in line]
+            live = [(line["step"], line["active"][site]) for line in run.metrics if site in line.get("active", {})]
         title = f"{site}: {units} units at first, {run.widths[site]} in the end"
         picture = svg.small(title, kept, svg.thinned(live), units, run.step, marks)
         name = element("span", site, class_="site", title=site)
@@ -357,15 +442,8 @@ def _layers(run: Recorded) -> Element:
 
 
 def _marks(run: Recorded) -> list[Mark]:
-    kinds = [(cut, _kind(cut)) for cut in run.cuts]
+    kinds = [(cut, outcome(cut)) for cut in run.cuts]
     return [Mark(cut["step"], kind, f"step {cut['step']:,}: {_happened(cut)}") for cut, kind in kinds if kind]
-
-
-def _kind(cut: Mapping[str, Any]) -> str:
-    """Returns what came of a cut: it was refused, made or waits; "" where there was nothing to cut."""
-    if cut["refused"]:
-        return "refused"
-    return "cut" if cut["removed"] else "waiting" if cut["waiting"] else ""
 
 
 def _happened(cut: Mapping[str, Any]) -> str:
@@ -426,6 +504,8 @@ def _figure(picture: Element, said: str, signs: Element | None = None) -> Elemen
 
 
 def _legend(series: Sequence[Series]) -> Element:
+    # Of several seeds, the sign of their mean.
+    series = [each for each in series if not each.faint]
     first = {each.label: each for each in reversed(series)}
     return svg.legend([(label, svg.sign(first[label])) for label in dict.fromkeys(each.label for each in series)])
 
@@ -453,11 +533,7 @@ def _points(lines: Sequence[Mapping[str, Any]], name: str) -> list[svg.Point]:
 
 
 def _percent(part: float | None) -> str:
-    return _NONE if part is None or math.isnan(part) else f"{100 * part:.1f}%"
-
-
-def _ratio(value: float | None) -> str:
-    return _NONE if value is None else f"x {value:.2f}"
+    return _NONE if part is None or math.isnan(part) else tables.percent([part])
 
 
 def _printable(text: str) -> str:

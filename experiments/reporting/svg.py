@@ -7,6 +7,7 @@ A color is a class `c0`, `c1`, ... of the page's style, so that it suits light a
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from xml.etree import ElementTree
 
@@ -56,6 +57,8 @@ class Series:
       labels: texts beside the markers, where there is room.
       links: where the markers lead to.
       titles: what a pointer shows at the markers, or at the line; the label by default.
+      spread: standard deviations of x and y, drawn as a band around a line and as bars at markers.
+      faint: drawn thinner and paler, such as a single seed beside the mean.
     """
 
     label: str
@@ -66,6 +69,8 @@ class Series:
     labels: Sequence[str] = ()
     links: Sequence[str] = ()
     titles: Sequence[str] = ()
+    spread: Sequence[Point] = ()
+    faint: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +115,7 @@ def chart(
       x_range, y_range: of the axes; by default what the points need.
     """
     width, height, left, right, top, bottom = 420, 250, 46, 14, 24, 38
-    points = [point for each in series for point in each.points]
+    points = [point for each in series for point in (*each.points, *_edge(each, 1), *_edge(each, -1))]
     x_ticks = _ticks(x_range, [p[0] for p in points] + [mark.step for mark in marks])
     y_ticks = _ticks(y_range, [p[1] for p in points])
     # Not on the very edge, where points would lie on the axis.
@@ -140,13 +145,22 @@ def _drawn(
     series: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], taken: list[Point]
 ) -> list[Element]:
     """Returns what is drawn of a series; labels that would lie on those already `taken` are left out."""
-    at = [(place_x(x), place_y(y)) for x, y in series.points]
-    color = f"c{series.style % COLORS}"
+    at, above, below = (
+        [(place_x(x), place_y(y)) for x, y in points] for points in (series.points, _edge(series, 1), _edge(series, -1))
+    )
+    color = f"c{series.style % COLORS}" + (" seed" if series.faint else "")
     drawn = []
     if series.kind != "markers" and len(at) > 1:
+        if above:
+            around = [*_corners(above, series.kind), *reversed(_corners(below, series.kind))]
+            drawn.append(element("path", class_=f"band {color}", d=_path(around) + "Z"))
         path = _path(at, steps=series.kind == "steps")
         title = series.titles[0] if series.titles else series.label
         drawn.append(element("path", element("title", title), class_=f"line {color}", d=path))
+    if series.kind == "markers":
+        for (x, y), (right, top), (left, bottom) in zip(at, above, below, strict=False):
+            d = f"M{left:.1f} {y:.1f}H{right:.1f}M{x:.1f} {top:.1f}V{bottom:.1f}"
+            drawn.append(element("path", class_=f"line {color}", d=d))
     if series.kind in ("markers", "both"):
         for i, (x, y) in enumerate(at):
             title = series.titles[i] if series.titles else series.label
@@ -167,6 +181,18 @@ def _drawn(
     return drawn
 
 
+def _edge(series: Series, sign: int) -> list[Point]:
+    """Returns the points one standard deviation above (`sign` 1) or below (-1), if the series has a spread."""
+    return [(x + sign * dx, y + sign * dy) for (x, y), (dx, dy) in zip(series.points, series.spread, strict=False)]
+
+
+def _corners(at: Sequence[Point], kind: str) -> list[Point]:
+    """Returns the corners of a line, which has more of them than points if it goes on in steps."""
+    if kind != "steps":
+        return list(at)
+    return [at[0], *(corner for (_, y), (u, v) in itertools.pairwise(at) for corner in ((u, y), (u, v)))]
+
+
 def legend(entries: Sequence[tuple[str, Element]]) -> Element:
     """Returns a legend from labels and what stands for them."""
     return element("ul", *(element("li", sign, " " + label) for label, sign in entries), class_="legend")
@@ -176,9 +202,10 @@ def sign(series: Series) -> Element:
     """Returns what stands for a series in a legend."""
     at = [(0.0, 6.0), (20.0, 6.0)] if series.kind in ("line", "steps", "both") else []
     middle = [(10.0, 6.0)] if series.kind in ("markers", "both") else []
-    line = _drawn(dataclasses.replace(series, kind="line", points=at, label="", titles=()), float, float, [])
-    bare = dataclasses.replace(series, kind="markers", points=middle, label="", labels=(), links=(), titles=())
-    return _sign([*line, *_drawn(bare, float, float, [])])
+    bare = dataclasses.replace(series, label="", labels=(), links=(), titles=(), spread=())
+    line = dataclasses.replace(bare, kind="line", points=at)
+    marker = dataclasses.replace(bare, kind="markers", points=middle)
+    return _sign([drawn for each in (line, marker) for drawn in _drawn(each, float, float, [])])
 
 
 def mark_sign(kind: str) -> Element:

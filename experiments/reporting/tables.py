@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.core.errors import UsageError
+from experiments.reporting.seeds import mean_and_std
 
 COLUMNS = ("setting", "seeds", "test accuracy", "neuron sparsity", "weight sparsity", "FLOPs", "training FLOPs", "step")
 
@@ -41,12 +42,12 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
             (
                 setting,
                 str(len(group)),
-                _percent([r["test_accuracy"] for r in group]),
-                _percent([r["neuron_sparsity"] for r in group]),
-                _percent([r["weight_sparsity"] for r in group]),
-                _ratio([r["inference_flops_ratio"] for r in group]),
-                _ratio([r["train_flops_ratio"] for r in group]),
-                _ratio([r["step_time_ratio"] for r in group]),
+                percent([r["test_accuracy"] for r in group]),
+                percent([r["neuron_sparsity"] for r in group]),
+                percent([r["weight_sparsity"] for r in group]),
+                ratio([statistics.mean(r["inference_flops_ratio"] for r in group)]),
+                ratio([statistics.mean(r["train_flops_ratio"] for r in group)]),
+                ratio([statistics.mean(r["step_time_ratio"] for r in group)]),
             )
         )
     return lines(rows)
@@ -74,10 +75,26 @@ def fill(text: str, name: str, table: str) -> str:
     return before + mark + table + "\n" + "\n".join(rest)
 
 
-def _percent(values: Sequence[float]) -> str:
-    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.mean(values):.1f}%{spread}"
+def percent(values: Sequence[float]) -> str:
+    """Returns the mean of parts in percent, with the standard deviation of several."""
+    return _over_seeds([100 * value for value in values], ".1f", "%")
 
 
-def _ratio(values: Sequence[float]) -> str:
-    return f"x {statistics.mean(values):.2f}"
+def ratio(values: Sequence[float]) -> str:
+    """Returns the mean of ratios, with the standard deviation of several."""
+    return "x " + _over_seeds(values, ".2f")
+
+
+def count(values: Sequence[float]) -> str:
+    """Returns the mean of counts, with the standard deviation of several."""
+    return _over_seeds(values, ".0f" if len(values) == 1 else ".1f")
+
+
+def seconds(values: Sequence[float]) -> str:
+    """Returns the mean of seconds, with the standard deviation of several."""
+    return _over_seeds(values, ",.1f")
+
+
+def _over_seeds(values: Sequence[float], form: str, unit: str = "") -> str:
+    mean, std = mean_and_std(values)
+    return f"{mean:{form}}{unit}" + (f" ± {std:{form}}" if std is not None else "")

@@ -56,6 +56,17 @@ class Recorded:
         return str(self.config.get("method.name", "unknown"))
 
     @property
+    def task(self) -> str:
+        """The network and the data, as in `"mlp on digits"`; `"unknown task"` without a config."""
+        return f"{self.config['model.name']} on {self.config['data.name']}" if self.config else "unknown task"
+
+    @property
+    def title(self) -> str:
+        """Method, task and seed."""
+        seed = f", seed {self.config['seed']}" if self.config else ""
+        return f"{self.method}: {self.task}{seed}"
+
+    @property
     def step(self) -> int:
         """How many steps were taken, as far as is on record."""
         return self.summary.get("steps", self.metrics[-1]["step"] if self.metrics else 0)
@@ -63,7 +74,8 @@ class Recorded:
     @property
     def test_accuracy(self) -> float | None:
         """The last one measured, in [0, 1]."""
-        return next((line["test_accuracy"] for line in reversed(self.metrics) if "test_accuracy" in line), None)
+        lines = (line["test_accuracy"] for line in reversed(self.metrics) if "test_accuracy" in line)
+        return next(lines, self.summary.get("test_accuracy"))
 
     @functools.cached_property
     def dense_widths(self) -> dict[str, int]:
@@ -128,6 +140,13 @@ class Recorded:
         return {**parts, "unknown": rest} if rest > 0.1 else parts
 
 
+def outcome(cut: Mapping[str, Any]) -> str:
+    """Returns what a line of `cuts.jsonl` came to: `"refused"`, `"cut"`, `"waiting"`, or "" if no unit was dead."""
+    if cut["refused"]:
+        return "refused"
+    return "cut" if cut["removed"] else "waiting" if cut["waiting"] else ""
+
+
 def read(workdir: Path, name: str) -> Recorded:
     """Returns the run of a workdir, which may go on meanwhile; of a damaged one, what can be read.
 
@@ -141,13 +160,19 @@ def read(workdir: Path, name: str) -> Recorded:
             "Give the folders of the runs themselves, such as runs/sweep/*/."
         )
     damage: list[str] = []
-    metrics, cuts, dead = (read_lines(workdir / f"{file}.jsonl", damage) for file in ("metrics", "cuts", "dead"))
+    metrics, cuts, dead = (_lines(workdir / f"{file}.jsonl", damage) for file in ("metrics", "cuts", "dead"))
     config, summary = (_json(workdir / file, damage) for file in ("config.json", "summary.json"))
     values = flat(config)
     missing = [field for field in _NEEDED if field not in values] if values else []
     if missing:
         damage.append(f"{workdir / 'config.json'} has no {missing[0]}")
         values = {}
+    made = sum(bool(cut["removed"]) for cut in cuts)
+    if summary and not damage:
+        if not metrics:
+            damage.append(f"{workdir / 'metrics.jsonl'} has no lines")
+        if made < summary.get("cuts", made):
+            damage.append(f"{workdir / 'cuts.jsonl'} has {made} of {summary['cuts']} cuts")
     try:
         log = last_line(workdir / "log.txt")
     except OSError as error:
@@ -156,6 +181,14 @@ def read(workdir: Path, name: str) -> Recorded:
     if damage and not (values or summary or metrics or log):
         raise UsageError(f"{workdir} holds no run, or a damaged one ({damage[0]}). Leave it out.")
     return Recorded(name, values, summary, metrics, cuts, dead, _counters(workdir), log, damage)
+
+
+def _lines(path: Path, damage: list[str]) -> list[dict[str, Any]]:
+    try:
+        return read_lines(path, damage)
+    except OSError as error:
+        damage.append(f"{path} cannot be read ({error.strerror})")
+        return []
 
 
 def _json(path: Path, damage: list[str]) -> dict[str, Any]:
@@ -174,7 +207,7 @@ def _counters(workdir: Path) -> dict[str, Any]:
     found = sorted((workdir / "checkpoints").glob("[0-9]*/meta/metadata"), key=lambda path: path.parts[-3].zfill(20))
     for path in reversed(found):
         try:
-            return json.loads(path.read_text())["counters"]
-        except (OSError, ValueError, KeyError):
+            return dict(json.loads(path.read_bytes())["counters"])
+        except (OSError, ValueError, KeyError, TypeError):
             continue
     return {}

@@ -28,8 +28,8 @@ from experiments.recipe import network as network_lib
 from experiments.recipe.problem import Problem, pose
 from experiments.reporting import curves
 from experiments.rundir import checkpoints as checkpoints_lib
+from experiments.rundir import reader, trackers, workdir
 from experiments.rundir import records as records_lib
-from experiments.rundir import trackers, workdir
 from experiments.training import compiled_step, hooks
 from experiments.training import summary as summary_lib
 from experiments.training.batches import Batches, Feed
@@ -213,8 +213,7 @@ def _train(run: Run, meta: dict[str, Any]) -> Result:
         if ratio is None:  # Also when stopped while it was measured: it is when continued.
             stopped_by = stopped_by or stop() or signal.SIGTERM
         if problem.devices.first:
-            metrics, cuts = (records_lib.read_lines(run.workdir / f"{name}.jsonl") for name in ("metrics", "cuts"))
-            curves.curves(metrics, cuts, run.workdir / "curves.png")
+            curves.curves(reader.read(run.workdir, run.workdir.name), run.workdir / "curves.png")
             if not stopped_by:
                 run.records.summary(summary)
     return Result(summary, run.learner.network, run.learner.variables, stopped_by)
