@@ -32,6 +32,7 @@ Exit status:
   0    done; also a run that SIGTERM stopped, after it saved
   1    a run failed: its loss became infinite or NaN, or one of several ended in an error
   2    bad input; one line says which field, what was given, what is allowed and what to do
+  3    another process of the same run died or failed
   130  stopped by Ctrl-C, after saving; Ctrl-C before the training or twice ends at once
 """
 
@@ -57,18 +58,33 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
         del argv
 
         def joined() -> int:
-            from experiments.core.devices import (
-                join_processes,  # Importing JAX takes a while, which help does not need.
-            )
+            # Importing JAX takes a while, which help does not need.
+            from experiments.core import devices, peers
 
-            join_processes(_DISTRIBUTED.value)
+            devices.join_processes(_DISTRIBUTED.value)
             if _DRY_RUN.value:
                 return plan(_CONFIG.value, compiles=_COMPILE.value)
-            return program(_CONFIG.value, str(_WORKDIR.value))
+            with peers.ending_together(lambda: _peer_died(Path(str(_WORKDIR.value)))):
+                return program(_CONFIG.value, str(_WORKDIR.value))
 
-        return guarded(joined, lambda: _WORKDIR.value)
+        status = guarded(joined, lambda: _WORKDIR.value)
+        if status not in (0, 130) and _DISTRIBUTED.value:
+            from experiments.core import peers
+
+            peers.end_after_failure(status)
+        return status
 
     app.run(main, flags_parser=_parse)
+
+
+def _peer_died(workdir: Path) -> str:
+    saved = [path for path in workdir.rglob("checkpoints/*") if path.name.isdecimal()]
+    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
+    kept = f"step {newest.name} in {newest.parent}" if newest else "step 0, as no checkpoint had been written yet"
+    return (
+        "another process of this run has died or failed, and so this one ends. The same command in every process "
+        f"continues from {kept}."
+    )
 
 
 class Parser(argparse.ArgumentParser):
