@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import logging
 import os
 import re
@@ -44,6 +45,8 @@ _DISTRIBUTED = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done and what it takes; train nothing.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step, to know the memory that it takes.")
+# Errors of a full disk, a quota and a limit on the size of files.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELP = ("--help", "-help", "-h", "-?", "--?")
 
 
@@ -68,7 +71,7 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
                 return program(_CONFIG.value, str(_WORKDIR.value))
 
         status = guarded(joined, lambda: _WORKDIR.value)
-        if status not in (0, 130) and _DISTRIBUTED.value:
+        if status not in (0, 130):
             from experiments.core import peers
 
             peers.end_after_failure(status)
@@ -108,7 +111,9 @@ def local(text: str) -> Path:
       argparse.ArgumentTypeError: for an address such as `gs://bucket/folder`.
     """
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a folder or file of this machine; got {text!r}. Mount it, or copy")
+        raise argparse.ArgumentTypeError(
+            f"must be a folder or file of this machine; got {text!r}. Mount it, as with gcsfuse or s3fs, or copy"
+        )
     return Path(os.path.expanduser(text))
 
 
@@ -139,6 +144,12 @@ def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambd
         return fail(str(error), 2)
     except NonFiniteLossError as error:
         return fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            return fail(_unforeseen(error, folder()), 1)
+        where = f": {error.filename}" if error.filename else ""
+        remedy = "Free space or raise the limit; the same command then continues from the newest checkpoint."
+        return fail(f"{error.strerror}{where}. {remedy}", 1)
     except Exception as error:
         return fail(_unforeseen(error, folder()), 1)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-import os
 import secrets
 import signal
 import socket
@@ -18,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 from jax._src import distributed  # Its client and the first process's address have no public name.
 
@@ -115,10 +114,9 @@ def _connect(watch: Callable[[socket.socket], None]) -> None:
     start(accept)
 
 
-def end_after_failure(status: int) -> None:
-    """Ends this process if it is one of several: an ordinary exit waits for the others, which wait for it."""
+def end_after_failure(status: int) -> NoReturn:
+    """Ends this process with an exit status. An ordinary exit would wait for other processes that wait for this one."""
     if distributed.global_state.client is not None:
         time.sleep(1)  # Others that fail in the same way print their own line first.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
+    sys.stdout.flush()
+    signals.end_at_once("", status)
