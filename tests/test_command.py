@@ -150,7 +150,7 @@ def test_exit_statuses(capsys, monkeypatch, tmp_path):
     assert command.guarded(lambda: raises(UsageError("config.seed must be\nsmall"))) == 2
     assert capsys.readouterr().err == "error: the loss became nan\nerror: config.seed must be small\n"
     assert [command.status_of(s) for s in (None, signal.SIGTERM, signal.SIGINT)] == [0, 0, 130]
-    assert re.findall(r"^  (\d+) ", command.EXIT_STATUS, re.M) == ["0", "1", "2", "130"]
+    assert re.findall(r"^  (\d+) ", command.EXIT_STATUS, re.M) == ["0", "1", "2", "3", "130"]
     assert sweep.main(["--config=configs/quickstart.py", "--grid=seed=0", "--out=x", "--processes=-1"]) == 2
     assert reproduce.main(["fig3", "--seeds=0"]) == 2
     assert tables.main(["nowhere.jsonl"]) == 2

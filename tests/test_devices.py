@@ -1,6 +1,7 @@
 """Many devices, many processes, a batch in parts: the same run as on one device."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.core import peers
 from experiments.core.errors import UsageError
 from experiments.recipe.problem import pose
 from experiments.rundir.checkpoints import Checkpoints
@@ -59,10 +61,7 @@ def test_four_devices(on_one, tmp_path):
     assert all(len(leaf.sharding.device_set) == 4 and leaf.is_fully_replicated for leaf in leaves)
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
-    config = short_config(**CHANGES)
-
+def _stopped_halfway(workdir):
     def stop_at(step, *_):
         if step == 13:
             os.kill(os.getpid(), 15)
@@ -73,14 +72,22 @@ def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
 
         real, steps = Stepper.__call__, iter(range(1, 100))
         patch.setattr(Stepper, "__call__", lambda *args: (stop_at(next(steps)), real(*args))[1])
-        assert train_and_evaluate(config, tmp_path).stopped_by is not None
+        assert train_and_evaluate(short_config(**CHANGES), workdir).stopped_by is not None
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_devices(on_one, tmp_path):
+    _stopped_halfway(tmp_path)
     train_and_evaluate(short_config(**CHANGES, devices=4), tmp_path)
     _assert_same_run(on_one, tmp_path)
 
 
 PROGRAM = """
-import sys
+import os, sys
+from pathlib import Path
+from experiments.core import peers
 from experiments.core.devices import Devices, join_processes
+from experiments.training.compiled_step import Stepper
 from experiments.training.steering import Steering
 from experiments.training.loop import train_and_evaluate
 from tests.runs import short_config
@@ -96,19 +103,28 @@ def look(self, step, forecast):
     return left
 Steering.look = look
 
-train_and_evaluate(short_config(devices=0, **eval(changes[0])), workdir)
+step = Stepper.__call__
+def step_or_die(*args):
+    if process in changes[1:] and Path(workdir, "checkpoints/16").exists():
+        os.kill(os.getpid(), 9)
+    return step(*args)
+Stepper.__call__ = step_or_die
+
+with peers.ending_together(lambda: "another process died"):
+    train_and_evaluate(short_config(devices=0, **eval(changes[0])), workdir)
 """
 
 
-def _two_processes(workdir, changes):
+def _start_two(program, *words):
+    """Starts two processes of a program, which is given an address, the number of the process, and words."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
     # One process has two devices, so that shares are not what devices have.
     env = {**os.environ, "XLA_FLAGS": os.environ["XLA_FLAGS"] + " --xla_force_host_platform_device_count=2"}
-    started = [
+    return [
         subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, address, str(process), str(workdir), repr(changes)],
+            [sys.executable, "-c", program, address, str(process), *words],
             cwd=ROOT,
             env=env,
             stdout=subprocess.PIPE,
@@ -116,6 +132,10 @@ def _two_processes(workdir, changes):
         )
         for process in range(2)
     ]
+
+
+def _two_processes(workdir, changes):
+    started = _start_two(PROGRAM, str(workdir), repr(changes))
     outputs = [process.communicate(timeout=300)[0].decode() for process in started]
     assert [process.returncode for process in started] == [0, 0], "\n".join(outputs)
     looks = [[line for line in output.splitlines() if line.startswith("look")] for output in outputs]
@@ -128,6 +148,53 @@ def test_two_processes(on_one, tmp_path):
     _assert_same_run(on_one, tmp_path)
     steps = [line["step"] for line in lines(tmp_path / "cuts.jsonl")]
     assert steps == sorted(set(steps))  # One process writes.
+
+
+JOINED = """
+import sys, time
+from experiments.core import peers
+from experiments.core.devices import join_processes
+
+join_processes(f"{sys.argv[1]},2,{sys.argv[2]}")
+with peers.ending_together(lambda: "another process died"):
+    print("joined", flush=True)
+    ends = time.monotonic() + 100
+    while time.monotonic() < ends:
+        sum(range(2 * 10**7))  # A call that takes a second and holds the interpreter's lock.
+"""
+
+
+@pytest.mark.parametrize("dies", [0, 1])
+def test_when_a_process_dies_the_other_ends_with_a_line(dies):
+    started = _start_two(JOINED)
+    for process in started:
+        while process.stdout.readline() not in (b"joined\n", b""):
+            pass
+    started[dies].kill()
+    said = [process.communicate(timeout=100)[0].decode() for process in started]
+    assert started[dies].returncode == -signal.SIGKILL
+    assert started[1 - dies].returncode == peers.PEER_DIED, said[1 - dies]
+    assert said[1 - dies].splitlines()[-1] == "error: another process died"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dies", [0, 1])
+def test_a_run_of_which_a_process_died_goes_on_in_one_process(dies, on_one, tmp_path):
+    started = _start_two(PROGRAM, str(tmp_path), repr(CHANGES), str(dies))
+    said = [process.communicate(timeout=300)[0].decode() for process in started]
+    statuses = [-signal.SIGKILL if process == dies else peers.PEER_DIED for process in range(2)]
+    assert [process.returncode for process in started] == statuses, said
+    assert said[1 - dies].splitlines()[-1] == "error: another process died"
+    assert not (tmp_path / "summary.json").exists()
+    train_and_evaluate(short_config(**CHANGES), tmp_path)
+    _assert_same_run(on_one, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_in_two_processes(on_one, tmp_path):
+    _stopped_halfway(tmp_path)
+    _two_processes(tmp_path, CHANGES)
+    _assert_same_run(on_one, tmp_path)
 
 
 @pytest.mark.slow

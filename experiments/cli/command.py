@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import errno
 import logging
 import os
 import re
@@ -32,6 +33,7 @@ Exit status:
   0    done; also a run that SIGTERM stopped, after it saved
   1    a run failed: its loss became infinite or NaN, or one of several ended in an error
   2    bad input; one line says which field, what was given, what is allowed and what to do
+  3    another process of the same run died or failed
   130  stopped by Ctrl-C, after saving; Ctrl-C before the training or twice ends at once
 """
 
@@ -43,6 +45,8 @@ _DISTRIBUTED = flags.DEFINE_string(
 _DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done and what it takes; train nothing.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step, to know the memory that it takes.")
+# Errors of a full disk, a quota and a limit on the size of files.
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELP = ("--help", "-help", "-h", "-?", "--?")
 
 
@@ -57,18 +61,33 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
         del argv
 
         def joined() -> int:
-            from experiments.core.devices import (
-                join_processes,  # Importing JAX takes a while, which help does not need.
-            )
+            # Importing JAX takes a while, which help does not need.
+            from experiments.core import devices, peers
 
-            join_processes(_DISTRIBUTED.value)
+            devices.join_processes(_DISTRIBUTED.value)
             if _DRY_RUN.value:
                 return plan(_CONFIG.value, compiles=_COMPILE.value)
-            return program(_CONFIG.value, str(_WORKDIR.value))
+            with peers.ending_together(lambda: _peer_died(Path(str(_WORKDIR.value)))):
+                return program(_CONFIG.value, str(_WORKDIR.value))
 
-        return guarded(joined, lambda: _WORKDIR.value)
+        status = guarded(joined, lambda: _WORKDIR.value)
+        if status not in (0, 130):
+            from experiments.core import peers
+
+            peers.end_after_failure(status)
+        return status
 
     app.run(main, flags_parser=_parse)
+
+
+def _peer_died(workdir: Path) -> str:
+    saved = [path for path in workdir.rglob("checkpoints/*") if path.name.isdecimal()]
+    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
+    kept = f"step {newest.name} in {newest.parent}" if newest else "step 0, as no checkpoint had been written yet"
+    return (
+        "another process of this run has died or failed, and so this one ends. The same command in every process "
+        f"continues from {kept}."
+    )
 
 
 class Parser(argparse.ArgumentParser):
@@ -92,7 +111,9 @@ def local(text: str) -> Path:
       argparse.ArgumentTypeError: for an address such as `gs://bucket/folder`.
     """
     if "://" in text:
-        raise argparse.ArgumentTypeError(f"must be a folder or file of this machine; got {text!r}. Mount it, or copy")
+        raise argparse.ArgumentTypeError(
+            f"must be a folder or file of this machine; got {text!r}. Mount it, as with gcsfuse or s3fs, or copy"
+        )
     return Path(os.path.expanduser(text))
 
 
@@ -123,6 +144,12 @@ def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambd
         return fail(str(error), 2)
     except NonFiniteLossError as error:
         return fail(str(error), 1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            return fail(_unforeseen(error, folder()), 1)
+        where = f": {error.filename}" if error.filename else ""
+        remedy = "Free space or raise the limit; the same command then continues from the newest checkpoint."
+        return fail(f"{error.strerror}{where}. {remedy}", 1)
     except Exception as error:
         return fail(_unforeseen(error, folder()), 1)
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import os
 import threading
-from pathlib import Path
 
 import jax
 from jax import monitoring
@@ -13,7 +13,7 @@ from jax import monitoring
 def use_compile_cache(folder: str) -> None:
     """Keeps compiled programs on disk, so that a resumed or repeated run does not compile them again."""
     if folder:
-        jax.config.update("jax_compilation_cache_dir", str(Path(folder).expanduser()))
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))  # JAX takes gs:// too.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 

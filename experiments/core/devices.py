@@ -20,6 +20,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from experiments.core.errors import UsageError
+from experiments.core.peers import HEARTBEAT
 
 
 class Devices:
@@ -117,10 +118,6 @@ class Devices:
             )
 
 
-# When a process has died, the others end after so many seconds.
-_HEARTBEAT = 30
-
-
 def join_processes(asked: str) -> None:
     """Makes this process one of those of a run on JAX's distributed runtime.
 
@@ -135,10 +132,10 @@ def join_processes(asked: str) -> None:
         return
     try:
         if asked == "auto":
-            jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
+            jax.distributed.initialize(heartbeat_timeout_seconds=HEARTBEAT)
         else:
             address, processes, process = asked.split(",")
-            jax.distributed.initialize(address, int(processes), int(process), heartbeat_timeout_seconds=_HEARTBEAT)
+            jax.distributed.initialize(address, int(processes), int(process), heartbeat_timeout_seconds=HEARTBEAT)
     except (ValueError, TypeError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, NoReturn
 
 _LOG = logging.getLogger(__name__)
 _ENDED = "interrupted: ended at once; the same command continues from the newest checkpoint, if there is one\n"
@@ -45,12 +45,17 @@ def raise_on_signal() -> None:
 
 def _end(number: int, frame: Any) -> None:
     del number, frame
+    end_at_once(_ENDED, 130)
+
+
+def end_at_once(line: str, status: int) -> NoReturn:
+    """Ends this program and the processes that it started, with a last line on standard error and an exit status."""
     for process in multiprocessing.active_children():
         process.kill()
     # A progress bar hides the cursor.
     sys.stderr.flush()
-    os.write(2, (("\x1b[?25h\n" if os.isatty(2) else "") + _ENDED).encode())
-    os._exit(130)
+    os.write(2, (("\x1b[?25h\n" if os.isatty(2) else "") + line).encode())
+    os._exit(status)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 
 from experiments.cli.launch import Outcome, Run
 from experiments.figures.judging import Claim, Verdict, decide
+from experiments.reporting.seeds import mean_and_std
 
 SCALES = ("cpu", "gpu", "paper")
 

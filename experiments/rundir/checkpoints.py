@@ -11,6 +11,8 @@ import dataclasses
 import json
 import logging
 import math
+import os
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +47,9 @@ class Checkpoints:
           place: where `restore` puts arrays; on the first device by default.
           trusts: whether metadata that were changed, or stand in the folder of another step, are read all the same.
         """
-        logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax tells every step of a save.
+        logging.getLogger("absl").setLevel(
+            logging.CRITICAL
+        )  # Orbax logs each step of a save, and errors that it raises.
         self._folder, self._place, self._trusts = folder.resolve(), place, trusts
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self._folder, item_names=("arrays", "meta"), options=self._options)
@@ -59,14 +63,25 @@ class Checkpoints:
         return str(self._folder / str(step))
 
     def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
-        """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk."""
+        """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk.
+
+        Raises:
+          OSError: when it cannot be written, such as on a full disk.
+        """
         meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
         meta["checksum"] = _checksum(meta)
         args = ocp.args.Composite(
             arrays=ocp.args.StandardSave(jax.tree.map(_filled, arrays)), meta=ocp.args.JsonSave(meta)
         )
-        self._manager.save(step, args=args, force=True)
-        self._manager.wait_until_finished()
+        try:
+            self._manager.save(step, args=args, force=True)
+            self._manager.wait_until_finished()
+        except ValueError as error:
+            code = re.search(r"os_error_code='(\d+)'", str(error))  # As TensorStore reports it.
+            if code is None:
+                raise
+            number = int(code[1])
+            raise OSError(number, os.strerror(number), str(self._folder / str(step))) from error
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what belongs to the checkpoint of a step.

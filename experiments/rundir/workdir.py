@@ -47,6 +47,11 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
       UsageError: when it cannot be written, or is in use.
     """
     try:
+        str(folder.absolute()).encode()
+    except UnicodeEncodeError:
+        # Orbax takes UTF-8 only.
+        raise UsageError(f"{flag} must be a path in UTF-8; got {os.fsencode(folder)!r}. Choose another.") from None
+    try:
         folder.mkdir(parents=True, exist_ok=True)
         opened = os.open(folder, os.O_RDONLY)
         writable = os.access(folder, os.W_OK)
