@@ -127,9 +127,9 @@ with signals.stop_on_signal() as stop:
         ("experiments.recipe.network:initial", 1, 130),
         ("experiments.training.compiled_step:Stepper.compile", 1, 130),
         ("experiments.training.compiled_step:Stepper.compile", 2, 130),
-        ("experiments.training.loop:_Run._evaluate", 1, 130),
-        ("experiments.training.when:Cutting._carry_out", 1, 130),
-        ("experiments.training.when:Cutting._carry_out", 2, 130),
+        ("experiments.training.hooks:Evaluate.__call__", 1, 130),
+        ("experiments.training.prune_hook:Prune._arrive", 1, 130),
+        ("experiments.training.prune_hook:Prune._arrive", 2, 130),
         ("experiments.rundir.checkpoints:Checkpoints.save", 2, 130),
         ("experiments.training.compiled_step:time_ratio", 1, 130),
         ("experiments.reporting.curves:curves", 1, 0),  # The run has ended.
@@ -156,7 +156,7 @@ def wrapped(*args, **kwargs):
 owner.{last} = wrapped
 sys.argv = [
     "run", "--config=configs/quickstart.py:smoke", "--workdir={tmp_path / "run"}", "--config.step_time_seconds=0.1",
-    "--config.pruning.ahead=3", "--config.pruning.every=5", "--config.pruning.cut_cost=0",
+    "--config.steps=12", "--config.pruning.ahead=3", "--config.pruning.every=5",
 ]
 runpy.run_module("experiments.run", run_name="__main__")
 """
