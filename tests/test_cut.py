@@ -392,7 +392,7 @@ def test_outputs_that_are_not_finite_refuse_the_cut():
             "criterion must be one of auto, zero, epsilon, negative, sum; got criterion='asleep'",
         ),
         ({"epsilon": 0.0}, "epsilon must be a positive number; got epsilon=0.0"),
-        ({"min_units": 0}, "min_units must be at least 1; got min_units=0"),
+        ({"min_units": -1}, "min_units must be at least 0; got min_units=-1"),
         ({"multiple": 0}, "multiple must be at least 1; got multiple=0"),
         ({"at_most": {"hiden": np.ones(2, bool)}}, "at_most: no site is named 'hiden'. The sites are: bias."),
         ({"at_most": {"bias": np.ones(3, bool)}}, r"at_most\['bias'\] must be 2 bools; got the shape \(3,\)."),

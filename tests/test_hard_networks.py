@@ -344,3 +344,33 @@ def test_linen_layers_at_other_widths():
     assert result.record.removed["conv"] >= 11
     assert result.record.removed["up"] >= 5
     np.testing.assert_allclose(network(result.variables, x), network(variables, x), rtol=1e-4, atol=1e-5)
+
+
+def _gated(p, x):
+    return (jax.nn.silu(x @ p["a"]) * jax.nn.softplus(x @ p["b"])) @ p["c"]
+
+
+def test_a_unit_that_is_multiplied_by_zero_is_removed():
+    """Of two activations that are multiplied it is enough that one is zero; softplus never is."""
+    params = {"a": batch((5, 6)), "b": batch((5, 6), 1), "c": batch((6, 3), 2)}
+    params["a"] = params["a"] * np.array([[0, 1, 1, 0, 1, 1]], np.float32)
+    graph = demp_jax.trace(_gated, params, X)
+    assert [enough.tolist() for enough in graph.sufficient] == [[True] * 6, [True] * 6]
+    result = demp_jax.prune(_gated, params, [X])
+    assert {name: leaf.shape for name, leaf in result.variables.items()} == {"a": (5, 4), "b": (5, 4), "c": (4, 3)}
+    np.testing.assert_allclose(_gated(result.variables, X), _gated(params, X), rtol=1e-5, atol=1e-6)
+
+
+def test_a_unit_that_is_also_read_elsewhere_stays():
+    def network(p, x):
+        a, b = jax.nn.relu(x @ p["a"]), jax.nn.relu(x @ p["b"])
+        return (a * b) @ p["c"] + b @ p["c"]
+
+    params = {"a": -jnp.abs(batch((5, 6))), "b": batch((5, 6), 1), "c": batch((6, 3), 2)}
+    positive = jnp.abs(X)
+    graph = demp_jax.trace(network, params, positive)
+    enough = dict(zip(graph.widths, graph.sufficient, strict=True))
+    assert (enough["a"].any(), enough["b"].all()) == (False, True)
+    result = demp_jax.prune(network, params, [positive])
+    assert result.variables["a"].shape[1] > 1
+    np.testing.assert_allclose(network(result.variables, positive), network(params, positive), rtol=1e-5, atol=1e-6)

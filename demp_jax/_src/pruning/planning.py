@@ -117,7 +117,8 @@ def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[GroupMas
     by_name = {}
     for name, graph, observation, own in evidence:
         verdicts = [alive(a, options.criterion, epsilon=options.epsilon) for a in observation.sites[: len(graph.sites)]]
-        by_name[name] = dead_groups(graph, verdicts)
+        zero = [np.asarray(activity.magnitude) == 0 for activity in observation.sites[: len(graph.sites)]]
+        by_name[name] = dead_groups(graph, verdicts, zero)
         if not own:
             # What a mode or call has no site for is judged by evaluation mode.
             by_name[name] |= by_name["evaluation"] & ~_held(graph)
@@ -138,12 +139,22 @@ def _held(graph: Graph) -> Bool[np.ndarray, " {graph.num_groups}"]:
     return held
 
 
-def dead_groups(graph: Graph, verdicts: Sequence[Bool[AnyArray, " _"]]) -> Bool[np.ndarray, " {graph.num_groups}"]:
-    """Returns `[num_groups]`: which groups have activations, all dead. `verdicts` are the alive units by site."""
-    lives = np.zeros(graph.num_groups, bool)
-    for site, bits in zip(graph.sites, verdicts, strict=True):
-        lives[site.groups[(site.groups >= 0) & np.asarray(bits)]] = True
-    return _held(graph) & ~lives
+def dead_groups(
+    graph: Graph, verdicts: Sequence[Bool[AnyArray, " _"]], zero: Sequence[Bool[np.ndarray, " _"]]
+) -> Bool[np.ndarray, " {graph.num_groups}"]:
+    """Returns `[num_groups]`: which groups are dead at all of their activations, or zero at one that is sufficient.
+
+    Args:
+      graph: the network.
+      verdicts: by site, which units are alive.
+      zero: by site, which units are exactly zero on every example.
+    """
+    lives, gated = np.zeros((2, graph.num_groups), bool)
+    for site, bits, nothing, enough in zip(graph.sites, verdicts, zero, graph.sufficient, strict=True):
+        held = site.groups >= 0
+        lives[site.groups[held & np.asarray(bits)]] = True
+        gated[site.groups[held & nothing & enough]] = True
+    return _held(graph) & (~lives | gated)
 
 
 def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.graph.num_groups}"]:

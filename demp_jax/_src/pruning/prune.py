@@ -462,7 +462,7 @@ def _chosen(graph: Graph, remove: Mapping[str, np.ndarray]) -> np.ndarray:
     """Returns `[num_groups]`: which groups have units that are all named in `remove`."""
     _check_bits("remove", remove, graph.sites)
     stay = [~np.asarray(remove.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
-    return planning.dead_groups(graph, stay)
+    return planning.dead_groups(graph, stay, [np.zeros(site.width, bool) for site in graph.sites])
 
 
 def _without_padded_folds(evidence: planning.Evidence) -> passes.Observation:

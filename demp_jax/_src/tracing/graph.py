@@ -196,6 +196,9 @@ class Graph:
       products: its matrix products and convolutions.
       emptied_by: by number of a value, the groups of an axis of it all of whose positions can be removed; without them
         the value is empty.
+      sufficient: by site, `[width]` bool: whether all consumers of a unit read zero once it is zero at this site alone,
+        as where two activations are multiplied. A group of several sites is dead if it is dead at all of them, or zero
+        at such a one.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
     """
@@ -218,6 +221,7 @@ class Graph:
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     emptied_by: Mapping[int, tuple[SomeGroups, ...]] = dataclasses.field(repr=False)
+    sufficient: tuple[UnitMask, ...] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
 

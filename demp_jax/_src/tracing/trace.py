@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import program as program_lib
 from demp_jax._src.tracing import rules
 from demp_jax._src.tracing import zeros as zeros_lib
-from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site
+from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site, per_unit
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax._src.tracing.program import Op, Program
 from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents
@@ -212,6 +212,7 @@ class _Assembly:
         self._report_frozen(grouping)
         units = {a.value: a.axis for a in self._activations if a.axis is not None}
         self._zero = zeros_lib.zeros(self._program, labels, grouping.component, units)
+        self._component = grouping.component
         self._consumers = _consumers(self._program)
         self._made_by = {op.outputs[0]: op for op in self._program.leaves}
 
@@ -282,11 +283,7 @@ class _Assembly:
             groups = self._groups_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
             if (groups >= 0).any():
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
-                zeros = [self._zero_along(value, axis)]
-                if isinstance(sink, axes_lib.Contraction):
-                    # A product is zero where either factor is.
-                    zeros.append(self._zero_along(sink.op.inputs[1 - sink.operand], sink.other))
-                negligible = np.logical_or.reduce([np.zeros(len(groups), bool), *(z for z in zeros if z is not None)])
+                negligible = self._read_zero(value, axis, sink, self._zero)
                 variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
                 centered = isinstance(sink, axes_lib.Contraction) and self._centered(sink)
                 consumers.append(
@@ -309,9 +306,45 @@ class _Assembly:
         looked_up = [number in self._labels.looked_up for number in (sink.value, other)]
         return looked_up == [False, True] or (looked_up[0] == looked_up[1] and sink.operand == 0)
 
-    def _zero_along(self, operand: program_lib.Operand, axis: int) -> AxisMask | None:
-        """Returns where along an axis a value is zero because its units are dead; `None` where nowhere."""
-        return self._zero[operand][axis] if isinstance(operand, int) and operand in self._zero else None
+    def _read_zero(
+        self, value: int, axis: int, sink: axes_lib.Contraction | axes_lib.Route, zero: Mapping[int, zeros_lib.Zero]
+    ) -> AxisMask:
+        """Returns where along its axis a consumer reads zero, given where values are zero because units are dead."""
+        operands: list[tuple[program_lib.Operand, int]] = [(value, axis)]
+        if isinstance(sink, axes_lib.Contraction):
+            # A product is zero where either factor is.
+            operands.append((sink.op.inputs[1 - sink.operand], sink.other))
+        found = np.zeros(self._program.avals[value].shape[axis], bool)
+        for operand, along in operands:
+            where = zero[operand][along] if isinstance(operand, int) and operand in zero else None
+            found |= False if where is None else where
+        return found
+
+    def _sufficient(self, sites: Sequence[Site], consumers: Sequence[Consumer]) -> tuple[AxisMask, ...]:
+        """Returns `Graph.sufficient`.
+
+        Sites that share groups are looked at one after the other: in the first pass those that hold a group first, in
+        the second those that hold it second, and so on.
+        """
+        held, ranks = np.zeros(self._num_groups, int), []
+        for site in sites:
+            groups = np.unique(site.groups[site.groups >= 0])
+            ranks.append(int(held[groups].max(initial=0)))
+            held[groups] = ranks[-1] + 1
+        found = [per_unit(held == 1, site.groups) for site in sites]
+        for rank in range(held.max(initial=0)):
+            chosen = [i for i, site in enumerate(sites) if ranks[i] == rank and per_unit(held > 1, site.groups).any()]
+            units = {sites[i].value: sites[i].axis for i in chosen}
+            zero = zeros_lib.zeros(self._program, self._labels, self._component, units) if units else {}
+            enough = np.ones(self._num_groups, bool)
+            for consumer in consumers:
+                reads = consumer.groups >= 0
+                enough[
+                    consumer.groups[reads & ~self._read_zero(consumer.value, consumer.axis, consumer.sink, zero)]
+                ] = False
+            for i in chosen:
+                found[i] = per_unit(enough, sites[i].groups)
+        return tuple(found)
 
     def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
         """Returns the variable that holds the weights of a contraction, and their axis that is summed over."""
@@ -489,6 +522,7 @@ class _Assembly:
         for number, shape in zip(inputs, shapes, strict=True):
             arrays = [self._groups_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
             axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
+        consumers = tuple(self._consumers_of_units())
         return Graph(
             paths=self._paths,
             keys=self._keys,
@@ -497,7 +531,7 @@ class _Assembly:
             num_groups=self._num_groups,
             sites=sites,
             branches=tuple(self._branches(sites)),
-            consumers=tuple(self._consumers_of_units()),
+            consumers=consumers,
             producers=self._producers(),
             routes=tuple(self._labels.routes),
             indices={},
@@ -508,6 +542,7 @@ class _Assembly:
             program=self._program,
             products=tuple(self._products(self._labels)),
             emptied_by=self._emptied_by(),
+            sufficient=self._sufficient(sites, consumers),
         )
 
     def _emptied_by(self) -> dict[int, tuple[Any, ...]]:
