@@ -12,6 +12,7 @@ from scipy import special
 from experiments import reproduce
 from experiments.cli.launch import Outcome
 from experiments.figures import FIGURES, deaths, lines, mnist_noise, pages, persistence, scales, tradeoffs, walks
+from experiments.figures.drawing import draw
 from experiments.figures.figure import SCALES, Mean, Point, averaged
 from experiments.figures.judging import decide
 from experiments.recipe import methods, optimizers
@@ -175,6 +176,55 @@ def _drawn(lines):
 
 def _outcomes(name, lines):
     return _judged(name, _drawn(lines))
+
+
+def _labels(picture):
+    [legend] = picture.legends
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def test_accuracy_is_drawn_with_its_spread_and_dense_training():
+    points = [
+        Point(panel, name, level, seed, 90 * level, 80 + seed - 10 * level)
+        for panel in (0, 1)
+        for name, levels in ((lines.DENSE, (0.0,)), (lines.DEMP, (0.5, 1.0)), ("RigL", (0.5, 1.0)))
+        for level in levels
+        for seed in (0, 1, 2)
+    ]
+    picture = draw(FIGURES["fig16"], averaged(points), scale="cpu", seeds=3)
+    assert picture.get_suptitle().endswith("(scale cpu, 3 seeds); error bars: std over seeds")
+    assert _labels(picture) == [lines.DEMP, "RigL", lines.DENSE]
+    for axis in picture.axes:
+        assert axis.get_legend() is None
+        [dense] = [line for line in axis.lines if line.get_linestyle() == ":"]
+        assert set(dense.get_ydata()) == {81.0}
+        assert [(band.get_y(), band.get_height()) for band in axis.patches] == [(80.0, 2.0)]
+        # Both lines have bars of one standard deviation.
+        ends = [bars.lines[2][-1].get_segments()[0][:, 1] for bars in axis.containers]
+        assert [list(end) for end in ends] == [[75.0, 77.0]] * 2
+    alone = draw(FIGURES["fig16"], averaged([p for p in points if p.seed == 0]), scale="gpu", seeds=1)
+    assert alone.get_suptitle().endswith("(scale gpu, 1 seed)")
+    # Against time, dense training has a place along the axis, too.
+    timed = draw(FIGURES["speed"], _drawn({(0, lines.DENSE): [(90.0, 70.0)]}), scale="cpu", seeds=1)
+    assert [list(line.get_xdata()) for line in timed.axes[0].lines if line.get_marker() == "o"] == [[90.0]]
+
+
+def test_lines_are_told_apart_and_fractions_are_percentages():
+    names = [f"{name}-{optimizer}" for name in scales.REGULARIZERS for optimizer in ("AdamW", "SGDM")]
+    picture = draw(
+        FIGURES["fig2"], _drawn({(0, name): [(0.001, 0.1), (0.01, 0.125)] for name in names}), scale="cpu", seeds=1
+    )
+    left, right = picture.axes
+    looks = {(line.get_color(), line.get_linestyle()) for line in left.lines}
+    assert (len(looks), len({color for color, _ in looks})) == (8, 4)
+    assert _labels(picture) == [*scales.REGULARIZERS, "AdamW", "SGDM"]
+    assert left.yaxis.get_major_formatter()(0.125, 0) == "12.5"
+    assert [text.get_text() for text in right.texts] == ["no runs at this scale"]
+    # There are more methods than colors.
+    methods = {case.series for case in FIGURES["table2"].cases("cpu", [0])}
+    many = {(0, name): [(80.0, 70.0), (90.0, 60.0)] for name in methods - {lines.DENSE}}
+    drawn = draw(FIGURES["table2"], _drawn(many), scale="cpu", seeds=1).axes[0].lines
+    assert len({(line.get_color(), line.get_linestyle()) for line in drawn}) == len(many) > 10
 
 
 def test_figures_of_deaths_judge_what_they_say():
@@ -372,6 +422,20 @@ def test_every_run_of_every_figure_is_a_config(scale):
     assert runs["fig17"] == runs["table3"]
 
 
+def test_a_grid_is_lines_times_levels():
+    lines = {"plain": {}, "at {:g}": {"method.name": "dense"}}
+    cases = scales.grid("resnet18", "cpu", lines, {"seed": 3}, field="model.base_width", levels=(4, 16), panel=1)
+    assert [(c.series, c.level, c.panel) for c in cases] == [
+        ("plain", 4, 1),
+        ("plain", 16, 1),
+        ("at 4", 4, 1),
+        ("at 16", 16, 1),
+    ]
+    changes = {"seed": 3, "model.base_width": 16, "method.name": "dense"}
+    assert cases[-1].run == scales.run_of("resnet18", "cpu", changes)
+    assert dict(cases[-1].with_seed(5).run.changes)["seed"] == 5
+
+
 def test_a_run_is_one_however_it_is_asked_for():
     one = scales.run_of("resnet18", "paper", {"method.strength": 0.0, "method.regularizer": "l2"})
     assert one == scales.run_of("resnet18", "paper", {"method.strength": 0.0, "method.noise": 5e-5})
@@ -410,7 +474,7 @@ def test_the_paper_cuts_at_once():
 
 def test_a_claim_without_runs_has_no_numbers():
     *_, on_resnet50 = pages.judged(FIGURES["fig6"], [Point(0, "0", 0.0, 0, 50.0, 70.0)], ["one"])
-    assert (on_resnet50.outcome, on_resnet50.why) == ("not tested", "no runs at this scale tell")
+    assert (on_resnet50.outcome, on_resnet50.why) == ("not tested", "no runs at this scale")
 
 
 def test_whether_demp_fares_better_in_longer_training():

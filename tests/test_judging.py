@@ -35,7 +35,7 @@ def test_what_is_decided():
     # One seed, or two, decide nothing, however large the effect is.
     assert [_decided([9.0] * n).outcome for n in (1, 2, 3)] == ["undecided", "undecided", "holds"]
     nothing = _decided([np.nan] * 3)
-    assert (nothing.outcome, nothing.why) == ("not tested", "no runs at this scale tell")
+    assert (nothing.outcome, nothing.why) == ("not tested", "no runs at this scale")
     assert _decided([1.2, np.nan, 1.5]).outcome == "undecided"
 
 
@@ -83,6 +83,6 @@ def test_a_verdict_tells_its_numbers_and_is_read_again():
     ]
     found = decide(claims)
     assert found.why == (
-        "ours minus theirs (55 to 82%): +1.17 [+0.784, +1.55] points, to be above 0; no runs that tell of: else; so far"
+        "ours minus theirs (55 to 82%): +1.17 points [+0.784, +1.55], required: above 0; no runs for: else; so far"
     )
     assert Verdict.load(json.loads(json.dumps(dataclasses.asdict(found)))) == found

@@ -1,7 +1,9 @@
 """Figures by one command: what it leaves, judges again and says."""
 
 import dataclasses
+import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +33,7 @@ def test_rows_of_a_table():
     assert (rigl["flops"], rigl["gpu_flops"]) == (0.5, 0.75)
     # Of older runs it is not known.
     assert FIGURES["table2"].table([{**run, "gpu_flops_ratio": None} for run in runs])[1]["gpu_flops"] is None
-    assert pages.told(rigl) == (
+    assert pages.cells(rigl) == (
         "RigL at 0.8", "75.00% ± 7.07", "50.00%", "80.00%", "x 0.60", "x 0.60", "x 0.50", "x 0.75", "measured, 2 seeds",
     )  # fmt: skip
 
@@ -131,11 +133,27 @@ def test_the_page_of_claims_comes_from_the_records():
         points = [Point(**point) for point in found["points"]]
         verdicts = pages.judged(figure, points, {run["device"] for run in found["runs"]})
         assert [Verdict.load(each) for each in found["verdicts"]] == verdicts, path
-        text = pages.paragraph(figure, verdicts, found["scale"], found["seeds"], 0)
+        text = pages.summary(figure, verdicts, found["scale"], found["seeds"], 0)
         assert path.with_suffix(".md").read_text().startswith(text)
-    # As many columns in every row.
-    rows = [line for line in pages.page(folder).splitlines() if line.startswith("|")]
-    assert {line.replace(r"\|", "").count("|") for line in rows} == {8}
+    # As many columns in every row of a table.
+    lines = pages.page(folder).splitlines()
+    for above, below in itertools.pairwise(lines):
+        if above.startswith("|") and below.startswith("|"):
+            assert above.replace(r"\|", "").count("|") == below.replace(r"\|", "").count("|")
+
+
+def test_a_claim_with_several_effects_has_a_table():
+    lines = pages.page(ROOT / "results" / "figures").splitlines()
+    headings = [line.removeprefix("### ") for line in lines if line.startswith("### ")]
+    anchors = [heading.lower().replace(",", "").replace(" ", "-") for heading in headings]  # As GitHub makes them.
+    [row] = [line for line in lines if "| A stronger regularizer kills more neurons" in line]
+    assert "| [8 effects](#fig2-scale-cpu-claim-1) | undecided |" in row
+    assert re.findall(r"\(#(.*?)\)", "".join(lines)) == anchors
+    start = lines.index("### fig2, scale cpu, claim 1")
+    table = lines[start + 4 : lines.index("", start + 4)]
+    assert table[0] == "| effect | range | mean | 90% bounds | required | outcome |"
+    assert len(table) == 2 + 8
+    assert table[2].endswith("L2-AdamW |  | +12.1% of the neurons |  | above 1 | undecided |")
 
 
 def test_figures_are_judged_again_without_runs(tmp_path, capsys, monkeypatch):
@@ -175,6 +193,6 @@ def test_times_of_different_devices_are_not_compared(tmp_path):
 def test_a_reason_is_given_where_a_claim_does_not_hold():
     figure = dataclasses.replace(FIGURES["fig3"], caveat="It was short.")
     bad, good = Verdict("A.", "1", "does not hold"), Verdict("A.", "1", "holds")
-    assert "Likely reason: It was short." in pages.paragraph(figure, [bad, good], "cpu", 1, 0)
-    assert "Likely" not in pages.paragraph(figure, [good], "cpu", 1, 0)
-    assert "Likely" not in pages.paragraph(figure, [bad], "paper", 1, 0)
+    assert "Likely reason: It was short." in pages.summary(figure, [bad, good], "cpu", 1, 0)
+    assert "Likely" not in pages.summary(figure, [good], "cpu", 1, 0)
+    assert "Likely" not in pages.summary(figure, [bad], "paper", 1, 0)

@@ -59,7 +59,7 @@ _SLACK = 0.5
 
 def _fig4(means: Sequence[Mean]) -> list[Claim]:
     others = [name for name in _SCHEDULES if name != "One Cycle"]
-    text = f"a one-cycle schedule is a good default (none is above it by {_SLACK} points)"
+    text = f"a one-cycle schedule is a good default (no other is more accurate by {_SLACK} points)"
     return [
         Claim(f"With {optimizer}, {text}.", "4.2, F.4", leads(means, panel, "One Cycle", others, above=-_SLACK))
         for panel, optimizer in enumerate(OPTIMIZERS)
@@ -90,9 +90,9 @@ def _fig5(means: Sequence[Mean]) -> list[Claim]:
     sgdm = leads(means, 1, "Lasso(gamma)", ["L2", "L2(gamma)", "Lasso"])
     section = "4.2, F.1"
     return [
-        Claim("Regularizing the scales alone is better than all weights, with Adam.", section, (best,)),
-        Claim("With Adam, L2 on the scales is slightly above the Lasso on them.", section, penalties),
-        Claim("Regularizing the scales alone, by the Lasso, gives the best balance with SGDM.", section, sgdm),
+        Claim("With Adam, regularizing only the scales is better than regularizing all weights.", section, (best,)),
+        Claim("With Adam, L2 on the scales is slightly better than Lasso on the scales.", section, penalties),
+        Claim("With SGDM, Lasso on the scales gives the best trade-off.", section, sgdm),
     ]
 
 
@@ -125,9 +125,9 @@ def _fig6(means: Sequence[Mean]) -> list[Claim]:
     others = [f"{variance:g}" for variance in VARIANCES if variance != 5e-5]
     more = Effect("weight sparsity at equal lambda, noise minus none", sparser(means, 1, "5e-05", "0"), above=1.0)
     apart = lead_of("accuracy at equal sparsity, noise minus none", means, 1, ["5e-05"], ["0"], 0.0, above=-1.0)
-    text = "On a ResNet-50 noise adds much sparsity without affecting accuracy (more than 1 point, to 1 point)."
+    text = "On a ResNet-50 noise adds sparsity (more than 1 point) and costs no accuracy (less than 1 point)."
     return [
-        Claim("A little noise (variance 5e-5) gives the best balance.", "4.2, F.6", leads(means, 0, "5e-05", others)),
+        Claim("A little noise (variance 5e-5) gives the best trade-off.", "4.2, F.6", leads(means, 0, "5e-05", others)),
         Claim(text, "F.6", (more, apart)),
     ]
 
@@ -140,6 +140,7 @@ FIG6 = Figure(
     _fig6_cases,
     by_weights,
     marked=True,
+    look=lambda series: (series if " " in series else f"variance {series}", ""),
     dense=DENSE,
 )
 
@@ -147,22 +148,29 @@ FIG6 = Figure(
 def _fig7(means: Sequence[Mean]) -> list[Claim]:
     claims = []
     bounds: dict[str, tuple[str, dict[str, Any]]] = {
-        "Adam": ("as much (to 2 points)", {"within": 2.0}),
+        "Adam": ("as much (within 2 points)", {"within": 2.0}),
         "SGDM": ("more", {"above": 0.0}),
     }
     for panel, (optimizer, (words, bound)) in enumerate(bounds.items()):
         what = "accuracy at equal weight sparsity, on minus off"
         effect = lead_of(what, means, panel, ["True"], ["False"], above=-1.0)
-        text = f"With {optimizer}, cutting while training, instead of at the end, costs no accuracy (to 1 point)."
+        text = f"With {optimizer}, pruning during training, not at the end, costs no accuracy (less than 1 point)."
         claims.append(Claim(text, "F.2", (effect,)))
         effect = Effect(
             "weight sparsity at equal lambda, on minus off", sparser(means, panel, "True", "False"), **bound
         )
-        claims.append(Claim(f"With {optimizer}, it prunes {words}.", "F.2", (effect,)))
+        claims.append(Claim(f"With {optimizer}, dynamic pruning prunes {words}.", "F.2", (effect,)))
     return claims
 
 
-FIG7 = _ablation("fig7", "dynamic pruning on and off", {"True": AT_ONCE, "False": AT_END}, _fig7, marked=True)
+FIG7 = _ablation(
+    "fig7",
+    "dynamic pruning on and off",
+    {"True": AT_ONCE, "False": AT_END},
+    _fig7,
+    marked=True,
+    look=lambda series: ("pruned during training" if series == "True" else "pruned at the end", ""),
+)
 
 
 def _fig13_cases(scale: str) -> list[Case]:
@@ -184,15 +192,15 @@ def _fig13_cases(scale: str) -> list[Case]:
 def _fig13(means: Sequence[Mean]) -> list[Claim]:
     claims = []
     for panel, optimizer in enumerate(OPTIMIZERS):
-        what = "noise on live weights alone minus noise on all"
+        what = "noise on live weights minus noise on all"
         apart = lead_of(what, means, panel, ["asymmetric"], ["symmetric"], 5.0, within=1.5)
         most = max((m.x for m in means if (m.panel, m.series) == (panel, "asymmetric")), default=math.nan)
-        prunes = Effect("weights cut at the best variance", most, above=5.0, unit="%")
+        prunes = Effect("weights pruned at the best variance", most, above=5.0, unit="%")
         worse = lead_of("the regularizer minus noise", means, panel, [DEMP], ["asymmetric"], 5.0)
         for text, effect in (
-            ("it makes no difference whether dead neurons get noise, too (to 1.5 points)", apart),
+            ("noise on dead neurons makes no difference (within 1.5 points)", apart),
             ("noise alone, without a regularizer, prunes (more than 5% of the weights)", prunes),
-            ("its trade-off is worse than that of a regularizer", worse),
+            ("noise has a worse trade-off than a regularizer", worse),
         ):
             claims.append(Claim(f"With {optimizer}, {text}.", "F.6", (effect,)))
     return claims
@@ -244,8 +252,11 @@ def _length(means: Sequence[Mean]) -> list[Claim]:
     if len(panels) == 1:  # Runs of a single length do not tell.
         long = Effect(long.what, math.nan)
     gain = Effect(f"{what}, the longest minus the shortest", long.value - short.value)
-    text = "The longer the training, the better DemP stands beside the early methods, with Adam."
-    return [Claim(text, _BEYOND, (gain,)), Claim("In the longest training DemP is above them.", _BEYOND, (long,))]
+    text = "With Adam, DemP gains on the early methods with longer training."
+    return [
+        Claim(text, _BEYOND, (gain,)),
+        Claim("In the longest training DemP is more accurate than the early methods.", _BEYOND, (long,)),
+    ]
 
 
 LENGTH = Figure(
@@ -267,16 +278,16 @@ def _folding(means: Sequence[Mean]) -> list[Claim]:
     claims = []
     for panel, optimizer in enumerate(OPTIMIZERS):
         effect = lead_of("folded minus not, at equal weight sparsity", means, panel, [_FOLDED], [_PLAIN])
-        claims.append(Claim(f"With {optimizer}, folding constants gives a better balance.", _BEYOND, (effect,)))
+        claims.append(Claim(f"With {optimizer}, folding constants gives a better trade-off.", _BEYOND, (effect,)))
         more = sparser(means, panel, _FOLDED, _PLAIN)
         effect = Effect("weight sparsity at equal lambda, folded minus not", more, above=1.0)
-        claims.append(Claim(f"With {optimizer}, it prunes more (1 point).", _BEYOND, (effect,)))
+        claims.append(Claim(f"With {optimizer}, folding constants prunes more (1 point).", _BEYOND, (effect,)))
     return claims
 
 
 FOLDING = _ablation(
     "folding",
-    "not in the paper: constant units folded into what reads them, and left, ResNet-18",
+    "not in the paper: folding of constant units into their consumers, ResNet-18",
     {_PLAIN: {}, _FOLDED: {"pruning.constant": 0.1, "pruning.tolerance": 100.0}},
     _folding,
 )

@@ -27,7 +27,7 @@ from experiments.figures.scales import (
 )
 from experiments.rundir.records import read_lines
 
-LAMBDA = "Regularization Parameter (lambda)"
+LAMBDA = "Regularization parameter (lambda)"
 _OF_NEURONS = "% of the neurons"
 _MEASURED = (DENSE_RUN, WATCHED)
 
@@ -80,22 +80,25 @@ def _fig1(means: Sequence[Mean]) -> list[Claim]:
     for name in _ACTIVATIONS:
         high, low = (100 * _end(means, 0, f"{name} - {rate}") for rate in _RATES)
         effect = Effect(f"dead at rate {_RATES[0]} minus at {_RATES[1]}", _gap(high, low), unit=_OF_NEURONS)
-        claims.append(Claim(f"Neurons die during training, more at a high learning rate: {name}.", "2.1", (effect,)))
+        claims.append(Claim(f"More neurons die at the higher learning rate: {name}.", "2.1", (effect,)))
     x, y = line(means, 0, f"ReLU - {_RATES[0]}")
     early = float(np.interp(0.3 * x[-1], x, y) / y[-1]) if len(y) > 2 and y[-1] > 0.01 else math.nan
-    effect = Effect(f"of the finally dead, dead after 30%: ReLU at {_RATES[0]}", 100 * early, above=50.0, unit="%")
-    return [*claims, Claim("Most of them die early in training (half within 30% of it).", "2.1", (effect,))]
+    effect = Effect(
+        f"dead after 30% of training, of those dead at the end: ReLU at {_RATES[0]}", 100 * early, above=50.0, unit="%"
+    )
+    return [*claims, Claim("Most dead neurons die early (half in the first 30% of training).", "2.1", (effect,))]
 
 
 FIG1 = Figure(
     "fig1",
-    "accumulation of dead neurons, ResNet-18, activations and learning rates",
-    (Panel("", "Training Step", "Dead Neurons Ratio"),),
+    "dead neurons over training, by activation and learning rate, ResNet-18",
+    (Panel("", "Training step", "Dead neurons (%)", percent=True),),
     _fig1,
     _fig1_cases,
     _ratio_over_time,
-    caveat="Units of Leaky ReLU and Swish that are not zero count as dead where they stay within epsilon of it, which "
-    "takes scales that have come down; at the short scales few have. Not tried longer here.",
+    look=lambda series: (series.split(" - ")[0], f"learning rate {series.split(' - ')[1]}"),
+    caveat="Units of Leaky ReLU and Swish count as dead if their values stay within epsilon of zero, which requires "
+    "small scales. In short runs few scales become small. Longer runs were not tried.",
 )
 
 # Figure 2: dead units against the strength of the regularizer, and of noise.
@@ -134,29 +137,38 @@ def _fig2(means: Sequence[Mean]) -> list[Claim]:
             rising.append(Effect(what, _gap(last, first), above=1.0, unit=_OF_NEURONS))
             ends.append(last)
         apart.append(abs(_gap(*ends)))
-    what = "AdamW and SGDM at the largest lambda, apart on average"
+    what = "mean difference of AdamW and SGDM at the largest lambda"
     differs = Effect(what, float(np.mean(apart)), above=5.0, unit=_OF_NEURONS)
     heights = [100 * float(np.mean(y)) if len(y := line(means, 1, f"{v:g}")[1]) else math.nan for v in VARIANCES]
-    what = "dead at the largest variance minus without"
+    what = "dead at the largest variance minus without noise"
     more = [Effect(what, _gap(heights[-1], heights[0]), above=1.0, unit=_OF_NEURONS)]
     for (low, a), (high, b) in itertools.pairwise(zip(VARIANCES, heights, strict=True)):
         # Neighboring variances may differ a little by chance.
         more.append(Effect(f"dead at variance {high:g} minus at {low:g}", _gap(b, a), above=-1.0, unit=_OF_NEURONS))
-    noise = "Noise on live weights kills more neurons, the more the larger (1% more at the end, no fall by 1%)."
+    noise = "Noise kills more neurons, and more with a larger variance (1% more at the largest, no decrease by 1%)."
     return [
         Claim("A stronger regularizer kills more neurons (1% more).", "2.2", tuple(rising)),
-        Claim("How many die differs between Adam and SGDM (by 5% on average).", "2.2", (differs,)),
+        Claim("The number of dead neurons differs between Adam and SGDM (by 5% on average).", "2.2", (differs,)),
         Claim(noise, "2.2", tuple(more)),
     ]
+
+
+def _fig2_look(series: str) -> tuple[str, str]:
+    name, _, optimizer = series.rpartition("-")
+    return (name, optimizer) if name in REGULARIZERS else (f"variance {series}", "")
 
 
 FIG2 = Figure(
     "fig2",
     "dead neurons against regularization and noise, ResNet-18",
-    tuple(Panel(title, LAMBDA, "Dead Neurons Ratio") for title in ("Regularizer-Optimizer", "Noise Variance")),
+    tuple(
+        Panel(title, LAMBDA, "Dead neurons (%)", percent=True)
+        for title in ("Regularizers and optimizers", "Noise with Lasso(gamma), AdamW")
+    ),
     _fig2,
     _fig2_cases,
     _final_dead,
+    look=_fig2_look,
 )
 
 # Figure 10: width, learning rate, batch size.
@@ -215,10 +227,10 @@ def _fig10(means: Sequence[Mean]) -> list[Claim]:
         rises = float(np.min(x[1:] * y[1:] / (x[:-1] * y[:-1]))) if several else math.nan
         counts.append(Effect(f"live at a width over live at the one before: {name}", rises, above=1.0, unit="times"))
     claims = [
-        Claim("The wider the network, the larger the part of its neurons that dies.", "D.3", tuple(parts)),
-        Claim("Yet the number of live neurons rises with the width.", "D.3", tuple(counts)),
+        Claim("The wider the network, the larger the fraction of its neurons that dies.", "D.3", tuple(parts)),
+        Claim("The number of live neurons still increases with the width.", "D.3", tuple(counts)),
     ]
-    unit = "times those at the base"
+    unit = "times the base"
     for panel, series, text, (most, least), place in (
         (1, "Adam", "A larger learning rate", ("largest learning rate", "smallest"), -1),
         (2, "Adam - 0.05", "A smaller batch", ("smallest batch", "largest"), 0),
@@ -233,14 +245,15 @@ FIG10 = Figure(
     "fig10",
     "dead neurons against width, learning rate and batch size",
     (
-        Panel("", "First Layer Width", "Live Neurons Ratio"),
-        Panel("", "Learning Rate", "Dead Neurons, to those at 0.05", bars=True),
-        Panel("", "Batch Size", "Dead Neurons, to those at 128", bars=True),
+        Panel("", "Width of the first layer", "Live neurons (%)", log_x=True, percent=True),
+        Panel("", "Learning rate", "Dead neurons relative to rate 0.05", bars=True),
+        Panel("", "Batch size", "Dead neurons relative to batch size 128", bars=True),
     ),
     _fig10,
     _fig10_cases,
     _fig10_points,
     normalize=_relative,
+    look=lambda series: (series.replace("ADAM", "Adam").replace(" - ", ", learning rate "), ""),
 )
 
 # Figure 11: Adam's epsilon.
@@ -263,19 +276,20 @@ def _fig11(means: Sequence[Mean]) -> list[Claim]:
     claims = []
     for which, (small, large) in zip(("lower", "higher"), ends, strict=True):
         effect = Effect("dead at the smallest epsilon minus at the largest", _gap(small, large), unit=_OF_NEURONS)
-        text = f"The larger Adam's epsilon, the fewer neurons die (the {which} learning rate)."
+        text = f"The larger Adam's epsilon, the fewer neurons die ({which} learning rate)."
         claims.append(Claim(text, "E", (effect,)))
     effect = Effect("dead at the higher rate minus at the lower", _gap(ends[1][0], ends[0][0]), unit=_OF_NEURONS)
-    return [*claims, Claim("The larger the learning rate, the more neurons die by a small epsilon.", "E", (effect,))]
+    return [*claims, Claim("The larger the learning rate, the more neurons die with a small epsilon.", "E", (effect,))]
 
 
 FIG11 = Figure(
     "fig11",
     "neuron sparsity against Adam's epsilon",
-    (Panel("Learning Rate", "Adam (epsilon)", "Neuron Sparsity (%)", log_x=True),),
+    (Panel("", "Adam's epsilon", "Dead neurons (%)", log_x=True),),
     _fig11,
     _fig11_cases,
     _fig11_points,
+    look=lambda series: (f"learning rate {series}", ""),
     rows=tuple(
         {
             "what": f"neuron sparsity at the smallest and the largest epsilon, the {which} learning rate",

@@ -73,13 +73,23 @@ class Mean:
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-    """Axes: title, labels, whether the x-axis is logarithmic, and whether bars replace lines."""
+    """Axes.
+
+    Attributes:
+      title: above the axes.
+      x: label.
+      y: label.
+      log_x: whether the x-axis is logarithmic.
+      bars: draw bars in place of lines.
+      percent: draw `y`, a fraction, in percent.
+    """
 
     title: str
     x: str
     y: str
     log_x: bool = False
     bars: bool = False
+    percent: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,7 +111,8 @@ class Figure:
       timed: the claims that compare times, which are only tested with runs from a single device.
       columns: how many panels a row has.
       marked: draw a marker for each level, as in the paper's figures 6 and 7.
-      colored: returns a part of a line's name; lines that share it have the same color.
+      look: returns two parts of a line's label, given its name. Lines that share the first part have the same color,
+        lines that share the second, if not empty, the same style.
       caveat: why a claim that fails at the scale of a CPU may hold at the paper's, and what was tried.
       dense: the line of dense training in panels of accuracy. It is drawn as a reference, and defines collapsed runs.
       proxy: the network and dataset that replace the paper's at the scale of a CPU.
@@ -120,7 +131,7 @@ class Figure:
     timed: tuple[str, ...] = ()
     columns: int = 4
     marked: bool = False
-    colored: Callable[[str], str] = lambda series: series
+    look: Callable[[str], tuple[str, str]] = lambda series: (series, "")
     caveat: str = ""
     dense: str = ""
     proxy: str = ""

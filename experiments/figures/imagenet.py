@@ -112,20 +112,20 @@ def _timed(points: Sequence[Point]) -> list[Point]:
 
 
 _AXES = tuple(
-    Panel("", x, "Test Accuracy (%)")
+    Panel("", x, "Test accuracy (%)")
     for x in (
-        "Weight Sparsity (%)",
-        "Neuron Sparsity (%)",
-        "Training FLOPs",
-        "Inference FLOPs",
-        "Training time",
-        "Time per step at the end",
+        "Weight sparsity (%)",
+        "Neuron sparsity (%)",
+        "Training FLOPs (x dense)",
+        "Inference FLOPs (x dense)",
+        "Training time (x dense)",
+        "Time per step at the end (x dense)",
     )
 )
 
-_LOSE = "There SNAP and CroPit-S lose most of the accuracy."
+_LOSE = "At 80% weight sparsity SNAP and CroPit-S lose most of the accuracy."
 _FASTER = "DemP trains faster than the methods that keep more than half of the dense network's accuracy."
-_HARDLY = "Unstructured methods make a step hardly faster (by less than 5%)."
+_HARDLY = "Unstructured methods hardly make a step faster (by less than 5%)."
 
 
 def _nearest(means: Sequence[Mean], series: str, sparsity: float, panel: int | None = None) -> float:
@@ -183,27 +183,27 @@ def _vit(means: Sequence[Mean]) -> list[Claim]:
     lines = {m.series: m for m in means if m.panel == 1}
     neurons, accuracy = ({name: getattr(m, axis) for name, m in lines.items()} for axis in "xy")
     demp, relu, unit = "DemP", "DemP + ReLU", "% of the neurons"
-    gone = Effect("neurons cut", neurons.get(demp, math.nan), above=85.0, unit=unit)
+    gone = Effect("neurons pruned", neurons.get(demp, math.nan), above=85.0, unit=unit)
     loss = accuracy.get(relu, math.nan) - accuracy.get(DENSE, math.nan)
     kept = Effect(f"{relu} minus dense", loss, above=-2.0)
-    cut = Effect(f"neurons cut, {relu}", neurons.get(relu, math.nan), above=38.0, unit=unit)
+    cut = Effect(f"neurons pruned, {relu}", neurons.get(relu, math.nan), above=38.0, unit=unit)
     first = "90% of the neurons of a ViT's MLPs can be pruned without a regularizer (85% at least)."
-    second = "With ReLU accuracy falls only a little (by less than 2 points), and 43% of the neurons go (38% at least)."
+    second = "With ReLU the accuracy drops by less than 2 points, and 43% of the neurons are pruned (38% at least)."
     return [
         Claim(first, "4.3", (gone,), "the paper's are 90.6%" if means else ""),
         Claim(second, "4.3", (kept, cut), "the paper's are 1.13 points and 43.7%" if means else ""),
     ]
 
 
-_COMMON: dict[str, Any] = {"normalize": _timed, "dense": DENSE, "table": table}
-_BOTTLENECK = "a bottleneck ResNet of (2, 2, 2, 2) blocks and width 8 on CIFAR-10 in the place of ResNet-50 on ImageNet"
+_COMMON: dict[str, Any] = {"columns": 3, "normalize": _timed, "dense": DENSE, "table": table}
+_BOTTLENECK = "a bottleneck ResNet of (2, 2, 2, 2) blocks and width 8 on CIFAR-10 in place of ResNet-50 on ImageNet"
 TABLE1 = Figure(
     "table1",
     "ResNet-50 on ImageNet with Adam: methods at about 80% and 90% weight sparsity",
     _AXES,
     _at_size(
         "DemP-L2",
-        "With Adam, DemP is above the other structured methods at 80% and 90% weight sparsity.",
+        "With Adam, DemP is more accurate than the other structured methods at 80% and 90% weight sparsity.",
         1,
         (2.85, 2.14),
         "at 80% x 0.81 to x 0.94, at 90% x 0.61 to x 0.75",
@@ -222,7 +222,7 @@ TABLE2 = Figure(
     _AXES,
     _at_size(
         "DemP-Lasso(gamma)",
-        "With SGDM, DemP is slightly above the structured baselines at 80% and 90% weight sparsity.",
+        "With SGDM, DemP is slightly more accurate than the structured baselines at 80% and 90% weight sparsity.",
         2,
         (0.76, 0.72),
         "at 80% x 0.88 to x 0.86, which is slower than EarlyCroP-S, at 90% x 0.69 to x 0.78",

@@ -1,23 +1,23 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """When a claim holds.
 
-Runs are paired by their seed: a seed gives the initial weights and the order of the data, so that two methods are
-compared from the same start. Each seed gives one *effect*, such as the accuracy of one method minus that of another.
-A claim is about the mean of the effect. With n seeds, of mean m and standard deviation s, the one-sided bounds at level
-a = 0.1 are::
+Runs are paired by their seed, which determines the initial weights and the order of the data, so that two methods are
+compared from the same start. Each seed gives one value of an *effect*, such as the accuracy of one method minus that of
+another. A claim is about the mean of the effect over seeds. With n seeds, mean m and standard deviation s, its bounds
+at level a = 0.1 are::
 
     low, high = m - t s / sqrt(n), m + t s / sqrt(n),   t = quantile of Student's t, n - 1 degrees of freedom, at 1 - a
 
-* "above b" holds where low > b, and does not hold where high < b;
-* "within b", an equivalence, holds where low > -b and high < b (two one-sided tests), and does not hold where
-  low > b or high < -b;
-* everything else is undecided. So is every claim with fewer than three seeds.
+* "above b" holds if low > b, and does not hold if high < b;
+* "within b", an equivalence, holds if low > -b and high < b (two one-sided tests), and does not hold if low > b or
+  high < -b;
+* otherwise the claim is undecided, as is every claim with fewer than three seeds.
 
 If the mean is exactly b, "holds" and "does not hold" are each wrong in at most one case out of ten. A claim with
 several effects holds if each of them does. It does not hold if one of them does not at level a / (number of effects).
 
 Example: leads of +1.2, +0.8 and +1.5 points have m = 1.17 and s = 0.35. With t = 1.89 the bounds are 0.78 and 1.55,
-and "above 0" holds. Of leads of +3, -1 and +1 the bounds are -1.2 and 3.2: undecided.
+and "above 0" holds. For leads of +3, -1 and +1 the bounds are -1.2 and 3.2, and "above 0" is undecided.
 """
 
 from __future__ import annotations
@@ -37,15 +37,15 @@ HOLDS, FAILS, UNDECIDED, UNTESTED = "holds", "does not hold", "undecided", "not 
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
-    """What one seed's runs say of one quantity.
+    """A quantity that a claim is about, measured with one seed.
 
     Attributes:
-      what: what is compared; effects of several seeds belong together by it.
-      value: the quantity; NaN where the runs do not tell.
-      above: the claim says that the quantity is above this.
-      within: the claim says that its absolute value is below this; replaces `above`.
-      unit: of the quantity, such as `points`.
-      over: the range of the comparison, such as weight sparsities; `None` where there is none.
+      what: name of the quantity, which identifies it across seeds.
+      value: its value; NaN if it was not measured.
+      above: the claim requires the value to be above this.
+      within: the claim requires the absolute value to be below this; replaces `above`.
+      unit: of the value, such as `points`.
+      over: the range over which it was measured, such as weight sparsities, if there is one.
     """
 
     what: str
@@ -58,13 +58,13 @@ class Effect:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """A claim of the paper, in our words, with what one seed's runs say of it.
+    """A claim of the paper, in our words, with the effects of one seed.
 
     Attributes:
       text: the claim.
       section: of the paper.
       effects: the quantities that it is about.
-      note: what else there is to say.
+      note: a remark.
     """
 
     text: str
@@ -75,13 +75,15 @@ class Claim:
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-    """An effect over seeds: its mean, bounds of the mean, and whether the mean is where the claim has it.
+    """An effect over seeds.
 
     Attributes:
       what, unit, above, within: as in `Effect`.
-      values: of the seeds that tell.
-      mean, low, high: mean and one-sided bounds; bounds are `None` of one seed.
-      over: from the lowest to the highest end of the seeds' ranges.
+      values: of the seeds in which it was measured.
+      mean: of the values; `None` without values.
+      low: lower one-sided bound of the mean; `None` for a single value.
+      high: upper one-sided bound.
+      over: the union of the seeds' ranges.
       outcome: `holds`, `does not hold`, `undecided` or `not tested`.
     """
 
@@ -96,25 +98,43 @@ class Decision:
     over: tuple[float, float] | None
     outcome: str
 
-    def __str__(self) -> str:
+    @property
+    def range(self) -> str:
+        """The range of the comparison in words, if there is one."""
+        return f"{self.over[0]:.0f} to {self.over[1]:.0f}%" if self.over is not None else ""
+
+    @property
+    def measured(self) -> str:
+        """The mean with its unit."""
         if self.mean is None:
-            return f"{self.what}: no runs that tell"
-        where = f" ({self.over[0]:.0f} to {self.over[1]:.0f}%)" if self.over is not None else ""
-        bounds = f" [{self.low:+.3g}, {self.high:+.3g}]" if self.low is not None else ""
-        asked = f"above {self.above:g}" if self.within is None else f"within {self.within:g}"
-        return f"{self.what}{where}: {self.mean:+.3g}{bounds} {self.unit}, to be {asked}"
+            return "no runs"
+        return f"{self.mean:+.3g}{'' if self.unit.startswith('%') else ' '}{self.unit}"
+
+    @property
+    def bounds(self) -> str:
+        """The bounds of the mean, if there are several seeds."""
+        return f"[{self.low:+.3g}, {self.high:+.3g}]" if self.low is not None else ""
+
+    @property
+    def required(self) -> str:
+        """The values for which the claim holds."""
+        return f"above {self.above:g}" if self.within is None else f"within {self.within:g}"
+
+    def __str__(self) -> str:
+        where = f"{self.what} ({self.range})" if self.range else self.what
+        return f"{where}: {' '.join(filter(None, [self.measured, self.bounds]))}, required: {self.required}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Verdict:
-    """What the runs of all seeds say of a claim.
+    """The outcome of a claim over all seeds.
 
     Attributes:
       claim: in our words.
       section: of the paper.
       outcome: `holds`, `does not hold`, `undecided` or `not tested`.
-      decisions: about each of its effects.
-      note: what else there is to say.
+      decisions: on its effects.
+      note: a remark.
     """
 
     claim: str
@@ -125,12 +145,12 @@ class Verdict:
 
     @property
     def why(self) -> str:
-        """The numbers in words."""
+        """The effects and the note in words."""
         known = [str(decision) for decision in self.decisions if decision.mean is not None]
         unknown = [decision.what for decision in self.decisions if decision.mean is None]
-        left = [f"no runs that tell of: {', '.join(unknown)}"] if unknown and known else []
+        left = [f"no runs for: {', '.join(unknown)}"] if unknown and known else []
         text = "; ".join([*known, *left, *filter(None, [self.note])])
-        return text or "no runs at this scale tell"
+        return text or "no runs at this scale"
 
     @classmethod
     def load(cls, fields: dict[str, Any]) -> Verdict:
@@ -151,7 +171,7 @@ def bounds(values: Sequence[float], level: float = LEVEL) -> tuple[float, float]
 
 
 def outcome(values: Sequence[float], above: float, within: float | None, level: float = LEVEL) -> str:
-    """Returns what the values of an effect, one for each seed, say of it."""
+    """Returns the outcome of an effect, given one value for each seed."""
     if not values:
         return UNTESTED
     if len(values) < MIN_SEEDS:
@@ -165,7 +185,7 @@ def outcome(values: Sequence[float], above: float, within: float | None, level: 
 
 
 def decide(claims: Sequence[Claim]) -> Verdict:
-    """Returns the verdict on a claim, from what each seed says of it: the same claim with the same effects."""
+    """Returns the verdict on a claim, given the same claim with the effects of each seed."""
     first = claims[0]
     names = list(dict.fromkeys(effect.what for claim in claims for effect in claim.effects))
     decisions, fails = [], False
@@ -190,7 +210,7 @@ def decide(claims: Sequence[Claim]) -> Verdict:
                 outcome=outcome(values, one.above, one.within),
             )
         )
-        # One of many effects would be beyond its bound by chance.
+        # Of many effects, one is likely to be beyond its bound by chance: the level is divided by their number.
         fails |= outcome(values, one.above, one.within, LEVEL / len(names)) == FAILS
     found = {decision.outcome for decision in decisions}
     notes = "; ".join(dict.fromkeys(claim.note for claim in claims if claim.note))

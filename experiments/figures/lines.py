@@ -30,7 +30,7 @@ EARLY = {"ranking.latest": "10%"}
 
 def weights(title: str) -> Panel:
     """Returns axes of accuracy against weight sparsity."""
-    return Panel(title, "Weight Sparsity (%)", "Test Accuracy (%)")
+    return Panel(title, "Weight sparsity (%)", "Test accuracy (%)")
 
 
 @dataclasses.dataclass(frozen=True)

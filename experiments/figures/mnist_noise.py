@@ -159,27 +159,33 @@ def _judge(means: Sequence[Mean]) -> list[Claim]:
     ratio = float(np.mean(ratios)) if 2 * len(ratios) >= len(LEVELS) else math.nan
     fewer = float(max(asymmetric[-1], symmetric[-1]) / plain[-1]) if plain[-1] >= _FEWEST else math.nan
     apart, rise = float(np.mean(asymmetric - symmetric)), float(plain[-1] - plain[0])
-    alone = Effect("dead of 400, less those at first, at the level with the most", most, above=20.0, unit="neurons")
-    as_many = Effect("the fewer over the more, SGD noise and SGD", ratio, above=0.5, unit="times")
-    far_fewer = Effect("less than half of SGD's dead, by", 0.5 - fewer, unit="of SGD's dead")
+    alone = Effect(
+        "dead at the end minus at the start, of 400, at the level with the most", most, above=20.0, unit="neurons"
+    )
+    as_many = Effect("smaller over larger number of dead, SGD noise and SGD", ratio, above=0.5, unit="times")
+    far_fewer = Effect("half of SGD's dead minus those with Gaussian noise", 0.5 - fewer, unit="of SGD's dead")
     revived = Effect("dead with noise on live neurons minus on all, mean of the levels", apart, unit="neurons")
     noisier = Effect("dead at the largest level minus at the smallest", rise, unit="neurons")
-    similar = "It kills about as many as SGD (half to twice as many, in the mean of the levels)."
+    similar = "The noise of SGD kills about as many as SGD (half to twice as many, averaged over the levels)."
     return [
-        Claim("The noise of SGD alone kills neurons (5% of them at one level).", "D.1", (alone,), note),
+        Claim("The noise of SGD alone kills neurons (5% of them at some level).", "D.1", (alone,), note),
         Claim(similar, "2.2", (as_many,), note),
         Claim("Gaussian noise kills far fewer than SGD (less than half, at the largest level).", "2.2", (far_fewer,)),
-        Claim("Gaussian noise on live neurons alone kills more than noise on all, which revives.", "D.1", (revived,)),
-        Claim("Plain SGD kills more neurons, the noisier it is.", "D.1", (noisier,)),
+        Claim(
+            "Gaussian noise on live neurons kills more than noise on all neurons, which revives some.",
+            "D.1",
+            (revived,),
+        ),
+        Claim("SGD kills more neurons, the higher the level.", "D.1", (noisier,)),
     ]
 
 
 FIG9 = Figure(
     "fig9",
     "dead neurons of a small MLP under SGD noise, Gaussian noise of standard deviation 0.1 x level, and SGD, MNIST",
-    tuple(Panel(t, "Steps", "Dead Neurons") for t in ("SGD noise", "Gaussian noise", "SGD")),
+    tuple(Panel(t, "Training step", "Dead neurons") for t in ("SGD noise", "Gaussian noise", "SGD")),
     _judge,
     simulate=_points,
-    colored=lambda series: series.split()[0],
+    look=lambda series: (f"level {series.split()[0]}", series.partition(" ")[2]),
 )
 FIGURES = (FIG9,)

@@ -1,10 +1,11 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What is written of a figure and its claims: records, a picture, a paragraph, and the page of all claims."""
+"""Writes the results of a figure (records, drawing, Markdown), and the page of all claims."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import statistics
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from experiments.rundir import records
 
 
 def finish(figure: Figure, content: dict[str, Any], out: Path) -> None:
-    """Judges and draws points, and writes them down with everything that is known of them."""
+    """Judges and draws the points in the record of a figure, and writes its files."""
     points = [Point(**point) for point in content["points"]]
     means = averaged(points)
     verdicts = judged(figure, points, {run["device"] for run in content["runs"]})
@@ -32,13 +33,14 @@ def finish(figure: Figure, content: dict[str, Any], out: Path) -> None:
         "paper": list(figure.rows),
     }
     records.write_json(out / f"{figure.name}.json", content)
-    draw(figure, means, out / f"{figure.name}.png", scale=content["scale"], seeds=content["seeds"])
+    picture = draw(figure, means, scale=content["scale"], seeds=content["seeds"])
+    picture.savefig(out / f"{figure.name}.png", dpi=100)
     options = (content["scale"], content["seeds"], len(content["failed"]), content["smoke"])
-    text = paragraph(figure, verdicts, *options)
+    text = summary(figure, verdicts, *options)
     _, collapsed = figure.without_collapsed(points)
     text += "\n" + regime(figure, content["runs"], collapsed) if content["runs"] else ""
     if figure.table is not None:
-        text += "\n" + tables.lines([tuple(_COLUMNS.values()), *map(told, [*rows, *figure.rows])]) + "\n"
+        text += "\n" + tables.lines([tuple(_COLUMNS.values()), *map(cells, [*rows, *figure.rows])]) + "\n"
     (out / f"{figure.name}.md").write_text(text)
 
 
@@ -55,8 +57,8 @@ _COLUMNS = {
 }
 
 
-def told(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """Returns a row of a table as text."""
+def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
+    """Returns the cells of a row of a figure's table."""
 
     def cell(name: str) -> str:
         value = row[name]
@@ -71,168 +73,179 @@ def told(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def judged(figure: Figure, points: Sequence[Point], devices: Collection[str]) -> list[Verdict]:
-    """Returns what points say of a figure's claims, if anything; times of several devices say nothing."""
+    """Returns the verdicts on a figure's claims; those about times are not tested with several devices."""
     try:
-        found = figure.verdicts(points)
+        verdicts = figure.verdicts(points)
     except (IndexError, KeyError, ValueError) as error:
-        # Lines without points, where runs failed.
+        # Failed runs left lines without points.
         return [Verdict("Its claims.", "", UNTESTED, note=f"points are missing ({type(error).__name__}: {error})")]
     note = f"times are of different devices: {', '.join(sorted(devices))}"
     return [
         Verdict(each.claim, each.section, UNTESTED, note=note)
         if each.claim in figure.timed and len(devices) > 1
         else each
-        for each in found
+        for each in verdicts
     ]
 
 
-def paragraph(
+def summary(
     figure: Figure, verdicts: Sequence[Verdict], scale: str, seeds: int, failed: int, smoke: bool = False
 ) -> str:
-    """Returns what the runs of a figure say of the paper's claims, as Markdown."""
-    size = f"scale `{scale}`, {seeds} seed{'s' if seeds > 1 else ''}"
-    lines = [f"**{figure.name}**, {figure.what} ({size})."]
+    """Returns the verdicts on a figure's claims as Markdown."""
+    lines = [f"**{figure.name}**, {figure.what} (scale `{scale}`, {seeds} seed{'s' if seeds > 1 else ''})."]
     if smoke:
-        lines.append("Runs of seconds, which only show that the path works: no claim is tested.")
+        lines[0] += " Runs of seconds, which only test the code: no claim is tested."
     elif scale == "cpu" and figure.proxy:
-        lines.append(f"Here it is {figure.proxy}.")
+        lines[0] += f" This scale uses {figure.proxy}."
     if failed:
-        lines.append(f"{failed} runs failed.")
+        lines[0] += f" {failed} runs failed."
     for verdict in verdicts:
         section = f" (section {verdict.section})" if verdict.section else ""
         outcome = UNTESTED if smoke else verdict.outcome
-        lines.append(f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**: {verdict.why}.")
-    if _doubted(figure, verdicts, scale) and not smoke:
+        claim = f"{verdict.claim}{section} **{outcome[0].upper()}{outcome[1:]}**"
+        lines.append(
+            f"{claim}:\n\n{_effects(verdict)}" if _several(verdict) and not smoke else f"{claim}: {verdict.why}."
+        )
+    if _needs_caveat(figure, verdicts, scale) and not smoke:
         lines.append(f"Likely reason: {figure.caveat}")
-    return " ".join(lines) + "\n"
+    return "\n\n".join(lines) + "\n"
+
+
+def _several(verdict: Verdict) -> bool:
+    """Returns whether a verdict has a table of its own."""
+    return len(verdict.decisions) > 1 and any(decision.mean is not None for decision in verdict.decisions)
+
+
+def _effects(verdict: Verdict) -> str:
+    """Returns the effects of a claim as a table, with the note below it."""
+    header = ("effect", "range", "mean", "90% bounds", "required", "outcome")
+    rows = [
+        (each.what, each.range, each.measured, each.bounds, each.required, each.outcome) for each in verdict.decisions
+    ]
+    text = tables.lines([header, *(tuple(map(_cell, row)) for row in rows)])
+    return f"{text}\n\nNote: {verdict.note}." if verdict.note else text
 
 
 def regime(figure: Figure, runs: Sequence[Mapping[str, Any]], collapsed: int = 0) -> str:
-    """Returns, as Markdown, how far training went: without that a figure at a small scale says little.
+    """Returns as Markdown how long the runs of each panel trained and how far they pruned.
 
     Args:
       figure: the figure.
       runs: its records.
-      collapsed: how many points were left out since their runs have collapsed.
+      collapsed: number of points that were dropped because their runs have collapsed.
     """
     lines = []
-    found = sorted({run["panel"] for run in runs})
-    axes = max(len(figure.panels) // (found[-1] + 1), 1)  # The same runs may stand in several.
-    for panel in found:
+    panels = sorted({run["panel"] for run in runs})
+    axes = max(len(figure.panels) // (panels[-1] + 1), 1)  # The same runs may be drawn on several axes.
+    for panel in panels:
         mine = [run for run in runs if run["panel"] == panel]
-        words = [f"{len(mine)} runs"]
+        early = [run for run in mine if run["series"].startswith("Early") and run.get("first_cut")]
+        cut = [run for run in mine if run["weight_sparsity"] > 0]
         dense = [100 * run["test_accuracy"] for run in mine if run["series"] == figure.dense]
-        if dense:
-            words.append(f"dense accuracy {_mean(dense):.1f}%")
-        steps = sorted({run["steps"] for run in mine})
-        words.append(f"{_range(steps, ',.0f')} steps")
-        cut = [100 * run["weight_sparsity"] for run in mine if run["weight_sparsity"] > 0]
-        if cut:
-            words.append(f"weight sparsity {min(cut):.0f} to {max(cut):.0f}%")
-        for key, what in (
-            ("rate_sum", "sum of the learning rates over the regularizer's span"),
-            ("decay_sum", "sum of learning rate times weight decay"),
-        ):
-            values = [run[key] for run in mine if run.get(key) is not None]
-            if values:
-                words.append(f"{what} {_range(values, '.3g')}")
-        early = [100 * run["first_cut"] for run in mine if run["series"].startswith("Early") and run.get("first_cut")]
-        if early:
-            words.append(f"early methods prune at {_range(early, '.0f')}% of the run")
-        folds = {run["constant"] for run in mine if run.get("constant") is not None}
-        words.append(f"constants folded up to {_range(sorted(folds), 'g')}" if folds else "no constants folded")
+        words = [
+            f"{len(mine)} runs",
+            f"dense accuracy {statistics.mean(dense):.1f}%" if dense else "",
+            _range(mine, "steps", ",.0f", "{} steps"),
+            _range(cut, "weight_sparsity", ".0f", "weight sparsity {}%", 100),
+            _range(mine, "rate_sum", ".3g", "sum of the learning rates over the regularizer's span {}"),
+            _range(mine, "decay_sum", ".3g", "sum of learning rate times weight decay {}"),
+            _range(early, "first_cut", ".0f", "early methods prune at {}% of the run", 100),
+            _range(mine, "constant", "g", "constants folded up to {}") or "no constants folded",
+        ]
         name = figure.panels[panel * axes].title if panel * axes < len(figure.panels) else ""
-        lines.append(f"* {name or f'panel {panel + 1}'}: {', '.join(words)}.")
+        lines.append(f"* {name or f'panel {panel + 1}'}: {', '.join(filter(None, words))}.")
     if collapsed:
-        lines.append(f"* {collapsed} points are left out: their runs have collapsed, below half of the dense accuracy.")
+        lines.append(f"* {collapsed} points of collapsed runs, below half of the dense accuracy, are left out.")
     return "\n".join(["Regime:", "", *lines]) + "\n"
 
 
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _range(values: Sequence[float], form: str) -> str:
+def _range(runs: Sequence[Mapping[str, Any]], field: str, form: str, words: str, factor: float = 1) -> str:
+    """Returns the range of a field in words; nothing if no run has the field."""
+    values = [factor * run[field] for run in runs if run.get(field) is not None]
+    if not values:
+        return ""
     low, high = format(min(values), form), format(max(values), form)
-    return low if low == high else f"{low} to {high}"
+    return words.format(low if low == high else f"{low} to {high}")
 
 
-def _doubted(figure: Figure, verdicts: Sequence[Verdict], scale: str) -> bool:
+def _needs_caveat(figure: Figure, verdicts: Sequence[Verdict], scale: str) -> bool:
     bad = any(verdict.outcome == FAILS for verdict in verdicts)
     return bool(figure.caveat) and scale == "cpu" and bad
 
 
-_PAGE = """# The paper's statements, one by one
+_PAGE = """# The claims of the paper, one by one
 
 {counts}
 
-Written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures` from the records
-beside it, which hold every point, run, flag, commit and device. The sentences are ours; sections are the paper's. A
-statement is decided by differences between runs of the same seed: their mean, in brackets its one-sided 90% t-bounds,
-and what it has to be. With fewer than three seeds it is `undecided`; `experiments/figures/judging.py` has the rule.
-Accuracies are compared between upper envelopes, over the range of sparsity where both sides have runs. Runs below half
-of the dense accuracy are left out. Scales `cpu` and `gpu` are shorter than the paper, and `cpu` narrower: what does
-not hold here may hold at its size. The page of each figure (`figures/SCALE/NAME.md`) says how far training went, and
-whether constants were folded.
+This page is written by `python -m experiments.reproduce all --page=results/README.md --out=results/figures` from the
+records beside it, which hold every point, run, flag, commit and device. The claims are in our words; sections are the
+paper's. A claim is decided by differences between runs of the same seed. The table has their mean, the one-sided 90%
+t-bounds of the mean in brackets, and the values for which the claim holds. With fewer than three seeds a claim is
+`undecided`; `experiments/figures/judging.py` has the rule. Accuracies are compared between upper envelopes, over the
+range of sparsity where both sides have runs. Runs below half of the dense accuracy are left out. Training at scales
+`cpu` and `gpu` is shorter than the paper's, and at `cpu` the networks are narrower: a claim that fails here may hold at
+the paper's scale. The page of each figure (`figures/SCALE/NAME.md`) says how long its runs trained, how far they
+pruned, and whether constants were folded.
 
-Repeated with the same config, seed, commit and number of cores, a run gives the same numbers, bit for bit. Another
-number of cores, other convolutions or another level of XLA's optimizations round otherwise, and training amplifies
-that: one run of three epochs, repeated so, came to accuracies of 57.5 to 58.3% and weight sparsities of 63.6 to 66.9%
-(`reruns_cifar.jsonl`). The spread over seeds includes it.
+A run that is repeated with the same config, seed, commit and number of cores gives the same numbers, bit for bit.
+Another number of cores, other convolutions or another level of XLA's optimizations changes the rounding, and training
+amplifies the difference. Repetitions of one run of three epochs gave accuracies of 57.5 to 58.3% and weight sparsities
+of 63.6 to 66.9% (`reruns_cifar.jsonl`). The spread over seeds includes this difference.
 
-| figure | scale | seeds | statement | section | measured | here |
-| --- | --- | --- | --- | --- | --- | --- |
 """
 
 
 def page(folder: Path) -> str:
-    """Returns the page of all claims, from the figures that a folder holds; those it lacks are claims all the same."""
-    rows, reasons, outcomes = [], [], []
+    """Returns the page of all claims, from the figures in a folder; claims of other figures are listed as not run."""
+    rows, details, caveats, outcomes = [], [], [], []
     for name, figure in FIGURES.items():
         paths = {scale: path for scale in SCALES if (path := folder / scale / f"{name}.json").exists()}
         for scale, path in paths.items():
             content = json.loads(path.read_text())
             points = [Point(**point) for point in content["points"]]
             verdicts = judged(figure, points, {run["device"] for run in content["runs"]})
-            label = f"[{name}](figures/{scale}/{name}.md)"
-            rows += [_row(label, scale, str(content["seeds"]), verdict) for verdict in verdicts]
-            outcomes += [(scale, content["seeds"], verdict.outcome) for verdict in verdicts]
-            if _doubted(figure, verdicts, scale):
-                reasons.append(f"* {name}: {figure.caveat}")
+            for i, verdict in enumerate(verdicts, 1):
+                measured = verdict.why
+                if _several(verdict):
+                    measured = f"[{len(verdict.decisions)} effects](#{name.lower()}-scale-{scale}-claim-{i})"
+                    details.append(f"### {name}, scale {scale}, claim {i}\n\n{verdict.claim}\n\n{_effects(verdict)}\n")
+                label = f"[{name}](figures/{scale}/{name}.md)"
+                cells = (verdict.claim, verdict.section, measured, verdict.outcome)
+                rows.append((label, scale, str(content["seeds"]), *cells))
+                outcomes.append((scale, content["seeds"], verdict.outcome))
+            if _needs_caveat(figure, verdicts, scale):
+                caveats.append(f"* {name}: {figure.caveat}")
         if not paths:
-            rows += [_row(name, "", "", verdict) for verdict in figure.verdicts([])]
-            outcomes += [("", 0, UNTESTED) for _ in figure.verdicts([])]
-    text = _PAGE.format(counts=_counts(outcomes)) + "\n".join(rows) + "\n"
-    if reasons:
-        text += "\nLikely reasons where statements do not hold:\n\n" + "\n".join(reasons) + "\n"
+            verdicts = figure.verdicts([])
+            rows += [(name, "", "", verdict.claim, verdict.section, "", "not run yet") for verdict in verdicts]
+            outcomes += [("", 0, UNTESTED) for _ in verdicts]
+    header = ("figure", "scale", "seeds", "claim", "section", "measured", "outcome")
+    text = _PAGE.format(counts=_counts(outcomes))
+    text += tables.lines([header, *(tuple(map(_cell, row)) for row in rows)]) + "\n"
+    if caveats:
+        text += "\nLikely reasons of claims that do not hold:\n\n" + "\n".join(caveats) + "\n"
+    if details:
+        text += "\n## Claims with several effects\n\nSuch a claim holds if all of its effects do.\n\n" + "\n".join(
+            details
+        )
     return text
-
-
-def _counts(outcomes: Sequence[tuple[str, int, str]]) -> str:
-    """Returns how many statements are decided how, in the first lines of the page."""
-    total = len(outcomes)
-    parts = [f"{sum(o == kind for _, _, o in outcomes)} {words}" for kind, words in _KINDS.items()]
-    ran = sorted({(scale, seeds) for scale, seeds, _ in outcomes if scale})
-    where = "; ".join(
-        f"scale `{scale}` with {seeds} seed{'' if seeds == 1 else 's'}: "
-        f"{sum((scale, seeds) == (a, b) for a, b, _ in outcomes)} statements"
-        for scale, seeds in ran
-    )
-    return (
-        f"Of {total} statements {', '.join(parts)}. Run at {where}." if ran else f"None of {total} statements was run."
-    )
 
 
 _KINDS = {HOLDS: "hold", FAILS: "do not hold", UNDECIDED: "are undecided", UNTESTED: "are not tested"}
 
 
-def _row(label: str, scale: str, seeds: str, verdict: Verdict) -> str:
-    outcome, why = verdict.outcome, verdict.why
-    if not scale:
-        outcome, why = "not run yet", ""
-    cells = (label, scale, seeds, verdict.claim, verdict.section, why, outcome)
-    return " | ".join(["", *(_cell(cell) for cell in cells), ""]).strip()
+def _counts(outcomes: Sequence[tuple[str, int, str]]) -> str:
+    """Returns how many claims there are of each outcome, and how many were run at each scale."""
+    total = len(outcomes)
+    parts = [f"{sum(o == kind for _, _, o in outcomes)} {words}" for kind, words in _KINDS.items()]
+    ran = sorted({(scale, seeds) for scale, seeds, _ in outcomes if scale})
+    where = "; ".join(
+        f"scale `{scale}` with {seeds} seed{'' if seeds == 1 else 's'}: "
+        f"{sum((scale, seeds) == (a, b) for a, b, _ in outcomes)} claims"
+        for scale, seeds in ran
+    )
+    return f"Of {total} claims {', '.join(parts)}. Run at {where}." if ran else f"None of {total} claims was run."
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")  # Else a column would end there.
+    return text.replace("|", "\\|")  # A bare bar would end the column.

@@ -72,24 +72,25 @@ def _overlaps(case: Case, outcome: Outcome) -> list[Point]:
 
 def _fig8(means: Sequence[Mean]) -> list[Claim]:
     claims = []
-    for optimizer, least, words in (("Adam", 90.0, "over 90%"), ("SGDM", 50.0, "the majority")):
+    for optimizer, least, words in (("Adam", 90.0, "over 90%"), ("SGDM", 50.0, "most")):
         stay = min((100 * m.y for m in means if (m.panel, m.series) == (2, optimizer)), default=math.nan)
-        effect = Effect("of those ever dead, dead at the end, at the lambda with the least", stay, least, unit="%")
-        text = f"With {optimizer}, of the neurons that are dead at some time {words} are dead at the end."
+        effect = Effect("dead at the end, of those ever dead, at the lambda with the fewest", stay, least, unit="%")
+        text = f"With {optimizer}, {words} of the neurons that are ever dead are dead at the end."
         claims.append(Claim(text, "C", (effect,)))
     return claims
 
 
 FIG8 = Figure(
     "fig8",
-    "overlap of the dead during training with those dead before, and who stays dead",
+    "overlap of dead neurons with those dead before, and how many stay dead",
     (
-        *(Panel(o, "Training Step", "Dead Neurons: overlap ratio") for o in OPTIMIZERS),
-        Panel("Dead at the end, of those ever dead", LAMBDA, "Part", log_x=True),
+        *(Panel(o, "Training step", "Overlap with those dead before (%)", percent=True) for o in OPTIMIZERS),
+        Panel("At the end", LAMBDA, "Dead of those ever dead (%)", log_x=True, percent=True),
     ),
     _fig8,
     _fig8_cases,
     _overlaps,
+    look=lambda series: (series if series in OPTIMIZERS else f"lambda {series}", ""),
     rows=tuple(
         {"what": f"part of the dying neurons that are dead at the end, {name}", "value": value, "source": "paper, C"}
         for name, value in (("Adam", "over 99%"), ("SGDM", "about 75%"))
@@ -123,22 +124,27 @@ def _fig12(means: Sequence[Mean]) -> list[Claim]:
         if len(some) and whole[-1] >= _FEWEST:
             end = 100 * float(some[-1] - whole[-1]) / float(whole[-1])
             apart = 100 * float(np.max(np.abs(some - whole))) / float(whole[-1])
-        at_end = Effect("by 512 examples minus by all", end, within=2.0, unit=unit)
-        throughout = Effect("at most apart", apart, within=5.0, unit=unit)
+        at_end = Effect("dead by 512 examples minus by all", end, within=2.0, unit=unit)
+        throughout = Effect("largest difference", apart, within=5.0, unit=unit)
         claims += [
-            Claim(f"With {optimizer}, 512 examples tell at the end who is dead (to 2%).", "F.3", (at_end,)),
-            Claim(f"With {optimizer}, they do throughout (to 5%).", "F.3", (throughout,)),
+            Claim(
+                f"With {optimizer}, 512 examples suffice to find the dead neurons at the end (within 2%).",
+                "F.3",
+                (at_end,),
+            ),
+            Claim(f"With {optimizer}, 512 examples suffice throughout training (within 5%).", "F.3", (throughout,)),
         ]
     return claims
 
 
 FIG12 = Figure(
     "fig12",
-    "dead neurons by 512 examples and by the whole training set",
-    tuple(Panel(o, "Training Step", "Dead Neurons") for o in OPTIMIZERS),
+    "dead neurons measured with 512 examples and with the whole training set",
+    tuple(Panel(o, "Training step", "Dead neurons") for o in OPTIMIZERS),
     _fig12,
     _fig12_cases,
     _fig12_points,
+    look=lambda series: (series, series),
 )
 
 # Figure 17: live units of a ViT, by layer.
@@ -165,22 +171,22 @@ def _fig17(means: Sequence[Mean]) -> list[Claim]:
     unit, names = "% of the block", ("first", "middle")
     died = [Effect(f"dead at the end, {n} block", v, above=85.0, unit=unit) for n, v in zip(names, dead, strict=False)]
     stay = [
-        Effect(f"come back by the end, {name} block", v, within=5.0, unit=unit)
+        Effect(f"revived by the end, {name} block", v, within=5.0, unit=unit)
         for name, v in zip(names, revived, strict=False)
     ]
-    again = Effect("come back by the end, last block", revived[2], above=10.0, unit=unit)
+    again = Effect("revived by the end, last block", revived[2], above=10.0, unit=unit)
     text = "Even in dense training 90% of the neurons of a ViT's MLPs die (85% of the first and the middle block)."
     return [
         Claim(text, "G.2", tuple(died)),
-        Claim("Those of the last block die and come back (a tenth of them).", "G.2", (again,)),
-        Claim("Of the other blocks, who dies stays dead (all but a twentieth).", "G.2", tuple(stay)),
+        Claim("In the last block of a ViT neurons die and revive (a tenth of them).", "G.2", (again,)),
+        Claim("In the other blocks of a ViT dead neurons stay dead (all but a twentieth).", "G.2", tuple(stay)),
     ]
 
 
 FIG17 = Figure(
     "fig17",
     "live neurons of a ViT's layers over training",
-    tuple(Panel(f"Layer {name}", "Training Steps", "Live Neurons") for name in ("first", "middle", "last")),
+    tuple(Panel(f"{name.title()} block", "Training step", "Live neurons") for name in ("first", "middle", "last")),
     _fig17,
     lambda scale: grid("vit", scale, vit_kinds(scale)),
     _fig17_points,

@@ -124,7 +124,7 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         ),
     },
 }
-VIT_PROXY = "a ViT of four blocks, 64 features and 256 hidden units on CIFAR-10 in the place of ViT-B/16 on ImageNet"
+VIT_PROXY = "a ViT of four blocks, 64 features and 256 hidden units on CIFAR-10 in place of ViT-B/16 on ImageNet"
 # Dead units are measured twenty times in a run.
 WATCHED: dict[str, Any] = {"watch.every": "5%"}
 # Runs that measure dead units, not accuracy, are shorter on a CPU.

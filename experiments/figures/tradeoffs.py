@@ -80,7 +80,7 @@ def _structured(
             for side, kind in ((1, "weight"), (0, "neuron"))
         ]
 
-    axes = tuple(p for o in OPTIMIZERS for p in (Panel(o, "Neuron Sparsity (%)", "Test Accuracy (%)"), weights(o)))
+    axes = tuple(p for o in OPTIMIZERS for p in (Panel(o, "Neuron sparsity (%)", "Test accuracy (%)"), weights(o)))
     return Figure(name, what, axes, judge, cases, _by_both, columns=2, rows=tuple(rows), dense=DENSE)
 
 
@@ -90,14 +90,14 @@ def _compared(means: Sequence[Mean], network: str, optimizer: str, panel: int, k
     at = f"at equal {kind} sparsity"
     if optimizer == "Adam":
         best = lead_of(f"{DEMP} minus the best of the others", means, panel, [DEMP], list(STRUCTURED), high)
-        text = f"With Adam, DemP keeps more accuracy than the other structured methods {at}, if it is high."
+        text = f"With Adam, DemP is more accurate than the other structured methods {at}, if it is high."
         return Claim(text, "4.1", (best,))
     if network == "resnet18":
-        text = f"With SGDM, DemP is on a par with each of them {at} (to 1 point)."
+        text = f"With SGDM, DemP is as accurate as each structured method {at} (within 1 point)."
         return Claim(text, "4.1", leads(means, panel, DEMP, list(STRUCTURED), floor, within=1.0))
     # The lead of each over DemP, over the same runs as DemP's.
     behind = tuple(lead_of(f"{name} minus {DEMP}", means, panel, [name], [DEMP], high) for name in STRUCTURED)
-    return Claim(f"With SGDM, DemP is behind each of them {at}, if it is high.", "4.1, G", behind)
+    return Claim(f"With SGDM, DemP is less accurate than each structured method {at}, if it is high.", "4.1, G", behind)
 
 
 _MARGIN = {
@@ -136,7 +136,7 @@ def _fig16_cases(scale: str) -> list[Case]:
 
 def _fig16(means: Sequence[Mean]) -> list[Claim]:
     adam = "With Adam, DemP is more effective than the unstructured methods at their base configuration."
-    sgdm = "With SGDM, DemP performs similarly to them (to 1 point)."
+    sgdm = "With SGDM, DemP performs similarly to the unstructured methods (within 1 point)."
     return [
         Claim(adam, "G.1", leads(means, 0, DEMP, list(UNSTRUCTURED))),
         Claim(sgdm, "G.1", leads(means, 1, DEMP, list(UNSTRUCTURED), within=1.0)),
@@ -155,7 +155,7 @@ FIG16 = Figure(
 
 
 _SPEEDUPS = {"ResNet-18": 2.45, "VGG-16": 3.56}
-_FASTER = "{} trains faster with DemP at the highest sparsity that keeps the accuracy (to 1 point)."
+_FASTER = "{} trains faster with DemP at the highest sparsity that keeps the accuracy (within 1 point)."
 # Weight sparsity below which a run does not count as one of a smaller network.
 _LEAST_CUT = 0.05
 _UNCUT = f"{DEMP}, under {_LEAST_CUT:.0%} cut"
@@ -194,18 +194,19 @@ def _speed(means: Sequence[Mean]) -> list[Claim]:
                 note = f"a seed has no run within 1 point of dense; {note}"
             else:
                 value = dense.x / kept.x
-        effect = Effect("time of dense training over that of DemP", value, above=1.0, unit="times")
+        effect = Effect("training time, dense over DemP", value, above=1.0, unit="times")
         claims.append(Claim(_FASTER.format(network), "4.1", (effect,), note))
     return claims
 
 
 SPEED = Figure(
     "speed",
-    "time of training, DemP and dense",
-    tuple(Panel(n, "Seconds of training", "Test Accuracy (%)") for n in ("ResNet-18", "VGG-16")),
+    "training time of DemP and dense training",
+    tuple(Panel(n, "Seconds of training", "Test accuracy (%)") for n in ("ResNet-18", "VGG-16")),
     _speed,
     _speed_cases,
     _seconds,
+    dense=DENSE,
     timed=tuple(_FASTER.format(network) for network in _SPEEDUPS),
     rows=tuple(
         {"what": f"how much faster DemP trains, {network}", "value": f"x {value}", "source": "paper, 4.1"}

@@ -80,7 +80,7 @@ def _judge_b1(means: Sequence[Mean]) -> list[Claim]:
         worst = max(float(np.max(np.abs(theory - found))) for theory, found in pairs)
         ends = [float(found[-1]) for _, found in pairs]
     closer = float(line(means, 0, _CLOSER)[1][-1]) if means else math.nan
-    claim = "A walker that is absorbed at zero survives to t with probability erf(w0 / sqrt(2 eta t)) (to 0.02)."
+    claim = "A walker that is absorbed at zero survives to t with probability erf(w0 / sqrt(2 eta t)) (within 0.02)."
     unit = "of the walkers"
     sooner = [
         Effect(f"alive at the end at eta {low} minus at {high}", a - b, unit=unit)
@@ -89,17 +89,19 @@ def _judge_b1(means: Sequence[Mean]) -> list[Claim]:
     near = Effect(f"alive at the end from w0 minus from w0 / 2, at eta {_ETAS[0]}", ends[0] - closer, unit=unit)
     return [
         Claim(claim, "B.1", (Effect("largest difference", worst, within=0.02, unit=unit),)),
-        Claim("A larger learning rate eta makes it die sooner.", "B.1", tuple(sooner)),
-        Claim("One that begins closer to the border dies sooner.", "B.1", (near,)),
+        Claim("A walker dies sooner at a larger learning rate eta.", "B.1", tuple(sooner)),
+        Claim("A walker that starts closer to zero dies sooner.", "B.1", (near,)),
     ]
 
 
 PROP_B1 = Figure(
     "propB1",
     "survival of the absorbing random walk, simulated and by formula",
-    (Panel("", "Time", "Survival probability"),),
+    (Panel("", "Time", "Survival probability (%)", percent=True),),
     _judge_b1,
     simulate=_prop_b1,
+    # The formula has a color of its own, since it coincides with the simulations.
+    look=lambda series: ("erf", "erf") if series.startswith("erf") else (series.split(", ")[1], series.split(", ")[0]),
 )
 
 # The second walk: w_{t+1} = w_t - eta (h + zeta_t) w_t, zeta = +-1 with even chance.
@@ -164,9 +166,9 @@ def _neuron_deaths(seed: int, eta: float, *, steps: int, neurons: int = 400, inp
 
 def _judge_b2(means: Sequence[Mean]) -> list[Claim]:
     ends = {name: 100 * float(line(means, 1, name)[1][-1]) for name in names(means, 1)}
-    claim = "|w_t| comes to lie between exp(t (mu - epsilon)) and exp(t (mu + epsilon)) with high probability (95%)."
+    claim = "In the end |w_t| is between exp(t (mu - epsilon)) and exp(t (mu + epsilon)) with high probability (95%)."
     inside = Effect(
-        "inside at the end, at the rate with the fewest", min(ends.values(), default=math.nan), 95.0, unit="%"
+        "inside at the end, at the learning rate with the fewest", min(ends.values(), default=math.nan), 95.0, unit="%"
     )
     found = [Claim(claim, "B.2", (inside,))]
     etas, mu = line(means, 0, "mu")
@@ -175,11 +177,13 @@ def _judge_b2(means: Sequence[Mean]) -> list[Claim]:
     note, least, over = "", math.nan, math.nan
     if len(mu):
         least, over = -float(mu.min()), float((above - mu).min())
-        note = f"computed, not drawn: mu < 0 from eta {etas[mu < 0][0]:.3f} on" if least > 0 else "mu > 0 everywhere"
+        note = (
+            f"computed, not simulated: mu < 0 from eta {etas[mu < 0][0]:.3f} on" if least > 0 else "mu > 0 everywhere"
+        )
     effects = (
-        Effect("-mu at its lowest", least, unit="per step"),
+        Effect("-mu at its minimum", least, unit="per step"),
         # In exact arithmetic 0 at eta = 0.
-        Effect("the bound (15) minus mu, at the least", over, above=-1e-12, unit="per step"),
+        Effect("minimum of the bound (15) minus mu", over, above=-1e-12, unit="per step"),
     )
     found.append(Claim(claim, "B.3", effects, note))
     _, dead = line(means, 3, "ReLU neuron")
@@ -194,9 +198,9 @@ LEMMA_B2 = Figure(
     "the geometric random walk: its bounds, its stable learning rates, and one real ReLU neuron",
     (
         Panel(f"h = {_H}, zeta = +-{_ZETA:g}", "eta", "mu"),
-        Panel("Inside the bounds", "t", "Part of walkers"),
-        Panel("", "t", "Median log |w_t|"),
-        Panel("One neuron, SGD noise", "Learning rate", "Part dead", log_x=True),
+        Panel("Inside the bounds", "t", "Walkers (%)", percent=True),
+        Panel("Size of a weight", "t", "Median log |w_t|"),
+        Panel("One neuron, SGD noise", "Learning rate", "Dead (%)", log_x=True, percent=True),
     ),
     _judge_b2,
     simulate=_lemma_b2,
