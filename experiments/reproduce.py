@@ -151,12 +151,7 @@ def _on_images(case: Case, folder: Path) -> Case:
 
 
 def _content(
-    figure: Figure,
-    cases: Sequence[Case],
-    outcomes: dict[Run, Outcome],
-    scale: str,
-    seeds: Sequence[int],
-    smoke: bool,
+    figure: Figure, cases: Sequence[Case], outcomes: dict[Run, Outcome], scale: str, seeds: Sequence[int], smoke: bool
 ) -> dict[str, Any]:
     """Returns the record of a figure: its points and its runs."""
     points = figure.simulate("cpu" if smoke else scale, seeds)

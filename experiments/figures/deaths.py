@@ -83,9 +83,8 @@ def _fig1(means: Sequence[Mean]) -> list[Claim]:
         claims.append(Claim(f"More neurons die at the higher learning rate: {name}.", "2.1", (effect,)))
     x, y = line(means, 0, f"ReLU - {_RATES[0]}")
     early = float(np.interp(0.3 * x[-1], x, y) / y[-1]) if len(y) > 2 and y[-1] > 0.01 else math.nan
-    effect = Effect(
-        f"dead after 30% of training, of those dead at the end: ReLU at {_RATES[0]}", 100 * early, above=50.0, unit="%"
-    )
+    what = f"dead after 30% of training, of those dead at the end: ReLU at {_RATES[0]}"
+    effect = Effect(what, 100 * early, above=50.0, unit="%")
     return [*claims, Claim("Most dead neurons die early (half in the first 30% of training).", "2.1", (effect,))]
 
 
@@ -199,11 +198,8 @@ def _fig10_cases(scale: str) -> list[Case]:
 
 
 def _fig10_points(case: Case, outcome: Outcome) -> list[Point]:
-    points = []
-    for measurement in measurements(outcome)[-1:]:
-        dead, width = _totals(measurement)
-        points.append(case.point(case.level, 1 - dead / width if case.panel == 0 else float(dead)))
-    return points
+    last = map(_totals, measurements(outcome)[-1:])
+    return [case.point(case.level, 1 - dead / width if case.panel == 0 else float(dead)) for dead, width in last]
 
 
 def _relative(points: Sequence[Point]) -> list[Point]:
@@ -230,13 +226,12 @@ def _fig10(means: Sequence[Mean]) -> list[Claim]:
         Claim("The wider the network, the larger the fraction of its neurons that dies.", "D.3", tuple(parts)),
         Claim("The number of live neurons still increases with the width.", "D.3", tuple(counts)),
     ]
-    unit = "times the base"
     for panel, series, text, (most, least), place in (
         (1, "Adam", "A larger learning rate", ("largest learning rate", "smallest"), -1),
         (2, "Adam - 0.05", "A smaller batch", ("smallest batch", "largest"), 0),
     ):
         more, fewer = (_end(means, panel, series, at) for at in (place, -1 - place))
-        effect = Effect(f"dead at the {most} minus at the {least}", more - fewer, unit=unit)
+        effect = Effect(f"dead at the {most} minus at the {least}", more - fewer, unit="times the base")
         claims.append(Claim(f"{text} kills more neurons.", "D.1", (effect,)))
     return claims
 

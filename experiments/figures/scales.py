@@ -32,12 +32,7 @@ _SHORT: dict[str, Any] = {
     "checkpoint_every": "50%",
     "step_time_seconds": 0.5,
 }
-_CPU = _SHORT | {
-    "steps": "12ep",
-    "model.base_width": 8,
-    "pruning.every": "10%",
-    **AT_ONCE,
-}
+_CPU = _SHORT | {"steps": "12ep", "model.base_width": 8, "pruning.every": "10%", **AT_ONCE}
 _GPU = _SHORT | {"steps": "20ep", "model.dtype": "bfloat16", "pruning.every": "5%"}
 
 _IMAGENET_GPU: dict[str, Any] = {
@@ -62,13 +57,7 @@ RECIPES: dict[str, dict[str, tuple[str, dict[str, Any]]]] = {
         "gpu": ("configs/vgg16_cifar.py", _GPU | {"optimizer.schedule": "one_cycle"}),
         "cpu": (
             "configs/vgg16_cifar.py",
-            _CPU
-            | {
-                "optimizer.schedule": "one_cycle",
-                "model.hidden": 128,
-                "data.upsample": 0,
-                "data.crop": 4,
-            },
+            _CPU | {"optimizer.schedule": "one_cycle", "model.hidden": 128, "data.upsample": 0, "data.crop": 4},
         ),
     },
     "resnet50": {
