@@ -74,7 +74,7 @@ BAD = {
     "pruning.examples": (1438, "config.pruning.examples must be between 1 and 1437; got 1438"),
     "pruning.criterion": ("asleep", "config.pruning.criterion must be one of auto, epsilon, .*; got 'asleep'"),
     "pruning.epsilon": (0.0, "config.pruning.epsilon must be above 0; got 0.0"),
-    "pruning.min_units": (0, "config.pruning.min_units must be at least 1; got 0"),
+    "pruning.min_units": (-1, "config.pruning.min_units must be at least 0; got -1"),
     "pruning.multiple": (-1, "config.pruning.multiple must be at least 0; got -1"),
     "pruning.cut_cost": ("-1", r"config.pruning.cut_cost must be a duration >= 0"),
     "pruning.ahead": ("soon", r"config.pruning.ahead must be a duration in steps"),
