@@ -109,13 +109,15 @@ def _resumes(config, tmp_path):
     assert last_digests(tmp_path / "stopped") == last_digests(tmp_path / "whole")
 
 
-VGG = {"data.train_examples": 64, "pruning.examples": 16}
+# As in the recipes: the strength and noise of a smoke run would revive units that are dead from the start.
+GENTLE = {"method.strength": 5e-3, "method.decoupled": False, "method.noise": 5e-5}
+VGG = {"data.train_examples": 64, "pruning.examples": 16, **GENTLE}
 
 
-def _on_drawn_images(module, variant, tmp_path):
+def _on_drawn_images(module, variant, tmp_path, **more):
     folder = drawn_folder(tmp_path / "images", images=4)
     changes = {"data.name": "image_folder", "data.dir": str(folder), "data.side": 32}
-    return _config(module, variant, **changes)
+    return _config(module, variant, **changes, **more)
 
 
 @pytest.mark.slow
@@ -176,7 +178,7 @@ def test_variants_of_a_small_vgg(tmp_path, variant):
 )
 @pytest.mark.usefixtures("killed")
 def test_variants_on_image_files(tmp_path, module, variant):
-    _trains_and_cuts(_on_drawn_images(module, variant, tmp_path), tmp_path, at_least=100)
+    _trains_and_cuts(_on_drawn_images(module, variant, tmp_path, **GENTLE), tmp_path, at_least=100)
 
 
 @pytest.mark.slow
@@ -187,7 +189,7 @@ def test_whole_imagenet_networks_on_real_photographs(tmp_path, name):
     module, *_, neurons = RECIPES[name]
     folder = sample_folder(tmp_path / "images", 12)
     changes = {"data.name": "image_folder", "data.dir": str(folder), "data.workers": 1, "data.train_examples": 12}
-    config = _config(module, "smoke", **changes)
+    config = _config(module, "smoke", **changes, **GENTLE)
     whole = _trains_and_cuts(config, tmp_path, at_least=neurons // 10)
     assert whole.summary["dense_neurons"] == neurons
     _resumes(config, tmp_path)
@@ -197,7 +199,7 @@ def test_whole_imagenet_networks_on_real_photographs(tmp_path, name):
 @needs_tfds
 @pytest.mark.usefixtures("killed")
 def test_the_whole_vgg_on_cifar(tmp_path):
-    config = _config(vgg16_cifar, "smoke")
+    config = _config(vgg16_cifar, "smoke", **GENTLE)
     whole = _trains_and_cuts(config, tmp_path, at_least=4000)
     assert whole.summary["dense_neurons"] == 12_928
     _resumes(config, tmp_path)
