@@ -288,7 +288,7 @@ COMMANDS = {
     "--config=configs/quickstart.py --workdir=x now": (2, "unknown argument 'now'"),
     "--config=configs/quickstart.py --workdir=gs://bucket/run": (
         2,
-        r"--workdir must be a folder or file of this machine; got 'gs://bucket/run'",
+        r"--workdir must be a folder or file of this machine; got 'gs://bucket/run'. Mount it, as with gcsfuse",
     ),
     "--confg=3": (2, "Unknown command line flag 'confg'"),
     "--config.method.strength=-1 --workdir=x --config=configs/quickstart.py": (
@@ -309,6 +309,16 @@ def test_the_command_line(arguments, tmp_path):
     assert re.search(message, errors[0]), done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9", b"gs://bucket/run"])
+def test_workdirs_that_cannot_be(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        UsageError, match=r"--workdir must be a (path in UTF-8; got b'caf\\xe9'|folder of this machine)"
+    ):
+        train_and_evaluate(short_config(), os.fsdecode(name))
+    assert not list(tmp_path.iterdir())
 
 
 def test_two_processes_do_not_share_a_workdir(tmp_path):

@@ -229,4 +229,11 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(tmp_path, capsys, monkeypatc
     assert command.guarded(full, lambda: str(tmp_path / "no")) == 1
     error = capsys.readouterr().err
     assert error.startswith("Traceback")
-    assert "error: No space left on device: metrics.jsonl (the traceback is in " in error
+    assert "error: No space left on device: metrics.jsonl. Free space or raise the limit; the same command" in error
+
+
+def test_last_words_name_the_newest_checkpoint_of_the_run_under_way(tmp_path):
+    assert command._peer_died(tmp_path).endswith("continues from step 0, as no checkpoint had been written yet.")
+    for step in ("9", "10", "11.orbax-checkpoint-tmp"):
+        (tmp_path / "dense" / "checkpoints" / step).mkdir(parents=True)
+    assert command._peer_died(tmp_path).endswith(f"continues from step 10 in {tmp_path}/dense/checkpoints.")

@@ -1,6 +1,7 @@
 """A run killed with SIGKILL, as the system kills: nothing is cleaned up, and nothing is lost."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,9 +18,9 @@ ROOT = Path(__file__).resolve().parent.parent
 PROGRAM = """
 import os, signal, sys
 from experiments.rundir import checkpoints
-from experiments.training.compiled_step import Stepper
-from experiments.training.loop import train_and_evaluate
+from experiments.training import loop
 from experiments.training.prune_hook import Prune
+from experiments.training.compiled_step import Stepper
 from tests.runs import short_config
 
 moment, workdir = sys.argv[1], sys.argv[2]
@@ -46,13 +47,13 @@ def counter():
     steps[0] += 1
     return steps[0]
 
-train_and_evaluate(short_config(**{"pruning.ahead": "2"}), workdir)
+loop.train_and_evaluate(short_config(**{"pruning.ahead": "2"}), workdir)
 """
 
 
-def _run(moment, workdir):
+def _run(moment, workdir, program=PROGRAM):
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, moment, str(workdir)],
+        [sys.executable, "-c", program, moment, str(workdir)],
         cwd=ROOT,
         env=os.environ,
         capture_output=True,
@@ -71,3 +72,37 @@ def test_killed_again_and_again(tmp_path):
     status, errors = _run("never:0", tmp_path / "killed")
     assert status == 0, errors
     assert last_digests(tmp_path / "killed") == last_digests(tmp_path / "whole")
+
+
+# Files may have no more than 100 bytes once a step is saved.
+FULL = """
+import resource, sys
+from experiments.cli import command
+from experiments.core import peers
+from experiments.rundir.checkpoints import Checkpoints
+from experiments.training.loop import train_and_evaluate
+from tests.runs import short_config
+
+step, workdir = sys.argv[1:]
+real = Checkpoints.save
+def save(self, at, *rest):
+    if at == int(step):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+    real(self, at, *rest)
+Checkpoints.save = save
+peers.end_after_failure(command.guarded(lambda: train_and_evaluate(short_config(), workdir) and 0))
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_cannot_save_says_so_in_a_line_and_goes_on_later(tmp_path):
+    status, errors = _run("16", tmp_path, FULL)
+    assert status == 1
+    [line] = errors.splitlines()
+    said = (
+        r"error: File too large(: .*)?\. Free space or raise the limit; the same command then continues from the newest"
+    )
+    assert re.match(said, line)
+    train_and_evaluate(short_config(), tmp_path)
+    train_and_evaluate(short_config(), tmp_path / "whole")
+    assert last_digests(tmp_path) == last_digests(tmp_path / "whole")

@@ -81,9 +81,11 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
 
 
 def _peer_died(workdir: Path) -> str:
-    saved = [path for path in workdir.rglob("checkpoints/*") if path.name.isdecimal()]
-    newest = max(saved, key=lambda path: path.stat().st_mtime, default=None)
-    kept = f"step {newest.name} in {newest.parent}" if newest else "step 0, as no checkpoint had been written yet"
+    # Of a comparison, the folder of the run that is under way.
+    folders = [*workdir.glob("checkpoints"), *workdir.glob("*/checkpoints")]
+    folder = max(folders, key=lambda path: path.stat().st_mtime, default=workdir)
+    step = max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=None)
+    kept = "step 0, as no checkpoint had been written yet" if step is None else f"step {step} in {folder}"
     return (
         "another process of this run has died or failed, and so this one ends. The same command in every process "
         f"continues from {kept}."
@@ -144,12 +146,6 @@ def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambd
         return fail(str(error), 2)
     except NonFiniteLossError as error:
         return fail(str(error), 1)
-    except OSError as error:
-        if error.errno not in _NO_SPACE:
-            return fail(_unforeseen(error, folder()), 1)
-        where = f": {error.filename}" if error.filename else ""
-        remedy = "Free space or raise the limit; the same command then continues from the newest checkpoint."
-        return fail(f"{error.strerror}{where}. {remedy}", 1)
     except Exception as error:
         return fail(_unforeseen(error, folder()), 1)
 
@@ -162,6 +158,8 @@ def _unforeseen(error: Exception, folder: str | None) -> str:
     what = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         what = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+        if error.errno in _NO_SPACE:
+            return f"{what}. Free space or raise the limit; the same command then continues from the newest checkpoint."
     for place in filter(None, (folder, tempfile.gettempdir())):
         path = Path(place) / f"traceback-{os.getpid()}.txt"
         try:

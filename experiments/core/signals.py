@@ -54,7 +54,8 @@ def end_at_once(line: str, status: int) -> NoReturn:
         process.kill()
     # A progress bar hides the cursor.
     sys.stderr.flush()
-    os.write(2, (("\x1b[?25h\n" if os.isatty(2) else "") + line).encode())
+    if line:
+        os.write(2, (("\x1b[?25h\n" if os.isatty(2) else "") + line).encode())
     os._exit(status)
 
 

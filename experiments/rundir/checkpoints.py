@@ -7,12 +7,14 @@ ever fitted by truncating or padding.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
 import math
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +72,11 @@ class Checkpoints:
         """
         meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
         meta["checksum"] = _checksum(meta)
-        args = ocp.args.Composite(
-            arrays=ocp.args.StandardSave(jax.tree.map(_filled, arrays)), meta=ocp.args.JsonSave(meta)
-        )
+        saved = ocp.args.StandardSave(jax.tree.map(_filled, arrays))
+        args = ocp.args.Composite(arrays=saved, meta=ocp.args.JsonSave(meta))
+        # When a write fails, each of those that are left prints a traceback by this hook.
+        hook = sys.unraisablehook
+        sys.unraisablehook = lambda raised: None if "Event loop is closed" in str(raised.exc_value) else hook(raised)
         try:
             self._manager.save(step, args=args, force=True)
             self._manager.wait_until_finished()
@@ -82,6 +86,7 @@ class Checkpoints:
                 raise
             number = int(code[1])
             raise OSError(number, os.strerror(number), str(self._folder / str(step))) from error
+        sys.unraisablehook = hook
 
     def meta(self, step: int) -> dict[str, Any]:
         """Returns what belongs to the checkpoint of a step.
@@ -182,8 +187,9 @@ class Checkpoints:
         return UsageError(f"checkpoint {folder} is damaged ({reason}). Delete it to {remedy}.")
 
     def close(self) -> None:
-        """Waits for saves under way and closes the folder."""
-        self._manager.close()
+        """Closes the folder."""
+        with contextlib.suppress(ValueError):  # Of a save that failed, again: `save` has raised it.
+            self._manager.close()
 
 
 def _filled_shape(shape: Sequence[int]) -> tuple[int, ...]:

@@ -10,12 +10,16 @@ import platform
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.summary import scalar, text
 
 from experiments.core.devices import processors
 from experiments.core.errors import UsageError
@@ -39,17 +43,25 @@ class Records:
         self._workdir, self._tracker = workdir, tracker
         for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
             _truncate(workdir / name, step, open_cut if name == "cuts.jsonl" else None)
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1 if step else 0)
+        (workdir / "tensorboard").mkdir(exist_ok=True)
+        # `SummaryWriter` writes in a thread. On a full disk the thread dies, and the next calls block forever.
+        self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
+        session = SessionLog(status=SessionLog.START)  # TensorBoard drops later steps of the sessions before.
+        self._events.write_event(Event(wall_time=time.time(), step=step + 1 if step else 0, session_log=session))
         if not step and (workdir / "config.json").exists():
-            self._events.add_text("config", f"```\n{(workdir / 'config.json').read_text()}\n```")
+            self._event(0, text("config", f"```\n{(workdir / 'config.json').read_text()}\n```"))
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line of metrics; numbers go to TensorBoard and the tracker, too."""
         _append(self._workdir / "metrics.jsonl", {"step": step, **values})
         numbers = dict(_numbers(values))
         for name, number in numbers.items():
-            self._events.add_scalar(tag(name), number, step)
+            self._event(step, scalar(tag(name), number))
+        self._events.flush()
         self._tracker.log(step, numbers)
+
+    def _event(self, step: int, summary: Summary) -> None:
+        self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def dead(self, step: int, values: Mapping[str, Any]) -> None:
         """Appends one line about who is dead."""

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,8 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
     Raises:
       UsageError: when it cannot be written, or is in use.
     """
+    if re.match(r"\w+:/", str(folder)):  # A `Path` of gs://bucket/run.
+        raise UsageError(f"{flag} must be a folder of this machine; got {folder}. Mount it, as with gcsfuse or s3fs.")
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:
