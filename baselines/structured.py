@@ -75,7 +75,7 @@ def prune(
       scored: the variables to score with, if not `variables`: such as with calibrated statistics.
       steps: of iterative pruning, see `selection.stages`; 1 for all at once.
       feedback: whether a stage goes by the sparsity that was `"planned"` for the one before it, or `"measured"`.
-      rule, min_units: see `selection.select`; at least one unit of every site stays.
+      rule, min_units: see `selection.select`; with 0, sites are emptied where the outputs stay connected.
       unranked: patterns of names of sites whose units are not ranked and stay.
       key: random key or seed, for scores that draw.
       opt_state, tx, params, exclude: as for `demp_jax.prune`.
@@ -85,8 +85,9 @@ def prune(
     """
     if feedback not in FEEDBACK:
         raise ValueError(f"feedback must be one of {', '.join(FEEDBACK)}; got {feedback=}.")
-    if min(min_units.values() if isinstance(min_units, Mapping) else [min_units]) < 1:
-        raise ValueError(f"min_units must be at least 1; got {min_units=}.")
+    floor = min(min_units.values()) if isinstance(min_units, Mapping) else min_units
+    if floor < 0:
+        raise ValueError(f"min_units must be at least 0; got {min_units=}.")
     exclude = tuple(exclude)
     graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude)
     graph.require_prunable()
@@ -119,7 +120,7 @@ def prune(
         opt_state=opt_state,
         tx=tx,
         params=params,
-        options=demp_jax.PruneOptions(exclude=exclude),
+        options=demp_jax.PruneOptions(exclude=exclude, min_units=min(floor, 1)),
     )
     return Pruned(result, tuple(done))
 

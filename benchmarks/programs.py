@@ -153,6 +153,7 @@ def built(
         accumulate=1,
         watch=watch,
         needs_live=bool(noise),
+        needs_groups=False,
         fast_convolutions=fast_convolutions,
         updater=updater,
         replicated=Devices(1).replicated,

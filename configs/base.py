@@ -123,7 +123,8 @@ def base() -> ml_collections.ConfigDict:
     c.method.strength = 0.0  # Peak lambda of the regularizer.
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
     c.method.strength_span = "87%"  # How long that schedule takes, from the start of the run.
-    # lasso, l2; proximal: a Lasso by soft thresholding after the update, by strength times the learning rate.
+    # lasso, l2; proximal: a Lasso by soft thresholding after the update, by strength times the learning rate; group,
+    # proximal_group: a group Lasso over the weights that compute each unit, whatever penalised says.
     c.method.regularizer = "lasso"
     c.method.penalised = "scales"  # scales (of normalization layers), all.
     c.method.decoupled = False  # The regularizer moves parameters directly instead of being part of the loss.

@@ -3,10 +3,11 @@
 
 `add_regularizer` adds the gradient of a Lasso or L2 penalty to the gradient of the loss. `add_decoupled_regularizer`
 shrinks the parameters directly, and `add_proximal_lasso` shrinks them to exactly zero. `norm_scales` selects the scales
-of normalization layers, `all_params` all parameters.
+of normalization layers, `all_params` all parameters. `add_group_lasso` regularizes the weights of each unit together.
 """
 
 from demp_jax._src.optim.regularizers import add_decoupled_regularizer as add_decoupled_regularizer
+from demp_jax._src.optim.regularizers import add_group_lasso as add_group_lasso
 from demp_jax._src.optim.regularizers import add_proximal_lasso as add_proximal_lasso
 from demp_jax._src.optim.regularizers import add_regularizer as add_regularizer
 from demp_jax._src.optim.regularizers import all_params as all_params
@@ -14,6 +15,7 @@ from demp_jax._src.optim.regularizers import norm_scales as norm_scales
 
 __all__ = [
     "add_decoupled_regularizer",
+    "add_group_lasso",
     "add_proximal_lasso",
     "add_regularizer",
     "all_params",

@@ -143,7 +143,8 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
         params = variables["params"]
         state = jax.eval_shape(method.tx.init, params)
         live = {"live": params} if method.needs_live else {}
-        jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
+        if not method.needs_groups:  # Those are known once the network has been traced with its variables.
+            jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
     except UsageError:
         raise
     except (ValueError, OverflowError, MemoryError) as error:

@@ -169,7 +169,7 @@ class Method:
     strength: Annotated[float, Range(0, 1e6)]
     strength_schedule: Schedule
     strength_span: Steps1
-    regularizer: Literal["lasso", "l2", "proximal"]
+    regularizer: Literal["lasso", "l2", "proximal", "group", "proximal_group"]
     penalised: Literal["scales", "all"]
     decoupled: bool
     noise: Annotated[float, Range(0, 1e6)]

@@ -44,6 +44,7 @@ class Stepper:
             accumulate=problem.settings.accumulate,
             watch=True,
             needs_live=method.needs_live,
+            needs_groups=method.needs_groups,
             fast_convolutions=problem.settings.fast_convolutions,
             updater=method.updater,
             replicated=problem.devices.replicated,
@@ -125,7 +126,14 @@ def time_ratio(
     opt_state = jax.jit(problem.base.init)(variables["params"])
     dense = devices.everywhere(TrainState(state.step, variables, opt_state, state.key))
     states = {name: jax.tree.map(jnp.copy, each) for name, each in (("dense", dense), ("final", state))}
-    plain = {"network": network, "tx": problem.base, "watch": False, "needs_live": False, "updater": None}
+    plain = {
+        "network": network,
+        "tx": problem.base,
+        "watch": False,
+        "needs_live": False,
+        "needs_groups": False,
+        "updater": None,
+    }
     tasks = {"dense": dataclasses.replace(stepper.task, **plain), "final": stepper.task}
     calls = {
         name: compiled(train_steps, *stepper.arguments(states[name], batches), task=task)

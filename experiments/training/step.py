@@ -100,6 +100,7 @@ class Task:
         unit is alive on the batch that is alive in a part of it.
       watch: whether a step reports who was alive on its batch.
       needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
+      needs_groups: whether it takes the groups of the weights.
       fast_convolutions: whether convolutions are computed by other means where those are faster.
       updater: what holds weights at zero, with its masks in the optimizer's state; `None` for nothing.
       replicated: the sharding of what is on every device.
@@ -115,6 +116,7 @@ class Task:
     accumulate: int
     watch: bool
     needs_live: bool
+    needs_groups: bool
     fast_convolutions: bool
     updater: Updater | None
     replicated: NamedSharding
@@ -158,7 +160,9 @@ def train_step(
         loss, correct = jnp.mean(losses), jnp.sum(corrects)
         alive = jax.tree.map(lambda bits: jnp.any(bits, 0), alives)
         grads = jax.tree.map(lambda leaf: leaf / task.accumulate, total)
-    extra = {"live": demp_jax.weight_mask(members, alive, params)} if task.needs_live else {}
+    extra: dict[str, Any] = {"groups": members} if task.needs_groups else {}
+    if task.needs_live:
+        extra["live"] = demp_jax.weight_mask(members, alive, params)
     tx = optax.with_extra_args_support(task.tx)
     updates, opt_state = tx.update(grads, state.opt_state, params, **extra)
     params = optax.apply_updates(params, updates)

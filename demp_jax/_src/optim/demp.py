@@ -56,7 +56,8 @@ def demp(
       strength: lambda, >= 0, a number or a schedule such as `one_cycle(1e-2, 10_000)`.
       noise: variance (or standard deviation, see `amplitude`) of the noise, >= 0, a number or a schedule.
       key: random key or seed of the noise.
-      kind: kind of the regularizer: `"lasso"`, `"l2"` or `"proximal"`, which is `add_proximal_lasso` after all else.
+      kind: kind of the regularizer: `"lasso"` or `"l2"`; `"proximal"`, which is `add_proximal_lasso` after all else; or
+        `"group"` or `"proximal_group"`, which is `add_group_lasso`, ignores `where` and needs `groups=` at each step.
       where: mask of the regularized parameters, or a function that returns it; by default the scales of normalization
         layers. Numbers in the place of bools multiply the strength.
       decoupled: whether the regularizer moves the parameters directly, after `base`, instead of adding to the gradient.
@@ -71,7 +72,12 @@ def demp(
       ValueError: for an argument out of its range.
     """
     added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
-    if kind == "proximal":
+    parts: tuple[optax.GradientTransformation, ...]
+    if kind == "group":
+        parts = (regularizers_lib.add_group_lasso(strength), base, added)
+    elif kind == "proximal_group":
+        parts = (base, added, regularizers_lib.add_group_lasso(strength, proximal=True))
+    elif kind == "proximal":
         parts = (base, added, regularizers_lib.add_proximal_lasso(strength, where=where))
     elif decoupled:
         parts = (base, regularizers_lib.add_decoupled_regularizer(strength, kind=kind, where=where), added)

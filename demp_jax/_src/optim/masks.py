@@ -28,7 +28,7 @@ from demp_jax._src.types import SomeGroups
 @functools.partial(
     jax.tree_util.register_dataclass,
     data_fields=["units", "positions", "consumers", "bare"],
-    meta_fields=["sites", "axes"],
+    meta_fields=["sites", "axes", "producing"],
 )
 @dataclasses.dataclass(frozen=True)
 class WeightGroups:
@@ -45,6 +45,8 @@ class WeightGroups:
         entry.
       axes: for each parameter of the flattened tree, for each axis, the start and size of its part of `positions`;
         `None` for an axis without removable positions.
+      producing: for each parameter, the axis along which its entries compute units, such as the output axis of a kernel
+        and the axis of a bias or a scale; `None` for none.
       consumers: two arrays `[pairs]`: groups of branches, and for each a group that it is routed to, directly or
         through other branches. Padded with K.
       bare: `[entries]` bool, groups without an activation that are not of a branch, and the entry K. Always alive.
@@ -54,6 +56,7 @@ class WeightGroups:
     units: Int32[jax.Array, " units"]
     positions: Int32[jax.Array, " positions"]
     axes: tuple[tuple[tuple[int, int] | None, ...], ...]
+    producing: tuple[int | None, ...]
     consumers: tuple[Int32[jax.Array, " pairs"], Int32[jax.Array, " pairs"]]
     bare: Bool[jax.Array, " entries"]
 
@@ -83,9 +86,12 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
             vectors.append(groups)
         return places[key]
 
-    axes = []
+    axes, producing = [], []
+    reads = {(consumer.variable, consumer.weight_axis) for consumer in graph.consumers}
     for variable, leaf in zip(graph.match(params), jax.tree.leaves(params), strict=True):
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
+        makes = [i for i, a in enumerate(found) if a is not None and (variable, i) not in reads]
+        producing.append(makes[-1] if makes else None)
         axes.append(tuple(None if a is None else place(np.where(a < 0, none, a).astype(np.int32)) for a in found))
     removable = [site for site in graph.sites if (site.groups >= 0).any()]
     units = [np.where(site.groups < 0, none, site.groups) for site in removable]
@@ -94,6 +100,7 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         _joined(units),
         _joined(vectors),
         tuple(axes),
+        tuple(producing),
         consumers,
         jnp.asarray(bare),
     )

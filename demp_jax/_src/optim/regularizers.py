@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float32, Int32, Num
 
+from demp_jax._src.optim.masks import WeightGroups
 from demp_jax._src.tracing.paths import path_name
 
 KINDS = ("lasso", "l2")
@@ -179,6 +180,104 @@ def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_s
         return jnp.where(amount > 0, shrunk, u).astype(u.dtype)
 
     return _transformation(strength, where, shrink)
+
+
+def add_group_lasso(
+    strength: optax.ScalarOrSchedule, *, proximal: bool = False
+) -> optax.GradientTransformationExtraArgs:
+    """Adds a group Lasso over the weights that compute each unit, for networks without a scale per unit.
+
+    The group theta_g of a unit holds its n_g incoming weights, its bias, and its scale and bias in a normalization
+    layer. If all of them are zero, the unit is zero. With the scheduled strength lambda_t::
+
+        R = lambda_t * sum_g sqrt(n_g) * ||theta_g||      gradient lambda_t * sqrt(n_g) * theta_g / ||theta_g||
+
+    The groups are those of the trace, given at each step: `tx.update(grads, state, params, groups=groups)` with
+    `groups = weight_groups(graph, params)`, which is computed again after a prune.
+
+    Example:
+      >>> from demp_jax import trace, weight_groups
+      >>> params = {"w": jnp.array([[3.0, 0.0], [4.0, 1.0]]), "v": jnp.ones((2, 1))}
+      >>> network = lambda p, x: jax.nn.relu(x @ p["w"]) @ p["v"]
+      >>> groups = weight_groups(trace(network, params, jnp.ones((2, 2))), params)
+      >>> tx = add_group_lasso(0.5)
+      >>> updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params, groups=groups)
+      >>> [round(float(u), 2) for u in updates["w"][:, 0]]  # 0.5 * sqrt(2) * (3, 4) / 5
+      [0.42, 0.57]
+
+    Args:
+      strength: lambda, >= 0, a number or a schedule.
+      proximal: whether the proximal operator is applied to the updated parameters instead, by which groups become
+        exactly zero: `theta_g * max(1 - lambda_t * sqrt(n_g) / ||theta_g||, 0)`. Chain it last then, with a strength
+        that is the product of lambda and the learning rate.
+
+    Returns:
+      The transformation. Its update needs `params` and `groups`.
+
+    Raises:
+      ValueError: for a strength that is negative or not finite.
+
+    References:
+      Yuan and Lin, 2006, Model Selection and Estimation in Regression with Grouped Variables.
+      Lym et al., 2019, PruneTrain: Fast Neural Network Training by Dynamic Sparse Model Reconfiguration.
+      Chen et al., 2021, Only Train Once: A One-Shot Neural Network Training and Pruning Framework.
+    """
+    check_amount("the strength of a regularizer", strength)
+
+    def init(params: Any) -> RegularizerState:
+        del params
+        return RegularizerState(jnp.zeros([], jnp.int32), jnp.ones([], jnp.float32))
+
+    def update(
+        updates: Any, state: RegularizerState, params: Any = None, *, groups: WeightGroups | None = None, **extra: Any
+    ) -> tuple[Any, RegularizerState]:
+        del extra
+        if params is None or groups is None:
+            raise ValueError(
+                "a group Lasso needs parameters and groups: call tx.update(grads, state, params, "
+                "groups=demp_jax.weight_groups(graph, params))."
+            )
+        amount = state.factor * value_at(strength, state.step)
+        leaves, structure = jax.tree.flatten(params)
+        moves = jax.tree.leaves(updates)
+        values = [p + u if proximal else p for p, u in zip(leaves, moves, strict=True)]
+        norms, roots = _group_norms(values, groups)
+        ratio = amount * roots / jnp.where(norms > 0, norms, 1)
+        factor = jnp.maximum(1 - ratio, 0) if proximal else jnp.where(norms > 0, ratio, 0)
+        changed = []
+        for p, u, value, axes, axis in zip(leaves, moves, values, groups.axes, groups.producing, strict=True):
+            if axis is None:
+                changed.append(u)
+                continue
+            of_units = factor[_groups_along(groups, axes[axis])].astype(p.dtype)
+            of_units = of_units.reshape([-1 if i == axis else 1 for i in range(p.ndim)])
+            # A group becomes exactly zero, as p + (0 - p) is.
+            new = jnp.where(amount > 0, value * of_units - p, u) if proximal else u + of_units * p
+            changed.append(new.astype(u.dtype))
+        return jax.tree.unflatten(structure, changed), state._replace(step=optax.safe_increment(state.step))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def _groups_along(groups: WeightGroups, place: tuple[int, int] | None) -> Int32[jax.Array, " positions"]:
+    assert place is not None
+    return groups.positions[place[0] : place[0] + place[1]]
+
+
+def _group_norms(
+    leaves: Sequence[Any], groups: WeightGroups
+) -> tuple[Float32[jax.Array, " entries"], Float32[jax.Array, " entries"]]:
+    """Returns the norm of each group's producing weights, and the root of their number; 0 for groups without units."""
+    squares = jnp.zeros(groups.bare.shape, jnp.float32)
+    counts = jnp.zeros(groups.bare.shape, jnp.float32)
+    for leaf, axes, axis in zip(leaves, groups.axes, groups.producing, strict=True):
+        if axis is not None:
+            of = _groups_along(groups, axes[axis])
+            others = tuple(i for i in range(leaf.ndim) if i != axis)
+            squares = squares.at[of].add(jnp.sum(jnp.square(leaf.astype(jnp.float32)), others))
+            counts = counts.at[of].add(leaf.size / max(leaf.shape[axis], 1))
+    units = jnp.zeros(groups.bare.shape, jnp.float32).at[groups.units].set(1.0).at[-1].set(0.0)
+    return jnp.sqrt(squares), jnp.sqrt(counts) * units
 
 
 def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign: float) -> optax.GradientTransformation:

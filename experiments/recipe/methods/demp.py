@@ -32,7 +32,7 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
     rate = optimizers.learning_rate(settings)
     tx = demp_jax.demp(
         base,
-        strength=(lambda step: unit(step) * rate(step)) if section.regularizer == "proximal" else unit,
+        strength=(lambda step: unit(step) * rate(step)) if section.regularizer.startswith("proximal") else unit,
         noise=noise(1.0) if has_noise else 0.0,
         key=settings.seed,
         kind=section.regularizer,
@@ -44,7 +44,9 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
     prunes, options = pruning(settings)
     live = has_noise and section.noise_asymmetric
     peaks = (peak, section.noise)
-    return Method("demp", tx, strength(peak), noise(section.noise), prunes, options, live, peaks=peaks)
+    groups = section.regularizer.endswith("group")
+    schedules = (strength(peak), noise(section.noise))
+    return Method("demp", tx, *schedules, prunes, options, live, needs_groups=groups, peaks=peaks)
 
 
 def _schedule(settings: Settings, name: str) -> Callable[[float], optax.Schedule]:

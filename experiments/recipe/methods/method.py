@@ -55,6 +55,7 @@ class Method:
       needs_live: whether the optimizer takes the mask of live weights.
       ranking: prunes by scores; `None` for none.
       updater: what masks weights; `None` for nothing.
+      needs_groups: whether it takes the groups of the weights.
       peaks: largest strength of the regularizer and amount of the noise, where `tx` keeps them in its state: runs that
         differ in them alone then share compiled programs. `None` where it does not.
     """
@@ -68,6 +69,7 @@ class Method:
     needs_live: bool
     ranking: Ranking | None = None
     updater: masking.Updater | None = None
+    needs_groups: bool = False
     peaks: tuple[float, float] | None = None
 
     def steered(self, opt_state: Any, factor: float = 1.0) -> Any:

@@ -10,7 +10,7 @@ import pytest
 
 import demp_jax
 from demp_jax._src.optim import noise as noise_lib
-from demp_jax.regularizers import add_decoupled_regularizer, add_proximal_lasso, all_params
+from demp_jax.regularizers import add_decoupled_regularizer, add_group_lasso, add_proximal_lasso, all_params
 from tests import helpers
 from tests.helpers import assert_same_shapes, assert_trees_close, batch
 from tests.reference import demp as reference
@@ -378,3 +378,96 @@ def test_demp_reads_live_weights_off_the_gradient_of_the_data():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def _network(p, x):
+    h = jax.nn.relu((x @ p["first"] + p["bias"][None]) * p["scale"][None])
+    return jax.nn.relu(h @ p["second"]) @ p["out"]
+
+
+def _grouped(first=4, second=3):
+    params = {
+        "first": batch((5, first), 1),
+        "bias": batch((first,), 2),
+        "scale": batch((first,), 3),
+        "second": batch((first, second), 4),
+        "out": batch((second, 2), 5),
+    }
+    graph = demp_jax.trace(_network, params, batch((6, 5)))
+    return params, graph, demp_jax.weight_groups(graph, params)
+
+
+def _group_lasso_by_hand(params):
+    """Returns the groups of incoming weights, with their keys, and for each its gradient at lambda = 1, in NumPy."""
+    theta = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}
+    grads = {name: np.zeros_like(leaf) for name, leaf in theta.items()}
+    for j in range(theta["bias"].size):
+        group = np.concatenate([theta["first"][:, j], theta["bias"][j : j + 1], theta["scale"][j : j + 1]])
+        factor = np.sqrt(group.size) / np.linalg.norm(group)
+        for name in ("first", "bias", "scale"):
+            grads[name][..., j] = factor * theta[name][..., j]
+    for j in range(theta["out"].shape[0]):
+        group = theta["second"][:, j]
+        grads["second"][:, j] = np.sqrt(group.size) / np.linalg.norm(group) * group
+    return grads
+
+
+def test_the_group_lasso_is_that_of_the_weights_that_compute_a_unit():
+    params, _, groups = _grouped()
+    tx = add_group_lasso(SCHEDULE)
+    state = tx.init(params)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    expected = _group_lasso_by_hand(params)
+    for step in range(4):
+        updates, state = tx.update(zero, state, params, groups=groups)
+        amount = reference.one_cycle(step, 0.5, 10)
+        for name, leaf in updates.items():
+            np.testing.assert_allclose(leaf, amount * expected[name], rtol=1e-5, atol=1e-6)
+
+
+def test_the_group_lasso_is_the_gradient_of_its_penalty():
+    params, _, groups = _grouped()
+
+    def penalty(p):
+        first = jnp.sqrt(jnp.sum(p["first"] ** 2, 0) + p["bias"] ** 2 + p["scale"] ** 2)
+        return 0.3 * (jnp.sqrt(7.0) * first.sum() + 2.0 * jnp.sqrt(jnp.sum(p["second"] ** 2, 0)).sum())
+
+    tx = add_group_lasso(0.3)
+    updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params, groups=groups)
+    assert_trees_close(updates, jax.grad(penalty)(params), rtol=1e-5, atol=1e-6)
+
+
+def test_the_proximal_group_lasso_makes_groups_zero_and_dead():
+    params, _, groups = _grouped()
+    params["first"] = params["first"].at[:, 1].multiply(0.01)
+    params = {**params, "bias": params["bias"].at[1].set(0.0), "scale": params["scale"].at[1].set(0.01)}
+    tx = demp_jax.demp(optax.sgd(0.0), strength=0.02, kind="proximal_group")
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params, groups=groups)
+    new = optax.apply_updates(params, updates)
+    assert not new["first"][:, 1].any()
+    assert new["scale"][1] == 0
+    norm = np.sqrt(np.sum(params["first"][:, 0] ** 2) + params["bias"][0] ** 2 + params["scale"][0] ** 2)
+    np.testing.assert_allclose(new["first"][:, 0], params["first"][:, 0] * (1 - 0.02 * np.sqrt(7) / norm), rtol=1e-5)
+    np.testing.assert_array_equal(new["out"], params["out"])
+    result = demp_jax.prune(_network, new, [batch((6, 5))])
+    assert result.variables["first"].shape == (5, 3)
+    again = demp_jax.weight_groups(demp_jax.trace(_network, result.variables, batch((6, 5))), result.variables)
+    state = tx.init(result.variables)
+    tx.update(jax.tree.map(jnp.ones_like, result.variables), state, result.variables, groups=again)
+
+
+def test_a_group_lasso_of_nothing_is_the_base():
+    params, _, groups = _grouped()
+    grads = jax.tree.map(lambda p: 0.1 * p + 0.01, params)
+    base = optax.adam(1e-2)
+    expected, _ = base.update(grads, base.init(params), params)
+    for kind in ("group", "proximal_group"):
+        tx = demp_jax.demp(base, strength=0.0, kind=kind)
+        updates, _ = tx.update(grads, tx.init(params), params, groups=groups)
+        assert_trees_close(updates, expected, rtol=1e-7)
+
+
+def test_a_group_lasso_without_groups_says_what_to_pass():
+    tx = demp_jax.demp(optax.sgd(0.1), strength=0.1, kind="group")
+    with pytest.raises(ValueError, match=r"groups=demp_jax.weight_groups\(graph, params\)"):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)

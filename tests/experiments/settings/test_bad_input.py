@@ -66,7 +66,10 @@ BAD = {
         "config.method.strength_span must be between 1 step and the run's 30 steps; got 31",
     ),
     "method.noise_span": ("0", "config.method.noise_span must be at least one step; got '0'"),
-    "method.regularizer": ("l0", "config.method.regularizer must be one of l2, lasso, proximal; got 'l0'"),
+    "method.regularizer": (
+        "l0",
+        "config.method.regularizer must be one of group, l2, lasso, proximal, proximal_group; got 'l0'",
+    ),
     "method.penalised": ("biases", "config.method.penalised must be one of all, scales; got 'biases'"),
     "method.noise_amplitude": ("sigma", "config.method.noise_amplitude must be one of std, variance; got 'sigma'"),
     "pruning.every": ("0", r"config.pruning.every must be at least one step; got '0'"),
