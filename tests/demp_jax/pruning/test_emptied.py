@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
+from baselines import l1_norm, structured
 from demp_jax import PruneOptions, models
 from demp_jax import nnx as demp_nnx
 from experiments.recipe import network
@@ -98,6 +99,16 @@ def test_a_last_unit_that_lives_has_company_so_that_both_can_be_removed_later():
     assert first.variables["w"].shape == (6, 2)
     dead = {**first.variables, "w": -jnp.abs(first.variables["w"])}
     assert demp_jax.prune(_residual, dead, [X], options=EMPTY).variables["w"].shape == (6, 0)
+
+
+def test_scores_can_empty_a_site():
+    """Where its units score least: here the magnitudes of one block's weights are a hundredth of the others'."""
+    params = {**RESIDUAL, "w": RESIDUAL["w"] * 0.01}
+    batches = [(X, jnp.arange(8) % 3)]
+    pruned = structured.prune(_residual, params, batches, l1_norm.score, 0.26, min_units=0)
+    assert pruned.cut.variables["w"].shape == (6, 0)
+    kept = structured.prune(_residual, params, batches, l1_norm.score, 0.26)
+    assert kept.cut.variables["w"].shape == (6, 1)
 
 
 @pytest.mark.parametrize("tx", [optax.adam(1e-2), optax.sgd(1e-2, momentum=0.9)], ids=["adam", "momentum"])

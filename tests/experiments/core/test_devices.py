@@ -244,6 +244,8 @@ def test_two_processes_read_their_shares_of_image_files(tmp_path):
         "pruning.every": "5",
         # Adam divides small gradients by their own size, and with it their rounding.
         "optimizer.name": "sgdm",
+        "method.decoupled": True,
+        "method.strength": 0.4,
     }
     train_and_evaluate(short_config(**changes), tmp_path / "one")
     _two_processes(tmp_path / "two", changes)
