@@ -193,6 +193,7 @@ def base() -> ml_collections.ConfigDict:
     c.pruning.constant = placeholder(float)  # Past the paper: also cut units whose value varies by at most this.
     c.pruning.tolerance = placeholder(float)  # Largest relative difference of the logits; by default by criterion.
     c.pruning.min_units = 1  # Units that every site keeps; 0: sites are emptied where the outputs stay connected.
+    c.pruning.heads = False  # Attention heads are units, too.
     c.pruning.exclude = ()  # Patterns of names of sites that are never cut.
     # Until the last cut, which cuts all that is dead:
     c.pruning.multiple = 0  # Every site keeps a multiple of this many units; 0: of 8 on a GPU, else of 1.

@@ -274,6 +274,7 @@ def trace(
     call: Callable[[Any, Any, Any], Any] = _apply,
     batch_axis: int = 0,
     exclude: Sequence[str] | str = (),
+    heads: bool = False,
 ) -> Graph:
     """Finds the removable units of a model; see `demp_jax.trace`.
 
@@ -284,11 +285,11 @@ def trace(
       call: how to call the model on a batch, `call(model, x, state)`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
+      heads: whether attention heads are units, too.
     """
     fn, variables = forward(model, state, call)
-    return trace_lib.trace(
-        fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=training_of(fn, variables, x)
-    )
+    train_fn = training_of(fn, variables, x)
+    return trace_lib.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=train_fn, heads=heads)
 
 
 class PruneResult(NamedTuple):

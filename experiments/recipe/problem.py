@@ -74,12 +74,17 @@ class Problem:
 
     def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
         """Returns the removable units of a network."""
-        return demp_jax.trace(net, variables, self.example(), exclude=self.exclude)
+        return demp_jax.trace(net, variables, self.example(), exclude=self.exclude, heads=self.heads)
 
     @functools.cached_property
     def routed(self) -> demp_jax.Graph:
         """The removable units of the initial network, with what feeds what: `dense` was traced from shapes alone."""
         return self.trace(*self.initial())
+
+    @property
+    def heads(self) -> bool:
+        """Whether attention heads are units."""
+        return self.settings.pruning.heads
 
     @property
     def exclude(self) -> tuple[str, ...]:
@@ -136,7 +141,8 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
       UsageError: where it cannot.
     """
     try:
-        dense = demp_jax.trace(net, variables, x)
+        heads = settings.pruning.heads
+        dense = demp_jax.trace(net, variables, x, heads=heads)
         if method.name != "dense":
             dense.require_prunable()
         # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
@@ -152,7 +158,7 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
     exclude = method.options.get("exclude", ())
     if exclude:
         dense = _by_patterns(
-            "config.pruning.exclude", exclude, lambda: demp_jax.trace(net, variables, x, exclude=exclude)
+            "config.pruning.exclude", exclude, lambda: demp_jax.trace(net, variables, x, exclude=exclude, heads=heads)
         )
     if method.ranking is not None:
         unranked = method.ranking.options["unranked"]

@@ -234,6 +234,7 @@ class Pruning:
     tolerance: Annotated[float | None, Range(0, 1e6)]
     min_units: Annotated[int, Range(0, 2**20)]
     exclude: Names
+    heads: bool
     multiple: Annotated[int, Range(0, 2**20)]
     cut_cost: Steps
     ahead: Steps

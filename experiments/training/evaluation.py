@@ -38,7 +38,8 @@ def dead(
       By site, `dead`, how many, and `bits`, one of each unit, packed, in hexadecimal.
     """
     options = problem.settings.pruning
-    seen = demp_jax.activity.observe(network, variables, inputs, exclude=problem.exclude, criterion=options.criterion)
+    units: dict[str, Any] = {"exclude": problem.exclude, "heads": problem.heads}
+    seen = demp_jax.activity.observe(network, variables, inputs, criterion=options.criterion, **units)
     found = {
         site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))
         for site, activity in zip(graph.sites, seen.sites, strict=False)

@@ -101,6 +101,7 @@ class Task:
       watch: whether a step reports who was alive on its batch.
       needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
       needs_groups: whether it takes the groups of the weights.
+      heads: whether attention heads are units.
       fast_convolutions: whether convolutions are computed by other means where those are faster.
       updater: what holds weights at zero, with its masks in the optimizer's state; `None` for nothing.
       replicated: the sharding of what is on every device.
@@ -117,6 +118,7 @@ class Task:
     watch: bool
     needs_live: bool
     needs_groups: bool
+    heads: bool
     fast_convolutions: bool
     updater: Updater | None
     replicated: NamedSharding
@@ -222,7 +224,11 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
     """Returns loss, number of right answers, the network's next state, who was alive, and gradients, on a batch."""
     targets = jax.nn.one_hot(batch.labels, task.classes, dtype=jnp.float32)
     x, targets = task.preparation.train(key, batch.images, targets)
-    watched = functools.partial(demp_jax.with_activity, criterion=task.criterion) if task.watch else _unwatched
+    watched = (
+        functools.partial(demp_jax.with_activity, criterion=task.criterion, heads=task.heads)
+        if task.watch
+        else _unwatched
+    )
     run = watched(task.network.train)
 
     def loss_fn(params: Any) -> tuple[jax.Array, Any]:

@@ -209,7 +209,7 @@ def check_criterion(criterion: str, epsilon: float) -> None:
 
 
 def with_activity(
-    fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None
+    fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None, heads: bool = False
 ) -> Callable[..., tuple[Any, dict[str, Activity]]]:
     """Returns `fn` with the activity of its neurons beside its result.
 
@@ -228,6 +228,7 @@ def with_activity(
       fn: a function `fn(variables, x, *args)`, in training or evaluation mode.
       batch_axis: the axis of `x` along which examples lie.
       criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
+      heads: whether attention heads are units, too.
 
     Returns:
       A function with the same arguments that returns `(fn(...), {name of the site: activity})`.
@@ -239,7 +240,7 @@ def with_activity(
         check_criterion(criterion, epsilon=1.0)
 
     def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
-        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis)
+        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis, heads=heads)
         unreadable = analysis.program.unreadable
         found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])

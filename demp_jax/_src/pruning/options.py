@@ -43,6 +43,7 @@ class PruneOptions:
       least_gain: nothing is removed unless it saves at least this part of the FLOPs, in [0, 1): a smaller network has
         to be compiled again, which a unit or two do not repay. What is kept can be removed later.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
+      heads: whether attention heads are units, too: one whose output is zero is removed.
       batch_axis: the axis of a batch along which examples lie.
 
     Raises:
@@ -58,6 +59,7 @@ class PruneOptions:
     multiple: int = 1
     least_gain: float = 0.0
     exclude: Sequence[str] | str = ()
+    heads: bool = False
     batch_axis: int = 0
 
     def __post_init__(self) -> None:

@@ -52,6 +52,7 @@ def observe(
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
     criterion: str | None = None,
+    heads: bool = False,
     with_outputs: bool = True,
 ) -> Observation:
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
@@ -69,6 +70,7 @@ def observe(
       exclude: as given to `trace`.
       criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
         compiles in half the time.
+      heads: as given to `trace`.
       with_outputs: whether the outputs are wanted; if not, they are empty.
 
     Returns:
@@ -83,7 +85,8 @@ def observe(
     read: list[Range] = []
     outs = []
     examples = 0
-    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude), with_outputs=with_outputs)
+    heads = heads or (graph is not None and graph.heads)
+    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude), with_outputs=with_outputs, heads=heads)
     for x, (out, now, now_read) in _run_batches(fn, variables, batches, masked, wanted, graph):
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -115,7 +118,8 @@ def outputs(
     Returns:
       A list with one tree of NumPy arrays per batch.
     """
-    watch = None if masked is None else _Watch((), None, batch_axis, tuple(exclude), activity=False)
+    heads = graph is not None and graph.heads
+    watch = None if masked is None else _Watch((), None, batch_axis, tuple(exclude), activity=False, heads=heads)
     return [out for _, (out, _, _) in _run_batches(fn, variables, batches, masked, watch, graph)]
 
 
@@ -129,6 +133,7 @@ class _Watch:
     exclude: tuple[str, ...]
     activity: bool = True
     with_outputs: bool = True
+    heads: bool = False
 
 
 class _Request(NamedTuple):
@@ -194,7 +199,8 @@ def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> 
     if watch is None:
         return _jit(lambda variables, x, masked: (fn(variables, x), [], []))
     if graph is None:
-        graph = trace_lib.trace(fn, variables, x, batch_axis=watch.batch_axis, exclude=watch.exclude)
+        given: dict[str, Any] = {"batch_axis": watch.batch_axis, "exclude": watch.exclude, "heads": watch.heads}
+        graph = trace_lib.trace(fn, variables, x, **given)
     return _jit(functools.partial(_watched, graph, watch))
 
 

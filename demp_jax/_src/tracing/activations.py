@@ -33,6 +33,7 @@ from demp_jax._src.types import ComponentReasons, LabelComponents
 
 KINDS = ("zero", "soft", "negative")
 _MARK = "demp_jax.mark_units"
+_INSIDE = "it is inside a function with its own derivative rule (custom_jvp or custom_vjp)"
 
 
 class Activation(NamedTuple):
@@ -86,13 +87,16 @@ def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
     return checkpoint_name(x, f"{_MARK}:{kind}:{name}")
 
 
-def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tuple[list[Activation], dict[int, str]]:
+def find(
+    program: Program, labels: axes_lib.Labels, paths: Sequence[str], heads: bool = False
+) -> tuple[list[Activation], dict[int, str]]:
     """Returns the activations of a program in the order of computation, and the module path of every value.
 
     Args:
       program: a traced network.
       labels: the labeled axes of the program.
       paths: the path of each variable, in the order of the first inputs of the program.
+      heads: whether attention heads are units, too.
     """
     flow = _Flow(program, labels, paths)
     producers: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
@@ -120,6 +124,8 @@ def find(program: Program, labels: axes_lib.Labels, paths: Sequence[str]) -> tup
             root = flow.root[value] if tail is not None else value
             alone = root not in flow.outputs or root == value
             found.append(activation._replace(root=root, alone=alone))
+    if heads:
+        found += _heads(program, labels, flow, found)
     return _unique_names(found), {value: module for value, (_, module) in flow.owner.items()}
 
 
@@ -192,8 +198,44 @@ def _locate(
         if isinstance(fixed, axes_lib.Fixed) and fixed.kind == axes_lib.DATA:
             problem += f" ({fixed.reason})"
     elif value in program.unreadable:
-        problem = "it is inside a function with its own derivative rule (custom_jvp or custom_vjp)"
+        problem = _INSIDE
     return Activation(value, value, True, axis, kind, name, source, problem)
+
+
+def _heads(
+    program: Program, labels: axes_lib.Labels, flow: _Flow, activations: Sequence[Activation]
+) -> list[Activation]:
+    """Returns the outputs of attention heads, as units along the axis of the heads.
+
+    Heads are a batch axis of products whose positions come from the network's weights. Example: in
+    `scores = einsum("bnhd,bmhd->bhnm", q, k)` and `out = einsum("bhnm,bmhd->bnhd", softmax(scores), v)` the axis `h` is
+    one of both products, and ties the weights of queries, keys, values and the output. The last product is the output
+    of the heads.
+    """
+    component, frozen = labels.components()
+    taken: set[int] = set()
+    for activation in activations:
+        if activation.axis is not None:
+            axis = labels.axes[activation.value][activation.axis]
+            taken.update(component[axis[axis >= 0]].tolist() if isinstance(axis, np.ndarray) else ())
+    found: dict[frozenset[int], Activation] = {}
+    for op in program.leaves:
+        value = op.outputs[0]
+        if op.name != "dot_general" or not isinstance(value, int) or value not in labels.data:
+            continue
+        _, batched = op.params["dimension_numbers"]
+        for i in range(len(batched[0])):
+            axis = labels.axes[value][i]
+            if not isinstance(axis, np.ndarray) or not _is_free(axis, component, frozen):
+                continue
+            tied = frozenset(component[axis[axis >= 0]].tolist())
+            if tied.isdisjoint(taken):
+                name = flow.owner.get(value, (0, ""))[1].rpartition("/")[0]
+                problem = _INSIDE if value in program.unreadable else None
+                heads = f"{name}/heads".lstrip("/")
+                found.pop(tied, None)
+                found[tied] = Activation(value, value, True, i, "zero", heads, op.source, problem)
+    return list(found.values())
 
 
 def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:

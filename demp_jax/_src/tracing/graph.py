@@ -201,6 +201,7 @@ class Graph:
         at such a one.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
+      heads: whether attention heads were looked for.
     """
 
     paths: tuple[str, ...]
@@ -224,6 +225,7 @@ class Graph:
     sufficient: tuple[UnitMask, ...] = dataclasses.field(repr=False)
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
+    heads: bool = False
 
     @property
     def views(self) -> tuple[Graph, ...]:

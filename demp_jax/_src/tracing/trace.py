@@ -39,9 +39,15 @@ class Analysis(NamedTuple):
 
 
 def analyse(
-    fn: Callable[..., Any], variables: Any, x: Any, *args: Any, batch_axis: int = 0, updating: bool = False
+    fn: Callable[..., Any],
+    variables: Any,
+    x: Any,
+    *args: Any,
+    batch_axis: int = 0,
+    updating: bool = False,
+    heads: bool = False,
 ) -> Analysis:
-    """Traces `fn(variables, x, *args)` and finds its activations.
+    """Traces `fn(variables, x, *args)` and finds its activations, and attention heads if asked for.
 
     With `updating` it returns a pair: its outputs, and new values of the variables or `None`.
     """
@@ -50,7 +56,7 @@ def analyse(
     keys = tuple(path for path, _ in jax.tree_util.tree_leaves_with_path(variables))
     updates = _updates(program, len(paths)) if updating else None
     labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis, updates)
-    return Analysis(program, labels, *activations_lib.find(program, labels, paths), paths, keys)
+    return Analysis(program, labels, *activations_lib.find(program, labels, paths, heads), paths, keys)
 
 
 def _updates(program: Program, variables: int) -> dict[int, int]:
@@ -74,6 +80,7 @@ def trace(
     exclude: Sequence[str] | str = (),
     train_fn: Callable[..., Any] | None = None,
     calls: Sequence[Callable[..., Any]] = (),
+    heads: bool = False,
 ) -> Graph:
     """Finds the removable units of `fn(variables, x, *args)`.
 
@@ -89,6 +96,7 @@ def trace(
       calls: further ways in which the variables are used in training, `call(variables, x, *args)`. Each returns its
         outputs and new values of the variables, or `None`. They are traced along, so what they tie to units is pruned
         with them: an auxiliary head, counters of units, a teacher that follows its student.
+      heads: whether attention heads are units, too. A head is removed from queries, keys, values and the output.
 
     Returns:
       The graph of removable units.
@@ -98,12 +106,16 @@ def trace(
     """
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     analyses = [
-        analyse(each, variables, x, *args, batch_axis=batch_axis) for each in (fn, train_fn) if each is not None
+        analyse(each, variables, x, *args, batch_axis=batch_axis, heads=heads)
+        for each in (fn, train_fn)
+        if each is not None
     ]
     if len(analyses) > 1 and program_lib.same(analyses[0].program, analyses[1].program):
         del analyses[1]  # No BatchNorm, or one with statistics of its own in both modes.
     modes = len(analyses)
-    analyses += [analyse(each, variables, x, *args, batch_axis=batch_axis, updating=True) for each in calls]
+    analyses += [
+        analyse(each, variables, x, *args, batch_axis=batch_axis, updating=True, heads=heads) for each in calls
+    ]
     _exclude(analyses[0], exclude)
     grouping = _grouped(analyses)
     examples = examples_of(x, batch_axis)
@@ -113,6 +125,7 @@ def trace(
         views[0],
         training=views[1] if modes > 1 else None,
         calls=tuple(views[modes:]),
+        heads=heads,
         unread=tuple(path for path in views[0].unread if path in unread),
     )
     leaves = jax.tree.leaves(variables)

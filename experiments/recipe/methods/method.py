@@ -88,7 +88,7 @@ def pruning(settings: Settings) -> tuple[Callable[[int], bool], dict[str, Any]]:
     """Returns whether dead units are pruned at a step, and the options of a prune."""
     section, run = settings.pruning, settings.steps
     require(section.start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
-    names = ("criterion", "epsilon", "modes", "constant", "tolerance", "min_units", "multiple", "exclude")
+    names = ("criterion", "epsilon", "modes", "constant", "tolerance", "min_units", "multiple", "exclude", "heads")
 
     def prunes(step: int) -> bool:
         due = section.dynamic and 0 < step < run and step >= section.start and step % section.every == 0
