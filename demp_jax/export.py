@@ -186,7 +186,7 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int
     def flat(x: jax.Array) -> Any:
         return jax.tree.unflatten(program.out_tree, program_lib.run_flat(program, [x], _ONNX_RULES))
 
-    with _quiet("jax2onnx", "onnx_ir"):
+    with _quiet("jax2onnx", "onnx_ir"), _restored(jnp):
         import jax2onnx
 
         names = ["y"] if len(program.outputs) == 1 else [f"y_{i}" for i in range(len(program.outputs))]
@@ -194,6 +194,18 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int
         shape = jax.ShapeDtypeStruct(example.shape, example.dtype)
         options = {} if opset is None else {"opset": opset}
         return jax2onnx.to_onnx(flat, [shape], model_name="network", input_names=["x"], output_names=names, **options)
+
+
+@contextlib.contextmanager
+def _restored(module: Any) -> Iterator[None]:
+    """Restores the functions of a module afterwards: jax2onnx 0.13 leaves `jnp.cumsum` replaced by its own."""
+    before = dict(vars(module))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if getattr(module, name) is not value:
+                setattr(module, name, value)
 
 
 def _any_batch(x: Any) -> jax.ShapeDtypeStruct:

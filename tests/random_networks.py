@@ -733,7 +733,7 @@ class Builder:
 
     def drawn(self) -> Drawn:
         """Draws a network and everything else."""
-        from tests.test_optax_solvers import SOLVERS
+        from tests.demp_jax.pruning.test_optax_solvers import SOLVERS
 
         self.body()
         trained, fixed = self.names()
@@ -1124,7 +1124,7 @@ class _Check:
 
     def _optimizer(self) -> None:
         """Makes the state of the optimizer by a few steps."""
-        from tests import test_optax_solvers
+        from tests.demp_jax.pruning import test_optax_solvers
 
         drawn = self.drawn
         rng = np.random.default_rng(drawn.seed)
@@ -1182,7 +1182,7 @@ class _Check:
 
         Which parameter a leaf belongs to is told by its shape, where every parameter has one of its own.
         """
-        from tests.test_optax_solvers import COPIES
+        from tests.demp_jax.pruning.test_optax_solvers import COPIES
 
         labels = self.drawn.trained(self.drawn.labels)
         names = jax.tree.leaves(labels)
@@ -1215,7 +1215,7 @@ class _Check:
 
     def _steps(self) -> None:
         """Asserts that steps of the smaller network are those of the masked one."""
-        from tests.test_optax_solvers import INEXACT
+        from tests.demp_jax.pruning.test_optax_solvers import INEXACT
 
         drawn, result = self.drawn, self.result
         labels = drawn.trained(drawn.labels)

@@ -278,3 +278,9 @@ def test_onnx_of_plain_functions_with_several_results():
     found = onnxruntime.InferenceSession(model.SerializeToString()).run(["y_0", "y_1"], {"x": np.asarray(x)})
     for y, wanted in zip(found, fn(variables, x).values(), strict=True):
         np.testing.assert_allclose(y, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_leaves_jax_as_it_was():
+    before = dict(vars(jnp))
+    export.to_onnx(lambda v, x: jax.nn.relu(x @ v), jnp.ones((3, 4)), jax.ShapeDtypeStruct((2, 3), jnp.float32))
+    assert all(getattr(jnp, name) is value for name, value in before.items())

@@ -153,7 +153,11 @@ def dead_groups(
     for site, bits, nothing, enough in zip(graph.sites, verdicts, zero, graph.sufficient, strict=True):
         held = site.groups >= 0
         lives[site.groups[held & np.asarray(bits)]] = True
-        gated[site.groups[held & nothing & enough]] = True
+        # A group can have several units here, and all have to be zero.
+        here = np.zeros_like(gated)
+        here[site.groups[held & enough]] = True
+        here[site.groups[held & ~nothing]] = False
+        gated |= here
     return _held(graph) & (~lives | gated)
 
 

@@ -374,3 +374,22 @@ def test_a_unit_that_is_also_read_elsewhere_stays():
     result = demp_jax.prune(network, params, [positive])
     assert result.variables["a"].shape[1] > 1
     np.testing.assert_allclose(network(result.variables, positive), network(params, positive), rtol=1e-5, atol=1e-6)
+
+
+def test_a_group_with_several_units_at_a_site_needs_all_of_them_to_be_zero():
+    """A depthwise convolution with two outputs for each channel: one of them is zero for the first two channels."""
+
+    def network(p, x):
+        h = jax.nn.relu(x @ p["a"])[:, None]
+        layout = {"dimension_numbers": ("NWC", "WIO", "NWC"), "feature_group_count": h.shape[-1]}
+        h = jax.lax.conv_general_dilated(h, p["b"], (1,), "VALID", **layout)
+        return jax.nn.relu(h[:, 0]) @ p["c"]
+
+    params = {"a": jnp.abs(batch((5, 6))), "b": jnp.abs(batch((1, 1, 12), 1)), "c": batch((12, 3), 2)}
+    x = jnp.abs(X)
+    half = {**params, "b": params["b"].at[..., jnp.array([0, 2])].set(-1.0)}
+    assert demp_jax.prune(network, half, [x]).record.removed == {}
+    whole = {**params, "b": params["b"].at[..., :4].set(-1.0)}
+    result = demp_jax.prune(network, whole, [x])
+    assert (result.variables["a"].shape, result.variables["b"].shape) == ((5, 4), (1, 1, 8))
+    assert result.record.difference < 1e-6
