@@ -23,11 +23,12 @@ FIELDS = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
 def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.ConfigDict:
     """Returns a config with the device-dependent options set, so that a run keeps them when it resumes elsewhere.
 
-    On a CPU without `fast_convolutions`, `steps_per_call` becomes 1.
+    On a CPU without `fast_convolutions`, `steps_per_call` becomes 1. `cost_rule.time_per_flops` is not an option,
+    because it always has to be that of the current device.
 
     Args:
       config: the config; it is not modified.
-      run: length of the run in steps. A GPU prepares a prune for at most a tenth of it.
+      run: length of the run in steps. On a GPU, a prune is prepared for at most a tenth of it.
     """
     on_gpu = jax.default_backend() == "gpu"
     ahead = min(_AHEAD_GPU, run // 10) if on_gpu else _AHEAD

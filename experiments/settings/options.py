@@ -40,7 +40,7 @@ def kind_of(path: str, value: Any) -> str:
 
 @functools.cache
 def types() -> dict[str, type]:
-    """Returns the type of every option of the base config by path. For an optional one, it is the type if not `None`."""
+    """Returns the type of every option of the base config by path; for an optional one, its type if not `None`."""
     config, found = base.base(), {}
     for path in flat(config):
         section, _, name = path.rpartition(".")
