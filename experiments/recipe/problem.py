@@ -179,7 +179,7 @@ def _by_patterns(field: str, patterns: Sequence[str], make: Callable[[], Any]) -
 
 
 def _require_units(settings: Settings, dense: demp_jax.Graph) -> None:
-    """Raises `UsageError` if the minimum number of units prevents every layer from being pruned."""
+    """Raises `UsageError` if `min_units` or `multiple` prevents every layer from being pruned."""
     most = max(dense.widths.values(), default=0)
     least, multiple = settings.pruning.min_units, settings.pruning.multiple
     allowed = f"below {most}, the units of the widest layer, or nothing can be pruned"

@@ -24,7 +24,7 @@ def masked(make: Maker, *, moves: bool = True) -> Builder:
 
     Args:
       make: makes the updater of masks.
-      moves: whether the method moves connections at constant sparsity, instead of increasing the sparsity.
+      moves: whether the sparsity is constant and connections may move, instead of a schedule that increases it.
     """
 
     def build(settings: Settings, base: optax.GradientTransformation) -> Method:

@@ -50,7 +50,7 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
         def possible(step: int) -> bool:
             if not watches:
                 return step == latest
-            # Reading the optimizer state blocks until its step is done, so it is only read at the ends of epochs.
+            # Reading the optimizer state blocks until its step is done, so it is only read around the ends of epochs.
             near = any(math.floor((step + d) / epoch) > math.floor((step + d - 1) / epoch) for d in (-1, 0, 1))
             return 0 < step <= latest and (near or step in (latest, run))
 
