@@ -1,1 +1,1 @@
-"""Configs: plain data."""
+"""Configs of experiments."""

@@ -3,11 +3,13 @@
 
     python -m experiments.run --config=configs/mlp_mnist.py --workdir=runs/mlp_mnist --config.data.dir=DIR
 
-No time and no result of a whole run is on record yet. DIR holds `mnist/`, prepared by
-tensorflow-datasets.
+DIR holds `mnist/`, prepared by tensorflow-datasets. No result of a full run has been recorded yet.
 
-Variants: `sgdm`; `subset`, the first 10,000 training images, as in the paper's appendix D.1; `smoke`, 4 steps on 512
-images in seconds.
+Variants, joined by commas (`subset,sgdm`):
+
+* `sgdm`: SGD with momentum and learning rate 0.1;
+* `subset`: the first 10,000 training images, as in the paper's appendix D.1;
+* `smoke`: 4 steps on 512 images, in seconds.
 """
 
 from typing import Any

@@ -3,21 +3,26 @@
 
     python -m experiments.run --config=configs/resnet18_cifar.py:VARIANT --workdir=runs/resnet18 --config.data.dir=DIR
 
-DIR holds `cifar10/`, prepared by tensorflow-datasets. The whole recipe is 97,656 steps at batch 128 and needs a GPU;
-the paper's accuracies (its figure 3) have not been reproduced here yet. Variants, joined by commas (`cpu,sgdm`):
+DIR holds `cifar10/`, prepared by tensorflow-datasets. The full recipe has 97,656 steps of batch size 128 and needs a
+GPU. The paper's accuracies (its figure 3) have not been reproduced here yet.
 
-* `sgdm`: SGD with momentum and learning rate 0.1 in the place of Adam and 0.005;
+Variants, joined by commas (`cpu,sgdm`):
+
+* `sgdm`: SGD with momentum and learning rate 0.1 instead of Adam with 0.005;
 * `leaky`: Leaky ReLU with slope 0.05;
-* `cifar100`: CIFAR-100, which the paper does not have;
-* `released`: what the released code does where it differs from the text (docs/differences.md);
+* `cifar100`: CIFAR-100, which is not in the paper;
+* `released`: follows the released code where it differs from the paper's text (docs/differences.md);
 * `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regularizer over the first
-  half of the run, no noise, constant units folded away: 6 minutes on two cores. Expected, as measured with one
-  seed (results/benchmarks/train.jsonl): test accuracy 77.6% at 80.5% weight sparsity, against 78.7% dense; with
-  `--config.model.base_width=32`, in 13 minutes, 81.8% at 92.1%, against 83.1% in 19; of this width and with
-  `--config.method.strength=0.0005`, in 15 minutes, 83.2% at 74.4%, and with another seed 82.8% at 77.1%, against 83.1%
-  and 83.5% in 19 and 17. With `sgdm` give another
-  `method.strength`; what was tried is in the README;
+  half of the run, no noise, constant units folded; 6 minutes on two cores. With `sgdm`, another `method.strength` is
+  needed; the README lists those that were tried;
 * `smoke`: 4 steps on 512 images.
+
+Expected results of `cpu` (results/benchmarks/train.jsonl), each of one seed, pruned against dense:
+
+* test accuracy 77.6% at 80.5% weight sparsity, against 78.7%;
+* with `--config.model.base_width=32`: 81.8% at 92.1% in 13 minutes, against 83.1% in 19;
+* with `--config.model.base_width=32 --config.method.strength=0.0005`: 83.2% at 74.4% in 15 minutes, against 83.1% in
+  19; with another seed, 82.8% at 77.1%, against 83.5% in 17.
 """
 
 from typing import Any
@@ -61,7 +66,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "method.noise_span": "50%",
         "pruning.every": "10%",
         "pruning.constant": 0.1,
-        # Folding is inexact under zero padding; here `constant` alone bounds it, and the difference is on record.
+        # Folding is inexact under zero padding. Here only `constant` bounds the error, which is recorded.
         "pruning.tolerance": 100.0,
         "eval_every": "20%",
         "checkpoint_every": "20%",

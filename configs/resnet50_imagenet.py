@@ -4,19 +4,20 @@ r"""ResNet-50 on ImageNet: the paper's recipe (appendix I.1).
     python -m experiments.run --config=configs/resnet50_imagenet.py:VARIANT --workdir=runs/resnet50 \
         --config.data.dir=DIR --config.data.workers=16
 
-DIR holds `imagenet2012/`, prepared by tensorflow-datasets as array_record; with `--config.data.name=image_folder` it
-is a folder of `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. 100 epochs of 5,004.6 steps at batch 256 need one or more
-GPUs (batches are split over all there are, see `--distributed` for many hosts); not run to its end here yet. The
-paper's accuracies are in its tables 1 and 2: 74.98% dense and 71.52% at 80.1% weight sparsity with Adam and L2.
+DIR holds `imagenet2012/`, prepared by tensorflow-datasets as array_record. With `--config.data.name=image_folder`, it
+is a folder of `train/CLASS/*.JPEG` and `val/CLASS/*.JPEG`. The recipe has 100 epochs of 5,004.6 steps of batch size 256
+and needs one or more GPUs; batches are split over all of them (see `--distributed` for several hosts). It has not been
+run to the end here yet. The paper's accuracies are in its tables 1 and 2: 74.98% dense, and 71.52% at 80.1% weight
+sparsity with Adam and L2.
 
 Variants, joined by commas (`sgdm,bf16`):
 
-* `l2`: L2 on the scales in the place of the Lasso, as in the paper's table 1;
-* `sgdm`: SGD with momentum and learning rate 0.1, as in the paper's table 2; the text gives one rate, 0.005;
-* `released`: what the released code does where it differs from the text (docs/differences.md): also a linear warm-up
-  over 5% of the run, and 1,280 examples in the death set;
+* `l2`: L2 on the scales instead of the Lasso, as in the paper's table 1;
+* `sgdm`: SGD with momentum, as in the paper's table 2, and learning rate 0.1; the text only gives 0.005;
+* `released`: follows the released code where it differs from the paper's text (docs/differences.md), including a linear
+  warm-up over 5% of the run and 1,280 examples in the death set;
 * `leaky`: Leaky ReLU with slope 0.05;
-* `bf16`: computes in bfloat16;
+* `bf16`: computation in bfloat16;
 * `tiny`: a quarter of the width, four blocks, and images of 64 x 64;
 * `smoke`: 4 steps of 4 images.
 """

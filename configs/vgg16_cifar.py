@@ -3,19 +3,20 @@
 
     python -m experiments.run --config=configs/vgg16_cifar.py:VARIANT --workdir=runs/vgg16 --config.data.dir=DIR
 
-DIR holds `cifar10/`, prepared by tensorflow-datasets. 80 epochs of 195.3 steps at batch 256, 50.7 million parameters:
-it needs a GPU, and the paper's accuracies (its figure 14) have not been reproduced here yet. The text gives no strength
-for this network, and no padding before the crop: 0.005 is one of the released code's, 8 pixels of 64 are as 4 of 32.
+DIR holds `cifar10/`, prepared by tensorflow-datasets. The recipe has 80 epochs of 195.3 steps of batch size 256, the
+network 50.7 million parameters; it needs a GPU. The paper's accuracies (its figure 14) have not been reproduced here
+yet. The text gives neither the strength for this network nor the padding before the crop. The strength of 0.005 is one
+of the released code's; the padding of 8 pixels for 64 x 64 images corresponds to 4 for 32 x 32.
 
 Variants, joined by commas (`leaky,smoke`):
 
-* `sgdm`: SGD with momentum and learning rate 0.1 in the place of Adam and 0.005;
+* `sgdm`: SGD with momentum and learning rate 0.1 instead of Adam with 0.005;
 * `leaky`: Leaky ReLU with slope 0.05;
-* `released`: what the released code does where it differs from the text (docs/differences.md), with its order of
-  augmentation: flip, pad by zeros, crop 32 x 32, and only then resize;
+* `released`: follows the released code where it differs from the paper's text (docs/differences.md), including its
+  augmentation: flip, zero padding, crop of 32 x 32, and then resize;
 * `tiny`: an eighth of the width;
-* `cpu`: a quarter of the width on 32 x 32 images, 6 epochs, regularizer over the first half of the run, no noise: 8
-  minutes on two cores (benchmarks/README.md, suite `train`, has what it comes to);
+* `cpu`: a quarter of the width on 32 x 32 images, 6 epochs, regularizer over the first half of the run, no noise; 8
+  minutes on two cores (results: benchmarks/README.md, suite `train`);
 * `smoke`: 4 steps on 64 images.
 """
 

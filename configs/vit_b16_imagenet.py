@@ -1,19 +1,20 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-r"""ViT-B/16 on ImageNet: the paper's recipe (appendices G.2 and I.3), DemP by noise alone.
+r"""ViT-B/16 on ImageNet: the paper's recipe (appendices G.2 and I.3), DemP with noise only.
 
     python -m experiments.run --config=configs/vit_b16_imagenet.py:VARIANT --workdir=runs/vit \
         --config.data.dir=DIR --config.data.workers=16
 
-DIR is as for `configs/resnet50_imagenet.py`. 150 epochs of 312.8 updates of 4,096 images, each in 16 parts; not run to
-its end here yet. The hidden units of the twelve MLPs are its neurons (36,864). The paper prunes once the units of the
-last MLP that died early have revived, without saying when: here from the middle of the run. Nor does it say how little
-noise it adds: here as for the other networks. The paper's results are in its table 3.
+DIR is as for `configs/resnet50_imagenet.py`. The recipe has 150 epochs of 312.8 updates of 4,096 images, each in 16
+parts. It has not been run to the end here yet. The neurons are the 36,864 hidden units of the twelve MLPs. The paper
+starts to prune once units of the last MLP that died early have revived, but does not say when; here, pruning starts in
+the middle of the run. It does not give the amount of noise either; here, it is that of the other networks. The paper's
+results are in its table 3.
 
 Variants, joined by commas (`relu,bf16`):
 
-* `relu`: ReLU in the place of GELU;
-* `released`: what the released code does where it differs from the text (docs/differences.md);
-* `bf16`: computes in bfloat16;
+* `relu`: ReLU instead of GELU;
+* `released`: follows the released code where it differs from the paper's text (docs/differences.md);
+* `bf16`: computation in bfloat16;
 * `tiny`: 2 blocks, 64 features, images of 64 x 64;
 * `smoke`: 4 updates of 4 images, in 2 parts.
 """
@@ -60,7 +61,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
         "checkpoint_every": "1ep",
     },
     "relu": {"model.activation": "relu"},
-    # Its criterion, a sum of at most zero, calls a third of the units of a GELU dead at their initialization.
+    # By its criterion, a sum of at most zero, a third of GELU units are dead at initialization.
     "released": RELEASED | {"pruning.examples": 1280},
     "bf16": {"model.dtype": "bfloat16"},
     "tiny": {
@@ -74,7 +75,7 @@ _VARIANTS: dict[str, dict[str, Any]] = {
     },
     "smoke": SMOKE
     | {
-        # The regularizer would kill nearly all hidden units. As in the recipe, noise alone kills some.
+        # The regularizer would kill nearly all hidden units. As in the recipe, only noise kills units.
         "method.strength": 0.0,
         "method.noise": 1.0,
         "batch_size": 4,

@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What everything else uses: errors, durations, devices, signals, progress, timing."""
+"""Utilities shared by all packages: errors, devices, processes, signals, progress, timing, compilation."""

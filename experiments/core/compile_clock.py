@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a long-running process needs: the compilation cache, and a clock of what compiling costs."""
+"""The persistent compilation cache, and a clock that measures compile time."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from jax import monitoring
 
 
 def use_compile_cache(folder: str) -> None:
-    """Keeps compiled programs on disk, so that a resumed or repeated run does not compile them again."""
+    """Enables JAX's persistent compilation cache in `folder`, so that resumed and repeated runs skip compilation."""
     if folder:
-        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))  # JAX takes gs:// too.
+        jax.config.update("jax_compilation_cache_dir", os.path.expanduser(folder))  # May be a gs:// URL.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class CompileClock:
-    """Adds up the seconds JAX spends tracing, lowering and compiling in the thread that entered the clock.
+    """Measures the time JAX spends tracing, lowering and compiling in the thread that entered the clock.
 
     Attributes:
-      seconds: so far.
+      seconds: total so far.
     """
 
     def __init__(self) -> None:

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The devices of a run: batches are split over all of them, everything else is on each.
+"""Data parallelism: batches are sharded over all devices, everything else is replicated.
 
-The step is written for the whole batch; `jax.jit` over a mesh splits it, so that the loss, the statistics of BatchNorm,
-the gradients and who was alive are those of the whole batch, on any number of devices and processes.
+The training step is written for the global batch, and `jax.jit` partitions it over a mesh. The loss, BatchNorm
+statistics, gradients and alive masks are therefore those of the global batch, for any number of devices and processes.
 """
 
 from __future__ import annotations
@@ -24,19 +24,20 @@ from experiments.core.peers import HEARTBEAT
 
 
 class Devices:
-    """All devices of all processes of a run.
+    """The devices of all processes of a run.
 
     Attributes:
-      mesh: of one axis, `batch`.
-      replicated: the same on every device.
-      process, processes: this process, and how many there are.
+      mesh: mesh with one axis, `batch`.
+      replicated: sharding of arrays that are replicated on every device.
+      process: index of this process.
+      processes: number of processes.
     """
 
     def __init__(self, count: int = 0):
-        """Takes the first `count` devices, or every device there is.
+        """Uses the first `count` devices, or all devices if `count` is 0.
 
         Raises:
-          UsageError: when there are not so many, or for a part of the devices of several processes.
+          UsageError: if there are fewer devices, or several processes are to use only some of theirs.
         """
         here = jax.device_count()
         if count and count != here and (jax.process_count() > 1 or not 0 < count < here):
@@ -49,7 +50,7 @@ class Devices:
 
     @property
     def count(self) -> int:
-        """How many devices there are."""
+        """Number of devices."""
         return self.mesh.size
 
     @property
@@ -58,13 +59,13 @@ class Devices:
         return self.process == 0
 
     def everywhere(self, tree: Any) -> Any:
-        """Returns a tree of arrays, the same in every process, on every device."""
+        """Replicates a tree of arrays on every device. The tree must be the same in every process."""
         if self.processes == 1:
             return jax.device_put(tree, self.replicated)
         return jax.tree.map(self._from_host, tree)
 
     def _from_host(self, leaf: Any) -> Any:
-        # Only what is on the host can be put where other processes' devices are, too.
+        # `jax.device_put` to devices of other processes only accepts host arrays.
         if isinstance(leaf, jax.Array) and leaf.sharding == self.replicated:
             return leaf
         if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
@@ -73,41 +74,41 @@ class Devices:
         return jax.device_put(np.asarray(leaf), self.replicated)
 
     def share(self, rows: np.ndarray, axis: int = 0) -> np.ndarray:
-        """Returns this process's share of the rows of a batch, which lie along an axis."""
+        """Returns this process's part of the rows of a batch along `axis`."""
         return np.array_split(rows, self.processes, axis)[self.process]
 
     def spread(self, tree: Any, axis: int = 0) -> Any:
-        """Returns a tree of batches, split over all devices along an axis, of what each process has of it."""
+        """Shards a tree of batches over all devices along `axis`; each process passes its own part."""
         split = NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, "batch"))
         if self.processes == 1:
             return jax.device_put(tree, split)
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(split, leaf), tree)
 
     def gather(self, share: np.ndarray) -> np.ndarray:
-        """Returns the rows of a batch, of what each process has of it."""
+        """Returns the rows of the global batch; each process passes its own part."""
         return share if self.processes == 1 else np.asarray(multihost_utils.process_allgather(share, tiled=True))
 
     def any(self, flag: bool) -> bool:
-        """Returns whether a flag is set in any process; all of them have to ask at the same point."""
+        """Returns whether a flag is set in any process. A collective: every process must call it."""
         return flag if self.processes == 1 else bool(np.any(multihost_utils.process_allgather(np.array(flag))))
 
     def firsts(self, number: float) -> float:
-        """Returns the first process's number in every process; all of them have to ask at the same point."""
+        """Returns the number that the first process passed. A collective: every process must call it."""
         return number if self.processes == 1 else float(multihost_utils.broadcast_one_to_all(np.float32(number)))
 
     def agree(self, what: str, value: Any) -> None:
-        """Raises `AssertionError` unless what a value is written as is the same in every process."""
+        """Raises `AssertionError` unless the `repr` of a value is the same in every process."""
         if self.processes > 1:
             digest = np.int32(zlib.crc32(repr(value).encode()) & 0x7FFFFFFF)
             multihost_utils.assert_equal(digest, f"the processes of this run differ in {what}")
 
     def wait(self, name: str) -> None:
-        """Waits for all processes to come to this point."""
+        """Blocks until all processes have reached this point."""
         if self.processes > 1:
             multihost_utils.sync_global_devices(name)
 
     def require_divides(self, field: str, batch: int, parts: int = 1) -> None:
-        """Raises `UsageError` unless a batch can be split over all devices, `parts` times."""
+        """Raises `UsageError` unless a batch splits evenly into `parts` parts on each device."""
         unit = self.count * parts
         if batch % unit:
             what = f"{self.count} device{'s' if self.count > 1 else ''}"
@@ -119,14 +120,14 @@ class Devices:
 
 
 def join_processes(asked: str) -> None:
-    """Makes this process one of those of a run on JAX's distributed runtime.
+    """Initializes JAX's distributed runtime in this process.
 
     Args:
-      asked: "" for a run of one process; `auto` where the cluster tells (SLURM, Open MPI, Kubernetes, Cloud TPU);
-        `HOST:PORT,PROCESSES,PROCESS` else, with the address of the first process.
+      asked: "" for a run of one process; `auto` on a cluster that JAX detects (SLURM, Open MPI, Kubernetes, Cloud TPU);
+        otherwise `HOST:PORT,PROCESSES,PROCESS`, with the address of the first process.
 
     Raises:
-      UsageError: for anything else, or where the cluster tells nothing.
+      UsageError: for any other text, or if JAX detects no cluster.
     """
     if not asked:
         return
@@ -145,24 +146,27 @@ def join_processes(asked: str) -> None:
 
 
 def processors() -> int:
-    """Returns how many processors this process may use."""
+    """Returns the number of CPU cores available to this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(root: Path = Path("/")) -> int:
-    """Returns how many bytes of memory are free, or could be at once, on the machine and in its container, if in one.
+    """Returns the available memory of the machine, or of its cgroup if that is less, in bytes.
 
-    Where that is not told, all of the machine's. `root` is of the file system that tells it.
+    Reclaimable page cache counts as available. If the system reports neither, returns the machine's total memory.
+
+    Args:
+      root: root of the file system that `/proc` and `/sys` are read from.
     """
     found = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     with contextlib.suppress(OSError):
         lines = (root / "proc/meminfo").read_text().splitlines()
         found += [1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    with contextlib.suppress(OSError, ValueError):  # No number where there is no limit.
+    with contextlib.suppress(OSError, ValueError):  # Without a limit, `memory.max` is not a number.
         group = root / "sys/fs/cgroup"
         used = int((group / "memory.current").read_text())
         lines = (group / "memory.stat").read_text().splitlines()
-        # Files that were read lie in memory until it is wanted.
+        # The page cache counts as used, but is reclaimed on demand.
         used -= sum(int(line.split()[1]) for line in lines if line.startswith("inactive_file "))
         found.append(int((group / "memory.max").read_text()) - used)
     return max(min(found), 0)

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What goes wrong in a way the user can mend."""
+"""Errors that the user can fix."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 
 
 class UsageError(ValueError):
-    """Bad input. The message is one line that names the field, its value, what is allowed and the remedy."""
+    """Invalid input. The message is one line with the field, its value, what is allowed and the remedy."""
 
 
 class NonFiniteLossError(RuntimeError):
-    """The loss, or a parameter, became infinite or NaN. The message names the step and the last good checkpoint."""
+    """The loss or a parameter became infinite or NaN. The message names the step and the last good checkpoint."""
 
 
 class ExportError(RuntimeError):
-    """What was written for other programs does not compute what the network does."""
+    """An exported model does not compute the same outputs as the network."""
 
 
 def require(condition: bool, field: str, value: Any, allowed: str) -> None:

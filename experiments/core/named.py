@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a config names: one of ours, or `package.module:attribute` of the working directory or installed packages."""
+"""Lookup of methods, models and datasets: a built-in name, or `package.module:attribute` to import."""
 
 from __future__ import annotations
 
@@ -16,12 +16,13 @@ T = TypeVar("T")
 
 
 def find(field: str, name: str, known: Mapping[str, T]) -> T:
-    """Returns what a field of a config names.
+    """Returns the object that a config option names.
 
     Args:
-      field: of the config, for messages.
-      name: a key of `known`, or where to import from, such as `my_lab.methods:snip`.
-      known: ours, by name.
+      field: the config option, for messages.
+      name: a key of `known`, or a function to import, such as `my_lab.methods:snip`, from the working directory or an
+        installed package.
+      known: the built-in objects by name.
 
     Raises:
       UsageError: for an unknown name, or a module or attribute that cannot be imported.
@@ -31,14 +32,14 @@ def find(field: str, name: str, known: Mapping[str, T]) -> T:
         return known[name]
     module, _, attribute = name.partition(":")
     here = os.getcwd()
-    if here not in sys.path:  # A program that was installed does not look there.
+    if here not in sys.path:  # It is not on the path of an installed entry point.
         sys.path.insert(0, here)
     try:
         found = importlib.import_module(module)
     except Exception as error:
         raise UsageError(
-            f"{field}={name!r}: the module {module!r} cannot be imported ({type(error).__name__}: {error}). It is "
-            f"sought in the working directory, {here}, and among the installed packages."
+            f"{field}={name!r}: the module {module!r} cannot be imported ({type(error).__name__}: {error}). It must be "
+            f"in the working directory, {here}, or an installed package."
         ) from error
     try:
         found = functools.reduce(getattr, attribute.split("."), found)

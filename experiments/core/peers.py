@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The processes of one run end together: when one dies or fails, the others end with one line.
+"""Ends all processes of a run with a one-line message when one of them dies or fails.
 
-Every process keeps a TCP connection to the first one, which the operating system closes when either of the two dies.
+Every process keeps a TCP connection to the first one. The operating system closes it when either of the two dies.
 JAX's runtime detects this as well, but up to `HEARTBEAT` seconds later, and aborts with a stack trace.
 """
 
@@ -19,14 +19,14 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-from jax._src import distributed  # Its client and the first process's address have no public name.
+from jax._src import distributed  # There is no public API for the client and the coordinator's address.
 
 from experiments.core import signals
 from experiments.core.errors import NonFiniteLossError, UsageError
 
-# Seconds after which the runtime declares a process dead that sends no heartbeat.
+# Seconds without a heartbeat after which the runtime considers a process dead.
 HEARTBEAT = 30
-# Exit status of a process that ends because another one did.
+# Exit status of a process that ends because another one died or failed.
 PEER_DIED = 3
 _KEY = "demp_jax/peers"
 _LOG = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ def ending_together(last_words: Callable[[], str]) -> Iterator[None]:
     """Ends this process with exit status `PEER_DIED` as soon as another process of the run dies or fails.
 
     Args:
-      last_words: returns the line to end with.
+      last_words: returns the message to print.
     """
     if distributed.global_state.num_processes in (None, 1):
         yield
@@ -46,7 +46,7 @@ def ending_together(last_words: Callable[[], str]) -> Iterator[None]:
 
     def watch(connection: socket.socket) -> None:
         connections.append(connection)
-        # A host that loses its power or network closes nothing.
+        # A host that loses power or network does not close its connections.
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         for option, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
             if hasattr(socket, option):
@@ -58,8 +58,8 @@ def ending_together(last_words: Callable[[], str]) -> Iterator[None]:
         if not left:
             signals.end_at_once(f"error: {last_words()}\n", PEER_DIED)
 
-    # If the first process dies, the runtime aborts at once. With `sleep` as the handler of SIGABRT, which gets the
-    # number of the signal, this takes 6 seconds more, and `watch` ends the process before.
+    # If the first process dies, the runtime aborts at once. With `sleep` as the handler of SIGABRT, called with the
+    # signal number 6, the abort is delayed by 6 seconds, so that `watch` ends the process first.
     libc = ctypes.CDLL(None)
     libc.signal(int(signal.SIGABRT), libc.sleep)
     _connect(watch)
@@ -76,7 +76,7 @@ def ending_together(last_words: Callable[[], str]) -> Iterator[None]:
 
 
 def _connect(watch: Callable[[socket.socket], None]) -> None:
-    """Connects this process to the first one, or the first one to all others, each watched in a thread."""
+    """Connects this process to the first one, or the first one to all others. A thread watches each connection."""
     state: Any = distributed.global_state
 
     def start(function: Callable[..., None], *args: object) -> None:
@@ -89,7 +89,7 @@ def _connect(watch: Callable[[socket.socket], None]) -> None:
             connection = socket.create_connection((host, int(port)), timeout=HEARTBEAT)
         except OSError as error:
             reason = error.strerror or error
-            _LOG.warning("no connection to %s:%s (%s): the death of a process is noticed later", host, port, reason)
+            _LOG.warning("no connection to %s:%s (%s): dead processes are detected later", host, port, reason)
             return
         connection.settimeout(None)
         connection.sendall(token.encode())
@@ -115,7 +115,7 @@ def _connect(watch: Callable[[socket.socket], None]) -> None:
 
 
 def end_after_failure(status: int) -> NoReturn:
-    """Ends this process with an exit status. An ordinary exit would wait for other processes that wait for this one."""
+    """Ends this process with an exit status, without waiting for other processes, which may wait for this one."""
     if distributed.global_state.client is not None:
         time.sleep(1)  # Others that fail in the same way print their own line first.
     sys.stdout.flush()

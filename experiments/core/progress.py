@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A progress bar on a terminal, a line now and then elsewhere."""
+"""Progress of a run: a bar on a terminal, otherwise a line every 15 seconds."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from rich.progress import Progress as RichProgress
 
 MODES = ("auto", "bar", "lines", "off")
 _SECONDS_BETWEEN_LINES = 15.0
-# Over how long the speed is measured that the remaining time goes by: steps can be slow.
+# Window over which the bar estimates the speed. It is long because steps can be slow.
 _SECONDS_OF_SPEED = 600.0
 
 
 class Progress:
-    """Shows how far a run is and what it is doing, its loss and accuracy, and how many neurons are left."""
+    """Shows the step, loss, test accuracy, remaining neurons and remaining time of a run."""
 
     def __init__(self, steps: int, first: int, neurons: int, mode: str):
-        """Prepares for a run of `steps` steps from step `first`.
+        """Initializes the display.
 
         Args:
-          steps: of the run.
-          first: where it begins.
-          neurons: of the dense network.
-          mode: `"auto"` (a bar on a terminal, else lines), `"bar"`, `"lines"` or `"off"`.
+          steps: length of the run.
+          first: step that the run starts or resumes at.
+          neurons: number of neurons of the dense network.
+          mode: `"auto"` (a bar on a terminal, otherwise lines), `"bar"`, `"lines"` or `"off"`.
         """
         self._steps = steps
         self._neurons = neurons
         self._lines = mode == "lines" or (mode == "auto" and not _has_bar(mode))
         self._last = time.monotonic()
-        # When, and after how many steps, the remaining time began to be told by: the first steps wait for the compiler.
+        # Time and step of the first update. The speed is measured from there: the first steps include compiling.
         self._since: tuple[float, int] | None = None
         self._loss: float | None = None
         self._text = ""
@@ -49,7 +49,7 @@ class Progress:
             self._task = self._bar.add_task("", total=steps, completed=first)
 
     def update(self, step: int, loss: float | None, neurons: int, accuracy: float) -> None:
-        """Shows where the run stands after `step` steps; without a new loss, the last one."""
+        """Shows the state after `step` steps. If `loss` is `None`, the last loss stays."""
         self._loss = self._loss if loss is None else loss
         parts = [f"loss {self._loss:.3f}"] if self._loss is not None else []
         parts += [f"test {100 * accuracy:.1f}%"] if not math.isnan(accuracy) else []
@@ -65,7 +65,7 @@ class Progress:
             sys.stderr.write(f"step {step} of {self._steps}: {self._text}{left}\n")
 
     def _remaining(self, now: float, step: int) -> str:
-        """Returns in words how long the run takes yet, at the speed since the first update; "" before that is known."""
+        """Returns the remaining time as text, at the speed since the first update; "" at the first update."""
         if self._since is None:
             self._since = now, step
         started, first = self._since
@@ -76,7 +76,7 @@ class Progress:
 
     @contextlib.contextmanager
     def doing(self, what: str) -> Iterator[None]:
-        """Shows on the bar what takes long, such as `"evaluating"`, for as long as it does."""
+        """Shows an activity, such as `"evaluating"`, on the bar while the context is active."""
         if self._bar is None:
             yield
             return
@@ -97,7 +97,7 @@ class Progress:
 
 
 def waiting(what: str, mode: str) -> contextlib.AbstractContextManager[Any]:
-    """Shows on a terminal what is done before there is a bar; the mode is one of `MODES`."""
+    """Shows an activity on a terminal while there is no bar yet; `mode` is one of `MODES`."""
     return Console(stderr=True).status(what) if _has_bar(mode) else contextlib.nullcontext()
 
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Ctrl-C and SIGTERM: a run saves and stops, and nobody sees a traceback.
+"""Signal handling: on Ctrl-C or SIGTERM, a run saves a checkpoint and stops without a traceback.
 
-Only the standard library is imported, so that a program can be ended while it imports the rest.
+This module only imports the standard library, so that handlers are installed before the slow imports.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ _ENDED = "interrupted: ended at once; the same command continues from the newest
 
 
 def end_at_once_on_interrupt() -> None:
-    """Lets Ctrl-C end this program at once, in one line, with exit status 130; within `stop_on_signal` the second one.
+    """Makes Ctrl-C end this program immediately, with a one-line message and exit status 130.
 
-    At once means that nothing is waited for, such as a thread that compiles: what is on disk is whole at any time.
+    Within `stop_on_signal`, this applies to the second Ctrl-C. The program does not wait for anything, such as a thread
+    that compiles. This is safe, because files on disk are complete at any time.
     """
-    # A shell that starts a program in the background may want it to ignore Ctrl-C.
+    # A shell may start a background program with Ctrl-C ignored; respect that.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _end)
 
 
 def raise_on_signal() -> None:
-    """Lets Ctrl-C and the first SIGTERM raise `KeyboardInterrupt`, for programs that have runs of their own to stop."""
+    """Makes Ctrl-C and the first SIGTERM raise `KeyboardInterrupt`, for programs that have to stop their own runs."""
 
     def once(number: int, frame: Any) -> None:
         signal.signal(number, signal.SIG_IGN)
@@ -49,25 +50,25 @@ def _end(number: int, frame: Any) -> None:
 
 
 def end_at_once(line: str, status: int) -> NoReturn:
-    """Ends this program and the processes that it started, with a last line on standard error and an exit status."""
+    """Ends this program and its child processes with an exit status, after a last line on standard error."""
     for process in multiprocessing.active_children():
         process.kill()
-    # A progress bar hides the cursor.
     sys.stderr.flush()
     if line:
+        # A progress bar hides the cursor; the escape sequence shows it again.
         os.write(2, (("\x1b[?25h\n" if os.isatty(2) else "") + line).encode())
     os._exit(status)
 
 
 @contextmanager
 def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
-    """Turns SIGTERM and SIGINT into a request to stop as soon as the loop asks; a second Ctrl-C acts as usual.
+    """Turns SIGTERM and SIGINT into a request to stop that the loop polls.
 
-    A second SIGTERM asks for the same again: a scheduler sends one to every process, and so does what started this one.
-    What a shell wants ignored is.
+    A second Ctrl-C calls the previous handler. Further SIGTERMs have no effect, because a scheduler and the parent
+    process may both send one. Signals that the shell ignores stay ignored.
 
     Yields:
-      A function that returns the signal received, or `None`.
+      A function that returns the first signal received, or `None`.
     """
     received: list[signal.Signals] = []
     if threading.current_thread() is not threading.main_thread():
@@ -95,11 +96,11 @@ def stop_on_signal() -> Iterator[Callable[[], signal.Signals | None]]:
 
 @contextmanager
 def quiet_processes() -> Iterator[None]:
-    """Processes that start within never learn of Ctrl-C, which a terminal sends to all: who started them ends them.
+    """Blocks SIGINT in processes started within this context, so that their parent ends them.
 
-    Nor is it reported that shared memory of theirs had to be cleaned up.
+    A terminal sends Ctrl-C to all processes. Warnings about shared memory left behind are suppressed as well.
     """
-    # Where it starts itself, it would unblock the signal.
+    # The resource tracker is started before the signal is blocked: when it starts by itself, it unblocks the signal.
     asked = os.environ.get("PYTHONWARNINGS", "")
     os.environ["PYTHONWARNINGS"] = f"{asked},ignore::UserWarning:multiprocessing.resource_tracker".lstrip(",")
     try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""How long programs take, one beside the other on a machine that is not quiet."""
+"""Interleaved timing of several programs, which is robust to other load on the machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-# Repeats that count, of each program.
+# Bounds on the timed calls of each program.
 _LEAST, _MOST = 10, 500
 
 
@@ -21,13 +21,14 @@ def median_seconds(
     stopped: Callable[[], bool] = lambda: False,
     any_process: Callable[[bool], bool] = bool,
 ) -> dict[str, float] | None:
-    """Returns the median seconds of each program, by turns; `None` if it was stopped.
+    """Returns the median time of each program in seconds, with interleaved calls; `None` if stopped.
 
     Args:
-      programs: by name, what to call; results are waited for. The first repeat, which compiles, does not count.
-      seconds: for how long each is timed; 10 to 500 times whatever that is.
-      stopped: asked before each call, whether to end.
-      any_process: returns whether a flag is set in any of the processes that take these turns together.
+      programs: functions by name. Each call blocks until its results are ready. The first call, which compiles, is not
+        counted.
+      seconds: minimum total time of each program's calls, within bounds of 10 to 500 calls.
+      stopped: returns whether to stop; called before each call.
+      any_process: returns whether a flag is set in any process of the run.
     """
     times: dict[str, list[float]] = {name: [] for name in programs}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Datasets, the order of their batches, and what happens to images on their way into a network."""
+"""Datasets, batch order, and preprocessing of images."""
 
 from experiments.data.dataset import Dataset
 from experiments.data.load import load

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Datasets that fit into memory, decoded once: digits, and MNIST and CIFAR through tensorflow-datasets."""
+"""Datasets decoded into memory: digits from scikit-learn, MNIST and CIFAR from tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ class Arrays(Dataset):
     """A dataset in memory.
 
     Attributes:
-      splits: images `[N, H, W, C]` uint8 and labels `[N]` int32 of `train` and of `test`.
+      splits: images `[N, H, W, C]` uint8 and labels `[N]` int32 of `train` and `test`.
     """
 
     splits: dict[str, Batch]
 
     def fingerprint(self) -> dict[str, Any]:
-        """Returns sizes, and checksums of all images and labels."""
+        """Returns the number of classes, and the size and a checksum of each split."""
         return {
             "classes": self.classes,
             **{
@@ -56,12 +56,12 @@ class Arrays(Dataset):
 
 
 def load(section: Data, seed: int) -> Arrays:
-    """Returns a dataset that fits into memory.
+    """Loads a dataset into memory.
 
     Raises:
-      UsageError: when the data is not there and cannot be downloaded.
+      UsageError: if the data is missing and cannot be downloaded, or a limit exceeds the size of its split.
     """
-    del seed  # Nothing about it is random.
+    del seed  # These datasets have no randomness.
     name, limits = section.name, {"train": section.train_examples, "test": section.test_examples}
     if name == "digits":
         splits, classes, largest = _digits(), 10, 16.0
@@ -75,7 +75,7 @@ def load(section: Data, seed: int) -> Arrays:
 
 
 def of(name: str, train: Batch, test: Batch, classes: int, largest: float = 255.0) -> Arrays:
-    """Returns a dataset of given images and labels."""
+    """Returns a dataset of images and labels in memory."""
     images = train[0]
     mean, std = _moments(images)
     return Arrays(
@@ -96,7 +96,7 @@ def _checksum(values: np.ndarray, before: int = 0) -> int:
 
 
 def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns mean and standard deviation of each channel of `[N, H, W, C]` uint8, from counts of the 256 values."""
+    """Returns mean and standard deviation of each channel of `[N, H, W, C]` uint8, computed from histograms."""
     pixels = images.reshape(-1, images.shape[-1])
     counts = np.zeros((images.shape[-1], 256), np.int64)
     for start in range(0, len(pixels), 2**22):
@@ -109,7 +109,7 @@ def _moments(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
 
 
 def _digits() -> dict[str, Batch]:
-    """Scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 0 to 16, split 1,437 / 360 once and for all."""
+    """Loads scikit-learn's 1,797 handwritten digits, 8 x 8 pixels of 0 to 16, in a fixed split of 1,437 / 360."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -123,9 +123,18 @@ def _digits() -> dict[str, Batch]:
 
 
 def _from_tfds(name: str, folder: str, cache: str, limits: Mapping[str, int]) -> tuple[dict[str, Batch], int]:
-    """Reads a dataset prepared as array_record, of each split the first so many examples (0: all); and its classes.
+    """Reads a dataset prepared as array_record.
 
-    Splits read whole are kept decoded in the folder `cache`, and read from there the next time.
+    Splits that are read in full are cached, decoded, in the folder `cache`.
+
+    Args:
+      name: name of the dataset in tensorflow-datasets.
+      folder: folder of tensorflow-datasets.
+      cache: folder of decoded splits; "" for none.
+      limits: number of examples to read of each split, from its start; 0 for all.
+
+    Returns:
+      The splits and the number of classes.
     """
     with prepared.open_builder(name, folder) as builder:
         splits = {}
@@ -146,7 +155,7 @@ def _from_tfds(name: str, folder: str, cache: str, limits: Mapping[str, int]) ->
 
 
 def _cached(cache: str, name: str, split: str, source: Path) -> Path | None:
-    """Returns where a decoded split is kept, by the names, sizes and dates of the files it is made from."""
+    """Returns the cache path of a decoded split; it depends on names, sizes and modification times of the source."""
     if not cache:
         return None
     stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(source.iterdir())]
@@ -155,7 +164,7 @@ def _cached(cache: str, name: str, split: str, source: Path) -> Path | None:
 
 
 def _read(path: Path | None) -> Batch | None:
-    """Returns a kept split, `None` where there is none or it cannot be read."""
+    """Returns a cached split, or `None` if it is missing or cannot be read."""
     if path is None or not path.exists():
         return None
     try:
@@ -167,7 +176,7 @@ def _read(path: Path | None) -> Batch | None:
 
 
 def _keep(path: Path | None, split: Batch) -> None:
-    """Writes a split, whole or not at all; a folder that cannot be written to is no reason to stop."""
+    """Writes a split to the cache atomically. Failure to write is only logged."""
     if path is None:
         return
     part = None

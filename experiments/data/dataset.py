@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What the training program asks of a dataset.
+"""The interface of datasets.
 
 Dimension letters: B batch, H W C image.
 """
@@ -21,15 +21,17 @@ Batch = tuple[np.ndarray, np.ndarray]
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Dataset(abc.ABC):
-    """A dataset of images of one size with labels, in two splits, `train` and `test`.
+    """A dataset of labeled images of one size, with the splits `train` and `test`.
 
     Attributes:
-      name: its name in configs.
+      name: name in configs.
       classes: number of classes.
       image_shape: `(H, W, C)`.
-      train_examples, test_examples: how many there are.
-      mean, std: of the training images, per channel, in units of a pixel.
-      largest: the largest value a pixel can have.
+      train_examples: number of training examples.
+      test_examples: number of test examples.
+      mean: mean of the training images per channel, in pixel values.
+      std: standard deviation of the training images per channel, in pixel values.
+      largest: largest possible pixel value.
     """
 
     name: str
@@ -43,18 +45,21 @@ class Dataset(abc.ABC):
 
     @abc.abstractmethod
     def fingerprint(self) -> dict[str, Any]:
-        """Returns, for JSON, what tells this dataset from others and from itself after a change; cheap to compute."""
+        """Returns a JSON-compatible fingerprint that differs between datasets and changes with the data.
+
+        It must be cheap to compute.
+        """
 
     @abc.abstractmethod
     def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Returns images as an evaluation sees them.
+        """Returns batches of examples, preprocessed as for evaluation.
 
         Args:
           split: `train` or `test`.
-          rows: of each batch, the numbers of its examples, `[B]`.
+          rows: for each batch, the indices of its examples, `[B]`.
         """
 
 
 def require_limit(split: str, limit: int, every: int) -> None:
-    """Raises `UsageError` unless a split of `every` examples can be limited to the first `limit` of them (0: all)."""
+    """Raises `UsageError` unless a split of `every` examples can be limited to its first `limit` examples (0: all)."""
     require(0 <= limit <= every, f"config.data.{split}_examples", limit, f"between 1 and {every}, or 0 for all")

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Image files with labels, by number: in folders, or in a dataset prepared by tensorflow-datasets."""
+"""Indexed image files with labels, from folders or a dataset prepared by tensorflow-datasets."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ from PIL import Image
 from experiments.core.errors import UsageError
 
 _LOG = logging.getLogger(__name__)
-# Of how many files the sizes are looked at, evenly over all.
+# Maximum number of files, evenly spaced, whose sizes go into a fingerprint.
 _LOOKED_AT = 10_000
 
 
 @functools.cache
 def suffixes() -> tuple[str, ...]:
-    """Returns the ends of the names of files that Pillow can open."""
+    """Returns the suffixes of files that Pillow can open."""
     return tuple(sorted(end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN))
 
 
 class Files(Protocol):
-    """Image files with labels, by number; what reads them can be sent to another process."""
+    """Indexed image files with labels. Instances can be pickled."""
 
     def __len__(self) -> int:
-        """Returns how many there are."""
+        """Returns the number of files."""
 
     def __getitem__(self, i: int) -> tuple[bytes, int]:
-        """Returns a file and its label."""
+        """Returns the contents and the label of a file."""
 
     def name(self, i: int) -> str:
-        """Returns where a file is, for messages."""
+        """Returns the location of a file, for messages."""
 
     def fingerprint(self) -> dict[str, Any]:
-        """Returns, for JSON, what tells these files from others; see `Dataset.fingerprint`."""
+        """Returns a JSON-compatible fingerprint of the files; see `Dataset.fingerprint`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Folder:
 
     Attributes:
       root: the folder.
-      paths: of the images in it.
-      labels: the rank of an image's class.
+      paths: paths of the images, relative to `root`.
+      labels: index of each image's class.
     """
 
     root: str
@@ -65,11 +65,11 @@ class Folder:
         return Path(self.name(i)).read_bytes(), self.labels[i]
 
     def name(self, i: int) -> str:
-        """Returns its path."""
+        """Returns the path of a file."""
         return str(Path(self.root, self.paths[i]))
 
     def fingerprint(self) -> dict[str, Any]:
-        """Returns how many files there are, and checksums of their names and of the sizes of 10,000 at most."""
+        """Returns the number of files and checksums of their names and of the sizes of at most 10,000 files."""
         every = -(-max(len(self), 1) // _LOOKED_AT)
         sizes = [os.stat(self.name(i)).st_size for i in range(0, len(self), every)]
         names = zlib.crc32("\n".join(self.paths).encode(errors="surrogateescape"))
@@ -77,10 +77,10 @@ class Folder:
 
 
 class Prepared:
-    """A split of a dataset prepared by tensorflow-datasets; the images are left encoded."""
+    """A split of a dataset prepared by tensorflow-datasets, with encoded images."""
 
     def __init__(self, folder: str, split: str):
-        """Opens a split of the prepared dataset in `folder`, the one with `dataset_info.json`."""
+        """Initializes a split; `folder` is the one that holds `dataset_info.json`."""
         self._folder, self._split = folder, split
         self._source: Any = None
 
@@ -102,11 +102,11 @@ class Prepared:
         return image if isinstance(image, bytes) else bytes(image), int(example["label"])
 
     def name(self, i: int) -> str:
-        """Returns its number in the split."""
+        """Returns the index of an example and its split."""
         return f"example {i} of {self._split} in {self._folder}"
 
     def fingerprint(self) -> dict[str, Any]:
-        """Returns the version of the dataset, how many examples there are, and a checksum of its files' sizes."""
+        """Returns the version of the dataset, the number of examples, and a checksum of its files' sizes."""
         import tensorflow_datasets as tfds
 
         builder = tfds.builder_from_directory(self._folder)
@@ -119,18 +119,22 @@ class Prepared:
 
 
 def classes_of(root: Path) -> list[str]:
-    """Returns the names of the folders in a folder, in order; hidden ones, such as `.ipynb_checkpoints`, are none."""
+    """Returns the sorted names of the subfolders, without hidden ones such as `.ipynb_checkpoints`."""
     return sorted(entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def listed(root: Path, classes: Sequence[str]) -> Folder:
-    """Lists the images of one folder per class, in the order of class and path, so that every process agrees.
+    """Lists the images in one folder per class, sorted by class and path, so that every process has the same order.
 
-    Images may lie in folders within that of their class. Hidden files and folders are left out. Other files that Pillow
-    cannot open, and links that lead nowhere, are left out, too, and counted in a warning.
+    Subfolders of a class are searched as well. Hidden files and folders are skipped. Other files that Pillow cannot
+    open, and broken links, are skipped and counted in a warning.
+
+    Args:
+      root: folder with one folder per class.
+      classes: names of the classes, in the order of labels.
 
     Raises:
-      UsageError: for a class that is not among `classes`.
+      UsageError: for a class that is not in `classes`.
     """
     strange = sorted(set(classes_of(root)) - set(classes))
     if strange:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""From an image file to an array of the size a network wants, on the host. No JAX: reading processes import this.
+"""Decoding and cropping of image files on the host. Worker processes import this module, so it must not import JAX.
 
 Dimension letters: S side of the result.
 """
@@ -21,16 +21,16 @@ _BILINEAR = Image.Resampling.BILINEAR
 
 @dataclasses.dataclass(frozen=True)
 class Framing:
-    """How images of any size become squares.
+    """Resizing and cropping of images of any size to squares.
 
     Attributes:
-      side: of the square, in pixels.
-      train: in training, a key of `FRAMINGS`: `resize_crop` resizes the shorter side to one of `resize` (one is drawn)
-        and crops anywhere; `random_resized_crop` resizes a box of 8% to 100% of the area and an aspect of 3/4 to 4/3
-        (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842).
-      resize: lengths of the shorter side before the crop.
-      evaluation: length of the shorter side before the central crop of an evaluation.
-      randaugment: how many operations of RandAugment, and their magnitude in [0, 30].
+      side: side of the square in pixels.
+      train: method in training, one of `FRAMINGS`. `resize_crop` resizes the shorter side to a length drawn from
+        `resize` and takes a random crop. `random_resized_crop` resizes a random box with 8% to 100% of the area and an
+        aspect ratio of 3/4 to 4/3 (Szegedy et al., 2015, https://arxiv.org/abs/1409.4842).
+      resize: lengths of the shorter side before the crop, in pixels.
+      evaluation: length of the shorter side before the center crop in evaluation, in pixels.
+      randaugment: number of RandAugment operations, and their magnitude in [0, 30].
     """
 
     side: int = 224
@@ -40,7 +40,7 @@ class Framing:
     randaugment: tuple[int, float] = (0, 9.0)
 
     def for_training(self, data: bytes, rng: np.random.Generator) -> np.ndarray:
-        """Returns `[S, S, 3]` uint8 of an image file, with what is random drawn from `rng`."""
+        """Returns an augmented image `[S, S, 3]` uint8 from the contents of a file; `rng` is advanced."""
         if self.train == "random_resized_crop":
             image = self._random_resized_crop(data, rng)
         else:
@@ -52,13 +52,13 @@ class Framing:
         return np.asarray(randaugment(image, rng, operations, magnitude) if operations else image)
 
     def for_evaluation(self, data: bytes) -> np.ndarray:
-        """Returns `[S, S, 3]` uint8 of an image file: resized by its shorter side, and its centre."""
+        """Returns the resized and center-cropped image `[S, S, 3]` uint8 from the contents of a file."""
         image = _shorter_side(decode(data), self.evaluation)
         left, top = (round((size - self.side) / 2) for size in image.size)
         return np.asarray(image.crop((left, top, left + self.side, top + self.side)))
 
     def _random_resized_crop(self, data: bytes, rng: np.random.Generator) -> Image.Image:
-        # The box is drawn before anything is decoded: the smaller it is wanted, the less of a JPEG is computed.
+        # The box is drawn before decoding, so that a JPEG can be decoded at a lower resolution.
         opened = Image.open(io.BytesIO(data))
         width, height = _upright_size(opened)
         box = _random_box((width, height), rng)
@@ -71,12 +71,12 @@ class Framing:
 
 
 def decode(data: bytes, shortest: int = 0) -> Image.Image:
-    """Returns the RGB image of a file.
+    """Decodes an image to RGB.
 
     Args:
-      data: the file, a JPEG or anything else Pillow reads.
-      shortest: of a JPEG, how long the shorter side has to be at least: it is decoded at 1/2, 1/4 or 1/8 of its size
-        where that is enough, which is faster; 0 for its full size.
+      data: contents of a file in any format that Pillow reads.
+      shortest: minimum length of the shorter side. A JPEG is decoded at 1/2, 1/4 or 1/8 of its size if that suffices,
+        which is faster. 0 for full size.
     """
     image = Image.open(io.BytesIO(data))
     if not shortest:
@@ -86,24 +86,24 @@ def decode(data: bytes, shortest: int = 0) -> Image.Image:
     return _rgb(image, (width * scale, height * scale))
 
 
-_ORIENTATION = 0x0112  # A tag of EXIF; from 5 on, rows and columns change places.
+_ORIENTATION = 0x0112  # An EXIF tag. Values of 5 and more swap rows and columns.
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    """Returns width and height of an image as it is meant to be seen."""
+    """Returns width and height of an image after applying its EXIF orientation."""
     turned = image.getexif().get(_ORIENTATION, 1) >= 5
     return (image.height, image.width) if turned else image.size
 
 
 def _rgb(image: Image.Image, enough: tuple[float, float] | None = None) -> Image.Image:
-    """Returns an image upright and in RGB: 16 bits become 8, what is transparent becomes white.
+    """Converts an image to 8-bit RGB, with its EXIF orientation applied and transparency blended with white.
 
     Args:
-      image: as it was opened.
-      enough: width and height that are enough, upright; a JPEG is then decoded at a part of its size.
+      image: the image as opened.
+      enough: minimum width and height after orientation, so that a JPEG can be decoded at a fraction of its size.
 
     Raises:
-      ValueError: for pixels of floating point, whose range is unknown.
+      ValueError: for floating-point pixels, whose range is unknown.
     """
     if enough is not None:
         width, height = enough if _upright_size(image) == image.size else enough[::-1]
@@ -112,7 +112,7 @@ def _rgb(image: Image.Image, enough: tuple[float, float] | None = None) -> Image
     if image.mode == "F":
         raise ValueError("its pixels are of floating point")
     if image.mode.startswith("I"):
-        # Pillow would cut values off at 255.
+        # Pillow would clip 16-bit values at 255.
         image = Image.fromarray((np.asarray(image).clip(0, 65535).astype(np.uint16) >> 8).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -128,7 +128,7 @@ def _shorter_side(image: Image.Image, length: int) -> Image.Image:
 
 
 def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Returns left, top, width and height of a box of 8% to 100% of an image, of an aspect of 3/4 to 4/3."""
+    """Returns left, top, width and height of a random box with 8% to 100% of the area and an aspect of 3/4 to 4/3."""
     width, height = size
     for _ in range(10):
         area = width * height * rng.uniform(0.08, 1.0)
@@ -136,6 +136,6 @@ def _random_box(size: tuple[int, int], rng: np.random.Generator) -> tuple[int, i
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             return int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h
-    # An image so long that no box fits: its centre, at the nearest aspect.
+    # No box fits into a very long image: use its center, with the nearest aspect ratio.
     w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
     return (width - w) // 2, (height - h) // 2, w, h

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The dataset that a config names."""
+"""Loading of datasets by name."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from experiments.settings.schema import Data
 
 
 def _streamed(section: Data, seed: int) -> Dataset:
-    from experiments.data import streamed  # Grain takes a while to import.
+    from experiments.data import streamed  # Importing Grain is slow.
 
     return streamed.load(section, seed)
 
 
-# From the section of the settings and the seed of what is random to a dataset.
+# Functions of the section `data` and a seed that return a dataset.
 DATASETS: dict[str, Callable[[Data, int], Dataset]] = {
     **dict.fromkeys(arrays.ARRAYS, arrays.load),
     "imagenet": _streamed,
@@ -26,9 +26,13 @@ DATASETS: dict[str, Callable[[Data, int], Dataset]] = {
 
 
 def load(section: Data, seed: int) -> Dataset:
-    """Returns the dataset that the settings name.
+    """Loads the dataset that a config names.
+
+    Args:
+      section: section `data` of the settings.
+      seed: seed of random crops and augmentation on the host.
 
     Raises:
-      UsageError: for an unknown name, or when the data is not there and cannot be downloaded.
+      UsageError: for an unknown name, or if the data is missing and cannot be downloaded.
     """
     return named.find("config.data.name", section.name, DATASETS)(section, seed)

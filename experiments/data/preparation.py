@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""How images become inputs, inside the compiled step.
+"""Preprocessing and augmentation of images within the compiled step.
 
 Dimension letters: B batch, H W C image, K classes.
 """
@@ -20,17 +20,19 @@ PADDINGS = {"reflect": "reflect", "zero": "constant"}
 
 @dataclasses.dataclass(frozen=True)
 class Preparation:
-    """How images become inputs: `(pixel - mean) / std` per channel, and what training adds. Hashable.
+    """Normalizes images to `(pixel - mean) / std` per channel, and augments them in training. Hashable.
 
     Attributes:
-      mean, std: per channel, in units of a pixel.
-      upsample: side of the square that images are resized to (bilinear); 0 for none.
-      crop: how many pixels an image is padded on each side before a random crop; 0 for none.
+      mean: mean per channel, in pixel values.
+      std: standard deviation per channel, in pixel values.
+      upsample: side of the square that images are resized to (bilinear), in pixels; 0 for none.
+      crop: padding on each side before a random crop, in pixels; 0 for none.
       padding: a key of `PADDINGS`.
-      crop_first: whether it is cropped before it is resized.
-      flip: whether images are flipped left to right at random.
-      mixup: concentration of Mixup's Beta distribution, `alpha` (https://arxiv.org/abs/1710.09412); 0 for none.
-      cutmix: that of CutMix (https://arxiv.org/abs/1905.04899). With both, each batch draws one of them.
+      crop_first: whether to crop before resizing.
+      flip: whether to flip images horizontally at random.
+      mixup: concentration `alpha` of Mixup's Beta distribution (https://arxiv.org/abs/1710.09412); 0 for none.
+      cutmix: concentration `alpha` of CutMix's Beta distribution (https://arxiv.org/abs/1905.04899); 0 for none. If
+        both are set, one of them is drawn for each batch.
     """
 
     mean: tuple[float, ...]
@@ -44,20 +46,20 @@ class Preparation:
     cutmix: float = 0.0
 
     def shape(self, image: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Returns the shape of an input, for that of an image, `(H, W, C)`."""
+        """Returns the shape of a network input for images of shape `image`, both `(H, W, C)`."""
         return (self.upsample, self.upsample, image[2]) if self.upsample else image
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Returns inputs `[B, H, W, C]` float32 for uint8 images, without augmentation."""
+        """Returns inputs `[B, H, W, C]` float32 from uint8 images, without augmentation."""
         return self._normalize(self._resize(images))
 
     def train(self, key: jax.Array, images: jax.Array, targets: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Returns augmented inputs, and the targets that belong to them.
+        """Returns augmented inputs and their targets.
 
         Args:
-          key: random key; it is consumed.
+          key: PRNG key.
           images: `[B, H, W, C]` uint8.
-          targets: `[B, K]`, probabilities of the classes.
+          targets: class probabilities, `[B, K]`.
         """
         crop_key, flip_key, mix_key = jax.random.split(key, 3)
         if not self.crop_first:
@@ -95,9 +97,9 @@ class Preparation:
 
 
 def mixup(key: jax.Array, x: jax.Array, targets: jax.Array, alpha: float) -> tuple[jax.Array, jax.Array]:
-    """Returns `t x + (1 - t) x'` and the targets mixed likewise, `t ~ Beta(alpha, alpha)`, x' the example before.
+    """Returns `t x + (1 - t) x'` and the targets mixed likewise, with `t ~ Beta(alpha, alpha)`.
 
-    As in torchvision, one `t` for a batch, mixed with the batch rolled by one.
+    As in torchvision, `x'` is the batch rolled by one, and `t` is drawn once per batch.
     """
     t = jax.random.beta(key, alpha, alpha)
     return t * x + (1 - t) * jnp.roll(x, 1, 0), t * targets + (1 - t) * jnp.roll(targets, 1, 0)
@@ -106,28 +108,29 @@ def mixup(key: jax.Array, x: jax.Array, targets: jax.Array, alpha: float) -> tup
 def cutmix(
     beta: jax.Array, box: jax.Array, x: jax.Array, targets: jax.Array, alpha: float
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns images in which a box comes from the example before, and the targets mixed by area.
+    """Returns images with a box pasted from the previous example of the batch, and the targets mixed by area.
 
-    The box has `sqrt(1 - t)` of height and width, `t ~ Beta(alpha, alpha)`, and a centre anywhere; what of it lies
-    outside the image is cut off, and the targets go by what is left.
+    The box measures `sqrt(1 - t)` of the height and width, with `t ~ Beta(alpha, alpha)`, around a uniformly drawn
+    center. It is clipped to the image, and the targets are mixed by the clipped area.
 
     Args:
-      beta, box: random keys, of its size and its place.
+      beta: PRNG key of the size of the box.
+      box: PRNG key of its center.
       x: `[B, H, W, C]`.
       targets: `[B, K]`.
       alpha: concentration, > 0.
     """
     height, width = x.shape[1:3]
     half = 0.5 * jnp.sqrt(1 - jax.random.beta(beta, alpha, alpha))
-    centre = jax.random.uniform(box, (2,))
+    center = jax.random.uniform(box, (2,))
     rows, columns = jnp.arange(height), jnp.arange(width)
 
     def inside(places: jax.Array, side: int, middle: jax.Array) -> jax.Array:
-        # Whole pixels, as the area is counted in pixels.
+        # Rounded, so that the area is a whole number of pixels.
         low, high = jnp.round(side * (middle - half)), jnp.round(side * (middle + half))
         return (places >= low) & (places < high)
 
-    mask = inside(rows, height, centre[0])[:, None] & inside(columns, width, centre[1])[None, :]
+    mask = inside(rows, height, center[0])[:, None] & inside(columns, width, center[1])[None, :]
     share = jnp.mean(mask.astype(x.dtype))
     mixed = jnp.where(mask[None, :, :, None], jnp.roll(x, 1, 0), x)
     return mixed, (1 - share) * targets + share * jnp.roll(targets, 1, 0)
@@ -145,10 +148,10 @@ def _random_crop(key: jax.Array, images: jax.Array, pad: int, mode: str) -> jax.
 
 
 def preparation(section: Data, dataset: Dataset) -> Preparation:
-    """Returns how the images of a dataset are prepared.
+    """Returns the preprocessing of a dataset's images.
 
     Raises:
-      UsageError: for a crop that leaves nothing of an image.
+      UsageError: if the padding before a crop is not smaller than the image.
     """
     side = min(dataset.image_shape[:2])
     if section.upsample and not section.crop_first:

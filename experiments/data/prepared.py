@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Datasets prepared by tensorflow-datasets as array_record, read without TensorFlow."""
+"""Access to datasets prepared by tensorflow-datasets as array_record, without TensorFlow."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from experiments.core.errors import UsageError
 
 @contextlib.contextmanager
 def open_builder(name: str, folder: str, *, download: bool = True) -> Iterator[Any]:
-    """Gives the builder of a dataset that is prepared, or that could be.
+    """Yields the builder of a prepared dataset, which is downloaded first if necessary.
 
     Args:
-      name: of the dataset in tensorflow-datasets.
-      folder: of `config.data.dir`; TFDS_DATA_DIR where empty, and else the default of tensorflow-datasets.
-      download: whether it may be fetched where it is missing.
+      name: name of the dataset in tensorflow-datasets.
+      folder: value of `config.data.dir`. If empty, TFDS_DATA_DIR or else the default of tensorflow-datasets is used.
+      download: whether a missing dataset may be downloaded.
 
     Raises:
-      UsageError: when the data is not there, or reading it within the context fails.
+      UsageError: if the data is missing, or reading it within the context fails.
     """
     import tensorflow_datasets as tfds
 
     where = folder_of(name, folder)
     verbosity = absl_logging.get_verbosity()
-    absl_logging.set_verbosity(absl_logging.FATAL)  # It recommends packages and file layouts.
+    absl_logging.set_verbosity(absl_logging.FATAL)  # Silences recommendations of packages and file layouts.
     logging.getLogger("urllib3").setLevel(logging.ERROR)
     tfds.disable_progress_bar()
     try:
@@ -56,10 +56,10 @@ def open_builder(name: str, folder: str, *, download: bool = True) -> Iterator[A
 
 
 def folder_of(name: str, folder: str) -> str:
-    """Returns the folder where datasets lie, "" for the default of tensorflow-datasets.
+    """Returns the folder of tensorflow-datasets: `folder`, TFDS_DATA_DIR, or "" for the default.
 
     Raises:
-      UsageError: when it is given and missing.
+      UsageError: if the folder does not exist.
     """
     where = os.path.expanduser(folder or os.environ.get("TFDS_DATA_DIR", ""))
     if where and not os.path.isdir(where):
@@ -72,6 +72,6 @@ def folder_of(name: str, folder: str) -> str:
 
 
 def _require_network() -> None:
-    """Raises `OSError` within seconds where there is none; a download would try for minutes."""
+    """Raises `OSError` within seconds without a network. A download would retry for minutes."""
     with socket.create_connection(("storage.googleapis.com", 443), timeout=5):
         pass

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """RandAugment (Cubuk et al., 2020, https://arxiv.org/abs/1909.13719) with Pillow's operations.
 
-The ranges are those of torchvision's ViT-B/16 recipe, which the paper follows: magnitudes of 0 to 30, and operations
-that have a direction draw it.
+The ranges are those of torchvision's ViT-B/16 recipe, which the paper follows: magnitudes are 0 to 30, and the sign of
+directed operations is random.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _BILINEAR = Image.Resampling.BILINEAR
 
 
 def _affine(image: Image.Image, matrix: tuple[float, float, float, float, float, float]) -> Image.Image:
-    # `matrix` maps a point of the result to a point of the image; what comes from outside is black.
+    # `matrix` maps points of the result to points of the image. Points outside the image are black.
     return image.transform(image.size, Image.Transform.AFFINE, matrix, _BILINEAR)
 
 
@@ -25,7 +25,7 @@ def _enhance(kind: Callable[[Image.Image], ImageEnhance._Enhance]) -> Callable[[
     return lambda image, value: kind(image).enhance(1 + value)
 
 
-# By name: what is done for a value, the value at the largest magnitude, and whether it has a direction.
+# By name: the operation, its value at the largest magnitude, and whether it is directed (its sign is random).
 _OPERATIONS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, bool]] = {
     "identity": (lambda image, _: image, 0, False),
     "shear_x": (lambda image, v: _affine(image, (1, v, 0, 0, 1, 0)), 0.3, True),
@@ -38,7 +38,7 @@ _OPERATIONS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float,
     "contrast": (_enhance(ImageEnhance.Contrast), 0.9, True),
     "sharpness": (_enhance(ImageEnhance.Sharpness), 0.9, True),
     "posterize": (lambda image, v: ImageOps.posterize(image, 8 - round(v)), 4.0, False),
-    # From nothing turned at magnitude 0 to everything at the largest.
+    # Inverts no pixel at magnitude 0, and all at the largest.
     "solarize": (lambda image, v: ImageOps.solarize(image, round(255 - v)), 255.0, False),
     "autocontrast": (lambda image, _: ImageOps.autocontrast(image), 0, False),
     "equalize": (lambda image, _: ImageOps.equalize(image), 0, False),
@@ -47,13 +47,13 @@ OPERATIONS = tuple(_OPERATIONS)
 
 
 def apply(image: Image.Image, name: str, magnitude: float, *, mirrored: bool = False) -> Image.Image:
-    """Returns an image after one operation.
+    """Applies one operation to an image.
 
     Args:
-      image: RGB.
+      image: an RGB image.
       name: one of `OPERATIONS`.
       magnitude: in [0, 30].
-      mirrored: the other direction, where the operation has one.
+      mirrored: whether to negate the value of a directed operation.
     """
     operation, largest, directed = _OPERATIONS[name]
     value = magnitude / LARGEST * largest
@@ -61,7 +61,7 @@ def apply(image: Image.Image, name: str, magnitude: float, *, mirrored: bool = F
 
 
 def randaugment(image: Image.Image, rng: np.random.Generator, operations: int, magnitude: float) -> Image.Image:
-    """Returns an image after so many operations, each drawn with equal probability."""
+    """Applies `operations` operations of a magnitude in [0, 30], drawn uniformly with replacement."""
     for _ in range(operations):
         name = OPERATIONS[int(rng.integers(len(OPERATIONS)))]
         image = apply(image, name, magnitude, mirrored=bool(rng.integers(2)))

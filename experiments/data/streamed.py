@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Datasets of image files that are read while training goes on: ImageNet, or a folder of images.
+"""Datasets of image files that are read during training: ImageNet, or a folder of images.
 
-Grain's threads and processes read. A batch is a pure function of seed and step, whoever reads it, so a resumed run
-needs no iterator state, and its batches do not depend on how many processes read or train.
+Grain reads them in threads or processes. A batch is a pure function of seed and step. A resumed run therefore needs no
+iterator state, and batches do not depend on the numbers of workers and training processes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from experiments.data.images import Framing
 from experiments.data.order import BatchOrder
 from experiments.settings.schema import Data
 
-# Of the ImageNet training set, as everyone uses them.
+# The usual statistics of the ImageNet training set.
 _MEAN = (0.485 * 255, 0.456 * 255, 0.406 * 255)
 _STD = (0.229 * 255, 0.224 * 255, 0.225 * 255)
-# How many images a thread or process reads at a time: small pieces keep all of them busy.
+# Maximum number of images that a thread or process reads at a time. Small pieces keep all of them busy.
 _PIECE = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class _Pieces:
-    """A Grain source: pieces of the batches of some steps, for one process of the run, in order."""
+    """A Grain source of the pieces of training batches, for one process of the run, in order."""
 
     files: Files
     framing: Framing
@@ -70,7 +70,7 @@ class _Pieces:
 
 @dataclasses.dataclass(frozen=True)
 class _Plain:
-    """A Grain source: batches of given examples, as an evaluation sees them."""
+    """A Grain source of batches of given examples, preprocessed as for evaluation."""
 
     files: Files
     framing: Framing
@@ -87,7 +87,7 @@ def _framed(files: Files, i: int, frame: Callable[[bytes], np.ndarray]) -> tuple
     data, label = files[i]
     try:
         return frame(data), label
-    # What Pillow raises for files that are damaged, or so large that they may be meant to fill the memory.
+    # Pillow raises these for damaged files and decompression bombs.
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise UsageError(
@@ -107,12 +107,12 @@ class Streamed(Dataset):
     """A dataset of image files.
 
     Attributes:
-      files: of `train` and of `test`.
-      names: of the classes; empty where they are known by number.
-      framing: how images become squares.
-      seed: of what is random about them.
-      workers: how many processes read; 0 for threads alone.
-      threads: how many threads read, where no process does.
+      files: files of `train` and `test`.
+      names: names of the classes; empty if classes only have numbers.
+      framing: how images are resized and cropped.
+      seed: seed of random crops and augmentation.
+      workers: number of processes that read training data; 0 for threads.
+      threads: number of threads that read if there are no workers, and for evaluation.
     """
 
     files: dict[str, Files]
@@ -123,11 +123,11 @@ class Streamed(Dataset):
     threads: int
 
     def fingerprint(self) -> dict[str, Any]:
-        """Returns the classes, and of each split how many files there are and checksums of names and sizes."""
+        """Returns the classes and the fingerprint of the files of each split."""
         return {"classes": list(self.names) or self.classes, **{s: f.fingerprint() for s, f in self.files.items()}}
 
     def read(self, split: str, rows: Iterable[np.ndarray]) -> Iterator[Batch]:
-        """Returns the centres of the images of each batch."""
+        """Yields batches of center crops."""
         sizes, pieces = [], []
         for chosen in rows:
             parts = np.array_split(chosen, math.ceil(len(chosen) / _PIECE))
@@ -139,18 +139,24 @@ class Streamed(Dataset):
             yield _joined([next(read) for _ in range(size)])
 
     def feed(self, order: BatchOrder, steps: range, *, part: tuple[int, int]) -> Generator[Batch, None, None]:
-        """Returns the batches of training; closing the iterator ends the processes that read."""
+        """Yields the training batches of `steps`; closing the iterator ends the worker processes.
+
+        Args:
+          order: examples of each step.
+          steps: the steps.
+          part: index of this process and number of processes. A process reads its part of the rows of each batch.
+        """
         share = len(np.array_split(order(steps.start), part[1])[part[0]])
         pieces = math.ceil(share / _PIECE)
         source = _Pieces(self.files["train"], self.framing, order, self.seed, steps, part, pieces)
         threads = 0 if self.workers else self.threads
         dataset = grain.MapDataset.source(source).to_iter_dataset(grain.ReadOptions(threads, 2 * max(threads, 1)))
         if self.workers:
-            if not flags.FLAGS.is_parsed():  # As in a notebook: Grain's processes want to know its flags.
+            if not flags.FLAGS.is_parsed():  # As in a notebook. Grain's worker processes read its flags.
                 flags.FLAGS.mark_as_parsed()
             dataset = dataset.mp_prefetch(grain.MultiprocessingOptions(self.workers, per_worker_buffer_size=2))
         with contextlib.closing(iter(dataset)) as iterator:
-            # The processes start with the first piece.
+            # The workers start when the first piece is requested.
             with quiet_processes() if self.workers else contextlib.nullcontext():
                 read = itertools.chain([next(iterator)], iterator)
             for _ in steps:
@@ -167,7 +173,7 @@ def load(section: Data, seed: int) -> Streamed:
     """Returns a dataset of image files.
 
     Raises:
-      UsageError: for sizes that do not fit together, or when the data is not there.
+      UsageError: for inconsistent sizes, or if the data is missing.
     """
     framing = _framing(section)
     names: list[str] = []
@@ -214,7 +220,7 @@ def _imagenet(folder: str) -> tuple[dict[str, Files], int]:
             "test": Prepared(where, "validation"),
         }
         for split in files.values():
-            split[0]  # Opened, so that what is wrong with it is said now.
+            split[0]  # Opens it, so that errors are raised here.
         return files, classes
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Transposes and reductions that XLA fuses nothing into."""
+"""Transposes and reductions that XLA does not fuse with other operations."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def nonzero_anywhere(x: jax.Array) -> jax.Array:
 def _over_positions(reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
     """Reduces over groups of examples first, which fills vectors, then over the groups."""
     examples = x.shape[0]
-    # For larger groups, XLA emits windowed reductions that go channel by channel.
+    # For larger groups, XLA emits windowed reductions that process one channel at a time.
     together = max(number for number in range(1, 33) if examples % number == 0)
     fewer = reduce(x.reshape(examples // together, together, -1), 1)
     return reduce(fewer.reshape(-1, x.shape[-1]), 0)

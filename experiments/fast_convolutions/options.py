@@ -8,7 +8,7 @@ import os
 
 import jax
 
-# The operations that XLA gives to YNNPACK on a CPU: none.
+# Keeps XLA from using YNNPACK for any operation.
 _EIGEN = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 
@@ -36,7 +36,7 @@ def compiler_options(platform: str) -> dict[str, str]:
 
 @functools.cache
 def _known(options: tuple[tuple[str, str], ...]) -> bool:
-    """Returns whether this version of XLA takes the options; others refuse to compile anything with them."""
+    """Returns whether this version of XLA knows the options; compiling with unknown options is an error."""
     try:
         jax.jit(lambda: 0).lower().compile(compiler_options=dict(options))
     except jax.errors.JaxRuntimeError:

@@ -11,10 +11,10 @@ import jax
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
-# The calls whose bodies are rewritten, with the parameter that holds the body.
+# Primitives whose bodies are rewritten, with the parameter that holds the body.
 _CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 
-# From an equation and its operands to its result, or `None` to leave the operation as it is.
+# Function of an equation and its operands that returns the result, or `None` to keep the operation.
 Rule = Callable[[Any, Sequence[Any]], Any | None]
 
 
@@ -30,8 +30,8 @@ def rewrite(fn: Callable[..., Any], args: Sequence[Any], rules: Mapping[str, Rul
     Args:
       fn: a function of trees of arrays.
       args: its arguments.
-      rules: by the name of a primitive, its rule. Loops, conditionals, rematerialized and custom-derivative calls are
-        evaluated as they are.
+      rules: rules by the name of the primitive. Loops, conditionals, rematerialized and custom-derivative calls are
+        not rewritten.
     """
     closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
     results = _evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), rules)
@@ -62,7 +62,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any], rules: Map
 
 
 def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
-    """Returns the results of an equation for other operands."""
+    """Returns the results of an equation for the given operands."""
     with _at(eqn):
         results = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
     return list(results) if eqn.primitive.multiple_results else [results]
@@ -70,7 +70,7 @@ def bind(eqn: Any, operands: Sequence[Any]) -> list[Any]:
 
 @contextlib.contextmanager
 def _at(eqn: Any) -> Iterator[None]:
-    """Gives the operations that are traced within the name stack and the source line of `eqn`."""
+    """Operations traced in this context get the name stack and the source line of `eqn`."""
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
         yield

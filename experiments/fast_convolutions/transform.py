@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The transformation of a function."""
+"""The function transformation that rewrites convolutions and reductions."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from experiments.fast_convolutions.isolated import (
 )
 from experiments.fast_convolutions.rewriting import Rule, bind, rewrite
 
-# Tensor cores want channel counts divisible by the first number. The second bounds how much padding may enlarge an
+# Tensor cores want channel counts divisible by `_MULTIPLE`. `_GROWTH` bounds the factor by which padding may enlarge an
 # image. XLA's rule for float16 has the same numbers, and bounds kernels as well.
 _MULTIPLE, _GROWTH = 8, 1.35
 
-# Reductions of fewer values are fast as XLA compiles them.
+# Minimum size of a reduction to rewrite. XLA compiles smaller ones well.
 _LARGE = 2**17
 
 
 def with_fast_convolutions(fn: Callable[..., Any], *, platform: str) -> Callable[..., Any]:
-    """Returns `fn` with convolutions that XLA compiles badly rewritten; results only change by the order of sums.
+    """Rewrites the convolutions of `fn` that XLA compiles badly. Results only change by the order of sums.
 
     On a CPU, it rewrites two-dimensional convolutions in Flax's layout, `[N, H, W, C]`, and reductions of large arrays
     of this layout over all axes but the channels: sums, as in BatchNorm, and whether any value is nonzero. On a GPU, it
     pads the channels of bfloat16 convolutions to multiples of 8, if no image becomes more than 1.35 times as large. For
     other platforms, it returns `fn`.
 
-    The bodies of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` are left as they are; in a loop over
-    steps, apply it to the body. Operations on arrays that are sharded over explicit axes of a mesh
-    (`jax.sharding.AxisType.Explicit`) are left as they are, too. Compile the result, best with `compiler_options`.
+    The bodies of `lax.scan`, `lax.while_loop`, `lax.cond` and `jax.checkpoint` are not rewritten; in a loop over steps,
+    apply the transformation to the body. Operations on arrays that are sharded over explicit axes of a mesh
+    (`jax.sharding.AxisType.Explicit`) are not rewritten either. Compile the result, preferably with `compiler_options`.
     Apply it after `jax.grad`: derivatives of the result are not accelerated.
 
     Example:
@@ -65,8 +65,8 @@ def with_fast_convolutions(fn: Callable[..., Any], *, platform: str) -> Callable
 
 
 def _cpu_rules() -> dict[str, Rule]:
-    """Returns the rules for a CPU, which remember what they have seen of one function."""
-    # By the identity of a square or a comparison: that array, so that it lives on, and the operands.
+    """Returns the rules for a CPU. They hold state of one traced function."""
+    # By the `id` of the result of a square or a comparison: the result, which keeps the `id` valid, and the operands.
     squares: dict[int, tuple[Any, Any]] = {}
     comparisons: dict[int, tuple[Any, Any, Any]] = {}
 
@@ -115,14 +115,14 @@ def _convolution(eqn: Any, operands: Sequence[Any]) -> Any:
         return None
     kernel = kernel if layout == ways.FORWARD else jnp.swapaxes(kernel, 2, 3)
     if x.dtype not in (jnp.float32, jnp.float64):
-        return ways.convolution(x, kernel, eqn)  # Other dtypes only change their layout.
+        return ways.convolution(x, kernel, eqn)  # For other dtypes, only the layout is changed.
     if math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3]):
         return ways.over_small_image(x, kernel, eqn)
     return ways.by_shape(kernel, eqn)(x, kernel, eqn)
 
 
 def _with_padded_channels(eqn: Any, operands: Sequence[Any]) -> Any:
-    """Returns a bfloat16 convolution with numbers of channels that are multiples of `_MULTIPLE`."""
+    """Returns a bfloat16 convolution with channels padded to multiples of `_MULTIPLE`; `None` to keep the operation."""
     x, kernel = operands
     layout = tuple(eqn.params["dimension_numbers"])
     known = layout in (ways.FORWARD, ways.IMAGE_GRADIENT, ways.KERNEL_GRADIENT)
@@ -149,12 +149,12 @@ def _with_padded_channels(eqn: Any, operands: Sequence[Any]) -> Any:
 
 
 def _over_positions(eqn: Any, x: Any) -> bool:
-    """Returns whether a reduction of `x` is over all axes but the channels of images, and large."""
+    """Returns whether a reduction of images `x` is large and over all axes but the channels."""
     return x.ndim == 4 and tuple(eqn.params["axes"]) == (0, 1, 2) and x.size >= _LARGE and not _sharded(x)
 
 
 def _sharded(x: Any) -> bool:
-    """Returns whether an array is sharded over explicit axes of a mesh, so that some reshapes do not exist."""
+    """Returns whether an array is sharded over explicit axes of a mesh, for which some reshapes are not defined."""
     return any(axis is not None for axis in jax.typeof(x).sharding.spec)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Ways to compute a convolution.
+"""Alternative implementations of a convolution.
 
 Each function takes the operands and the equation of a `conv_general_dilated`, whose parameters it reads.
 """
@@ -17,9 +17,9 @@ from jax import lax
 
 from experiments.fast_convolutions.isolated import isolated, transposed
 
-# Layouts of two-dimensional convolutions, as `jax.lax.ConvDimensionNumbers` has them: of Flax's convolutions, of their
-# gradients with respect to the image (the kernel's channels are exchanged), and of those with respect to the kernel (a
-# convolution of the image with the gradient of the result).
+# Layouts of two-dimensional convolutions as `jax.lax.ConvDimensionNumbers`: of Flax's convolutions, of their gradients
+# with respect to the image (the kernel's channels are exchanged), and with respect to the kernel (a convolution of the
+# image with the gradient of the result).
 FORWARD = ((0, 3, 1, 2), (3, 2, 0, 1), (0, 3, 1, 2))
 IMAGE_GRADIENT = ((0, 3, 1, 2), (2, 3, 0, 1), (0, 3, 1, 2))
 KERNEL_GRADIENT = ((3, 0, 1, 2), (3, 0, 1, 2), (2, 3, 0, 1))
@@ -27,7 +27,7 @@ _FLAX = ("NHWC", "HWIO", "NHWC")  # `FORWARD` by name.
 
 
 def over_small_image(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
-    """Returns a convolution as one matrix product: every position of the image with every position of the result.
+    """Computes a convolution as one matrix product of every position of the image with every position of the result.
 
     y[n, pq, o] = sum over hw, c of x[n, hw, c] K[hw, c, pq, o], where K[hw, c, pq, o] is the tap of the kernel that
     lies between the positions hw and pq, or zero if none does.
@@ -53,7 +53,7 @@ def over_small_image(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
 
 
 def _even(inputs: int, outputs: int) -> tuple[int, int]:
-    """Returns the numbers of inputs and outputs to pad a convolution to, from measurements."""
+    """Returns the numbers of inputs and outputs to pad a convolution to. The rule is empirical."""
     more = -(-inputs // 8) * 8
     # Padding is cheap for few channels; many channels are padded by at most two.
     return more if inputs <= 16 or more - inputs <= 2 else inputs, -(-outputs // 8) * 8 if outputs <= 16 else outputs
@@ -72,7 +72,7 @@ def by_shape(kernel: jax.Array, eqn: Any) -> Callable[[jax.Array, jax.Array, Any
 
 
 def _at_points(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
-    """Returns a convolution with a kernel of one tap as a matrix product over the positions that it reads or writes.
+    """Computes a convolution with a kernel of one tap as a matrix product over the positions that it reads or writes.
 
     The convolution has a stride or a dilated image, but not both.
     """
@@ -96,11 +96,11 @@ def _at_points(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
 
 
 def _by_phases(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
-    """Returns the convolution of an image with zeros between its positions, such as the gradient of one with a stride.
+    """Computes the convolution of a dilated image, such as the image gradient of a strided convolution.
 
-    With d - 1 zeros between them, the results at p = d m + r are a convolution of the image without the zeros, y[m] =
-    sum over a of x[m + a] K[d a + low - r]: one for each phase r, the first d results. All phases are computed as one,
-    with channels of each, and taps of zero where a phase has none.
+    With d - 1 zeros between positions, the results at p = d m + r, for each phase r in 0, ..., d - 1, are a convolution
+    of the image without the zeros: y[m] = sum over a of x[m + a] K[d a + low - r]. All phases are computed by one
+    convolution, with the phases as additional output channels. Taps that a phase lacks are zero.
     """
     params, out = eqn.params, eqn.outvars[0].aval
     zero = jnp.zeros([], x.dtype)
@@ -110,7 +110,7 @@ def _by_phases(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
         first = -(low // d)
         last = (d - 1 + size - 1 - low) // d
         taps = d * (last - first + 1)
-        # Of the phase r, the tap at d (a - first) is K[d a + low - r].
+        # The tap of phase r at d (a - first) is K[d a + low - r].
         shift = [d * first + low - r for r in range(d)]
         phases = [
             lax.pad(kernel, zero, [(-by, taps - size + by, 0) if n == axis else (0, 0, 0) for n in range(kernel.ndim)])
@@ -120,14 +120,14 @@ def _by_phases(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
         sizes.append(-(-out.shape[1 + axis] // d))
         padding.append((-first, sizes[-1] + last - x.shape[1 + axis]))
     y = convolution(x, kernel, eqn, padding, (1, 1))
-    # Channels are those of the phase of columns, of rows, and of the result, from the outermost.
+    # The channel axis is ordered, from the outermost, by phase of columns, phase of rows, and output.
     y = y.reshape(-1, *sizes, apart[1], apart[0], out.shape[3]).transpose(0, 1, 4, 2, 3, 5)
     y = y.reshape(-1, sizes[0] * apart[0], sizes[1] * apart[1], out.shape[3])
     return y[:, : out.shape[1], : out.shape[2]]
 
 
 def _with_padded_channels(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
-    """Returns a convolution, with inputs and outputs padded by zeros where that is faster."""
+    """Computes a convolution with inputs and outputs padded by zeros where that is faster."""
     params = eqn.params
     inputs, outputs = kernel.shape[2:]
     if params["lhs_dilation"] != (1, 1) or math.prod(kernel.shape[:2]) == 1:
@@ -140,7 +140,7 @@ def _with_padded_channels(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Arra
 
 
 def _pairs_are_faster(kernel: jax.Array, eqn: Any) -> bool:
-    """Returns whether `_by_pairs` applies to a convolution and is faster, from measurements."""
+    """Returns whether `_by_pairs` applies to a convolution and is faster. The rule is empirical."""
     params, columns = eqn.params, eqn.outvars[0].aval.shape[2]
     steps = (*params["window_strides"], *params["lhs_dilation"], *params["rhs_dilation"])
     if set(steps) != {1} or kernel.shape[1] < 3 or columns % 2:
@@ -150,11 +150,11 @@ def _pairs_are_faster(kernel: jax.Array, eqn: Any) -> bool:
 
 
 def _by_pairs(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
-    """Returns a convolution with each pair of columns as one column of twice the channels.
+    """Computes a convolution with pairs of columns merged into one column with twice the channels.
 
-    `[N, H, W, C]` becomes `[N, H, W/2, 2 C]` without a copy. Columns s and r of a pair of the image and
-    of one of the result meet by the kernel K2[i, a, (s, c), (r, o)] = K[i, 2 a + s - r, c, o], zero where K has no such
-    tap: of three columns one in four.
+    `[N, H, W, C]` becomes `[N, H, W/2, 2 C]` without a copy. With s the column within a pair of the image, and r the
+    one within a pair of the result, the kernel is K2[i, a, (s, c), (r, o)] = K[i, 2 a + s - r, c, o]. It is zero where
+    K has no such tap: one in four taps for a kernel with three columns.
     """
     (rows, (low, _)), columns = eqn.params["padding"], eqn.outvars[0].aval.shape[2]
     wide, inputs, outputs = kernel.shape[1:]
@@ -173,11 +173,11 @@ def _by_pairs(x: jax.Array, kernel: jax.Array, eqn: Any) -> jax.Array:
 
 
 def kernel_gradient(x: jax.Array, g: jax.Array, eqn: Any) -> jax.Array:
-    """Returns the gradient of a kernel from the image `[N, H, W, C]` and the gradient of the result, `[N, P, Q, O]`.
+    """Computes the gradient of a kernel from the image `[N, H, W, C]` and the gradient of the result, `[N, P, Q, O]`.
 
-    At stride 1 it is dK[i, j, c, o] = sum over n, p, q of x[n, p + i - low, q + j - low, c] g[n, p, q, o]: as many
-    images as inputs, convolved with a kernel g that has O outputs. It is as well, its taps from last to first, as many
-    images as outputs, convolved with a kernel x that has C; which is faster where these are more and fill vectors.
+    At stride 1, it is dK[i, j, c, o] = sum over n, p, q of x[n, p + i - low, q + j - low, c] g[n, p, q, o]. This is a
+    convolution of C images x with a kernel g that has O outputs. With the order of the taps reversed, it is also a
+    convolution of O images g with a kernel x that has C outputs. The latter is faster if C > O and C fills vectors.
     """
     params = eqn.params
     inputs, outputs = x.shape[3], g.shape[3]
@@ -200,7 +200,7 @@ def convolution(
     dilation: Sequence[int] | None = None,
     layout: Any = _FLAX,
 ) -> jax.Array:
-    """Returns the convolution of an equation for other operands, padding, dilation of the image and layout."""
+    """Computes the convolution of an equation, with other operands, padding, dilation of the image or layout."""
     params = eqn.params
     padding = params["padding"] if padding is None else padding
     dilation = params["lhs_dilation"] if dilation is None else dilation

@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a config asks for, checked once: the problem, its network, optimizer and method."""
+"""Construction of the network, optimizer, pruning method and target size from a config."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The size that a run is to end at."""
+"""The target size of a run."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from experiments.settings.durations import to_steps
 
 _LOG = logging.getLogger(__name__)
 
-# Where the config has no strength it is this one, with a first factor by how much is to leave: on digits, and on
-# CIFAR-10 with narrow networks, lambda of 0.001 to 0.02 takes 65% to 90% of the weights.
+# Peak strength if a config has a target but no strength; it is multiplied by a factor that depends on the target. On
+# digits, and on CIFAR-10 with narrow networks, lambda of 0.001 to 0.02 removes 65% to 90% of the weights.
 GUESS = 0.02
+# Margin, as a fraction of the dense size, beyond which a run warns that it will miss its target.
 TOLERANCE = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
 class Goal:
-    """What a run is to end at.
+    """Target size of the network at the end of a run.
 
     Attributes:
-      kind: the field of `config.method.target`.
+      kind: name of the option in `config.method.target`.
       asked: its value.
-      left: the part of the dense network's parameters, neurons, FLOPs or step time that is to be left, in (0, 1).
-      span: steps in which neurons die.
-      every: steps between looks at what a cut would leave.
+      left: fraction of the dense network's parameters, neurons, FLOPs or step time to keep, in (0, 1).
+      span: number of steps during which neurons die.
+      every: steps between measurements of the size that a prune would leave.
     """
 
     kind: str
@@ -42,17 +43,17 @@ class Goal:
     every: int
 
     def due(self, step: int) -> bool:
-        """Returns whether to look at a step; after the span nothing can be done any more."""
+        """Returns whether to measure at a step. After the span, the strength has no effect any more."""
         return step % self.every == 0 and step <= self.span
 
     def value(self, left: float, dense_parameters: int) -> float:
-        """Returns what of the kind it is when a part is left."""
+        """Returns the value of the option `kind` for a remaining fraction `left`."""
         if self.kind.endswith("sparsity"):
             return 1 - left
         return left * dense_parameters if self.kind == "parameters" else left
 
 
-# Which part of the dense network each kind goes by, from (neurons, parameters, FLOPs) left.
+# For each kind, the remaining fraction that it refers to, of those of (neurons, parameters, FLOPs).
 PARTS: dict[str, Callable[[float, float, float], float]] = {
     "weight_sparsity": lambda neurons, parameters, flops: parameters,
     "neuron_sparsity": lambda neurons, parameters, flops: neurons,
@@ -69,23 +70,23 @@ def asked(settings: Settings) -> dict[str, float]:
 
 
 def strength(settings: Settings) -> float:
-    """Returns the peak strength of the regularizer: the config's, or a first guess where it has a target alone."""
+    """Returns the peak strength of the regularizer: the config's, or `GUESS` if only a target is set."""
     return settings.method.strength or (GUESS if asked(settings) else 0.0)
 
 
 def goal(settings: Settings, dense: demp_jax.Graph, dense_parameters: int) -> Goal | None:
-    """Returns the size to end at, if the settings ask for one.
+    """Returns the target size, or `None` if the settings have none.
 
     Args:
-      settings: of the run.
-      dense: the removable units of the network at its initial widths.
-      dense_parameters: its number of parameters.
+      settings: settings of the run.
+      dense: graph of the network at its initial widths.
+      dense_parameters: number of its parameters.
 
     Raises:
-      UsageError: for a size that no prune can reach, or options that do not fit together.
+      UsageError: for a size that pruning cannot reach, or inconsistent options.
     """
     wanted, method = asked(settings), settings.method
-    if not wanted or method.name == "dense":  # Which uses none of DemP's options.
+    if not wanted or method.name == "dense":  # Plain training ignores the options of DemP.
         return None
     names = ", ".join(f"config.method.target.{kind}" for kind in wanted)
     require(len(wanted) == 1, "config.method.target", names, "one option at most")
@@ -105,14 +106,14 @@ def goal(settings: Settings, dense: demp_jax.Graph, dense_parameters: int) -> Go
     if left < least:
         most = _bound(kind, found.value(least, dense_parameters))
         raise UsageError(
-            f"{field} must be {most}, which is what is left when every layer keeps "
-            f"config.pruning.min_units={settings.pruning.min_units} units and what cannot be pruned stays; got {value}."
+            f"{field} must be {most}, the limit with config.pruning.min_units={settings.pruning.min_units} units left "
+            f"in every layer; got {value}."
         )
     return found
 
 
 def _span(settings: Settings) -> int:
-    """Returns for how many steps the regularizer or the noise acts."""
+    """Returns the number of steps during which the regularizer or the noise acts."""
     method, run = settings.method, settings.steps
     spans = [(method.strength_schedule, method.strength_span)]
     spans += [(method.noise_schedule, method.noise_span)] if method.noise > 0 else []
@@ -120,7 +121,7 @@ def _span(settings: Settings) -> int:
 
 
 def _bound(kind: str, bound: float) -> str:
-    """Returns a bound as text, rounded so that it can be asked for."""
+    """Returns a bound as text, rounded so that the rounded value is reachable."""
     if kind == "parameters":
         return f"at least {math.ceil(bound)}"
     if kind.endswith("sparsity"):

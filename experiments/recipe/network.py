@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A model as pure functions of its variables."""
+"""Models as pure functions of their variables."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ DTYPES = ("float32", "bfloat16")
 
 @dataclasses.dataclass(frozen=True)
 class Network:
-    """A model's structure. Its variables are `{"params": ..., "state": ...}`, nested dicts of arrays. Hashable.
+    """The structure of a model, without its variables. Hashable.
+
+    Variables are `{"params": ..., "state": ...}`, nested dicts of arrays.
 
     Attributes:
-      graphdef: the structure, static attributes included.
+      graphdef: the structure, including static attributes.
     """
 
     graphdef: nnx.GraphDef
@@ -37,7 +39,7 @@ class Network:
 
     @functools.cached_property
     def _hash(self) -> int:
-        # A step hashes its network at every call, and a graphdef takes a millisecond.
+        # Cached, because every call of a step hashes its network, and hashing a graphdef takes a millisecond.
         return hash(self.graphdef)
 
     def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
@@ -47,19 +49,19 @@ class Network:
         return model(x)
 
     def train(self, variables: Any, x: jax.Array) -> tuple[jax.Array, Any]:
-        """Returns logits in training mode, and the new state."""
+        """Returns logits in training mode and the new state."""
         model = nnx.merge(self.graphdef, variables["params"], variables["state"], copy=True)
         model.train()
         logits = model(x)
         return logits, nnx.to_pure_dict(nnx.state(model, nnx.Not(nnx.Param)))
 
     def training(self, variables: Any, x: Any) -> TrainingNetwork:
-        """Returns the network in training mode, as `demp_jax.prune` asks for it."""
+        """Returns the network in training mode, for `demp_jax.prune`."""
         del variables, x
         return TrainingNetwork(self)
 
     def model(self, variables: Any) -> nnx.Module:
-        """Returns the model itself, in evaluation mode."""
+        """Returns the model as an `nnx.Module` in evaluation mode."""
         model = nnx.merge(self.graphdef, variables["params"], variables["state"])
         model.eval()
         return model
@@ -78,7 +80,7 @@ class TrainingNetwork:
     network: Network
 
     def __call__(self, variables: Any, x: jax.Array) -> jax.Array:
-        """Returns logits, by the statistics of the batch."""
+        """Returns logits, normalized with the statistics of the batch."""
         return self.network.train(variables, x)[0]
 
 
@@ -86,13 +88,13 @@ def build(section: Model, seed: int | jax.Array, input_shape: tuple[int, ...], c
     """Returns a new model.
 
     Args:
-      section: what model.
-      seed: seed or random key of the initialization.
-      input_shape: `[H, W, C]`.
+      section: the section `model` of a config.
+      seed: seed or PRNG key of the initialization.
+      input_shape: `(H, W, C)`.
       classes: number of classes.
 
     Raises:
-      UsageError: for an unknown name, or a model that these images do not fit.
+      UsageError: for an unknown name, or a model that does not fit the shape of the images.
     """
     builder = named.find("config.model.name", section.name, MODELS)
     try:
@@ -102,11 +104,11 @@ def build(section: Model, seed: int | jax.Array, input_shape: tuple[int, ...], c
 
 
 def common_arguments(section: Model, seed: int | jax.Array) -> dict[str, Any]:
-    """Returns what all models take: activation, dtype and random keys.
+    """Returns the arguments that all models have: activation, dtype and rngs.
 
     Args:
-      section: the `model` section of a config.
-      seed: seed or random key of the initialization.
+      section: the section `model` of a config.
+      seed: seed or PRNG key of the initialization.
     """
     return {"activation": section.activation, "dtype": jnp.dtype(section.dtype), "rngs": nnx.Rngs(params=seed)}
 
@@ -147,18 +149,18 @@ def _image(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return height, width, channels
 
 
-# From the config's section, the shape of an input, the number of classes, and what all models take, to a model.
+# Function of the section `model`, the input shape, the number of classes and `common_arguments` that returns a model.
 Builder = Callable[[Model, tuple[int, ...], int, dict[str, Any]], nnx.Module]
 
 
 @dataclasses.dataclass(frozen=True)
 class LibraryModel:
-    """A builder of a model of `demp_jax.models`, which `demp_jax.models.load` can build as well.
+    """A builder of a model of `demp_jax.models`, so that `demp_jax.models.load` can rebuild it.
 
     Attributes:
       name: name of the constructor in `demp_jax.models`.
-      arguments: from the section of the config, the shape of an input and the number of classes to the arguments of the
-        constructor, without those of `common_arguments`.
+      arguments: function of the section `model`, the input shape and the number of classes that returns the arguments
+        of the constructor, without `common_arguments`.
     """
 
     name: str
@@ -181,16 +183,16 @@ MODELS: dict[str, Builder] = {
 
 
 def description(section: Model, input_shape: tuple[int, ...], classes: int) -> dict[str, Any]:
-    """Returns how a model is built, as `demp_jax.models.load` reads it from `model.json`.
+    """Returns the description of a model that `demp_jax.models.load` reads from `model.json`.
 
     Args:
-      section: the `model` section of a config.
-      input_shape: `[H, W, C]`.
+      section: the section `model` of a config.
+      input_shape: `(H, W, C)`.
       classes: number of classes.
 
     Returns:
-      The `name` of a constructor of `demp_jax.models` and its `arguments`; for a builder that is not a `LibraryModel`
-      its name in `MODELS` and the section of the config.
+      The `name` of a constructor of `demp_jax.models` and its `arguments`. For a builder that is not a `LibraryModel`,
+      `section.name` and the section.
     """
     builder = named.find("config.model.name", section.name, MODELS)
     if not isinstance(builder, LibraryModel):
@@ -200,13 +202,13 @@ def description(section: Model, input_shape: tuple[int, ...], classes: int) -> d
 
 
 def calibrated(network: Network, variables: Any, x: jax.Array) -> Any:
-    """Returns variables whose running statistics are those of a batch, as if they had been averaged over it alone.
+    """Returns variables whose running statistics are replaced by the statistics of a batch.
 
-    A statistic that training moves as `m old + (1 - m) batch` shows both m and the batch's when it starts from two
-    values; all else stays.
+    Training updates a running statistic to `m old + (1 - m) batch`. Two updates from different values of `old`
+    determine `m` and `batch`. Other state is unchanged.
     """
 
-    @jax.jit  # With the batch as an argument: as a constant it could not lie on the devices of other processes.
+    @jax.jit  # The batch is an argument: a constant could not be sharded over devices of other processes.
     def after(variables: Any, state: Any, x: jax.Array) -> Any:
         return network.train({**variables, "state": state}, x)[1]
 
@@ -228,19 +230,19 @@ def initial(section: Model, seed: int, input_shape: tuple[int, ...], classes: in
     """Returns a network and its initial variables."""
     graphdef, _ = _abstract(section, input_shape, classes)
 
-    # One compiled program instead of a small one per array. At its usual level XLA spends a minute or two on the random
-    # numbers of a ResNet-18, and at this one seconds, for the same bits.
+    # One compiled program instead of a small one per array. At the default optimization level, XLA compiles the
+    # initialization of a ResNet-18 for a minute or two; at this one, for seconds. The values are bitwise the same.
     @functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
     def variables(key: jax.Array) -> Any:
         split: Any = nnx.split(build(section, key, input_shape, classes), nnx.Param, ...)
         _, params, state = split
         return {"params": nnx.to_pure_dict(params), "state": nnx.to_pure_dict(state)}
 
-    return Network(graphdef), variables(jax.random.key(seed))  # The program is the same for all seeds.
+    return Network(graphdef), variables(jax.random.key(seed))  # The seed is an argument: one program for all seeds.
 
 
 def abstract(section: Model, input_shape: tuple[int, ...], classes: int) -> tuple[Network, Any]:
-    """Returns a network and the shapes of its initial variables, without computing anything."""
+    """Returns a network and the shapes of its initial variables, without computing them."""
     graphdef, variables = _abstract(section, input_shape, classes)
     return Network(graphdef), variables
 

@@ -12,10 +12,10 @@ from experiments.settings import Settings
 
 
 def learning_rate(settings: Settings) -> optax.Schedule:
-    """Returns the learning rate by step.
+    """Returns the learning rate schedule.
 
     Raises:
-      UsageError: for options that do not fit together.
+      UsageError: for inconsistent options.
     """
     section, run = settings.optimizer, settings.steps
     field, warmup, peak = "config.optimizer.warmup", section.warmup, section.learning_rate
@@ -24,12 +24,11 @@ def learning_rate(settings: Settings) -> optax.Schedule:
         require(warmup == 0, field, warmup, "0 with config.optimizer.schedule='one_cycle', which has its own")
         return optax.cosine_onecycle_schedule(run, peak)
     if section.schedule == "cosine":
-        # After the warm-up the cosine takes the rest of the run.
         after = optax.cosine_decay_schedule(peak, run - warmup)
     elif section.schedule == "constant":
         after = optax.constant_schedule(peak)
     else:
-        # Boundaries are steps of the run; the schedule below begins after the warm-up.
+        # Boundaries count from the start of the run, steps of this schedule from the end of the warm-up.
         steps = [step - warmup for step in _boundaries(settings) if step > warmup]
         after = optax.piecewise_constant_schedule(peak, dict.fromkeys(steps, section.step_factor))
     if not warmup:
@@ -38,10 +37,10 @@ def learning_rate(settings: Settings) -> optax.Schedule:
 
 
 def _boundaries(settings: Settings) -> tuple[int, ...]:
-    """Returns the steps at which the rate is multiplied."""
+    """Returns the steps at which the learning rate is multiplied by `step_factor`."""
     section = settings.optimizer
     if section.schedule == "step":
-        # As the released code: 77, 154 and 231 epochs of 390 steps for the paper's "every 77 epochs".
+        # As in the released code: after 77, 154 and 231 epochs of 390 steps, for the paper's "every 77 epochs".
         return tuple(range(section.step_every, settings.steps + 1, section.step_every))
     steps = section.boundaries
     rising = all(a < b for a, b in itertools.pairwise((0, *steps)))
@@ -50,13 +49,13 @@ def _boundaries(settings: Settings) -> tuple[int, ...]:
 
 
 def base_optimizer(settings: Settings, rate: optax.Schedule) -> optax.GradientTransformation:
-    """Returns the base optimizer, with its constant weight decay on all parameters.
+    """Returns the base optimizer, with constant weight decay on all parameters.
 
-    Decoupled decay is added after the moments and scaled by the learning rate (AdamW, and the paper's SGDM); coupled
-    decay is part of the gradient.
+    Decoupled weight decay is added after the moments and scaled by the learning rate (AdamW, and the paper's SGDM).
+    Coupled weight decay is added to the gradient.
 
     Raises:
-      UsageError: for options that do not fit together.
+      UsageError: for inconsistent options.
     """
     section = settings.optimizer
     if section.name in ("adam", "adamw"):

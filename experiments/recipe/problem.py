@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a config asks for, checked as a whole before anything is compiled."""
+"""The problem that a config describes, validated as a whole before anything is compiled."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ from experiments.settings import Settings, device_defaults, options, parse, requ
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """Everything that follows from a config alone.
+    """Everything that is determined by a config.
 
     Attributes:
-      config: the config, which says what it had left to the device.
+      config: the config, with device-dependent options set.
       settings: its options as typed values.
-      dataset: its data.
-      preparation: of the images.
-      devices: of the run.
-      rate: the learning rate by step.
-      base: the base optimizer, without what the method adds.
-      method: the pruning method with its optimizer.
-      dense: the removable units of the network at its initial widths.
-      dense_parameters: its number of parameters.
-      goal: the size to end at, or `None`.
+      dataset: the dataset.
+      preparation: preprocessing of the images.
+      devices: devices of the run.
+      rate: learning rate schedule.
+      base: base optimizer, without the additions of the method.
+      method: pruning method with its optimizer.
+      dense: graph of the network at its initial widths.
+      dense_parameters: number of its parameters.
+      goal: target size, or `None`.
     """
 
     config: ml_collections.ConfigDict
@@ -57,11 +57,11 @@ class Problem:
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """Shape of one input, `[H, W, C]`."""
+        """Shape of one input, `(H, W, C)`."""
         return self.preparation.shape(self.dataset.image_shape)
 
     def example(self) -> jax.ShapeDtypeStruct:
-        """Returns the shape of a small batch, to trace with."""
+        """Returns the shape of a small batch for tracing."""
         return jax.ShapeDtypeStruct((2, *self.input_shape), jnp.float32)
 
     def abstract(self) -> tuple[network.Network, Any]:
@@ -73,12 +73,12 @@ class Problem:
         return network.initial(self.settings.model, self.settings.seed, self.input_shape, self.dataset.classes)
 
     def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
-        """Returns the removable units of a network."""
+        """Returns the graph of a network."""
         return demp_jax.trace(net, variables, self.example(), exclude=self.exclude, heads=self.heads)
 
     @functools.cached_property
     def routed(self) -> demp_jax.Graph:
-        """The removable units of the initial network, with what feeds what: `dense` was traced from shapes alone."""
+        """Graph of the initial network, traced with values. It tells which units feed which; `dense` does not."""
         return self.trace(*self.initial())
 
     @property
@@ -88,15 +88,15 @@ class Problem:
 
     @property
     def exclude(self) -> tuple[str, ...]:
-        """Patterns of sites that are never cut."""
+        """Patterns of sites that are never pruned."""
         return self.method.options.get("exclude", ())
 
 
 def pose(config: ml_collections.ConfigDict) -> Problem:
-    """Returns the problem of a config.
+    """Returns the problem that a config describes.
 
     Raises:
-      UsageError: for bad input; one line names the option, its value, what is allowed and the remedy.
+      UsageError: for an invalid config.
     """
     require_valid(config)
     dataset = data.load(section(schema.Data, config.data), config.seed)
@@ -135,21 +135,21 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
 
 
 def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any, x: Any) -> Any:
-    """Returns the removable units of a network, once it is known that the method can work on it.
+    """Returns the graph of a network, after checking that the method applies to it.
 
     Raises:
-      UsageError: where it cannot.
+      UsageError: if the method does not apply to the network.
     """
     try:
         heads = settings.pruning.heads
         dense = demp_jax.trace(net, variables, x, heads=heads)
         if method.name != "dense":
             dense.require_prunable()
-        # The optimizer looks at the parameters, too: let it say now what it would say at the first step.
+        # Trace the optimizer as well, so that its errors are raised here and not at the first step.
         params = variables["params"]
         state = jax.eval_shape(method.tx.init, params)
         live = {"live": params} if method.needs_live else {}
-        if not method.needs_groups:  # Those are known once the network has been traced with its variables.
+        if not method.needs_groups:  # Groups require a graph that is traced with values.
             jax.eval_shape(optax.with_extra_args_support(method.tx).update, params, state, params, **live)
     except UsageError:
         raise
@@ -177,7 +177,7 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
 
 
 def _by_patterns(field: str, patterns: Sequence[str], make: Callable[[], Any]) -> Any:
-    """Returns what `make` makes by patterns; a pattern that matches nothing is the field's fault."""
+    """Returns `make()`, with a `ValueError` for a pattern that matches nothing turned into a `UsageError`."""
     try:
         return make()
     except ValueError as error:
@@ -185,28 +185,28 @@ def _by_patterns(field: str, patterns: Sequence[str], make: Callable[[], Any]) -
 
 
 def _require_units(settings: Settings, dense: demp_jax.Graph) -> None:
-    """Raises `UsageError` where the floors of a cut leave no layer that could get smaller."""
+    """Raises `UsageError` if `min_units` or `multiple` prevents every layer from being pruned."""
     most = max(dense.widths.values(), default=0)
     least, multiple = settings.pruning.min_units, settings.pruning.multiple
-    allowed = f"below {most}, the units of the widest layer: else nothing can be cut"
+    allowed = f"below {most}, the units of the widest layer, or nothing can be pruned"
     require(least < most, "config.pruning.min_units", least, allowed)
     require(multiple <= most, "config.pruning.multiple", multiple, f"at most {most}, the units of the widest layer")
 
 
 def _require_pressure(settings: Settings, dense: demp_jax.Graph, params: Any) -> None:
-    """Raises `UsageError` where the regularizer acts on nothing that a cut could take: no target could be reached."""
+    """Raises `UsageError` if the regularizer acts on no parameter of a removable unit: no target is reachable then."""
     field, name = "config.method.penalised", settings.method.penalised
-    penalised = jax.tree.leaves(methods.PENALISED[name](params))
-    for variable, chosen in zip(dense.match(params), penalised, strict=True):
+    penalized = jax.tree.leaves(methods.PENALISED[name](params))
+    for variable, chosen in zip(dense.match(params), penalized, strict=True):
         axes = () if variable is None else dense.axes[variable]
-        if chosen and any(classes is not None and (classes >= 0).any() for classes in axes):
+        if chosen and any(groups is not None and (groups >= 0).any() for groups in axes):
             return
     raise UsageError(
-        f"{field} must choose parameters of neurons that can be cut for config.method.target to be reached, and "
-        f"{name!r} chooses none in config.model.name={settings.model.name!r}; try 'all'."
+        f"{field} must choose parameters of neurons that can be pruned, to reach config.method.target; got {name!r}, "
+        f"and {name!r} chooses none in config.model.name={settings.model.name!r}. Try 'all'."
     )
 
 
 def size(params: Any) -> int:
-    """Returns the number of entries of a tree of arrays or shapes."""
+    """Returns the total number of elements of a tree of arrays or shapes."""
     return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(params))

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a config leaves to the device it runs on."""
+"""Defaults of config options that depend on the device."""
 
 from __future__ import annotations
 
@@ -8,30 +8,27 @@ from typing import Any
 import jax
 import ml_collections
 
-# Cut evenly by 90%, a ResNet-18 in bfloat16 took x 1.03 of its dense step on a GPU, and x 0.69 with widths rounded up
-# to multiples of 8 (benchmarks/README.md, on a GPU).
+# Pruned evenly by 90%, a ResNet-18 in bfloat16 took 1.03 times its dense step time on a GPU, and 0.69 times with widths
+# rounded up to multiples of 8 (benchmarks/README.md, on a GPU).
 _MULTIPLE, _MULTIPLE_GPU = 1, 8
-# What a cut costs and how long it is prepared, in steps. A GPU tries kernels out: on an H200 a step took 11 to 42 s to
-# compile, as long as 800 to 12,000 steps; what that costs steps beside it is a guess.
+# Cost of a prune and length of its preparation, in steps. Compiling for a GPU includes autotuning: on an H200, a step
+# compiled in 11 to 42 s, the time of 800 to 12,000 steps. How much this slows down concurrent steps is a guess.
 _COST, _COST_GPU = "50", "500"
 _AHEAD, _AHEAD_GPU = 100, 3000
 
-# Fields that are the device's own: `multiple` where it is 0, the others where they are empty.
+# Options that depend on the device: `multiple` if it is 0, the others if they are empty.
 FIELDS = ("pruning.multiple", "pruning.cut_cost", "pruning.ahead")
 
 
 def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.ConfigDict:
-    """Returns a config that says what it left to the device, so that a run keeps these values on another one.
+    """Returns a config with the device-dependent options set, so that a run keeps them when it resumes elsewhere.
 
-    How much of a step's time the FLOPs are that a cut saves is not among them (`ahead.time_per_flops`): that is asked
-    of the device a run is on.
-
-    Convolutions as XLA has them want a step in a call on a CPU, whatever the config asks for.
+    On a CPU without `fast_convolutions`, `steps_per_call` becomes 1. `cost_rule.time_per_flops` is not an option,
+    because it always has to be that of the current device.
 
     Args:
-      config: the config; it is left as it is.
-      run: steps of the run; a GPU prepares a cut for a tenth of it at most.
-
+      config: the config; it is not modified.
+      run: length of the run in steps. On a GPU, a prune is prepared for at most a tenth of it.
     """
     on_gpu = jax.default_backend() == "gpu"
     ahead = min(_AHEAD_GPU, run // 10) if on_gpu else _AHEAD
@@ -45,6 +42,6 @@ def settled(config: ml_collections.ConfigDict, run: int) -> ml_collections.Confi
         name = field.removeprefix("pruning.")
         found.pruning[name] = found.pruning[name] or own[name]
     if not found.fast_convolutions and jax.default_backend() == "cpu":
-        # In a loop, such as that over the steps of a call, XLA computes their gradients by plain code there.
+        # A call of several steps is a loop, and XLA compiles gradients of convolutions in loops to slow code on a CPU.
         found.steps_per_call = 1
     return found

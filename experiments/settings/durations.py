@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Durations in configs: steps ("97656"), epochs ("250ep") or a part of the run ("87%")."""
+"""Durations in configs: steps ("97656"), epochs ("250ep") or a percentage of the run ("87%")."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from experiments.core.errors import UsageError
 
 
 def to_steps(field: str, text: str, *, epoch: float, run: int | None = None) -> int:
-    """Returns a duration in steps, rounded down; a part of the run other than none of it is at least one step.
+    """Returns a duration in steps, rounded down. A positive percentage of the run is at least one step.
 
     Args:
-      field: name of the config field, for messages.
+      field: name of the config option, for messages.
       text: `"N"` steps, `"Nep"` epochs or `"N%"` of the run.
       epoch: steps per epoch.
-      run: steps of the whole run; `None` where a part of the run makes no sense.
+      run: length of the run in steps; `None` if percentages are not allowed.
 
     Raises:
-      UsageError: for anything else, or a duration that is negative.
+      UsageError: for any other text, or a negative duration.
     """
     forms = 'steps ("5000"), epochs ("10ep")' + (' or a part of the run ("30%")' if run is not None else "")
     text = str(text).strip()

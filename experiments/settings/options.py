@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The options of configs: their paths, their types, and values as text."""
+"""Config options: their paths, their types, and their values as text."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from experiments.core.errors import UsageError
 
 
 def flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Returns the values of a nested config by their paths, such as `"method.noise"`."""
+    """Returns the values of a nested config by path, such as `"method.noise"`."""
     found: dict[str, Any] = {}
     for name, value in config.items():
         nested = isinstance(value, Mapping | ml_collections.ConfigDict)
@@ -27,7 +27,7 @@ OPTIONAL = tuple(path for path, value in flat(base.base()).items() if value is N
 
 
 def kind_of(path: str, value: Any) -> str:
-    """Returns in words what the value of an option has to be; `value` is an example."""
+    """Returns a description of the type of an option, for messages; `value` is an example of a valid value."""
     if path not in types():
         return f"like {as_text(value)!r}"
     kind = types()[path]
@@ -40,7 +40,7 @@ def kind_of(path: str, value: Any) -> str:
 
 @functools.cache
 def types() -> dict[str, type]:
-    """Returns the type of every option of the base config; of an optional one, that of its values."""
+    """Returns the type of every option of the base config by path; for an optional one, its type if not `None`."""
     config, found = base.base(), {}
     for path in flat(config):
         section, _, name = path.rpartition(".")
@@ -49,7 +49,12 @@ def types() -> dict[str, type]:
 
 
 def require_whole(config: Mapping[str, Any], what: str) -> None:
-    """Raises `UsageError` unless a config has all options of the base config, with values of their types."""
+    """Raises `UsageError` unless a config has all options of the base config, with values of the right types.
+
+    Args:
+      config: the config.
+      what: the source of the config, for messages.
+    """
     has = flat(config)
     sections = {path.rpartition(".")[0] for path in types()} - {""}
     for section in sorted(sections & has.keys()):
@@ -71,7 +76,7 @@ def base_value(path: str) -> Any:
 
 
 def _element_type(path: str) -> type:
-    """Returns the type of the elements of a tuple; one that is empty by default holds patterns."""
+    """Returns the type of the elements of a tuple option. Tuples that are empty by default hold patterns (`str`)."""
     return type(next(iter(base_value(path)), ""))
 
 
@@ -82,7 +87,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def as_text(value: Any) -> str:
-    """Returns a value as it is written on the command line."""
+    """Returns a value in the notation of the command line."""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, tuple):

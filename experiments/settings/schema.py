@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Settings: the options of a config as frozen, typed values, checked once.
+"""Settings: the options of a config as frozen, typed values, validated once.
 
-The classes below mirror the sections of `configs/base.py`, which says what each option means. An annotation says what
-the value of an option may be, whatever the rest of the config says, also for options that a run does not use: a mistake
-is then found before another method or dataset is tried. What depends on other options or on the data is checked where
-it is used. `parse` converts durations (`"30%"`, `"2ep"`) to steps.
+The classes below mirror the sections of `configs/base.py`, which documents each option. An annotation is the range or
+the choices of an option, independent of all other options. Options that a run does not use are validated as well, so
+that mistakes are found before the method or dataset is changed. Constraints that depend on other options or on the data
+are checked where they are used. `parse` converts durations (`"30%"`, `"2ep"`) to steps.
 """
 
 from __future__ import annotations
@@ -30,12 +30,13 @@ T = TypeVar("T")
 
 @dataclasses.dataclass(frozen=True)
 class Range:
-    """Numbers from `least` to `most`; of a tuple, each of its elements.
+    """Numbers from `least` to `most`. For a tuple, the range of each element.
 
     Attributes:
-      least, most: the ends.
-      open: which ends are excluded: "low", "high" or "both".
-      empty: of a tuple, whether it may have no elements.
+      least: lower bound.
+      most: upper bound.
+      open: excluded bounds: "low", "high", "both", or "" for none.
+      empty: whether a tuple may be empty.
     """
 
     least: float
@@ -48,7 +49,7 @@ class Range:
         return above and (value < self.most if self.open in ("high", "both") else value <= self.most)
 
     def allowed(self, value: float) -> str:
-        """Returns what is allowed in words, in the place of a value that is not."""
+        """Returns the allowed range as text, for the error message of an invalid `value`."""
         low, high = self.open in ("low", "both"), self.open in ("high", "both")
         if self.most <= 100:
             return f"in {'(' if low else '['}{self.least:g}, {self.most:g}{')' if high else ']'}"
@@ -59,14 +60,18 @@ class Range:
 
 @dataclasses.dataclass(frozen=True)
 class Duration:
-    """Steps, epochs or a part of the run, as text; `least` in steps."""
+    """Duration as text: steps, epochs or a percentage of the run.
+
+    Attributes:
+      least: minimum in steps.
+    """
 
     least: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
 class Patterns:
-    """Shell-style patterns of names, none of them empty."""
+    """Nonempty shell-style patterns of names."""
 
 
 Count = Annotated[int, Range(1, _INT32)]
@@ -158,7 +163,7 @@ class Target:
     parameters: Annotated[int | None, Range(1, _INT32)]
     inference_flops: Between0And1
     step_time: Between0And1
-    every: Annotated[str, Duration()]  # Still text: % is of the span of the schedules, see `recipe.goal`.
+    every: Annotated[str, Duration()]  # Parsed in `recipe.goal`, because % is of the span.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,11 +255,11 @@ class Watch:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All options of a config, durations in steps.
+    """All options of a config, with durations in steps.
 
     Attributes:
-      steps_per_epoch: not rounded.
-      extra: options that `configs/base.py` does not have, by path, for methods, models and datasets of your own.
+      steps_per_epoch: number of steps per epoch, not rounded.
+      extra: options that are not in `configs/base.py`, by path, for user-defined methods, models and datasets.
     """
 
     seed: Annotated[int, Range(0, _INT32)]
@@ -287,21 +292,21 @@ class Settings:
     extra: Mapping[str, Any]
 
 
-# What follows from a config and is none of its options.
+# Fields of `Settings` that are not config options.
 _DERIVED = ("steps_per_epoch", "extra")
 
 
 @functools.cache
 def limits() -> dict[str, Any]:
-    """Returns what the value of every option may be, by its path.
+    """Returns the allowed values of every option by path.
 
-    That is a `Range`, `Duration` or `Patterns`, the choices as a tuple, or `None` for any value of the type.
+    They are a `Range`, `Duration` or `Patterns`, a tuple of choices, or `None` if any value of the type is allowed.
     """
     return {path: limit for path, _, limit in _fields(Settings)}
 
 
 def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Returns path, type without its annotation, and limit of all options of a section and those within it."""
+    """Yields path, type without its annotation, and limit of the options of a section and its subsections."""
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():
         if cls is Settings and name in _DERIVED:
             continue
@@ -315,7 +320,7 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
 
 
 def require_valid(config: Mapping[str, Any]) -> None:
-    """Raises `UsageError` for a value that is never right; durations are left to `parse`."""
+    """Raises `UsageError` for a value out of range; durations are checked by `parse`."""
     for path, value in options.flat(config).items():
         limit, field = limits().get(path), f"config.{path}"
         if isinstance(limit, Range) and value is not None:
@@ -330,19 +335,19 @@ def require_valid(config: Mapping[str, Any]) -> None:
 
 
 def section(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Returns a section without durations, such as `config.model`, as an instance of its class."""
+    """Returns an instance of `cls` for a section without durations, such as `config.model`."""
     return _made(cls, options.flat(values), "", lambda field, value, least: value)
 
 
 def parse(config: Mapping[str, Any], examples: int) -> Settings:
-    """Returns the settings of a config that `require_valid` accepts and `device_defaults.settled` completed.
+    """Returns the settings of a config.
 
     Args:
-      config: the config.
-      examples: size of the training set, of which an epoch goes over all.
+      config: a config that `require_valid` accepts and `device_defaults.settled` has completed.
+      examples: number of training examples.
 
     Raises:
-      UsageError: for a duration that is none, or a batch larger than the training set.
+      UsageError: for an invalid duration, or a batch larger than the training set.
     """
     epoch = steps_per_epoch(config, examples)
     run = run_steps(config, examples)
@@ -359,7 +364,7 @@ def parse(config: Mapping[str, Any], examples: int) -> Settings:
 
 
 def steps_per_epoch(config: Mapping[str, Any], examples: int) -> float:
-    """Returns how many batches the training set has; not rounded.
+    """Returns the number of steps per epoch, not rounded.
 
     Raises:
       UsageError: for a batch larger than the training set.
@@ -373,7 +378,7 @@ def run_steps(config: Mapping[str, Any], examples: int) -> int:
     """Returns the length of the run in steps.
 
     Raises:
-      UsageError: for a length that is none, or too long to be counted by an int32.
+      UsageError: for a length that is invalid, below one step or beyond int32, or a batch larger than the training set.
     """
     text = config["steps"]
     found = to_steps("config.steps", text, epoch=steps_per_epoch(config, examples))
@@ -389,14 +394,14 @@ def _made(
     steps: Callable[[str, Any, int], Any],
     derived: Mapping[str, Any] = types.MappingProxyType({}),
 ) -> T:
-    """Returns an instance of a section's class.
+    """Returns an instance of the class of a section.
 
     Args:
       cls: the class.
-      values: of all options, by path.
-      prefix: of the paths of its options.
-      steps: from the name of a field, a duration and its least number of steps to steps.
-      derived: fields that are no options.
+      values: values of all options, by path.
+      prefix: prefix of the paths of the section's options.
+      steps: function of an option's name, a duration and its minimum in steps that returns the duration in steps.
+      derived: values of fields that are not options.
     """
     made: dict[str, Any] = dict(derived)
     for name, hint in typing.get_type_hints(cls, include_extras=True).items():

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Pruning methods: what each adds to the optimizer, and when and by what rule it prunes.
+"""Pruning methods: how each extends the optimizer, and when and what it prunes.
 
-A new method is a module in `baselines` and a row in `METHODS`.
+To add a method, add a module to `baselines` and a row to `METHODS`.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ METHODS: dict[str, Builder] = {
 
 
 def build(settings: Settings, base: optax.GradientTransformation) -> Method:
-    """Returns the method that the settings ask for, around a base optimizer.
+    """Returns the method of the settings, which wraps a base optimizer.
 
     Raises:
-      UsageError: for an unknown name, or options that do not fit together.
+      UsageError: for an unknown name, or inconsistent options.
     """
     builder = named.find("config.method.name", settings.method.name, METHODS)
     try:

@@ -19,11 +19,11 @@ from experiments.settings import Settings
 
 
 def chased(settings: Settings, base: optax.GradientTransformation) -> Method:
-    """Chase: channels are pruned every so often until `ranking.until`, extra connections until `masking.end`."""
+    """Returns Chase: channels are pruned until `ranking.until`; masks allow extra connections until `masking.end`."""
     section, run, end = settings.ranking, settings.steps, settings.masking.end
     target, until = section.sparsity, section.until
     require(1 <= until <= run, "config.ranking.until", until, f"between 1 step and the run's {run} steps")
-    # An optimizer that is initialized again would draw other masks.
+    # Restarting the optimizer would draw new masks.
     require_choice("config.ranking.optimizer", section.optimizer, ("sliced",))
     wanted = chase.channels(target, end=until)
 
@@ -36,14 +36,14 @@ def chased(settings: Settings, base: optax.GradientTransformation) -> Method:
 
     def make(settings: Settings, distribution: Any, schedule: Any) -> masking.Masking:
         extra = optax.cosine_decay_schedule(0.05, max(end, 1), 0.1)
-        # Half of the connections at first, a two-hundredth at the end.
+        # After `end`, the drop fraction decays from 0.5 to 0.005.
         last = optax.cosine_decay_schedule(0.5, max(run - end, 1), 0.01)
         whole = dataclasses.replace(schedule, end=run)
         drop = lambda step: last(step - end)  # noqa: E731
         return chase.Chase(distribution, whole, settings.seed, drop=drop, extra=extra, switch=end)
 
     masks = updater(settings, make, moves=True)
-    when = f"every {section.every:,} steps until step {until:,}, ever more"
+    when = f"every {section.every:,} steps until step {until:,}, to increasing sparsity"
     plain = structured_method(settings, masks.wrap_optax(base), chase.score, due, possible, when)
     assert plain.ranking is not None
     options = {**plain.ranking.options, "steps": 1, "rule": "exact"}
@@ -53,7 +53,7 @@ def chased(settings: Settings, base: optax.GradientTransformation) -> Method:
 
 
 def demp_rigl(settings: Settings, base: optax.GradientTransformation) -> Method:
-    """DemP's prunes and RigL's masks: the regularizer and the noise act on connections that RigL left open."""
+    """Returns DemP with RigL's masks: the regularizer and the noise act on the connections that RigL keeps."""
     plain = demp(settings, base)
     masks = updater(settings, dynamic(rigl.RigL), moves=True)
     return dataclasses.replace(plain, name="demp_rigl", tx=masks.wrap_optax(plain.tx), updater=masks)

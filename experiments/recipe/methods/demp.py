@@ -19,13 +19,13 @@ PENALISED: dict[str, Callable[[Any], Any]] = {"scales": demp_jax.norm_scales, "a
 
 def dense(settings: Settings, base: optax.GradientTransformation) -> Method:
     """Returns plain training."""
-    demp(settings, base)  # A comparison trains DemP next: its options have to be right as well.
+    demp(settings, base)  # Validates the options of DemP, which a comparison trains next.
     zero = demp_jax.schedules.constant(0.0)
     return Method("dense", base, zero, zero, lambda step: False, {}, False)
 
 
 def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
-    """Returns DemP: the regularizer, the noise, and prunes of dead units."""
+    """Returns DemP: a regularizer, noise, and pruning of dead units."""
     section, peak = settings.method, goal.strength(settings)
     strength, noise = _schedule(settings, "strength"), _schedule(settings, "noise")
     has_noise, unit = section.noise > 0, strength(1.0)
@@ -50,7 +50,7 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
 
 
 def _schedule(settings: Settings, name: str) -> Callable[[float], optax.Schedule]:
-    """Returns the schedule `name` (strength or noise) by its peak."""
+    """Returns a function of a peak that returns the schedule of `name` ("strength" or "noise")."""
     section, run = settings.method, settings.steps
     span = getattr(section, f"{name}_span")
     require(span <= run, f"config.method.{name}_span", span, f"between 1 step and the run's {run} steps")

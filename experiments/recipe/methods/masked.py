@@ -15,18 +15,23 @@ from experiments.core.errors import UsageError, require, require_choice
 from experiments.recipe.methods.method import Builder, Method, pruning
 from experiments.settings import Settings, schema
 
-# From the settings, a distribution and a schedule to what masks weights.
+# Function of the settings, a distribution of sparsity and a schedule that returns an updater of masks.
 Maker = Callable[[Settings, sparsity.Distribution, sparsity.Schedule], Any]
 
 
 def masked(make: Maker, *, moves: bool = True) -> Builder:
-    """Returns the builder of a masking method; `moves`: whether connections move, at a sparsity that stays."""
+    """Returns the builder of a masking method.
+
+    Args:
+      make: makes the updater of masks.
+      moves: whether the sparsity is constant and connections may move, instead of a schedule that increases it.
+    """
 
     def build(settings: Settings, base: optax.GradientTransformation) -> Method:
         masks = updater(settings, make, moves=moves)
         _, options = pruning(settings)
         zero = demp_jax.schedules.constant(0.0)
-        # A unit without weights is constant, not dead.
+        # A unit without weights is constant but not necessarily dead, so constant units are pruned as well.
         options["constant"] = 0.0 if options["constant"] is None else options["constant"]
         name, run = settings.method.name, settings.steps
         tx = masks.wrap_optax(base)
@@ -36,7 +41,7 @@ def masked(make: Maker, *, moves: bool = True) -> Builder:
 
 
 def updater(settings: Settings, make: Maker, *, moves: bool) -> Any:
-    """Returns what masks weights; `moves` as for `masked`."""
+    """Returns the updater of masks; for `moves`, see `masked`."""
     section, run = settings.masking, settings.steps
     start, end = section.start, section.end
     require(start <= end <= run, "config.masking.end", end, f"between start and the run's {run} steps")
@@ -57,12 +62,17 @@ def _distribution(section: schema.Masking) -> sparsity.Distribution:
 
 
 def plain(kind: Callable[..., masking.Masking]) -> Maker:
-    """Returns how a method that recomputes its masks from scores is made."""
+    """Returns the maker of a method that recomputes its masks from scores."""
     return lambda settings, distribution, schedule: kind(distribution, schedule, settings.seed)
 
 
 def dynamic(kind: Callable[..., masking.Masking], **more: str) -> Maker:
-    """Returns how a method that moves connections is made; `more`: its further arguments, by option of `masking`."""
+    """Returns the maker of a method that moves connections.
+
+    Args:
+      kind: class of the updater.
+      **more: further arguments of `kind`, each with the name of the option in section `masking` that it is set to.
+    """
 
     def make(settings: Settings, distribution: Any, schedule: Any) -> masking.Masking:
         section = settings.masking
@@ -77,7 +87,7 @@ def dynamic(kind: Callable[..., masking.Masking], **more: str) -> Maker:
 
 
 def jaxpruner(settings: Settings, distribution: Any, schedule: sparsity.Schedule) -> Any:
-    """Returns an updater of jaxpruner, made by its own function from a config."""
+    """Returns an updater of jaxpruner, created from a jaxpruner config."""
     try:
         module = foreign.jaxpruner()
     except ImportError as error:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a method is to a run, and the prunes of dead units that most methods have in common."""
+"""The interface of pruning methods, and the pruning of dead units that most methods share."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from experiments.settings import Settings
 
 @dataclasses.dataclass(frozen=True)
 class Ranking:
-    """Prunes of the units that score least.
+    """Pruning of the units with the lowest scores.
 
     Attributes:
-      score: of the units.
-      due: from a step and the optimizer's state to the neuron sparsity to prune to; `None` for no prune.
-      possible: whether a prune can be due at a step, whatever that state.
-      when: that in words.
-      options: of `baselines.structured.prune`, but for the sparsity.
-      batches, batch_size: how many examples are scored.
-      restarts: whether the optimizer, its schedules included, is initialized again after a prune.
-      floors: from the dense network to the units that every site keeps; `None` where the options say so.
+      score: score of the units.
+      due: function of a step and the optimizer state that returns the neuron sparsity to prune to, or `None` not to
+        prune.
+      possible: whether a prune may be due at a step, for some optimizer state.
+      when: description of when units are pruned, for the dry run.
+      options: options of `baselines.structured.prune`, without the sparsity.
+      batches: number of batches for scoring.
+      batch_size: number of examples per batch for scoring.
+      restarts: whether the optimizer and its schedules are initialized again after a prune.
+      floors: function of the dense network's graph that returns the minimum number of units of each site; `None` to use
+        `min_units` of `options`.
     """
 
     score: Score
@@ -44,20 +47,21 @@ class Ranking:
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """A method, ready for a run.
+    """A pruning method.
 
     Attributes:
-      name: its name in configs.
-      tx: the optimizer chain.
-      strength, noise: what the schedules give at a step, for the records; 0 for methods without.
-      prunes: whether dead units are pruned at a step (before its update), the end of the run included.
-      options: of `demp_jax.prune`.
-      needs_live: whether the optimizer takes the mask of live weights.
-      ranking: prunes by scores; `None` for none.
-      updater: what masks weights; `None` for nothing.
-      needs_groups: whether it takes the groups of the weights.
-      peaks: largest strength of the regularizer and amount of the noise, where `tx` keeps them in its state: runs that
-        differ in them alone then share compiled programs. `None` where it does not.
+      name: name in configs.
+      tx: the optimizer.
+      strength: schedule of the regularizer's strength, for the records; 0 for methods without it.
+      noise: schedule of the noise, for the records; 0 for methods without it.
+      prunes: whether dead units are pruned before the update of a step; step `settings.steps` is the end of the run.
+      options: options of `demp_jax.prune`.
+      needs_live: whether the update of `tx` takes the mask of the weights of alive units.
+      ranking: pruning by scores; `None` for none.
+      updater: updater of masks of weights; `None` for none.
+      needs_groups: whether the update of `tx` takes the groups of the weights.
+      peaks: peak strength and noise, if the state of `tx` holds them, so that runs with other peaks share compiled
+        programs; otherwise `None`.
     """
 
     name: str
@@ -80,12 +84,12 @@ class Method:
         return demp_jax.set_strength_factor(opt_state, factor * strength, noise=min(factor, 1.0) * noise)
 
 
-# From the settings and the base optimizer to a method.
+# Function of the settings and the base optimizer that returns a method.
 Builder = Callable[[Settings, optax.GradientTransformation], Method]
 
 
 def pruning(settings: Settings) -> tuple[Callable[[int], bool], dict[str, Any]]:
-    """Returns whether dead units are pruned at a step, and the options of a prune."""
+    """Returns a function that tells whether dead units are pruned at a step, and the options of `demp_jax.prune`."""
     section, run = settings.pruning, settings.steps
     require(section.start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
     names = ("criterion", "epsilon", "modes", "constant", "tolerance", "min_units", "multiple", "exclude", "heads")

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Methods that prune the units that score least."""
+"""Methods that prune the units with the lowest scores."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _LOG = logging.getLogger(__name__)
 
 
 def ranked(score: Score, released: Score | None = None, *, watches: bool = False, rule: str = "exact") -> Builder:
-    """Returns the builder of a method that prunes by scores once.
+    """Returns the builder of a method that prunes once, by score.
 
     Args:
-      score: as the DemP paper computes it.
-      released: as the method's own code does, where it is another.
-      watches: whether it prunes when EarlyCroP's rule says so.
-      rule: of the selection, unless the config asks for another.
+      score: the score as in the DemP paper.
+      released: the score as in the method's released code; `None` if that has no other.
+      watches: whether EarlyCroP's rule decides when to prune.
+      rule: the selection rule for `config.ranking.rule="auto"`.
     """
 
     def make(settings: Settings, base: optax.GradientTransformation) -> Method:
@@ -50,7 +50,7 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
         def possible(step: int) -> bool:
             if not watches:
                 return step == latest
-            # The state is asked at the ends of epochs alone: it would make every step wait.
+            # Reading the optimizer state blocks until its step is done, so it is only read around the ends of epochs.
             near = any(math.floor((step + d) / epoch) > math.floor((step + d - 1) / epoch) for d in (-1, 0, 1))
             return 0 < step <= latest and (near or step in (latest, run))
 
@@ -62,14 +62,14 @@ def ranked(score: Score, released: Score | None = None, *, watches: bool = False
             fired = early.fired_at(opt_state)
             if step == run and fired < 0 and step < latest:
                 _LOG.warning(
-                    "config.ranking.early_rule=%r has not fired, so nothing was pruned: give config.ranking.latest",
+                    "config.ranking.early_rule=%r has not fired, so nothing was pruned: set config.ranking.latest",
                     section.early_rule,
                 )
             return target if fired == step or (step == latest and fired < 0) else None
 
         when = f"at step {latest:,}"
         if watches:
-            by = f"{when} at the latest" if latest <= run else "never if that does not come"
+            by = f"{when} at the latest" if latest <= run else "never if the rule does not fire"
             when = f"when the weights' distance from the start grows slowly, by config.ranking.early_rule; {by}"
         return structured_method(settings, tx, chosen, due, possible, when, rule=rule)
 
@@ -86,7 +86,7 @@ def structured_method(
     *,
     rule: str = "exact",
 ) -> Method:
-    """Returns a method that prunes by a score when that is due, and dead units at the end; see `Ranking`."""
+    """Returns a method that prunes by score when due, and dead units at the end of the run; see `Ranking`."""
     section = settings.ranking
     _, options = pruning(settings)
     ranking = Ranking(
@@ -107,12 +107,11 @@ def structured_method(
     )
     zero = demp_jax.schedules.constant(0.0)
     run = settings.steps
-    # Dead units are pruned at the end alone.
     return Method(settings.method.name, tx, zero, zero, lambda step: step == run, options, False, ranking)
 
 
 def slimmed(settings: Settings, base: optax.GradientTransformation) -> Method:
-    """Network slimming: L1 on the scales until the prune, nothing after it."""
+    """Returns network slimming: an L1 penalty on the scales until the prune, and none after it."""
     plain, until = ranked(slimming.score)(settings, base), settings.ranking.when
     require(until >= 1, "config.ranking.when", until, "at least one step with slimming, as in '50%'")
     strength = optax.piecewise_constant_schedule(settings.method.strength, {until: 0.0})

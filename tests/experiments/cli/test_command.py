@@ -70,11 +70,11 @@ def test_every_key_has_a_comment():
     said = field_help.comments()
     for path in options.flat(base.base()):
         assert said[path].text, f"configs/base.py must say what {path} is"
-    assert said["method.noise_asymmetric"].text == "On weights of live neurons only."
+    assert said["method.noise_asymmetric"].text == "Only add noise to weights of alive neurons."
     assert said["data.dir"].text.startswith("Folder of tensorflow-datasets, TFDS_DATA_DIR by default; image_folder:")
     assert said["data.framing"].heading == "imagenet, image_folder:"
     assert said["data.crop"].heading == ""
-    assert said["ranking"].text.startswith("Methods that cut units by scores: snap,")
+    assert said["ranking"].text.startswith("Methods that prune units by score: snap,")
     # By other means: as many lines of the file assign to a key, and each comment stands in it.
     source = (ROOT / "configs" / "base.py").read_text()
     assert len(said) == len(re.findall(r"^    c\.[\w.]+ = ", source, re.M))
