@@ -174,7 +174,7 @@ class Prune:
             self._run.records.cut(record.pop("step"), record)
 
     def abandon(self) -> None:
-        """Cancels the preparation, at the end of the run."""
+        """Skips a compilation that has not started, at the end of the run."""
         if self._prepared is not None:
             self._prepared.abandon()
 
