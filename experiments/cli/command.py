@@ -219,7 +219,7 @@ def _parse(argv: list[str]) -> list[str]:
             say(_help())
             sys.exit(0)
         if len(rest) > 1:
-            raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.OPTION=VALUE.")
+            raise UsageError(f"unknown argument {rest[1]!r}. Write flags as --config=FILE and --config.OPTION=VALUE.")
         for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
             if not flag.value and not (name == "workdir" and _DRY_RUN.value):
                 raise UsageError(f"--{name} must be given, as in --{name}={example}; --help says more.")
