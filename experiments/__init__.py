@@ -1,1 +1,1 @@
-"""The training program and its experiments; it uses the public names of demp_jax only."""
+"""The training program and its experiments. It only uses the public API of demp_jax."""

@@ -1,13 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Trains a config and its dense twin, and shows them side by side.
+"""Trains a config and its dense twin, and compares them.
 
     python -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
     python -m experiments.compare --config=configs/resnet18_cifar.py:cpu --workdir=runs/cpu --config.method.noise=1e-6
     python -m experiments.compare --config=configs/resnet18_cifar.py --dry_run
     python -m experiments.compare --config=configs/resnet18_cifar.py --help | grep noise
 
-The twin has the method `dense`: same initialization, batches, optimizer and length. Both runs, a table
-(`comparison.txt`) and a plot (`comparison.png`) are left in the workdir; the same command continues what was stopped.
+The twin has the method `dense` and the same initialization, batches, optimizer and length. The workdir gets a folder
+for each run, a table (`comparison.txt`) and a plot (`comparison.png`). The same command resumes an interrupted run.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 
 def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Console | None = None) -> int:
-    """Trains the dense twin and the config itself; returns the exit status.
+    """Trains the dense twin and then the config itself; returns the exit status.
 
-    The twin is the same config with the method `dense`: same initialization, batches, optimizer and length.
+    The twin is the same config with the method `dense`.
 
     Args:
-      config: of the method to compare.
-      workdir: gets a folder for each run.
-      console: where the table is printed; standard output by default.
+      config: the config with the method to compare.
+      workdir: folder for the comparison, with a subfolder for each run.
+      console: console for the output; standard output by default.
 
     Raises:
-      UsageError: for bad input, before anything is trained.
+      UsageError: for invalid input, before anything is trained.
     """
-    # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
+    # Slow imports, which --help does not need.
     from rich.console import Console
 
     from experiments.recipe.problem import pose
@@ -47,7 +47,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
     from experiments.training.loop import train_and_evaluate
 
     _require_a_method(config)
-    pose(config)  # Says now what is wrong with it, not after the twin has been trained.
+    pose(config)  # Raises errors before the twin is trained.
     workdir = Path(workdir)
     console = console or Console(soft_wrap=True)
     twin = ml_collections.ConfigDict(config).copy_and_resolve_references()
@@ -71,7 +71,7 @@ def compare(config: ml_collections.ConfigDict, workdir: str | Path, console: Con
 
 
 def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
-    """Shows what `compare` would do; returns the exit status."""
+    """Prints the dry run of `compare`; returns the exit status."""
     from experiments.cli import dry_run
 
     _require_a_method(config)

@@ -5,7 +5,7 @@
     python -m experiments.export --workdir=runs/first --format=jax --format=onnx --out=exported
     python -m experiments.export --workdir=runs/first --format=onnx --batch=32 --data=/datasets
 
-It reads the newest checkpoint and writes:
+Reads the newest checkpoint and writes:
 
     model.json          model and its arguments, widths, input, preprocessing, accuracy, config of the run
     model.safetensors   safetensors: the variables, for `demp_jax.models.load`
@@ -56,19 +56,20 @@ from experiments.rundir import checkpoints, records, workdir
 from experiments.settings import schema
 from experiments.training.step import prepare
 
-# How many test images are compared, and by how much logits may differ, of the largest or of 1.
+# Prefix of folders with incomplete files.
 _PARTIAL = ".partial-"
+# Number of test images, and largest difference of their logits relative to max(1, largest logit).
 _EXAMPLES = 64
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 3e-2}
 
 
 @dataclasses.dataclass(frozen=True)
 class Net:
-    """A network to write.
+    """A network to export.
 
     Attributes:
-      fn, variables: the network.
-      about: content of its `model.json`.
+      fn, variables: the network and its variables.
+      about: content of `model.json`.
     """
 
     fn: network.Network
@@ -78,15 +79,15 @@ class Net:
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """A format.
+    """An export format.
 
     Attributes:
-      files: what it consists of besides `model.json`; the first has the weights.
-      needs: packages.
-      dtypes: what a network of it may compute in; one that computes in another is written in the first.
-      precision: of the products of the network that it is compared with; `None` for those of the device.
-      write: writes the files of a network into a folder.
-      read: returns the network that the files of a folder hold, as a function of inputs.
+      files: names of its files besides `model.json`; the first has the weights.
+      needs: required packages.
+      dtypes: supported dtypes of the computation. Networks with another dtype are exported in float32.
+      precision: matmul precision of the network that the export is compared with; `None` for the device's default.
+      write: writes the files of a network to a folder.
+      read: returns the network in the files of a folder, as a function of inputs.
     """
 
     files: tuple[str, ...]
@@ -114,7 +115,7 @@ def _read_safetensors(net: Net, folder: Path) -> Callable[[Any], Any]:
         demp_export.load_safetensors(model, folder / "model.safetensors")
         model.eval()
     graphdef, state = nnx.split(model)
-    # Flattening a state at every call takes longer than a small network.
+    # Flattening the state in every call would take longer than a small network.
     leaves, structure = jax.tree.flatten(state)
     run = jax.jit(lambda leaves, x: nnx.merge(graphdef, jax.tree.unflatten(structure, leaves))(x))
     return functools.partial(run, leaves)
@@ -159,22 +160,23 @@ FORMATS = {
 def export(
     folder: str | Path, formats: Sequence[str], out: str | Path | None = None, *, batch: int = 1, data: str = ""
 ) -> dict[str, dict[str, Any]]:
-    """Writes the network of a run's newest checkpoint.
+    """Exports the network of a run's newest checkpoint.
 
     Args:
       folder: the workdir of the run.
       formats: keys of `FORMATS`.
-      out: where to; `folder/export` by default.
-      batch: size of the batches that are timed.
-      data: where the dataset is, in place of `config.data.dir`.
+      out: output folder; `folder/export` by default.
+      batch: batch size for the benchmark.
+      data: folder of the dataset, instead of `config.data.dir`.
 
     Returns:
-      By format: `difference`, the largest of the logits on test images; `dtype` of what was written; and, as pairs of
-      the dense network and the pruned one, `seconds`, the medians of a batch, and `bytes` of the file with the weights.
+      For each format, a dict with `difference`, the largest absolute difference of the logits on test images; `dtype`,
+      the dtype of the exported computation; `seconds`, the median times of a batch; and `bytes`, the sizes of the file
+      with the weights. The latter two are pairs for the dense and the pruned network.
 
     Raises:
-      UsageError: for bad input.
-      ExportError: when what was written does not compute what the network does; it is not kept.
+      UsageError: for invalid input.
+      ExportError: if the exported network does not match the network. Nothing is kept.
     """
     require(batch >= 1, "--batch", batch, "at least 1")
     for name in formats:
@@ -200,26 +202,26 @@ def export(
         for name in formats:
             found[name] = _write(FORMATS[name], problem, saved, about, x, batch, partial)
         if before.get("digest") != about["digest"]:
-            # What is there of other formats is of another network.
+            # Existing files of other formats belong to another network.
             for path in _present(place):
                 path.unlink()
-        # Should it be stopped here, `model.json` says what may follow.
+        # `model.json` comes first, so that after an interruption no file is without its description.
         for path in _present(partial / "pruned"):
             os.replace(path, place / path.name)
     return found
 
 
 def _present(place: Path) -> list[Path]:
-    """Returns which files of an export a folder holds, `model.json` first."""
+    """Returns the files of an export in a folder, `model.json` first."""
     names = ["model.json", *(name for kind in FORMATS.values() for name in kind.files)]
     return [place / name for name in names if (place / name).exists()]
 
 
 def _previous(place: Path) -> dict[str, Any]:
-    """Returns the `model.json` of an earlier export; of none, nothing.
+    """Returns the `model.json` of a previous export, or an empty dict if there is none.
 
     Raises:
-      UsageError: when there are such files, and this program did not write them.
+      UsageError: if the folder has such files that were not written by this program.
     """
     present = _present(place)
     if not present:
@@ -236,7 +238,7 @@ def _previous(place: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _partial(place: Path) -> Iterator[Path]:
-    """Gives a folder inside of `place`, which is made, for what is not finished; what was left so is removed."""
+    """Locks `place` and yields a temporary folder in it; removes those of interrupted exports."""
     with workdir.locked(place, "--out"):
         for left in place.glob(f"{_PARTIAL}*"):
             shutil.rmtree(left, ignore_errors=True)
@@ -245,7 +247,7 @@ def _partial(place: Path) -> Iterator[Path]:
 
 
 def _test_inputs(problem: Problem) -> jax.Array:
-    """Returns inputs `[B, H, W, C]` from all over the test set."""
+    """Returns inputs `[B, H, W, C]`, evenly spaced over the test set."""
     examples = problem.dataset.test_examples
     rows = np.linspace(0, examples - 1, min(_EXAMPLES, examples)).astype(np.int64)
     images, _ = next(iter(problem.dataset.read("test", [rows])))
@@ -259,7 +261,7 @@ def _about(problem: Problem, saved: checkpoints.Saved, folder: Path) -> dict[str
     digest = hashlib.sha256()
     for path, leaf in zip(demp_jax.tracing.leaf_paths(saved.variables), jax.tree.leaves(saved.variables), strict=True):
         digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode() + np.asarray(leaf).tobytes())
-    framing = getattr(dataset, "framing", None)  # Of image files.
+    framing = getattr(dataset, "framing", None)  # Only datasets of image files have it.
     frame = {} if framing is None else {"shorter_side": framing.evaluation, "central_crop": framing.side}
     summary = folder / "summary.json"
     ended = json.loads(summary.read_text()) if summary.exists() else {}
@@ -299,7 +301,7 @@ def _write(
     batch: int,
     partial: Path,
 ) -> dict[str, Any]:
-    """Writes a network into `partial/pruned`, and its dense twin into `partial/dense`; tries both."""
+    """Exports a network to `partial/pruned` and its dense twin to `partial/dense`, and compares and times them."""
     section = problem.settings.model
     if section.dtype not in kind.dtypes:
         section = dataclasses.replace(section, dtype="float32")
@@ -318,7 +320,7 @@ def _write(
     few = x[jnp.arange(batch) % len(x)]
     programs = {name: functools.partial(run, few) for name, run in runs.items()}
     times = timing.median_seconds(programs, problem.settings.step_time_seconds)
-    assert times is not None  # Nothing stops it.
+    assert times is not None
     return {
         "difference": _difference(kind, nets["pruned"], runs["pruned"], x, section.dtype),
         "dtype": section.dtype,
@@ -328,10 +330,10 @@ def _write(
 
 
 def _difference(kind: Format, net: Net, run: Callable[[Any], Any], x: jax.Array, dtype: str) -> float:
-    """Returns the largest difference of what was written from a network.
+    """Returns the largest absolute difference of the logits of an exported network and the network itself.
 
     Raises:
-      ExportError: when it is too large.
+      ExportError: if it exceeds the tolerance.
     """
     with jax.default_matmul_precision(kind.precision):
         wanted = np.asarray(jax.jit(net.fn)(net.variables, x), np.float64)
@@ -346,7 +348,7 @@ def _difference(kind: Format, net: Net, run: Callable[[Any], Any], x: jax.Array,
 
 
 def line(name: str, found: dict[str, Any], batch: int, place: Path) -> str:
-    """Returns what was written, as text."""
+    """Returns the results of a format as one line."""
     (slow, fast), (large, small) = found["seconds"], found["bytes"]
     device = "cpu" if name == "onnx" else jax.devices()[0].platform
     return (
@@ -357,20 +359,18 @@ def line(name: str, found: dict[str, Any], batch: int, place: Path) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exports, by the command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("--workdir", type=command.local, required=True, metavar="DIR", help="of the run")
-    parser.add_argument("--format", choices=FORMATS, action="append", required=True, help="may be given again")
+    parser.add_argument("--workdir", type=command.local, required=True, metavar="DIR", help="workdir of the run")
+    parser.add_argument("--format", choices=FORMATS, action="append", required=True, help="repeatable")
+    parser.add_argument("--out", type=command.local, metavar="DIR", help="output folder; WORKDIR/export by default")
     parser.add_argument(
-        "--out", type=command.local, metavar="DIR", help="for what is written; WORKDIR/export by default"
+        "--batch", type=int, default=1, metavar="N", help="batch size for the benchmark; %(default)s by default"
     )
-    parser.add_argument(
-        "--batch", type=int, default=1, metavar="N", help="examples in a batch that is timed; 1 by default"
-    )
-    parser.add_argument("--data", default="", metavar="DIR", help="where the dataset is, if not where the run found it")
+    parser.add_argument("--data", default="", metavar="DIR", help="folder of the dataset, if it differs from the run's")
     options = parser.parse_args(arguments)
     formats = list(dict.fromkeys(options.format))
-    signals.raise_on_signal()  # What is not finished is cleared away.
+    signals.raise_on_signal()  # Lets incomplete files be removed.
     try:
         found = export(options.workdir, formats, options.out, batch=options.batch, data=options.data)
     except UsageError as error:

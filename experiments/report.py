@@ -1,14 +1,14 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A page about runs, to read in a browser, keep and send: one HTML file that needs nothing else.
+"""Writes a self-contained HTML page about runs.
 
     python -m experiments.report runs/first
     python -m experiments.report runs/quickstart/dense runs/quickstart/demp --out=both.html
     python -m experiments.report runs/sweep/*/ --out=sweep.html
 
-It shows what was run, accuracy against sparsity, where the time went, which fields of the configs differ, and of each
-run accuracy and live neurons over time, its cuts, and the network that is left. Runs whose configs differ in the seed
-alone are one row and one line, with mean and standard deviation. Runs that go on, were stopped or failed are shown with
-what they have, and damaged records are left out and named. The same records give the same page.
+The page shows the runs, accuracy against sparsity, where the time went, and the config options that differ. For each
+run, it shows accuracy and neurons over time, the prunes, and the pruned network. Runs whose configs differ in the seed
+alone share a row and a line, with mean and standard deviation. Unfinished and failed runs are included. Damaged records
+are left out and named. The same records give the same page.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from experiments.reporting.page import counted, page, read
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Writes the page, by the command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("workdirs", metavar="WORKDIR", type=command.local, nargs="+", help="the folder of a run")
+    parser.add_argument("workdirs", metavar="WORKDIR", type=command.local, nargs="+", help="the workdir of a run")
     parser.add_argument(
         "--out", type=command.local, default=Path("report.html"), metavar="FILE", help="%(default)s by default"
     )
     options = parser.parse_intermixed_args(arguments)
     runs = read(options.workdirs)
     try:
-        # A name of a folder need not be Unicode.
+        # Folder names may contain bytes that are not valid Unicode.
         options.out.write_text(page(runs), encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise UsageError(f"--out={options.out} must be a file that can be written ({error.strerror}).") from error

@@ -234,7 +234,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.page.write_text(page(options.out))
         return 0
     out = options.out / ("smoke" if options.smoke else options.scale)
-    signals.raise_on_signal()  # So that the runs are stopped, and save.
+    signals.raise_on_signal()  # Lets the runs save.
     try:
         unknown = next((name for name in options.name if name not in (*FIGURES, "all", "list")), None)
         require(unknown is None, "name", unknown, f"list, all, or one of {', '.join(FIGURES)}")

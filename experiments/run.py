@@ -1,13 +1,14 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Trains one network by a config.
+"""Trains a network.
 
     python -m experiments.run --config=configs/quickstart.py --workdir=runs/first
     python -m experiments.run --config=configs/resnet18_cifar.py:sgdm --workdir=runs/sgdm --config.method.strength=0.01
     python -m experiments.run --config=configs/resnet50_imagenet.py --config.data.dir=DIR --dry_run
     python -m experiments.run --config=configs/resnet18_cifar.py --help | grep noise
 
-The first trains; the same command continues a run that was stopped or killed. The second takes another variant of a
-config and overrides a key. The third shows what a run would do and take, and trains nothing. The last looks up keys.
+The first command trains; the same command resumes an interrupted run. The second uses a variant of a config and
+overrides an option. The third shows the network, schedules and cost of a run without training. The last looks up
+config options.
 """
 
 from __future__ import annotations
@@ -18,8 +19,8 @@ from experiments.cli import command
 
 
 def main(config: ml_collections.ConfigDict, workdir: str) -> int:
-    """Trains by `config` in `workdir`; returns the exit status."""
-    import jax  # Help, and Ctrl-C at the start, do not wait for what takes seconds to import.
+    """Trains the network of `config` in `workdir`; returns the exit status."""
+    import jax  # Slow, and not needed for --help.
 
     from experiments.training.loop import train_and_evaluate
     from experiments.training.summary import one_line
@@ -32,7 +33,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> int:
 
 
 def plan(config: ml_collections.ConfigDict, *, compiles: bool) -> int:
-    """Shows what `main` would do; returns the exit status."""
+    """Prints the dry run of `main`; returns the exit status."""
     from experiments.cli import dry_run
 
     return dry_run.show(config, compiles=compiles)

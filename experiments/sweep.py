@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-r"""Many runs: any grid over the fields of a config.
+r"""Runs a grid over config options.
 
     python -m experiments.sweep --config=configs/quickstart.py --grid=method.strength=0.01,0.03 --grid=seed=0,1,2 \
         --set=steps=1000 --out=runs/sweep
@@ -8,13 +8,13 @@ r"""Many runs: any grid over the fields of a config.
     python -m experiments.sweep --config=configs/resnet18_cifar.py --grid=seed=0,1,2,3 --out=runs/seeds \
         --launcher=slurm --per_job=4 --job=slurm_partition=gpu --job=gpus_per_node=1 --job=timeout_min=240
 
-Each point of the grid is an ordinary run of `experiments.run` in a folder of its own, named by what it changes
-(`python -m experiments.run --config=FILE --help` lists what can be changed). Runs that ended are not run again, runs
-that were interrupted go on, and a run that fails does not stop the others. On a CPU as many run at once as cores and
-memory allow (`--processes`), each on cores of its own; on an accelerator one at a time. With `--launcher=slurm` they
-are jobs of a cluster, `--per_job` of them in each, through submitit; what `--job` gives is told to it. A job that is
-preempted or comes to the end of its time lets its runs save, is queued again, and goes on. The table is printed and
-left in `OUT/sweep.md`, the summaries in `OUT/sweep.jsonl`.
+Each point of the grid is a run of `experiments.run` in its own folder (`python -m experiments.run --config=FILE --help`
+lists the config options). Finished runs are not repeated, interrupted runs are resumed, and a failed run does not stop
+the others. On a CPU, as many runs as cores and memory allow run at once (`--processes`), each on its own cores; on an
+accelerator, one at a time. With `--launcher=slurm`, runs are jobs of a cluster through submitit, with `--per_job` runs
+per job and the parameters given by `--job`. When a job is preempted or reaches its time limit, its runs save, and the
+job is queued again and resumes them. The table is printed and written to `OUT/sweep.md`, the summaries to
+`OUT/sweep.jsonl`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from experiments.reporting import tables
 
 
 def grid(text: Sequence[str]) -> list[dict[str, str]]:
-    """Returns the points of a grid: of `["a=1,2", "b=3"]`, `[{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]`.
+    """Returns the points of a grid: `[{"a": "1", "b": "3"}, {"a": "2", "b": "3"}]` for `["a=1,2", "b=3"]`.
 
     Raises:
-      UsageError: for a field without values, or one that is given twice.
+      UsageError: for an option without values, or given twice.
     """
     axes: dict[str, list[str]] = {}
     for each in text:
@@ -49,26 +49,26 @@ def grid(text: Sequence[str]) -> list[dict[str, str]]:
         # A tuple such as (300,100) is one value.
         found = [value for value in re.split(r",(?![^(]*\))", values) if value]
         if not found or field in axes:
-            raise UsageError(f"--grid must be KEY=VALUE,VALUE,... with each key once; got {each!r}.")
+            raise UsageError(f"--grid must be KEY=VALUE,VALUE,... with each option once; got {each!r}.")
         axes[field.removeprefix("config.")] = found
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 
 
 def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Run, str]:
-    """Returns the runs of a grid, and what they are called in the table."""
+    """Returns the runs of a grid and their labels in the table."""
     same, *others = grid(fixed)
     if others:
         raise UsageError(f"--set must be KEY=VALUE, one value for all runs; got {fixed}. Use --grid.")
     labels = {}
     for point in grid(axes):
         run = Run.of(config, same, point)
-        command.config_of([f"--config={located(config)}", *run.flags()])  # Says now what no run would understand.
+        command.config_of([f"--config={located(config)}", *run.flags()])  # Raises errors before any run.
         labels[run] = ", ".join(f"{k} {v}" for k, v in point.items() if k != "seed") or "run"
     return labels
 
 
 def _parameters(text: Sequence[str]) -> dict[str, Any]:
-    """Returns parameters of jobs: of `["timeout_min=60", "slurm_partition=gpu"]`, the first as a number."""
+    """Returns the parameters of jobs: `{"timeout_min": 60}` for `["timeout_min=60"]`; digits become integers."""
     found: dict[str, Any] = {}
     for each in text:
         key, sign, value = each.partition("=")
@@ -79,26 +79,28 @@ def _parameters(text: Sequence[str]) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Sweeps, by the command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = command.Parser(__doc__)
-    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="as experiments.run takes it")
-    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help="may be given again")
+    parser.add_argument("--config", required=True, metavar="FILE[:VARIANT]", help="the config, as in experiments.run")
+    parser.add_argument("--grid", action="append", default=[], metavar="KEY=VALUE,...", help="repeatable")
     parser.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="of all runs; may be given again"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="set an option in all runs; repeatable"
     )
-    parser.add_argument("--out", type=command.local, required=True, metavar="DIR", help="for the runs and the table")
-    parser.add_argument("--processes", type=int, default=0, metavar="N", help="runs at once; by default by the machine")
-    parser.add_argument("--launcher", choices=cluster.CLUSTERS, help="runs are jobs of a cluster, through submitit")
-    parser.add_argument("--per_job", type=int, default=1, metavar="N", help="runs that share a job, by default 1")
+    parser.add_argument("--out", type=command.local, required=True, metavar="DIR", help="folder for runs and table")
+    parser.add_argument(
+        "--processes", type=int, default=0, metavar="N", help="runs at once; by default as the machine allows"
+    )
+    parser.add_argument("--launcher", choices=cluster.CLUSTERS, help="launch runs as jobs through submitit")
+    parser.add_argument("--per_job", type=int, default=1, metavar="N", help="runs per job; %(default)s by default")
     parser.add_argument(
         "--job",
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="of the jobs, as submitit takes it; again for more",
+        help="submitit parameter of the jobs; repeatable",
     )
     options = parser.parse_args(arguments)
-    signals.raise_on_signal()  # The runs are stopped, and save.
+    signals.raise_on_signal()  # Lets the runs save.
     try:
         labels = _labelled(options.config, options.set, options.grid)
         if options.launcher:

@@ -1,12 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Records of runs and the tables made of them.
+"""Collects records of runs and prints them as tables.
 
     python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...
     python -m experiments.tables results/NAME.jsonl
     python -m experiments.tables results/NAME.jsonl --fill=README.md
 
-The first copies the summaries of finished runs into a record file. The second prints its table in Markdown, a row per
-setting with the mean over seeds. The third writes it behind the line `<!-- table NAME.jsonl -->` of a file.
+The first command writes the summaries of finished runs to a record file. The second prints its table in Markdown, with
+a row per setting and the mean over seeds. The third writes the table after the line `<!-- table NAME.jsonl -->` of a
+file.
 """
 
 from __future__ import annotations
@@ -27,13 +28,13 @@ from experiments.rundir.records import read_lines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Collects or prints, by the command line; returns the exit status."""
+    """Runs the command line; returns the exit status."""
     parser = command.Parser(__doc__)
     parser.add_argument("paths", type=command.local, nargs="+", help="record files to print, or workdirs to collect")
     parser.add_argument(
-        "--collect", type=command.local, metavar="FILE", help="write the summaries of the workdirs there"
+        "--collect", type=command.local, metavar="FILE", help="write the summaries of the workdirs to this file"
     )
-    parser.add_argument("--fill", type=command.local, metavar="FILE", help="replace its tables")
+    parser.add_argument("--fill", type=command.local, metavar="FILE", help="replace the tables in this file")
     options = parser.parse_args(arguments)
     try:
         if options.collect:

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Many runs as jobs of a cluster, through submitit: one to a job, or several that share its machine.
+"""Runs as jobs of a cluster, through submitit, with one or several runs per job.
 
-A job that is preempted, or comes to the end of its time, lets its runs save and is queued again; they go on from their
-checkpoints. So a run may be longer than a job.
+When a job is preempted or reaches its time limit, its runs save a checkpoint, and the job is queued again and resumes
+them. A run may therefore take longer than a job.
 """
 
 from __future__ import annotations
@@ -20,15 +20,20 @@ from experiments.cli.launch import Outcome, Run
 from experiments.core.errors import UsageError, require
 
 CLUSTERS = ("slurm", "local")
-# Part of a GPU's memory that the runs of a job share.
+# Fraction of the GPU memory that is divided between the runs of a job.
 _MEMORY = 0.9
 
 
 class Job:
-    """Runs of one job, a process each. It is pickled, and holds the words of processes that have yet to start."""
+    """The runs of a job, with one process per run. submitit pickles it before the processes start."""
 
     def __init__(self, processes: Sequence[tuple[list[str], str]], env: Mapping[str, str]):
-        """Takes of each process its words and the path of its log, and what their environment has besides the job's."""
+        """Initializes the job.
+
+        Args:
+          processes: for each process, its command and the path of its log.
+          env: environment variables of the processes, in addition to those of the job.
+        """
         self.processes, self.env = processes, env
         self._running: list[subprocess.Popen[bytes]] = []
 
@@ -42,14 +47,14 @@ class Job:
                         env={**os.environ, **self.env},
                         stdout=file,
                         stderr=subprocess.STDOUT,
-                        # Slurm sends it to all processes of a job; it is meant for this one.
+                        # Slurm signals all processes of a job, but only this one should handle the signal.
                         preexec_fn=_ignore_warning,
                     )
                 )
         return self._wait()
 
     def checkpoint(self) -> Any:
-        """Lets the runs save; returns the job that goes on with them, which submitit queues again."""
+        """Stops the runs after they have saved, and returns the job that resumes them, for submitit to queue."""
         from submitit.helpers import DelayedSubmission
 
         for process in self._running:
@@ -60,8 +65,7 @@ class Job:
     def _wait(self) -> list[int]:
         """Waits for the processes; returns their exit statuses.
 
-        It asks now and then: `checkpoint` runs in the handler of a signal, and must not want the lock of a wait that it
-        interrupts.
+        Polls, because `checkpoint` runs in a signal handler and would deadlock on the lock of an interrupted `wait`.
         """
         while any(process.poll() is None for process in self._running):
             time.sleep(0.2)
@@ -81,22 +85,22 @@ def execute(
     parameters: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> dict[Run, Outcome]:
-    """Runs everything that has not ended yet as jobs, and waits for them. See `launch.execute`.
+    """Runs all unfinished runs as jobs, and waits for them. See `launch.execute`.
 
     Args:
-      runs: what to run.
-      folder: of the folders of the runs; those of jobs lie in `jobs`.
+      runs: the runs.
+      folder: parent folder of the workdirs; its subfolder `jobs` has the files of the jobs.
       cluster: one of `CLUSTERS`; `local` runs jobs as processes of this machine.
-      per_job: how many runs share a job.
-      parameters: of the jobs, as submitit takes them, such as `timeout_min` and `slurm_partition`.
-      say: told a line now and then.
+      per_job: number of runs per job.
+      parameters: submitit's parameters of the jobs, such as `timeout_min` and `slurm_partition`.
+      say: prints a line about the progress.
 
     Returns:
-      By run, its outcome.
+      The outcome of each run.
 
     Raises:
-      UsageError: for a bad argument, or where submitit or the cluster is not there.
-      KeyboardInterrupt: when it is stopped; jobs of a cluster go on.
+      UsageError: for an invalid argument, or if submitit or the cluster is not available.
+      KeyboardInterrupt: if interrupted; jobs of a cluster continue.
     """
     require(per_job >= 1, "--per_job", per_job, "at least 1")
     wanted = list(dict.fromkeys(runs))
@@ -126,7 +130,7 @@ def execute(
             for job in jobs:
                 job.cancel()
         else:
-            say("the jobs go on; the same command reads what has ended")
+            say("the jobs continue; give the same command to wait for them and read their results")
         raise
     return {run: outcomes[run] for run in wanted}
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What the command-line programs share: help, flags, one-line errors, exit status."""
+"""Shared code of the command-line programs: help, flags, one-line errors, exit status."""
 
 from __future__ import annotations
 
@@ -30,30 +30,30 @@ from experiments.settings import options
 
 EXIT_STATUS = """\
 Exit status:
-  0    done; also a run that SIGTERM stopped, after it saved
-  1    a run failed: its loss became infinite or NaN, or one of several ended in an error
-  2    bad input; one line says which field, what was given, what is allowed and what to do
-  3    another process of the same run died or failed
-  130  stopped by Ctrl-C, after saving; Ctrl-C before the training or twice ends at once
+  0    success; also a run that was stopped by SIGTERM and saved
+  1    failure: the loss became infinite or NaN, or one of several runs failed
+  2    invalid input; one line names the option, the value given, what is allowed and the remedy
+  3    another process of the same run failed
+  130  stopped by Ctrl-C after saving; before training, or on a second Ctrl-C, without saving
 """
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The config: configs/NAME.py or configs/NAME.py:VARIANT.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all that the run leaves; continued if it holds this run.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder for all files of the run; a run that it holds is resumed.")
 _DISTRIBUTED = flags.DEFINE_string(
-    "distributed", "", "Processes of one run: auto on a cluster that JAX knows, or HOST:PORT,PROCESSES,PROCESS."
+    "distributed", "", "Several processes per run: auto on clusters that JAX detects, or HOST:PORT,PROCESSES,PROCESS."
 )
-_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show what would be done and what it takes; train nothing.")
+_DRY_RUN = flags.DEFINE_bool("dry_run", False, "Show the network, schedules and cost of the run; do not train.")
 _DEBUG = flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
-_COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step, to know the memory that it takes.")
-# Errors of a full disk, a quota and a limit on the size of files.
+_COMPILE = flags.DEFINE_bool("compile", False, "With --dry_run: compile the step and show its memory.")
+# Full disk, exceeded quota, exceeded file size limit.
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _HELP = ("--help", "-help", "-h", "-?", "--?")
 
 
 def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable[..., int]) -> None:
-    """Runs `program(config, workdir)` with the flags and exits with the status it returns.
+    """Calls `program(config, workdir)` with the flags and exits with the status that it returns.
 
-    With `--dry_run` that is `plan(config, compiles=...)`.
+    With `--dry_run`, calls `plan(config, compiles=...)` instead.
     """
     signals.end_at_once_on_interrupt()
 
@@ -61,7 +61,7 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
         del argv
 
         def joined() -> int:
-            # Importing JAX takes a while, which help does not need.
+            # Imports JAX, which is slow and not needed for --help.
             from experiments.core import devices, peers
 
             devices.join_processes(_DISTRIBUTED.value)
@@ -81,7 +81,7 @@ def run(program: Callable[[ml_collections.ConfigDict, str], int], plan: Callable
 
 
 def _peer_died(workdir: Path) -> str:
-    # Of a comparison, the folder of the run that is under way.
+    # `experiments.compare` has one folder per run; the newest is that of the current run.
     folders = [*workdir.glob("checkpoints"), *workdir.glob("*/checkpoints")]
     folder = max(folders, key=lambda path: path.stat().st_mtime, default=workdir)
     step = max((int(path.name) for path in folder.glob("*") if path.name.isdecimal()), default=None)
@@ -93,10 +93,10 @@ def _peer_died(workdir: Path) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """Arguments of a program without a config: help that begins with what it does, mistakes in one line."""
+    """Argument parser of a program without a config, with the program's docstring as help and one-line errors."""
 
     def __init__(self, about: str | None):
-        """Takes the docstring of the program."""
+        """Initializes the parser; `about` is the docstring of the program."""
         kind = argparse.RawDescriptionHelpFormatter
         super().__init__(description=about, epilog=EXIT_STATUS, formatter_class=kind, usage=argparse.SUPPRESS)
         self.add_argument("--debug", action="store_true", help="print the traceback of an error")
@@ -120,20 +120,20 @@ def local(text: str) -> Path:
 
 
 class _Stderr(logging.StreamHandler[TextIO]):
-    """Writes to standard error as it is now: a progress bar puts lines above itself."""
+    """Logs to the current `sys.stderr`, which the progress bar replaces to print lines above itself."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes a line."""
+        """Logs a record."""
         self.stream = sys.stderr
         super().emit(record)
 
 
 def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambda: None) -> int:
-    """Returns a program's exit status; whatever fails becomes one line.
+    """Runs a program, prints its errors as one line, and returns its exit status.
 
     Args:
-      program: returns its status.
-      folder: says where the traceback of an error goes that nobody foresaw; by default a temporary folder.
+      program: the program; returns its exit status.
+      folder: returns the folder for the tracebacks of unexpected errors; a temporary folder by default.
     """
     logger = logging.getLogger("experiments")
     logger.setLevel(logging.INFO)
@@ -151,7 +151,7 @@ def guarded(program: Callable[[], int], folder: Callable[[], str | None] = lambd
 
 
 def _unforeseen(error: Exception, folder: str | None) -> str:
-    """Returns an error as one line, with the file that holds its traceback; `--debug` prints it, too."""
+    """Returns an unexpected error as one line and writes its traceback to a file; `--debug` also prints it."""
     text = traceback.format_exc()
     if "--debug" in sys.argv:
         sys.stderr.write(text)
@@ -171,7 +171,7 @@ def _unforeseen(error: Exception, folder: str | None) -> str:
 
 
 def status_of(stopped_by: signal.Signals | None) -> int:
-    """Returns the exit status of a run that ended by itself (`None`) or was stopped by a signal."""
+    """Returns the exit status of a run that finished (`None`) or was stopped by a signal."""
     return 130 if stopped_by == signal.SIGINT else 0
 
 
@@ -181,45 +181,45 @@ def say(message: str) -> None:
 
 
 def fail(message: str, status: int) -> int:
-    """Prints what is wrong as one line on standard error; returns the exit status."""
+    """Prints an error as one line on standard error; returns the exit status."""
     print("error: " + " ".join(message.split()), file=sys.stderr)  # noqa: T201
     return status
 
 
 def config_of(words: Sequence[str]) -> ml_collections.ConfigDict:
-    """Returns the config that `--config=FILE` and overrides such as `--config.seed=1` ask for.
+    """Returns the config for `--config=FILE` and overrides such as `--config.seed=1`.
 
     Raises:
-      UsageError: for a file or a key that does not exist, or a value of another kind.
+      UsageError: for an unknown file or option, or a value of the wrong type.
     """
     words, unset = _split(words)
     alone, argv = flags.FlagValues(), ["", *words]
     holder = config_flags.DEFINE_config_file("config", None, flag_values=alone, sys_argv=argv)
     try:
         alone(argv)
-        holder.value.keys()  # Raises when the file could not be loaded.
+        holder.value.keys()  # Raises if the file could not be loaded.
     except Exception as error:
         raise UsageError(_mistake(words, error)) from error
     return _settled(holder.value, unset, words)
 
 
 def _parse(argv: list[str]) -> list[str]:
-    """Parses the command line; a mistake in it is one line on standard error and exit status 2."""
+    """Parses the command line; for invalid arguments, prints one line and exits with status 2."""
     asks = [word for word in argv[1:] if word in _HELP]
-    # config_flags wants the file before the overrides; users need not know.
+    # config_flags requires the file before the overrides.
     words = sorted((w for w in argv[1:] if w not in _HELP), key=lambda word: not word.startswith("--config="))
     words, unset = _split(words)
     sys.argv = argv = [argv[0], *words]
     try:
         rest = flags.FLAGS(argv)
         if _CONFIG.value:
-            _CONFIG.value.keys()  # Raises when the file could not be loaded.
+            _CONFIG.value.keys()  # Raises if the file could not be loaded.
             _settled(_CONFIG.value, unset, words)
         if asks:
             say(_help())
             sys.exit(0)
         if len(rest) > 1:
-            raise UsageError(f"unknown argument {rest[1]!r}. Flags are written --config=FILE and --config.key=value.")
+            raise UsageError(f"unknown argument {rest[1]!r}. Write flags as --config=FILE and --config.OPTION=VALUE.")
         for name, flag, example in (("config", _CONFIG, "configs/quickstart.py"), ("workdir", _WORKDIR, "runs/first")):
             if not flag.value and not (name == "workdir" and _DRY_RUN.value):
                 raise UsageError(f"--{name} must be given, as in --{name}={example}; --help says more.")
@@ -234,20 +234,20 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _help() -> str:
-    """Returns what a program says of itself, and of its config if one is given."""
+    """Returns the help of the program, and of its config if one is given."""
     own = (_CONFIG, _WORKDIR, _DRY_RUN, _COMPILE, _DISTRIBUTED, _DEBUG)
     lines = [sys.modules["__main__"].__doc__ or "", "Flags:"]
     lines += [f"  --{flag.name}: {flags.FLAGS[flag.name].help}" for flag in own]
-    lines += ["  --config.KEY=VALUE: Overrides a key of the config.", "", EXIT_STATUS]
+    lines += ["  --config.OPTION=VALUE: Override a config option.", "", EXIT_STATUS]
     if not _CONFIG.value:
-        return "\n".join([*lines, "The keys of a config, with what they mean: --config=configs/NAME.py --help."])
+        return "\n".join([*lines, "To list the options of a config: --config=configs/NAME.py --help."])
     wide = min(max(shutil.get_terminal_size().columns, 80), 120) if sys.stdout.isatty() else None
     file = config_flags.get_config_filename(flags.FLAGS["config"])
     return "\n".join([*lines, field_help.listing(_CONFIG.value, file, wide)])
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Returns the words without those that unset an optional key, as `--config.pruning.constant=None`, and the keys."""
+    """Splits off the words that unset an option, such as `--config.pruning.constant=None`; returns rest and options."""
     ends = {f"--config.{key}={value}": key for key in options.OPTIONAL for value in ("", "None")}
     return [word for word in words if word not in ends], [ends[word] for word in words if word in ends]
 
@@ -255,14 +255,14 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def _settled(
     config: ml_collections.ConfigDict, unset: Sequence[str], words: Sequence[str]
 ) -> ml_collections.ConfigDict:
-    """Returns a config whose keys are whole, with some optional ones unset."""
+    """Unsets the options `unset` of a config and returns it; raises `UsageError` if an option or section is missing."""
     options.require_whole(config, f"--config={_file(words)}")
     config.update_from_flattened_dict(dict.fromkeys(unset))
     return config
 
 
 def _mistake(words: Sequence[str], error: Exception) -> str:
-    """Returns in a line what is wrong with the words of a command line that a config could not be made of."""
+    """Returns the one-line error for a command line from which no config could be made."""
     if isinstance(error, UsageError):
         return str(error)
     file = _file(words)
@@ -270,18 +270,18 @@ def _mistake(words: Sequence[str], error: Exception) -> str:
         try:
             known = options.flat(config_of([f"--config={file}"]))
         except UsageError as fault:
-            return str(fault)  # Of the file itself.
+            return str(fault)  # The file itself is invalid.
         return _bad_override(words, known, file, error)
     return _bad_file(file, error) if file else " ".join(str(error).split())
 
 
 def _file(words: Sequence[str]) -> str:
-    """Returns the config that the words of a command line name, "" for none."""
+    """Returns the value of `--config`, or "" if missing."""
     return next((word.removeprefix("--config=") for word in words if word.startswith("--config=")), "")
 
 
 def _bad_file(file: str, error: Exception) -> str:
-    """Returns in a line why a config file cannot be used."""
+    """Returns the one-line error for a config file that cannot be used."""
     name = file.partition(":")[0]
     try:
         source = Path(name).read_text()
@@ -290,23 +290,24 @@ def _bad_file(file: str, error: Exception) -> str:
         return f"--config={file}: there is no file {name}. Configs are files such as configs/quickstart.py."
     except (SyntaxError, ValueError) as fault:
         line = f", line {fault.lineno}" if isinstance(fault, SyntaxError) and fault.lineno else ""
-        return f"--config={file} must be a Python file with get_config(); it is none ({fault.args[0]}{line}). Mend it."
+        reason = f"it cannot be parsed ({fault.args[0]}{line}). Fix it."
+        return f"--config={file} must be a Python file with get_config(); {reason}"
     except OSError as fault:
         return f"--config={file} cannot be read ({fault.strerror}). Give a file such as configs/quickstart.py."
     found = _last_error(str(error)) or f"{type(error).__name__}: {error}"
     if isinstance(error, ValueError) and str(error).startswith("--config="):
-        return str(error)  # An unknown variant, which the configs complain of themselves.
-    return f"--config={file}: get_config() of it fails ({found.rstrip(': ')}). Mend the file."
+        return str(error)  # An unknown variant, which the configs report themselves.
+    return f"--config={file}: get_config() failed ({found.rstrip(': ')}). Fix the file."
 
 
 def _last_error(text: str) -> str:
-    """Returns the last error of a traceback that ml_collections put into a message; "" where there is none."""
+    """Returns the last error of a traceback in a message of ml_collections, or "" if there is none."""
     found = re.findall(r"^(\w[\w.]*(?:Error|Exception)\b.*)$", text, re.MULTILINE)
     return found[-1] if "Traceback" in text and found else ""
 
 
 def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, error: Exception) -> str:
-    """Returns in a line which override of a config cannot be made, as each alone can be tried."""
+    """Returns the one-line error for an invalid override; tries each override alone to find it."""
     for word in words:
         if not word.startswith("--config."):
             continue
@@ -318,7 +319,7 @@ def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, err
                 return f"config.{whole} must be given as a whole, as in --config.{whole}={shown}; got {word}."
             near = _near(path, known) or difflib.get_close_matches(path, known, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
-            return f"--config.{path}: the config has no such key. {hint}--help with a --config lists all keys."
+            return f"--config.{path}: the config has no such option. {hint}--help with a --config lists all options."
         alone, argv = flags.FlagValues(), ["", f"--config={file}", word]
         config_flags.DEFINE_config_file("config", None, flag_values=alone, sys_argv=argv)
         try:
@@ -329,7 +330,7 @@ def _bad_override(words: Sequence[str], known: Mapping[str, Any], file: str, err
 
 
 def _near(path: str, known: Mapping[str, Any]) -> list[str]:
-    """Returns the key whose last word is meant by a short one, such as `optimizer.learning_rate` by `optimizer.lr`."""
+    """Returns options whose last word abbreviates to that of `path`: `optimizer.learning_rate` for `optimizer.lr`."""
     section, _, short = path.rpartition(".")
     of_words = [key for key in known if "".join(word[:1] for word in key.rpartition(".")[2].split("_")) == short]
     return [key for key in of_words if key.rpartition(".")[0] == section] or of_words

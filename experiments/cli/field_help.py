@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Help on the fields of a config: the comments of `configs/base.py`, read from its source."""
+"""Help on config options, from the comments in the source of `configs/base.py`."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ import ml_collections
 from configs import base
 from experiments.settings import options
 
-# Where the comments of a listing begin.
+# Column of the comments in a listing.
 _COLUMN = 46
 
 
 @dataclasses.dataclass(frozen=True)
 class Comment:
-    """What `configs/base.py` says of a key or a section.
+    """The comment of an option or section in `configs/base.py`.
 
     Attributes:
-      text: of the key.
-      heading: over the keys that it is one of; "" for none.
+      text: the comment.
+      heading: heading of the group of options that it belongs to; "" for none.
     """
 
     text: str
@@ -34,10 +34,10 @@ class Comment:
 
 
 def comments() -> dict[str, Comment]:
-    """Returns what is said of every key and section, by its path, such as `"method.noise"` and `"method"`.
+    """Returns the comments of all options and sections by path, such as `"method.noise"` and `"method"`.
 
-    A comment stands behind its key or in the lines above it. One above that ends in a colon is a heading: it holds
-    for all keys up to the next heading, the next empty line or the end of the section.
+    A comment is on the line of its option or on the lines above. A comment above that ends in a colon is a heading for
+    all options up to the next heading, the next empty line or the end of the section.
     """
     source = inspect.getsource(base.base)
     lines = source.splitlines()
@@ -66,7 +66,7 @@ def comments() -> dict[str, Comment]:
 
 
 def _path(statement: ast.stmt) -> str | None:
-    """Returns the path that a statement assigns to: of `c.method.noise = 0.0`, `"method.noise"`."""
+    """Returns the path that a statement assigns to: `"method.noise"` for `c.method.noise = 0.0`."""
     target = statement.targets[0] if isinstance(statement, ast.Assign) else None
     names: list[str] = []
     while isinstance(target, ast.Attribute):
@@ -76,15 +76,15 @@ def _path(statement: ast.stmt) -> str | None:
 
 
 def listing(config: ml_collections.ConfigDict, file: str, width: int | None) -> str:
-    """Returns all keys of a config with their values and comments, by sections.
+    """Returns the options of a config with values and comments, by section, after the docstring of its file.
 
     Args:
       config: the config.
-      file: its name, with or without a variant; what the file says of itself comes first.
-      width: of the lines; `None` for one line per key, as long as it takes.
+      file: the config file, with or without a variant.
+      width: width of the lines; `None` for one line of any length per option.
     """
     said, usual = comments(), options.flat(base.base())
-    lines = [f"{file}: {_docstring(file)}".rstrip(), "", "Its keys; * marks those that differ from configs/base.py:"]
+    lines = [f"{file}: {_docstring(file)}".rstrip(), "", "Options; * marks those that differ from configs/base.py:"]
     section, heading = None, ""
     places = {path: place for place, path in enumerate(said)}
     for path, value in sorted(options.flat(config).items(), key=lambda pair: places.get(pair[0], len(places))):

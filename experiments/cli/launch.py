@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Many runs, each a process of its own: what a run is, and running all that have not ended."""
+"""Launches many runs, each in its own process."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ from experiments.rundir import records, workdir
 from experiments.settings import options
 
 _ROOT = Path(__file__).resolve().parents[2]
-# Bytes that a run may take: `--dry_run` says 5.6 GiB of the paper's VGG-16 at batch 256, the largest on CIFAR-10.
+# Memory per run, in bytes. The largest run on CIFAR-10, the paper's VGG-16 at batch 256, needs 5.6 GiB by `--dry_run`.
 _MEMORY = 7 << 30
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """One run.
+    """A run to launch.
 
     Attributes:
-      config: a config file with its variant, as `--config` takes it.
-      changes: changed fields and their values, sorted by field.
-      tag: what else makes it another run, such as where its data comes from.
+      config: the value of `--config`: a file, and optionally its variant.
+      changes: overridden options and their values, sorted by option.
+      tag: further text that distinguishes the run, such as the source of its data.
     """
 
     config: str
@@ -43,26 +43,26 @@ class Run:
 
     @staticmethod
     def of(config: str, *changes: Mapping[str, Any]) -> Run:
-        """Returns the run of a config with changes, later ones over earlier ones."""
+        """Returns the run of a config with overrides; later overrides take precedence."""
         merged = {key: value for each in changes for key, value in each.items()}
         return Run(config, tuple(sorted(merged.items())))
 
     @property
     def name(self) -> str:
-        """The name of its folder: the config and a digest of everything that it changes."""
+        """The name of the workdir: config, method and seed, and a digest of config, overrides and tag."""
         digest = hashlib.sha256(json.dumps([self.config, self.flags(), self.tag]).encode()).hexdigest()[:10]
         fields = dict(self.changes)
         words = [Path(self.config).name.replace(".py", "").replace(":", "-"), str(fields.get("method.name", "demp"))]
         return re.sub(r"[^\w.-]", "-", "-".join([*words, f"seed{fields.get('seed', 0)}", digest]))
 
     def flags(self) -> list[str]:
-        """Returns the changes as flags of `experiments.run`."""
+        """Returns the overrides as flags of `experiments.run`."""
         return [f"--config.{key}={options.as_text(value)}" for key, value in self.changes]
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What became of a run: its folder, and its summary or why there is none."""
+    """The outcome of a run: its workdir, and its summary or the reason why there is none."""
 
     run: Run
     workdir: Path
@@ -78,20 +78,20 @@ def execute(
     more: Callable[[Run], Sequence[str]] = lambda run: (),
     say: Callable[[str], None] = print,
 ) -> dict[Run, Outcome]:
-    """Runs everything that has not ended yet; a run that is asked for twice is run once.
+    """Runs all unfinished runs; repeated runs are run once.
 
     Args:
-      runs: what to run.
-      folder: of the folders of the runs.
-      processes: how many at once; 0 for as many as a CPU has cores and memory, or one on an accelerator.
-      more: further flags of a run, which do not change what it computes, such as where its data lies.
-      say: told a line now and then.
+      runs: the runs.
+      folder: parent folder of the workdirs.
+      processes: number of runs at once; 0 for as many as cores and memory allow, or one on an accelerator.
+      more: returns further flags of a run that do not change its result, such as the folder of its data.
+      say: prints a line about the progress.
 
     Returns:
-      By run, its outcome.
+      The outcome of each run.
 
     Raises:
-      UsageError: for a bad number of processes.
+      UsageError: if `processes` is negative.
     """
     require(processes >= 0, "--processes", processes, "at least 1, or 0 for as many as suit the machine")
     wanted = list(dict.fromkeys(runs))
@@ -103,7 +103,7 @@ def execute(
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(processors()))
     accelerator = _has_accelerator()
     count = processes or (1 if accelerator else min(len(cores), max(free_memory() // _MEMORY, 1)))
-    # By all that were wanted: runs that are left over get no more cores than those before them.
+    # Cores are divided by the number of all runs, so that a resumed sweep has the same number of cores per run.
     count = min(count, len(wanted))
     share = max(len(cores) // count, 1)
     say(f"{len(outcomes)} of {len(wanted)} runs had ended; {len(waiting)} to go, {count} at a time")
@@ -129,7 +129,7 @@ def execute(
         if running:
             say(f"waiting for {len(running)} runs to save; Ctrl-C again ends them at once")
         for process in running:
-            process.terminate()  # They save, and go on when they are asked for again.
+            process.terminate()  # The runs save, and are resumed by the same command.
         try:
             for process in running:
                 process.wait()
@@ -141,18 +141,18 @@ def execute(
 
 
 def ended_runs(runs: Iterable[Run], folder: Path) -> dict[Run, Outcome]:
-    """Returns the outcomes of those runs that have ended, in the folder of their folders."""
+    """Returns the outcomes of finished runs; `folder` is the parent folder of the workdirs."""
     return {run: done for run in dict.fromkeys(runs) if (done := _ended(run, folder)) is not None}
 
 
 def _has_accelerator() -> bool:
-    # In a process of its own: one that has opened an accelerator leaves others little of its memory, or none.
+    # Checked in another process, because a process that uses JAX reserves most of the accelerator's memory.
     program = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     return subprocess.run(program, capture_output=True, text=True, check=True).stdout.split()[-1:] != ["cpu"]
 
 
 def words(run: Run, folder: Path, more: Sequence[str] = ()) -> tuple[list[str], dict[str, str], Path]:
-    """Returns the words of the process of a run, what its environment has to have, and its log; makes its folder."""
+    """Returns command, additional environment variables and path of the log of a run; creates its workdir."""
     place = folder / run.name
     place.mkdir(parents=True, exist_ok=True)
     program = [
@@ -163,7 +163,7 @@ def words(run: Run, folder: Path, more: Sequence[str] = ()) -> tuple[list[str], 
         f"--workdir={place.resolve()}",
     ]
     flags = [*run.flags(), *more, "--config.progress=lines"]
-    # With the program of this one; started here, so that paths mean what they do to who gave them.
+    # The run uses the code of this process, and its working directory, so that relative paths stay valid.
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     return [*program, *flags], {"PYTHONPATH": path}, (place / "log.txt").resolve()
 
@@ -177,7 +177,7 @@ def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) ->
 
 
 def located(config: str) -> str:
-    """Returns a config file as it is found from here: our own are known everywhere."""
+    """Returns `config`, with an absolute path if the file only exists in this repository."""
     file, colon, variant = config.partition(":")
     ours = _ROOT / file
     return f"{ours}{colon}{variant}" if not Path(file).exists() and ours.exists() else config
@@ -188,7 +188,7 @@ def _ended(run: Run, folder: Path) -> Outcome | None:
     if not path.exists():
         return None
     try:
-        # The file of the config may have changed since.
+        # The config file may have changed since the run.
         workdir.require_same(path.parent, command.config_of([f"--config={located(run.config)}", *run.flags()]))
     except UsageError as error:
         return Outcome(run, path.parent, None, str(error))
@@ -196,6 +196,6 @@ def _ended(run: Run, folder: Path) -> Outcome | None:
 
 
 def outcome(run: Run, folder: Path, how: str) -> Outcome:
-    """Returns what became of a run that is over; `how` its process ended, in words."""
+    """Returns the outcome of a run whose process has ended; `how` describes the end, such as its exit status."""
     line = records.last_line(folder / run.name / "log.txt")
     return _ended(run, folder) or Outcome(run, folder / run.name, None, f"{how}: {line or 'no output'}")

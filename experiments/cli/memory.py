@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""How much memory a run takes on a device."""
+"""Estimates the memory of a run on a device."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from experiments.training.step import TrainState, cross_entropy
 
 
 def from_shapes(problem: Problem) -> dict[str, int]:
-    """Returns about how many bytes the first step takes on a device, by what takes them; nothing is computed.
+    """Returns the approximate memory of the first step per device, in bytes, by purpose. Computes nothing.
 
-    What the backward pass keeps is counted before XLA fuses operations, which saves some of it.
+    The residuals of the backward pass are an overestimate, as XLA fuses operations and then keeps fewer of them.
     """
     _, variables = problem.abstract()
     params = variables["params"]
     parameters = _bytes(params)
     dataset, devices = problem.dataset, problem.devices.count
-    example = jax.ShapeDtypeStruct((*dataset.image_shape,), jnp.uint8).size + 4  # With its label.
+    example = jax.ShapeDtypeStruct((*dataset.image_shape,), jnp.uint8).size + 4  # Image and label.
     resident = isinstance(dataset, Arrays)
     return {
         "parameters": parameters,
@@ -42,9 +42,9 @@ def from_shapes(problem: Problem) -> dict[str, int]:
 
 
 def compiled(problem: Problem) -> int | None:
-    """Returns how many bytes the first step takes on a device at once, or `None` where the compiler does not say.
+    """Returns the peak memory of the first step per device, in bytes; `None` if unknown.
 
-    The step is compiled as the run would compile it, which finds it in its cache.
+    Compiles the step as the run would, which can then load it from the compilation cache.
     """
     use_compile_cache(problem.settings.compile_cache)
     network, variables = problem.initial()
@@ -57,7 +57,7 @@ def compiled(problem: Problem) -> int | None:
 
 
 def _kept(problem: Problem) -> int:
-    """Returns how many bytes the backward pass reads besides the variables: outputs of the forward pass."""
+    """Returns the size of the residuals of the backward pass, in bytes, without the variables."""
     network, variables = problem.abstract()
     settings, classes = problem.settings, problem.dataset.classes
     size = max(settings.batch_size // settings.accumulate // problem.devices.count, 1)

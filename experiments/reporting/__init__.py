@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Pictures and pages of runs."""
+"""Plots, tables and the HTML page of runs."""

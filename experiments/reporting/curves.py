@@ -15,9 +15,9 @@ from matplotlib.ticker import PercentFormatter
 
 from experiments.rundir.reader import Recorded, outcome
 
-# Up to so many sites, each has an entry in the legend; of more, the first and the last.
+# With more sites, only the first and the last one have an entry in the legend.
 _SITES = 20
-# How a prune is marked, by its outcome.
+# Style of the mark of a prune, by its outcome.
 _PRUNES: dict[str, dict[str, Any]] = {
     "cut": {"label": "prune", "color": "dimgray"},
     "waiting": {"label": "prune delayed", "color": "dimgray", "linestyle": ":"},
@@ -32,7 +32,7 @@ def curves(run: Recorded, path: Path) -> None:
 
     Args:
       run: the run, finished or not.
-      path: of the PNG.
+      path: path of the PNG file.
     """
     scheduled = any(line.get("strength") or line.get("noise") for line in run.metrics)
     figure = Figure(figsize=(10, 10 if scheduled else 7), layout="constrained")
@@ -61,7 +61,7 @@ def _accuracy(axes: Axes, metrics: Sequence[Mapping[str, Any]], prunes: Sequence
 
 
 def _units(axes: Axes, run: Recorded) -> None:
-    """Plots for each site how many units it has, and how many of them were active on the last batch."""
+    """Plots the number of units of each site, and how many of them were active on the last batch."""
     names, sites = list(run.dense_widths), []
     for i, name in enumerate(names):
         part = i / max(len(names) - 1, 1)
@@ -108,7 +108,7 @@ def comparison(runs: Sequence[Recorded], path: Path) -> None:
 
     Args:
       runs: runs of one task, with summaries.
-      path: of the PNG.
+      path: path of the PNG file.
     """
     figure = Figure(figsize=(13, 4.6), layout="constrained")
     FigureCanvasAgg(figure)

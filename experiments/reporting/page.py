@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The page about runs: what stands in it, section by section."""
+"""The HTML page about runs and its sections."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ from experiments.reporting.svg import Element, Mark, Series, element
 from experiments.rundir import reader
 from experiments.rundir.reader import Recorded, outcome
 
-# What time is spent on, with its color.
+# The parts of a run's time, and their colors.
 _PARTS = {"steps": 0, "data": 1, "compiling": 2, "cuts": 3, "evaluation": 4, "checkpoints": 5, "other": 6, "unknown": 7}
 _NONE = "\N{EN DASH}"
-# More runs have a row instead of a column each where their configs are compared; more sites of a cut are folded away.
+# With more groups, the table of configs has a row per group instead of a column. With more sites, the list of sites of
+# a prune is collapsed.
 _FEW = 4
-# Parts of a run that are left out, if they cannot be shown, and where they are from.
+# Attributes of `Recorded` that can be left out if they cannot be shown, and their files.
 _FILES = {
     "dead": "dead.jsonl",
     "cuts": "cuts.jsonl",
@@ -35,25 +36,25 @@ _FILES = {
     "counters": "checkpoints",
     "config": "config.json",
 }
-# A browser loads nothing for the page, and runs no script.
+# Content security policy: the page loads nothing and runs no script.
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def page(runs: Sequence[Recorded]) -> str:
-    """Returns the page about runs, with those records left out that cannot be shown, and a note that names them."""
+    """Returns the page about runs. Records that cannot be shown are left out and named in a note."""
     shown = list(map(_without_damage, runs))
     return _page(shown, [note for run in shown for note in run.damage])
 
 
 def _without_damage(run: Recorded) -> Recorded:
-    """Returns the run without the fewest files whose values, edited or foreign, cannot be shown; it names them."""
+    """Returns the run without the fewest files such that the rest can be shown, and with a note that names them."""
     reason = ""
     for count in range(len(_FILES) + 1):
         for left_out in itertools.combinations(_FILES, count):
             kept = dataclasses.replace(run, **{name: type(getattr(run, name))() for name in left_out})
             try:
                 _sections(seeds.grouped([kept]))
-            except Exception as error:  # Whatever such values lead to.
+            except Exception as error:  # Invalid values can cause any exception.
                 reason = reason or f"{type(error).__name__}: {error}"
                 continue
             if not left_out:
@@ -65,7 +66,7 @@ def _without_damage(run: Recorded) -> Recorded:
 
 
 def _sections(groups: Sequence[Group]) -> tuple[list[tuple[str, str, Any]], list[tuple[str, str, Any]]]:
-    """Returns the sections about all runs, and those about each: an anchor, a title and the content."""
+    """Returns the sections about all runs and those about each run, as anchor, title and content."""
     runs = [numbered for group in groups for numbered in group.numbered]
     sections = [("runs", "Runs", _overview(groups)), ("tradeoff", "Accuracy against sparsity", _tradeoff(groups))]
     if len(runs) > 1:
@@ -108,7 +109,7 @@ def _page(runs: Sequence[Recorded], notes: Sequence[str]) -> str:
 
 
 def counted(runs: Sequence[Recorded]) -> str:
-    """Returns how many runs there are, in words."""
+    """Returns the number of runs as text."""
     return f"{len(runs)} run{'s' if len(runs) > 1 else ''}"
 
 
@@ -150,8 +151,8 @@ def _overview(groups: Sequence[Group]) -> list[Element]:
         "Runs whose configs differ in the seed alone are one row, with the mean and standard deviation over seeds; "
         "hover for the value of each seed. Weight sparsity counts weights that were removed or are masked. FLOPs are "
         "those of a forward pass, training FLOPs are summed over the run, and step is the time of a training step at "
-        "the end of the run, all relative to plain dense training. For a run that has not ended, accuracy and sparsity "
-        "are the last on record, and seconds end at its newest checkpoint."
+        "the end of the run, all relative to plain dense training. For an unfinished run, accuracy and sparsity are "
+        "the last recorded values, and seconds end at its newest checkpoint."
     )
     return [_table("Runs", headers, rows, numbers=(1, *range(4, 12))), element("p", note, class_="note")]
 
@@ -166,7 +167,7 @@ _MEASURES: dict[str, Callable[[Recorded], float | None]] = {
 def _over_seeds(
     runs: Sequence[Recorded], values: Iterable[float | None], text: Callable[[Sequence[float]], str]
 ) -> Element | str:
-    """Returns the values of a group's runs as text: their mean and standard deviation, and each of them on hover."""
+    """Returns mean and standard deviation over the runs of a group as text, with the value of each seed on hover."""
     known = [(run, v) for run, v in zip(runs, values, strict=True) if v is not None and not math.isnan(v)]
     if not known:
         return _NONE
@@ -179,7 +180,7 @@ def _over_seeds(
 
 
 def _styles(groups: Sequence[Group]) -> list[tuple[str, int]]:
-    """Returns a label and a style of each group: its own where there are few, else its method's."""
+    """Returns a label and a style for each group: its own if there are few groups, else that of its method."""
     keys = [group.name if len(groups) <= svg.COLORS else group.runs[0].method for group in groups]
     known = list(dict.fromkeys(keys))
     return [(key, known.index(key)) for key in keys]
@@ -220,13 +221,13 @@ def _tradeoff(groups: Sequence[Group]) -> list[Element]:
                 series.append(dataclasses.replace(mean, spread=[(dx or 0.0, dy or 0.0)]))
         title = f"Test accuracy against {what}"
         picture = svg.chart(title, series, x=what, y="test accuracy", x_text=svg.percent, x_range=(0.0, 1.0))
-        said = title + "; numbers are those of the table."
+        said = title + "; numbers refer to the table of runs."
         if any(each.faint for each in series):
-            said += " Pale: single seeds, beside their mean and standard deviation."
+            said += " Pale: single seeds, with their mean and standard deviation."
         if any(each.hollow for each in series):
             said += " Hollow: not finished."
         if missing:
-            said += f" Not known of {', '.join(missing)}."
+            said += f" Unknown for {', '.join(missing)}."
         figures.append(_figure(picture, said, _legend(series)))
     return [element("div", *figures, class_="figures")]
 
@@ -276,13 +277,13 @@ def _time(groups: Sequence[Group]) -> list[Element]:
     if not rows:
         return [element("p", "No run has saved its times yet.")]
     note = (
-        "In seconds; every moment counts once. Steps: the loop dispatches steps and waits for the device. Data: it "
-        "waits for a batch, while the device may still be computing. Compiling: of any program. Cuts: measuring, "
-        "slicing, proving, and waiting for a prepared cut. Evaluation: includes measuring dead units. Checkpoints: "
-        "saving them."
+        "In seconds; the parts do not overlap. Steps: dispatching steps and waiting for the device. Data: waiting for "
+        "a batch, while the device may still be computing. Compiling: compiling any program. Cuts: measuring dead "
+        "units, slicing arrays, checking the outputs, and waiting for a prepared prune. Evaluation: includes measuring "
+        "dead units without pruning. Checkpoints: saving them."
     )
     if "unknown" in known:
-        note += " Unknown: an older version of the program did not tell it apart."
+        note += " Unknown: time that older versions of the program did not attribute."
     signs = svg.legend([(part, svg.color_sign(_PARTS[part])) for part in known])
     table = _table("Where time went", ["run", "", "total", *known], rows, numbers=range(2, 3 + len(known)))
     return [signs, table, element("p", note, class_="note")]
@@ -313,7 +314,7 @@ def _differences(groups: Sequence[Group]) -> list[Element]:
 
 
 def _link(group: Group) -> Element:
-    """Returns a link to the section of a run; for several seeds, their name and a link for each."""
+    """Returns a link to the section of a run; for several seeds, the name of the group and a link per seed."""
     if len(group.runs) == 1:
         return element("a", group.label, href=f"#{_anchor(str(group.number))}")
     links: list[Element | str] = []
@@ -325,14 +326,14 @@ def _link(group: Group) -> Element:
 
 
 def _broken(field: str) -> Element:
-    """Returns the name of a field that may be broken between lines behind its section."""
+    """Returns the name of an option, with a possible line break after its section."""
     section, dot, name = field.rpartition(".")
     return element("span", section + dot, element("wbr"), name)
 
 
 def _value(config: Mapping[str, Any], field: str) -> str:
     if field not in config:
-        return _NONE  # The config is of a version that did not have it.
+        return _NONE  # The config is of a version without this option.
     value = config[field]
     return value if isinstance(value, str) and value else json.dumps(value)
 
@@ -374,7 +375,7 @@ def _facts(run: Recorded) -> Element:
         facts |= {"commit": element("code", summary["commit"]), "versions": versions}
     elif run.log:
         facts["last line of its log"] = element("code", _printable(run.log))
-    # The first ones are short, and stand side by side.
+    # The first facts are short, and are shown side by side.
     short = len(facts) if not summary else list(facts).index("result")
     rows = (
         element("div", element("dt", name), element("dd", fact), **({} if i < short else {"class": "wide"}))
@@ -384,7 +385,7 @@ def _facts(run: Recorded) -> Element:
 
 
 def _command(text: str) -> Element:
-    """Returns a command whose flags are not broken between lines."""
+    """Returns a command without line breaks inside flags."""
     return element(
         "code", *(each for word in text.split(" ") for each in (element("span", word), " ")), class_="command"
     )
@@ -399,7 +400,7 @@ def _history(run: Recorded) -> Element:
     left = [Series("neurons", _neurons(run), 0, "steps")]
     if run.dense_parameters:
         told = [(step, value / run.dense_parameters) for step, value in _points(run.metrics, "parameters")]
-        # A line is written before each cut: what the next one tells is so from then on.
+        # Metrics are logged before each prune, so the value of the next line holds from the step of this line on.
         weights = [*told[:1], *((before[0], after[1]) for before, after in itertools.pairwise(told)), *told[-1:]]
         left.append(Series("weights", svg.thinned(weights), 1, "steps"))
     figures = []
@@ -417,7 +418,7 @@ def _history(run: Recorded) -> Element:
 
 
 def _neurons(run: Recorded) -> list[svg.Point]:
-    """Returns which part of the neurons is left, by step."""
+    """Returns the fraction of neurons left, by step."""
     dense = sum(run.dense_widths.values())
     return [(step, sum(widths.values()) / dense) for step, widths in run.history] if dense else []
 
@@ -437,7 +438,7 @@ def _layers(run: Recorded) -> Element:
         name = element("span", site, class_="site", title=site)
         panels.append(element("div", element("p", name, f" {units} → {run.widths[site]}"), picture))
     line = "alive on the death set" if run.dead else "active on the last batch before a line was logged"
-    said = f"Area: units that are in the network. Line: those {line}. Below: cuts. Each from 0 to the dense width."
+    said = f"Area: units in the network. Line: units {line}. Below: prunes. The y axis is from 0 to the dense width."
     return element("figure", element("div", *panels, class_="panels"), element("figcaption", said))
 
 
@@ -490,8 +491,8 @@ def _network(run: Recorded) -> Element:
     dense, live = run.dense_widths, run.widths
     title = f"Widths of {run.name}: " + ", ".join(f"{site} {live[site]} of {dense[site]}" for site in dense)
     said = (
-        "From input to output, a bar for each site: the outline is the dense width (its height is the square root), "
-        "the filled part is what is left."
+        "A bar for each site, from input to output. The outline is the dense width, drawn by its square root; the "
+        "filled part is the fraction of units left."
     )
     return _figure(_scrolled(svg.network(title, dense, live), "The network"), said)
 
@@ -504,7 +505,7 @@ def _figure(picture: Element, said: str, signs: Element | None = None) -> Elemen
 
 
 def _legend(series: Sequence[Series]) -> Element:
-    # Of several seeds, the sign of their mean.
+    # For several seeds, the legend only shows the mean.
     series = [each for each in series if not each.faint]
     first = {each.label: each for each in reversed(series)}
     return svg.legend([(label, svg.sign(first[label])) for label in dict.fromkeys(each.label for each in series)])
@@ -544,10 +545,10 @@ def _printable(text: str) -> str:
 
 
 def read(workdirs: Sequence[Path]) -> list[Recorded]:
-    """Returns the runs of workdirs, each once, named by their folders as far as is needed to tell them apart.
+    """Returns the runs of workdirs without duplicates. Names are folder names, with parents if needed to differ.
 
     Raises:
-      UsageError: when one of them holds no run.
+      UsageError: if a workdir holds no run.
     """
     found = list({folder.resolve(): folder for folder in workdirs})
     names = [folder.name for folder in found]

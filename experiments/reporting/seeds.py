@@ -28,9 +28,9 @@ class Group:
     """Runs whose configs differ in the seed alone; often a single run.
 
     Attributes:
-      number: of the group on the page.
-      name: of the run, or what distinguishes these runs from those of other groups.
-      runs: with different seeds and the same status.
+      number: number of the group on the page.
+      name: name of a single run, else the options that distinguish the group from others.
+      runs: runs with different seeds and the same status.
     """
 
     number: int
@@ -77,7 +77,7 @@ def grouped(runs: Sequence[Recorded]) -> list[Group]:
 
 
 def differing(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Returns the fields of which not all configs have the same value."""
+    """Returns the options in which the configs differ."""
     configs = [config for config in configs if config]
     fields = dict.fromkeys(field for config in configs for field in config)
     values = {field: {json.dumps(config[field]) if field in config else None for config in configs} for field in fields}
@@ -91,12 +91,12 @@ def _name(run: Recorded, options: Sequence[str]) -> str:
 
 
 def averaged(lines: Sequence[Sequence[Point]], *, steps: bool = False) -> tuple[list[Point], list[Point]]:
-    """Returns the mean over seeds of lines, and at each of its points the standard deviations of x (0) and y.
+    """Returns the mean of lines over seeds, and the standard deviations of x (0) and y at each of its points.
 
     Args:
       lines: for each seed, points in order of x.
-      steps: whether a value holds until the next point: then the mean has a point wherever a line has one, else only
-        where all lines have one.
+      steps: whether values are constant until the next point. The mean then has a point wherever any line has one,
+        else only where all lines have one.
     """
     if steps:
         found = sorted({x for line in lines for x, _ in line if x >= max(each[0][0] for each in lines)})

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Charts as SVG inside an HTML page, which gives them their colors; text of any kind is escaped.
+"""SVG charts for an HTML page. All text is escaped.
 
-A color is a class `c0`, `c1`, ... of the page's style, so that it suits light and dark.
+Colors are classes `c0`, `c1`, ... of the page's style sheet, which has a light and a dark theme.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from xml.etree import ElementTree
 
 from matplotlib.ticker import MaxNLocator
 
-# Of series; then they are used again.
+# Number of colors of series, which are used in turn.
 COLORS = 7
 Element = ElementTree.Element
 Point = tuple[float, float]
 
-# Shapes around the origin, used in turn as colors are, so that series stay apart without color, too.
+# Marker shapes around the origin, used in turn, which distinguish series without color.
 _MARKERS = (
     "M-4 0A4 4 0 1 1 4 0A4 4 0 1 1 -4 0Z",
     "M-3.6 -3.6H3.6V3.6H-3.6Z",
@@ -29,7 +29,7 @@ _MARKERS = (
 
 
 def element(tag: str, *content: Element | str | None, **attributes: object) -> Element:
-    """Returns an element; of the name of an attribute `_` becomes `-`, and is dropped at the end."""
+    """Returns an element. In attribute names, `_` becomes `-` and a trailing `_` is dropped."""
     made = Element(tag, {name.rstrip("_").replace("_", "-"): str(value) for name, value in attributes.items()})
     last: Element | None = None
     for each in content:
@@ -46,19 +46,19 @@ def element(tag: str, *content: Element | str | None, **attributes: object) -> E
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Points that belong together.
+    """A data series.
 
     Attributes:
-      label: in the legend and on the points.
-      points: x and y; those of a line in order of x.
-      style: its number, which gives color and marker.
+      label: label in the legend.
+      points: x and y of each point; for lines, in order of x.
+      style: number that determines color and marker.
       kind: `"line"`, `"steps"` (constant until the next point), `"markers"` or `"both"` (line and markers).
-      hollow: markers are drawn as outlines.
-      labels: texts beside the markers, where there is room.
-      links: where the markers lead to.
-      titles: what a pointer shows at the markers, or at the line; the label by default.
+      hollow: whether to draw markers as outlines.
+      labels: texts beside the markers, drawn if there is room.
+      links: link targets of the markers.
+      titles: tooltips of the markers, or of the line; the label by default.
       spread: standard deviations of x and y, drawn as a band around a line and as bars at markers.
-      faint: drawn thinner and paler, such as a single seed beside the mean.
+      faint: whether to draw thinner and paler, such as single seeds beside their mean.
     """
 
     label: str
@@ -75,7 +75,7 @@ class Series:
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """A step at which something happened: its kind, a class of the page's style, and what a pointer shows there."""
+    """A marked step; `kind` is a class of the page's style sheet, and `title` a tooltip."""
 
     step: float
     kind: str
@@ -83,12 +83,12 @@ class Mark:
 
 
 def percent(part: float) -> str:
-    """Returns 0.25 as 25%."""
+    """Formats a fraction in percent: `25%` for 0.25."""
     return f"{100 * part:.6g}%"
 
 
 def number(value: float) -> str:
-    """Returns a number as short as it can be told."""
+    """Formats a number with four significant digits, or as an integer if it is at least 1000."""
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -104,21 +104,21 @@ def chart(
     x_range: Point | None = None,
     y_range: Point | None = None,
 ) -> Element:
-    """Returns a chart of lines and points on two axes.
+    """Returns a chart of lines and points.
 
     Args:
-      title: for those who cannot see it.
-      series: what is drawn.
-      x, y: names of the axes.
-      marks: steps that are marked by vertical lines.
-      x_text, y_text: write the ticks.
-      x_range, y_range: of the axes; by default what the points need.
+      title: title for screen readers.
+      series: the data.
+      x, y: labels of the axes.
+      marks: steps to mark by vertical lines.
+      x_text, y_text: format the tick labels.
+      x_range, y_range: ranges of the axes; by default, those of the points.
     """
     width, height, left, right, top, bottom = 420, 250, 46, 14, 24, 38
     points = [point for each in series for point in (*each.points, *_edge(each, 1), *_edge(each, -1))]
     x_ticks = _ticks(x_range, [p[0] for p in points] + [mark.step for mark in marks])
     y_ticks = _ticks(y_range, [p[1] for p in points])
-    # Not on the very edge, where points would lie on the axis.
+    # A margin, so that no points are drawn on the axis.
     place_x = _scale(x_ticks[0], x_ticks[-1], left + 8, width - right - 8)
     place_y = _scale(y_ticks[0], y_ticks[-1], height - bottom, top)
     drawn = []
@@ -144,7 +144,7 @@ def chart(
 def _drawn(
     series: Series, place_x: Callable[[float], float], place_y: Callable[[float], float], taken: list[Point]
 ) -> list[Element]:
-    """Returns what is drawn of a series; labels that would lie on those already `taken` are left out."""
+    """Returns the elements of a series, without labels that would overlap those at the points `taken`."""
     at, above, below = (
         [(place_x(x), place_y(y)) for x, y in points] for points in (series.points, _edge(series, 1), _edge(series, -1))
     )
@@ -187,19 +187,19 @@ def _edge(series: Series, sign: int) -> list[Point]:
 
 
 def _corners(at: Sequence[Point], kind: str) -> list[Point]:
-    """Returns the corners of a line, which has more of them than points if it goes on in steps."""
+    """Returns the corners of a line; a line in steps has two per further point."""
     if kind != "steps":
         return list(at)
     return [at[0], *(corner for (_, y), (u, v) in itertools.pairwise(at) for corner in ((u, y), (u, v)))]
 
 
 def legend(entries: Sequence[tuple[str, Element]]) -> Element:
-    """Returns a legend from labels and what stands for them."""
+    """Returns a legend from labels and their signs."""
     return element("ul", *(element("li", sign, " " + label) for label, sign in entries), class_="legend")
 
 
 def sign(series: Series) -> Element:
-    """Returns what stands for a series in a legend."""
+    """Returns the sign of a series for a legend."""
     at = [(0.0, 6.0), (20.0, 6.0)] if series.kind in ("line", "steps", "both") else []
     middle = [(10.0, 6.0)] if series.kind in ("markers", "both") else []
     bare = dataclasses.replace(series, label="", labels=(), links=(), titles=(), spread=())
@@ -209,12 +209,12 @@ def sign(series: Series) -> Element:
 
 
 def mark_sign(kind: str) -> Element:
-    """Returns what stands for a kind of marks in a legend."""
+    """Returns the sign of a kind of marks for a legend."""
     return _sign([element("path", class_=f"mark {kind}", d="M10 0V12")])
 
 
 def color_sign(style: int) -> Element:
-    """Returns a square of a color."""
+    """Returns a colored square for a legend."""
     return _sign([element("path", class_=f"fill c{style}", d="M4 0H16V12H4Z")])
 
 
@@ -225,15 +225,15 @@ def _sign(drawn: Sequence[Element]) -> Element:
 def small(
     title: str, kept: Sequence[Point], live: Sequence[Point], top: float, steps: float, marks: Sequence[Mark]
 ) -> Element:
-    """Returns a small chart from 0 to `top`: an area that goes on in steps, and a line.
+    """Returns a small chart from 0 to `top` with an area in steps and a line.
 
     Args:
-      title: for those who cannot see it.
-      kept: of the area, until the last step; may be empty.
-      live: of the line; may be empty.
+      title: title for screen readers.
+      kept: points of the area, up to the last step; may be empty.
+      live: points of the line; may be empty.
       top: the largest value.
       steps: the last step.
-      marks: steps that are marked below it.
+      marks: steps to mark below the chart.
     """
     width, height, bottom = 160, 56, 50
     place_x, place_y = _scale(0, max(steps, 1), 0, width), _scale(0, top or 1, bottom, 2)
@@ -250,10 +250,10 @@ def small(
 
 
 def network(title: str, dense: Mapping[str, int], live: Mapping[str, int]) -> Element:
-    """Returns a picture of a network: from input to output a bar for each site, filled as far as its units are left.
+    """Returns a chart of a network, with a bar for each site from input to output.
 
-    Heights are the square roots of the dense widths, so that narrow sites can be seen beside wide ones; the part that
-    is filled is that of the units.
+    The height of a bar is the square root of the dense width, so that narrow sites are visible next to wide ones. The
+    filled fraction is the fraction of units left.
     """
     unit = max(32, min(44, 900 // max(len(dense), 1)))
     longest = max(map(len, dense), default=0)
@@ -284,7 +284,7 @@ def network(title: str, dense: Mapping[str, int], live: Mapping[str, int]) -> El
 
 
 def bar(title: str, parts: Sequence[tuple[str, float, int]]) -> Element:
-    """Returns a bar of parts: of each what a pointer shows, its size and its color."""
+    """Returns a stacked bar; each part has a tooltip, a size and a color."""
     whole, x, drawn = sum(size for _, size, _ in parts) or 1.0, 0.0, []
     for told, size, color in parts:
         wide = 200 * size / whole
@@ -302,7 +302,7 @@ def _svg(title: str, size: Point, drawn: Sequence[Element], class_: str, **more:
 
 
 def thinned(points: Sequence[Point], most: int = 150) -> list[Point]:
-    """Returns at most about `most` points, evenly chosen, the last one always among them."""
+    """Returns about `most` evenly spaced points at most, and always the last one."""
     every = max(-(-len(points) // most), 1)
     return [*points[:-1:every], *points[-1:]]
 

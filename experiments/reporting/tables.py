@@ -16,10 +16,14 @@ COLUMNS = ("setting", "seeds", "test accuracy", "neuron sparsity", "weight spars
 
 
 def collect(workdirs: Sequence[Path], labels: Sequence[str] | None = None) -> list[dict[str, Any]]:
-    """Returns the records of finished runs: their summaries with a label, by default the workdir's name up to `--`.
+    """Returns the summaries of finished runs, with a label as `setting`.
+
+    Args:
+      workdirs: the workdirs of the runs.
+      labels: a label per run; by default, the name of the workdir up to `--`.
 
     Raises:
-      UsageError: when a run has no summary.
+      UsageError: if a run has no summary.
     """
     found = []
     for i, workdir in enumerate(workdirs):
@@ -32,7 +36,7 @@ def collect(workdirs: Sequence[Path], labels: Sequence[str] | None = None) -> li
 
 
 def markdown(records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of records as Markdown, a row per setting in the order they come."""
+    """Returns the records as a Markdown table, with a row per setting in order of appearance."""
     groups: dict[str, list[Mapping[str, Any]]] = {}
     for record in records:
         groups.setdefault(record["setting"], []).append(record)
@@ -54,16 +58,16 @@ def markdown(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def lines(rows: Sequence[Sequence[str]]) -> str:
-    """Returns a table as Markdown, its header first."""
+    """Returns a Markdown table; the first row is the header."""
     header, *others = ("| " + " | ".join(row) + " |" for row in rows)
     return "\n".join([header, "|" + " --- |" * len(rows[0]), *others])
 
 
 def fill(text: str, name: str, table: str) -> str:
-    """Returns a text with the table behind the line `<!-- table NAME -->` replaced.
+    """Returns a text in which the table after the line `<!-- table NAME -->` is replaced.
 
     Raises:
-      UsageError: when the text has no such line.
+      UsageError: if the text has no such line.
     """
     mark = f"<!-- table {name} -->\n"
     if mark not in text:
@@ -76,22 +80,22 @@ def fill(text: str, name: str, table: str) -> str:
 
 
 def percent(values: Sequence[float]) -> str:
-    """Returns the mean of parts in percent, with the standard deviation of several."""
+    """Formats the mean of fractions in percent, with the standard deviation if there are several."""
     return _over_seeds([100 * value for value in values], ".1f", "%")
 
 
 def ratio(values: Sequence[float]) -> str:
-    """Returns the mean of ratios, with the standard deviation of several."""
+    """Formats the mean of ratios, with the standard deviation if there are several."""
     return "x " + _over_seeds(values, ".2f")
 
 
 def count(values: Sequence[float]) -> str:
-    """Returns the mean of counts, with the standard deviation of several."""
+    """Formats the mean of counts, with the standard deviation if there are several."""
     return _over_seeds(values, ".0f" if len(values) == 1 else ".1f")
 
 
 def seconds(values: Sequence[float]) -> str:
-    """Returns the mean of seconds, with the standard deviation of several."""
+    """Formats the mean of seconds, with the standard deviation if there are several."""
     return _over_seeds(values, ",.1f")
 
 

@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a run leaves and how it is read: records, checkpoints, the folder's identity, trackers."""
+"""The files of a run and how they are read: records, checkpoints, the workdir's config, trackers."""

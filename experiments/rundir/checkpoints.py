@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Checkpoints of networks whose shapes change: Orbax for the arrays, JSON beside them for what they belong to.
+"""Checkpoints of networks whose shapes change: arrays in Orbax, metadata in JSON.
 
-The shapes, the config and the counters travel with the arrays, so a checkpoint can be read by itself, and nothing is
-ever fitted by truncating or padding.
+The metadata hold the shapes, the config and the counters, so that a checkpoint can be read on its own. Arrays are
+never truncated or padded.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FORMAT = 3
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder."""
+    """The checkpoints of a run."""
 
     def __init__(
         self, folder: Path, keep: int | None, place: jax.sharding.Sharding | None = None, *, trusts: bool = False
@@ -44,14 +44,13 @@ class Checkpoints:
         """Opens a folder.
 
         Args:
-          folder: of the checkpoints.
-          keep: how many are kept, the newest ones; `None` for all, and then the folder must exist.
-          place: where `restore` puts arrays; on the first device by default.
-          trusts: whether metadata that were changed, or stand in the folder of another step, are read all the same.
+          folder: the folder of the checkpoints.
+          keep: number of newest checkpoints to keep; `None` keeps all and requires that the folder exists.
+          place: sharding of restored arrays; the first device by default.
+          trusts: whether to accept metadata that were edited or are in the folder of another step.
         """
-        logging.getLogger("absl").setLevel(
-            logging.CRITICAL
-        )  # Orbax logs each step of a save, and errors that it raises.
+        # Orbax logs every stage of a save, and also the errors that it raises.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self._folder, self._place, self._trusts = folder.resolve(), place, trusts
         self._options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self._folder, item_names=("arrays", "meta"), options=self._options)
@@ -61,20 +60,20 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def where(self, step: int) -> str:
-        """Returns the folder of a step's checkpoint."""
+        """Returns the folder of the checkpoint of a step."""
         return str(self._folder / str(step))
 
     def save(self, step: int, arrays: Any, meta: Mapping[str, Any]) -> None:
-        """Saves a tree of arrays and what belongs to it; when this returns, the checkpoint is whole on disk.
+        """Saves a tree of arrays with metadata. On return, the checkpoint is complete on disk.
 
         Raises:
-          OSError: when it cannot be written, such as on a full disk.
+          OSError: if it cannot be written, for example because the disk is full.
         """
         meta = {**meta, "format": FORMAT, "step": step, "shapes": _shapes(arrays), "digests": _digests(arrays)}
         meta["checksum"] = _checksum(meta)
         saved = ocp.args.StandardSave(jax.tree.map(_filled, arrays))
         args = ocp.args.Composite(arrays=saved, meta=ocp.args.JsonSave(meta))
-        # When a write fails, each of those that are left prints a traceback by this hook.
+        # After a failed write, Orbax prints a traceback by this hook for every pending write.
         hook = sys.unraisablehook
         sys.unraisablehook = lambda raised: None if "Event loop is closed" in str(raised.exc_value) else hook(raised)
         try:
@@ -89,10 +88,10 @@ class Checkpoints:
         sys.unraisablehook = hook
 
     def meta(self, step: int) -> dict[str, Any]:
-        """Returns what belongs to the checkpoint of a step.
+        """Returns the metadata of the checkpoint of a step.
 
         Raises:
-          UsageError: when it is damaged, or was not written by this program.
+          UsageError: if it is damaged, or was not written by this program.
         """
         try:
             meta = self._manager.restore(step, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
@@ -114,17 +113,17 @@ class Checkpoints:
         if meta.get("checksum") != _checksum(meta):
             raise UsageError(f"checkpoint {where}: its metadata were changed after it was saved. {remedy}")
         if meta["step"] != step:
-            raise UsageError(f"checkpoint {where} must be that of step {meta['step']}, whose folder it was. {remedy}")
+            raise UsageError(f"checkpoint {where} holds step {meta['step']}: its folder was renamed. {remedy}")
 
     def restore(self, step: int, abstract: Any) -> Any:
         """Returns the arrays of a step, bit for bit.
 
         Args:
-          step: which checkpoint.
-          abstract: a tree of `jax.ShapeDtypeStruct`s of the structure that was saved, at the saved shapes.
+          step: the step of the checkpoint.
+          abstract: a tree of `jax.ShapeDtypeStruct`s with the structure and shapes that were saved.
 
         Raises:
-          UsageError: when it is damaged or holds other arrays.
+          UsageError: if the checkpoint is damaged or holds other arrays.
         """
         meta = self.meta(step)
         wanted = _shapes(abstract)
@@ -135,7 +134,7 @@ class Checkpoints:
                 f"checkpoint {self._folder / str(step)} holds other arrays than this run: {name} has "
                 f"{meta['shapes'].get(name)} there and {wanted.get(name)} here. Choose another --workdir."
             )
-        # Where the arrays were when they were saved, such as on a GPU, is of no account here.
+        # The arrays may have been saved from other devices, such as a GPU.
         here = self._place or jax.sharding.SingleDeviceSharding(jax.devices()[0])
         placed = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(_filled_shape(leaf.shape), leaf.dtype, sharding=here), abstract
@@ -150,10 +149,10 @@ class Checkpoints:
         return self._read(step, meta, read)
 
     def restore_all(self, step: int) -> Any:
-        """Returns the arrays of a step as nested dicts of NumPy arrays, at whatever shapes they have.
+        """Returns the arrays of a step as nested dicts of NumPy arrays, with the saved shapes.
 
         Raises:
-          UsageError: when the checkpoint is damaged.
+          UsageError: if the checkpoint is damaged.
         """
 
         def read() -> Any:
@@ -188,12 +187,12 @@ class Checkpoints:
 
     def close(self) -> None:
         """Closes the folder."""
-        with contextlib.suppress(ValueError):  # Of a save that failed, again: `save` has raised it.
+        with contextlib.suppress(ValueError):  # Orbax raises the error of a failed save again.
             self._manager.close()
 
 
 def _filled_shape(shape: Sequence[int]) -> tuple[int, ...]:
-    """Returns the shape at which an array is saved: Orbax refuses arrays without entries."""
+    """Returns the shape in which an array is saved; Orbax does not support arrays of size 0."""
     return tuple(shape) if math.prod(shape) else (1,) * len(shape)
 
 
@@ -202,12 +201,12 @@ def _filled(leaf: Any) -> Any:
 
 
 def all_finite(tree: Any) -> bool:
-    """Returns whether no entry of a tree of arrays is infinite or NaN; on the host, where what is saved goes anyway."""
+    """Returns whether all entries of a tree of arrays are finite. Runs on the host, where a save needs them anyway."""
     return all(bool(np.isfinite(np.asarray(leaf)).all()) for leaf in jax.tree.leaves(tree))
 
 
 def _checksum(meta: Mapping[str, Any]) -> int:
-    """Returns a checksum of metadata, as JSON keeps them."""
+    """Returns a checksum of metadata, after conversion to JSON and back."""
     kept = {name: value for name, value in meta.items() if name != "checksum"}
     return zlib.crc32(json.dumps(json.loads(json.dumps(kept)), sort_keys=True).encode())
 
@@ -230,12 +229,12 @@ def _digests(tree: Any) -> dict[str, int]:
 
 
 def shaped_like(abstract: Any, shapes: Mapping[str, str], prefix: str = "") -> Any:
-    """Returns a tree of `jax.ShapeDtypeStruct`s with the shapes that a checkpoint holds.
+    """Returns a tree of `jax.ShapeDtypeStruct`s with the shapes of a checkpoint.
 
     Args:
-      abstract: the tree at any widths.
-      shapes: by path, as kept with a checkpoint: `"float32[3,4]"`.
-      prefix: of the paths of this tree in the checkpoint.
+      abstract: the tree, at any widths.
+      shapes: shapes by path, from the checkpoint metadata, such as `"float32[3,4]"`.
+      prefix: path of this tree in the checkpoint.
     """
 
     def resize(path: Any, leaf: Any) -> Any:
@@ -250,14 +249,14 @@ def shaped_like(abstract: Any, shapes: Mapping[str, str], prefix: str = "") -> A
 
 @dataclasses.dataclass(frozen=True)
 class Saved:
-    """What a checkpoint holds of a run.
+    """Content of a checkpoint.
 
     Attributes:
-      step: of the checkpoint.
-      meta: what belongs to it, as `experiments.training.loop` writes it.
-      config: of the run.
-      network: at the widths it had there.
-      variables: its variables.
+      step: the step of the checkpoint.
+      meta: the metadata, see `experiments.training.hooks.Save`.
+      config: the config of the run.
+      network: the network at the widths of the checkpoint.
+      variables: variables of `network`.
     """
 
     step: int
@@ -268,14 +267,14 @@ class Saved:
 
 
 def read(workdir: str | Path, step: int | None = None) -> Saved:
-    """Returns what a checkpoint of a run holds. Only the checkpoint is read, and no pickle.
+    """Reads a checkpoint of a run. Reads no other file, and no pickled data.
 
     Args:
-      workdir: the folder of a run, or its `checkpoints` folder.
-      step: which checkpoint; the newest by default.
+      workdir: the workdir of a run, or its `checkpoints` folder.
+      step: the step of the checkpoint; the newest by default.
 
     Raises:
-      UsageError: when there is none, or it is damaged.
+      UsageError: if there is no checkpoint, or it is damaged.
     """
     folder = Path(workdir)
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
@@ -299,14 +298,14 @@ def read(workdir: str | Path, step: int | None = None) -> Saved:
 
 
 def load_pruned(workdir: str | Path, step: int | None = None) -> nnx.Module:
-    """Returns the network of a run at the widths it has in a checkpoint, in evaluation mode, ready to call.
+    """Returns the pruned network of a checkpoint, in evaluation mode.
 
     Args:
-      workdir: the folder of a run, or its `checkpoints` folder.
-      step: which checkpoint; the newest by default.
+      workdir: the workdir of a run, or its `checkpoints` folder.
+      step: the step of the checkpoint; the newest by default.
 
     Raises:
-      UsageError: when there is none, or it is damaged.
+      UsageError: if there is no checkpoint, or it is damaged.
     """
     saved = read(workdir, step)
     return saved.network.model(saved.variables)

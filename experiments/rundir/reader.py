@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A run as the files of its workdir tell it, finished or not."""
+"""Reads the records of a run from its workdir, finished or not."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from experiments.core.errors import UsageError
 from experiments.rundir.records import last_line, read_lines
 from experiments.settings.options import flat
 
-# Fields that every config of the program has.
+# Options that every config has.
 _NEEDED = ("seed", "steps", "model.name", "data.name", "method.name")
 
 
 @dataclasses.dataclass(frozen=True)
 class Recorded:
-    """What is known of a run; of one that has not ended, less.
+    """The records of a run.
 
     Attributes:
-      name: of the run.
-      config: by dotted field, its value; empty for a run that failed before it began.
-      summary: as in `summary.json`; empty for a run that has not ended.
+      name: the name of the run.
+      config: config options by dotted name; empty if the run failed before it started.
+      summary: content of `summary.json`; empty for an unfinished run.
       metrics, cuts, dead: lines of `metrics.jsonl`, `cuts.jsonl` and `dead.jsonl`.
-      counters: those of the newest checkpoint; empty where there is none.
-      log: the last line of `log.txt`, which sweeps keep; empty where there is none.
-      damage: what could not be read, in words.
+      counters: the counters of the newest checkpoint; empty if there is none.
+      log: the last line of `log.txt`, which sweeps write; empty if there is none.
+      damage: descriptions of what could not be read.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Recorded:
 
     @property
     def status(self) -> str:
-        """`"finished"`, `"failed"` where the log ends so, else `"unfinished"`: it runs, or was stopped."""
+        """`"finished"`, `"failed"` if the log ends with an error, or `"unfinished"` if the run continues or stopped."""
         if self.summary:
             return "finished"
         first = self.log.split(":")[0]
@@ -52,12 +52,12 @@ class Recorded:
 
     @property
     def method(self) -> str:
-        """The method's name."""
+        """The name of the method."""
         return str(self.config.get("method.name", "unknown"))
 
     @property
     def task(self) -> str:
-        """The network and the data, as in `"mlp on digits"`; `"unknown task"` without a config."""
+        """The network and the dataset, such as `"mlp on digits"`; `"unknown task"` without a config."""
         return f"{self.config['model.name']} on {self.config['data.name']}" if self.config else "unknown task"
 
     @property
@@ -68,28 +68,28 @@ class Recorded:
 
     @property
     def step(self) -> int:
-        """How many steps were taken, as far as is on record."""
+        """Number of recorded steps."""
         return self.summary.get("steps", self.metrics[-1]["step"] if self.metrics else 0)
 
     @property
     def test_accuracy(self) -> float | None:
-        """The last one measured, in [0, 1]."""
+        """The last measured test accuracy, in [0, 1]; `None` if not measured."""
         lines = (line["test_accuracy"] for line in reversed(self.metrics) if "test_accuracy" in line)
         return next(lines, self.summary.get("test_accuracy"))
 
     @functools.cached_property
     def dense_widths(self) -> dict[str, int]:
-        """By site, in the order of the network, how many units there were before any cut."""
+        """Number of units of each site before the first prune, in the order of the network."""
         lines = (line for line in reversed(self.metrics) if "width" in line)
         width: dict[str, int] = self.summary.get("widths") or next(lines, {"width": {}})["width"]
         neurons = sum(width.values())
-        # A line of the step of a cut is from before it or after it, which the neurons tell.
+        # A line of the same step as a prune may be from before or after it; the number of neurons tells which.
         made = [cut["removed"] for cut in self.cuts if cut["neurons"][1] >= neurons]
         return {name: units + sum(removed.get(name, 0) for removed in made) for name, units in width.items()}
 
     @functools.cached_property
     def history(self) -> list[tuple[int, dict[str, int]]]:
-        """The widths from a step on: those of step 0, what each cut left, and those of the last step on record."""
+        """Pairs of a step and the widths from it on: for step 0, each prune, and the last recorded step."""
         widths = self.dense_widths
         found = [(0, widths)]
         for cut in self.cuts:
@@ -99,23 +99,23 @@ class Recorded:
 
     @property
     def widths(self) -> dict[str, int]:
-        """By site, how many units are left."""
+        """Number of units of each site after the last prune."""
         return self.history[-1][1]
 
     @property
     def dense_parameters(self) -> int | None:
-        """Parameters before any cut; `None` where an unfinished run has not told them."""
+        """Number of parameters before the first prune; `None` if not yet recorded."""
         return self.summary.get("dense_parameters", self.cuts[0]["parameters"][0] if self.cuts else None)
 
     @property
     def neuron_sparsity(self) -> float | None:
-        """Which part of the neurons has been cut."""
+        """Fraction of the neurons that was pruned; `None` if unknown."""
         dense = sum(self.dense_widths.values())
         return self.summary.get("neuron_sparsity", 1 - sum(self.widths.values()) / dense if dense else None)
 
     @property
     def weight_sparsity(self) -> float | None:
-        """Which part of the weights has been cut or is held at zero."""
+        """Fraction of the weights that was pruned or is masked; `None` if unknown."""
         if self.summary:
             return self.summary["weight_sparsity"]
         left = next((line["parameters"] for line in reversed(self.metrics) if "parameters" in line), None)
@@ -123,12 +123,12 @@ class Recorded:
 
     @property
     def seconds_total(self) -> float | None:
-        """Time until the end or the newest checkpoint."""
+        """Time until the end of the run or its newest checkpoint; `None` if unknown."""
         return self.summary.get("seconds_total", self.counters.get("seconds_total"))
 
     @property
     def seconds(self) -> dict[str, float]:
-        """That time by what it was spent on; `unknown` is what a run of an older version did not tell apart."""
+        """The parts of `seconds_total`; `unknown` is time that older versions of the program did not attribute."""
         parts = {
             name.removeprefix("seconds_"): value
             for name, value in (self.summary or self.counters).items()
@@ -136,22 +136,26 @@ class Recorded:
         }
         parts |= self.counters.get("seconds", {}) if not self.summary else {}
         rest = (self.seconds_total or 0.0) - sum(parts.values())
-        # Less than that is rounding.
+        # A smaller rest is due to rounding.
         return {**parts, "unknown": rest} if rest > 0.1 else parts
 
 
 def outcome(cut: Mapping[str, Any]) -> str:
-    """Returns what a line of `cuts.jsonl` came to: `"refused"`, `"cut"`, `"waiting"`, or "" if no unit was dead."""
+    """Returns the outcome of a line of `cuts.jsonl`: `"refused"`, `"cut"`, `"waiting"`, or "" if no unit was dead."""
     if cut["refused"]:
         return "refused"
     return "cut" if cut["removed"] else "waiting" if cut["waiting"] else ""
 
 
 def read(workdir: Path, name: str) -> Recorded:
-    """Returns the run of a workdir, which may go on meanwhile; of a damaged one, what can be read.
+    """Returns the records of a run, which may still be running. Damaged records are left out and reported in `damage`.
+
+    Args:
+      workdir: the workdir of the run.
+      name: name for the run.
 
     Raises:
-      UsageError: when the folder holds no run.
+      UsageError: if the folder holds no run.
     """
     if not any((workdir / file).is_file() for file in ("config.json", "log.txt")):
         what = "has no config.json" if workdir.is_dir() else "is no folder"
@@ -203,7 +207,7 @@ def _json(path: Path, damage: list[str]) -> dict[str, Any]:
 
 
 def _counters(workdir: Path) -> dict[str, Any]:
-    """Returns the counters of the newest checkpoint; a run that goes on may delete it meanwhile."""
+    """Returns the counters of the newest readable checkpoint; the run may delete checkpoints at the same time."""
     found = sorted((workdir / "checkpoints").glob("[0-9]*/meta/metadata"), key=lambda path: path.parts[-3].zfill(20))
     for path in reversed(found):
         try:

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a run writes: JSON lines, TensorBoard events, a summary with where it came from."""
+"""The records that a run writes: JSON lines, TensorBoard events, and a summary with its provenance."""
 
 from __future__ import annotations
 
@@ -30,29 +30,30 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy")
 
 
 class Records:
-    """The growing files of a run: `metrics.jsonl`, `cuts.jsonl` and TensorBoard events; and its tracker.
-
-    A resumed run takes up where its checkpoint stands: lines of later steps are dropped first.
-    """
+    """Writes `metrics.jsonl`, `cuts.jsonl`, `dead.jsonl`, TensorBoard events, the summary, and the tracker of a run."""
 
     def __init__(self, workdir: Path, step: int, tracker: Tracker, open_cut: Mapping[str, Any] | None = None):
-        """Opens the records of `workdir` for a run that continues at `step`.
+        """Opens the records, and removes lines after the checkpoint from which the run resumes.
 
-        A cut that is written again, `open_cut`, may have been written after the checkpoint.
+        Args:
+          workdir: the run directory.
+          step: the step of the checkpoint, or 0.
+          tracker: also receives metrics, prunes and the summary.
+          open_cut: record of a prune that the resumed run will write again. Its line is removed, too.
         """
         self._workdir, self._tracker = workdir, tracker
         for name in ("metrics.jsonl", "cuts.jsonl", "dead.jsonl"):
             _truncate(workdir / name, step, open_cut if name == "cuts.jsonl" else None)
         (workdir / "tensorboard").mkdir(exist_ok=True)
-        # `SummaryWriter` writes in a thread. On a full disk the thread dies, and the next calls block forever.
+        # Not `SummaryWriter`: its thread dies on a full disk, after which calls block forever.
         self._events = EventsWriter(str(workdir / "tensorboard" / "events"))
-        session = SessionLog(status=SessionLog.START)  # TensorBoard drops later steps of the sessions before.
+        session = SessionLog(status=SessionLog.START)  # Makes TensorBoard drop later steps of previous sessions.
         self._events.write_event(Event(wall_time=time.time(), step=step + 1 if step else 0, session_log=session))
         if not step and (workdir / "config.json").exists():
             self._event(0, text("config", f"```\n{(workdir / 'config.json').read_text()}\n```"))
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line of metrics; numbers go to TensorBoard and the tracker, too."""
+        """Appends a line of metrics, and logs its numbers to TensorBoard and the tracker."""
         _append(self._workdir / "metrics.jsonl", {"step": step, **values})
         numbers = dict(_numbers(values))
         for name, number in numbers.items():
@@ -64,45 +65,45 @@ class Records:
         self._events.write_event(Event(wall_time=time.time(), step=step, summary=summary))
 
     def dead(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one line about who is dead."""
+        """Appends a line about dead units."""
         _append(self._workdir / "dead.jsonl", {"step": step, **values})
 
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends one cut; what it left goes to the tracker, too."""
+        """Appends the record of a prune, and logs its numbers to the tracker."""
         _append(self._workdir / "cuts.jsonl", {"step": step, **values})
         self._tracker.log(step, dict(_numbers({"cut": values})))
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Writes what the run came to."""
+        """Writes the summary of the finished run."""
         write_json(self._workdir / "summary.json", values)
         self._tracker.summary(dict(_numbers(values)))
 
     def close(self) -> None:
-        """Closes the TensorBoard events and the run at the tracker."""
+        """Closes the TensorBoard events and the tracker."""
         self._events.close()
         self._tracker.close()
 
 
 class NoRecords(Records):
-    """Those of a process that keeps none."""
+    """Writes nothing, for all processes of a run but the first."""
 
     def __init__(self) -> None:
-        """Opens nothing."""
+        """Does nothing."""
 
     def metrics(self, step: int, values: Mapping[str, Any]) -> None:
-        """Drops them."""
+        """Does nothing."""
 
     def dead(self, step: int, values: Mapping[str, Any]) -> None:
-        """Drops it."""
+        """Does nothing."""
 
     def cut(self, step: int, values: Mapping[str, Any]) -> None:
-        """Drops it."""
+        """Does nothing."""
 
     def summary(self, values: Mapping[str, Any]) -> None:
-        """Drops it."""
+        """Does nothing."""
 
     def close(self) -> None:
-        """Closes nothing."""
+        """Does nothing."""
 
 
 _GROUPS = {
@@ -114,7 +115,7 @@ _GROUPS = {
 
 
 def tag(name: str) -> str:
-    """Returns the tag of a number at TensorBoard, in a group: `train/loss`, `test/accuracy`, `width/SITE`."""
+    """Returns the TensorBoard tag of a number, such as `train/loss`, `test/accuracy` or `width/SITE`."""
     if "/" in name:
         return name
     before, _, after = name.partition("_")
@@ -124,7 +125,7 @@ def tag(name: str) -> str:
 
 
 def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
-    """Returns the numbers among values, by path; of a pair from before and after a cut, the second."""
+    """Yields the numbers among nested values, by path; of a pair from before and after a prune, the second."""
     for name, value in values.items():
         if isinstance(value, Mapping):
             yield from _numbers(value, f"{prefix}{name}/")
@@ -134,7 +135,7 @@ def _numbers(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield f"{prefix}{name}", number
 
 
-# What every line of a run's files has.
+# Fields that every line of a file must have.
 _FIELDS = {
     "metrics.jsonl": ("step",),
     "cuts.jsonl": ("step", "removed", "neurons", "parameters", "flops"),
@@ -143,14 +144,14 @@ _FIELDS = {
 
 
 def read_lines(path: Path, damage: list[str] | None = None) -> list[dict[str, Any]]:
-    """Returns the complete lines of a JSON-lines file; a line cut short by a kill is left out.
+    """Returns the complete lines of a JSON-lines file; an incomplete last line is left out.
 
     Args:
-      path: of the file.
-      damage: told of lines that are none of this program's, which are then left out.
+      path: the file; may be missing.
+      damage: if given, invalid lines are left out and described in this list.
 
     Raises:
-      UsageError: for such a line, where nobody is told of it.
+      UsageError: for an invalid line, without `damage`.
     """
     if not path.exists():
         return []
@@ -176,9 +177,9 @@ def read_lines(path: Path, damage: list[str] | None = None) -> list[dict[str, An
 
 
 def last_line(log: Path) -> str:
-    """Returns the last line of a log that says something; "" where there is none.
+    """Returns the last line of a log with content; "" if there is none.
 
-    JAX adds to an exception, behind its message, that frames were left out of its traceback.
+    Skips the note about removed frames that JAX appends to exceptions.
     """
     lines = log.read_text(errors="replace").splitlines() if log.exists() else []
     said = [line for line in lines if line.strip("- ") and not line.startswith(_FRAMES_LEFT_OUT)]
@@ -186,14 +187,14 @@ def last_line(log: Path) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a file so that it is never seen half written."""
+    """Writes a file atomically."""
     partial = path.with_name(path.name + ".partial")
     partial.write_text(text)
     os.replace(partial, path)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
-    """Writes a JSON file so that it is never seen half written."""
+    """Writes a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2) + "\n")
 
 
@@ -207,7 +208,7 @@ def _truncate(path: Path, step: int, without: Mapping[str, Any] | None) -> None:
 
 
 def _lasting(cut: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what of a cut is known before the step after it has been compiled, but for times."""
+    """Returns the fields of a prune that are equal if it is recorded again; times and the step's memory may differ."""
     return {name: value for name, value in cut.items() if name not in ("seconds", "step_bytes")}
 
 
@@ -217,7 +218,7 @@ def _append(path: Path, values: Mapping[str, Any]) -> None:
 
 
 def provenance() -> dict[str, Any]:
-    """Returns command, commit, versions and device of this process."""
+    """Returns command, commit, versions and devices of this process."""
     device = jax.devices()[0]
     return {
         "command": _command(),
@@ -229,7 +230,7 @@ def provenance() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """Returns how this process was started, without the folders of this machine."""
+    """Returns the command line of this process, without flags whose values are folders."""
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     program = f"python -m {spec.name}" if spec else "python"
     places = ("--workdir", "--config.data.dir", "--config.compile_cache", "--out", "--dir", "--imagenet")
@@ -244,7 +245,7 @@ def _command() -> str:
 
 
 def _processor() -> str:
-    """Returns the name of the processor and how many cores this process may use."""
+    """Returns the name of the processor and the number of cores that this process may use."""
     name = platform.processor() or platform.machine()
     try:
         models = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
@@ -255,7 +256,7 @@ def _processor() -> str:
 
 
 def _commit() -> str:
-    """Returns the git commit of the code that runs, with `-dirty` when files differ from it; "unknown" outside git."""
+    """Returns the git commit of the code, with `-dirty` if tracked files differ from it; "unknown" outside git."""
     here = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:

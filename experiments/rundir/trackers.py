@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Experiment trackers: where the records of a run go besides its files. There is one, Weights & Biases."""
+"""Experiment trackers, which receive the records of a run besides its files. Supports Weights & Biases."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def require_usable(name: str) -> None:
-    """Raises `UsageError` unless a tracker is known and installed; "" is none."""
+    """Raises `UsageError` unless a tracker is known and installed; "" means none."""
     require(name in ("", "wandb"), "config.tracker", name, "wandb, or empty for none")
     if name:
         try:
@@ -26,20 +26,20 @@ def require_usable(name: str) -> None:
         except ImportError as error:
             raise UsageError(
                 f"config.tracker={name!r} needs the package {name} ({error}). Install it by `pip install {name}`, or "
-                "leave the key empty."
+                "leave the option empty."
             ) from error
 
 
 class Tracker:
-    """A run as a tracker shows it. What fails there is said once, and the run goes on without it."""
+    """Logs a run to a tracker. If the tracker fails, warns once and logs nothing more."""
 
     def __init__(self, name: str, workdir: Path, config: Mapping[str, Any]):
-        """Opens the run, or goes on with it.
+        """Opens or resumes the run at the tracker.
 
         Args:
-          name: of the tracker; "" for none.
-          workdir: of the run, where its id at the tracker is kept.
-          config: as JSON.
+          name: name of the tracker; "" for none.
+          workdir: the run directory, which keeps the id of the run at the tracker.
+          config: the config, as JSON values.
         """
         self._run: Any = None
         self._ended = False
@@ -50,19 +50,19 @@ class Tracker:
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """Logs numbers of a step."""
         with self._tolerant():
-            # What a continued run does again was logged before it was interrupted.
+            # Steps that a resumed run repeats have already been logged.
             if self._run is not None and step >= self._run.step:
                 self._run.log(dict(values), step=step)
 
     def summary(self, values: Mapping[str, float]) -> None:
-        """Says what the run came to; it has ended."""
+        """Logs the summary, and marks the run as finished."""
         self._ended = True
         with self._tolerant():
             if self._run is not None:
                 self._run.summary.update(dict(values))
 
     def close(self) -> None:
-        """Ends the run at the tracker, as failed unless it has ended; it goes on there when it is continued here."""
+        """Closes the run at the tracker, as failed unless it has finished. A resumed run continues it."""
         with self._tolerant():
             if self._run is not None:
                 self._run.finish(exit_code=0 if self._ended else 1)
@@ -79,7 +79,7 @@ class Tracker:
 
 
 def _wandb(workdir: Path, config: Mapping[str, Any]) -> Any:
-    """Returns the run at Weights & Biases; its own environment variables, such as WANDB_MODE, say where and how."""
+    """Returns the run at Weights & Biases, which also reads environment variables such as WANDB_MODE."""
     wandb: Any = importlib.import_module("wandb")
     path = workdir / "wandb_id"
     if not path.exists():

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A workdir belongs to one run."""
+"""Checks that a workdir belongs to a run, and locks it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from experiments.core.errors import UsageError
 from experiments.rundir import records
 from experiments.settings import device_defaults, options
 
-# Fields that change where a run reads and what it shows, not what it computes.
+# Config options that do not change the result of a run.
 FREE_FIELDS = (
     "devices",
     "steps_per_call",
@@ -36,23 +36,27 @@ FREE_FIELDS = (
 
 
 def as_json(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """Returns a config as it is kept in `config.json`."""
+    """Returns a config as the content of `config.json`."""
     return json.loads(config.to_json_best_effort())
 
 
 @contextlib.contextmanager
 def locked(folder: Path, flag: str) -> Iterator[None]:
-    """Makes a folder, given by a flag, that no other process of this kind can use meanwhile.
+    """Creates a folder if missing, and locks it against other processes that call this function.
+
+    Args:
+      folder: the folder.
+      flag: the flag that it was given by, for messages.
 
     Raises:
-      UsageError: when it cannot be written, or is in use.
+      UsageError: if the folder cannot be written, or is in use.
     """
     if re.match(r"\w+:/", str(folder)):  # A `Path` of gs://bucket/run.
         raise UsageError(f"{flag} must be a folder of this machine; got {folder}. Mount it, as with gcsfuse or s3fs.")
     try:
         str(folder.absolute()).encode()
     except UnicodeEncodeError:
-        # Orbax takes UTF-8 only.
+        # Orbax only supports paths in UTF-8.
         raise UsageError(f"{flag} must be a path in UTF-8; got {os.fsencode(folder)!r}. Choose another.") from None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,15 +76,15 @@ def locked(folder: Path, flag: str) -> Iterator[None]:
             raise UsageError(message) from None
         yield
     finally:
-        os.close(opened)  # Which gives it free.
+        os.close(opened)  # Releases the lock.
 
 
 @contextlib.contextmanager
 def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
-    """Makes `workdir` the folder of this run, or checks that it is already; within, no other process can claim it.
+    """Locks `workdir`, and writes the config to it or checks that it holds a run with this config.
 
     Raises:
-      UsageError: when it holds the run of another config, cannot be written, or is in use.
+      UsageError: if it holds a run with another config, cannot be written, or is in use.
     """
     with locked(workdir, "--workdir"):
         if (workdir / "config.json").exists():
@@ -93,11 +97,11 @@ def claim(workdir: Path, config: ml_collections.ConfigDict) -> Iterator[None]:
 
 
 def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """Returns a config with what it leaves to the device as the run in a folder has it, if there is one."""
+    """Returns a config in which options that are left to the device are those of the run in `workdir`, if any."""
     try:
         theirs = options.flat(json.loads((workdir / "config.json").read_text()))
     except (OSError, ValueError, AttributeError):
-        return config  # Which `claim` complains of.
+        return config  # `claim` reports the error.
     ours = options.flat(config)
     taken = {name: theirs[name] for name in device_defaults.FIELDS if not ours[name] and theirs.get(name)}
     found = config.copy_and_resolve_references()
@@ -106,9 +110,9 @@ def continued(workdir: Path, config: ml_collections.ConfigDict) -> ml_collection
 
 
 def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
-    """Raises `UsageError` unless a folder holds the run of a config; `FREE_FIELDS` may differ.
+    """Raises `UsageError` unless a workdir holds a run with this config; `FREE_FIELDS` may differ.
 
-    A field that the run did not know yet had what is its default now.
+    Options that are missing from the workdir's config count as their defaults.
     """
     path = workdir / "config.json"
     try:
@@ -125,13 +129,13 @@ def require_same(workdir: Path, config: ml_collections.ConfigDict) -> None:
 
 
 def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collections.ConfigDict, data: Any) -> None:
-    """Raises `UsageError` unless a checkpoint is of a run of this config on this dataset.
+    """Raises `UsageError` unless a checkpoint is of a run with this config and dataset.
 
     Args:
-      checkpoint: its folder, for the message.
-      meta: what belongs to the checkpoint.
-      config: of the run.
-      data: the fingerprint of its dataset.
+      checkpoint: the folder of the checkpoint, for messages.
+      meta: the checkpoint metadata.
+      config: the config of the run.
+      data: fingerprint of the dataset of the run.
     """
     remedy = "Give what the run began with or another --workdir, or go on regardless with --config.resume=anyway."
     changed = differences(meta["config"], config)
@@ -145,11 +149,11 @@ def require_same_run(checkpoint: str, meta: Mapping[str, Any], config: ml_collec
 
 
 def differences(there: Mapping[str, Any], config: ml_collections.ConfigDict) -> str:
-    """Returns in words in which fields a run's config, from JSON, differs from another; "" for none that count."""
+    """Describes the options in which a run's config, from JSON, differs from another; "" if none matters."""
     theirs = options.flat(as_json(base.base())) | options.flat(there)
     ours = options.flat(as_json(config))
     changed = sorted(k for k in ours.keys() | theirs.keys() if ours.get(k) != theirs.get(k))
-    # What is left to the device there or here differs in nothing that was asked for.
+    # Ignore options that only one of the two configs leaves to the device.
     of_the_device = {k for k in device_defaults.FIELDS if not (ours.get(k) and theirs.get(k))}
     changed = [k for k in changed if k not in FREE_FIELDS and k not in of_the_device]
     return ", ".join(f"{k}={theirs.get(k)!r} there, {ours.get(k)!r} here" for k in changed[:4])

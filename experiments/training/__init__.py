@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training loop, its compiled step, evaluation, and when and what to prune."""
+"""The training loop and its hooks, the compiled step, evaluation, and pruning during training."""

@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a run is fed: its dataset, on its devices.
+"""Batches of a dataset on the devices.
 
-Every process reads its own share of each batch; what comes out are arrays over all devices.
+Every process reads its own share of each batch. The batches are global arrays, sharded over the devices of all
+processes.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from experiments.training.step import Data, prepare
 
 
 class Batches(NamedTuple):
-    """Batches of some steps as `train_steps` takes them.
+    """Batches of several steps, as arguments of `train_steps`.
 
     Attributes:
-      data: the whole training set; or the batch of one step.
-      examples: `[S, B]`, which examples each step takes; `None` where `data` is a batch.
-      steps: how many of the S steps are to be taken.
+      data: the training set, or the batch of one step.
+      examples: `[S, B]`, indices of the batch of each step; `None` if `data` is a batch.
+      steps: number of steps to run, at most S.
     """
 
     data: Data
@@ -36,21 +37,21 @@ class Batches(NamedTuple):
 
 
 class TestBatch(NamedTuple):
-    """Inputs `[B, H, W, C]` of an evaluation and the labels `[n]` of the first n; the others only fill the batch."""
+    """Inputs `[B, H, W, C]` and labels `[n]` of a test batch; inputs from index n on are padding."""
 
     inputs: jax.Array
     labels: np.ndarray
 
 
 class Feed:
-    """Feeds one run.
+    """Reads the batches of a run.
 
     Attributes:
-      last: the last batches of training, whose shapes all have; `None` before the first.
+      last: the last training batches; `None` before the first. All training batches have the same shapes.
     """
 
     def __init__(self, problem: Problem):
-        """Feeds the run of `problem`."""
+        """Puts the training set on the devices if it is an in-memory dataset."""
         self._problem, self._settings = problem, problem.settings
         self._devices, self._dataset = problem.devices, problem.dataset
         order = BatchOrder(self._settings.seed, self._dataset.train_examples, self._settings.batch_size)
@@ -62,12 +63,13 @@ class Feed:
             self._resident = self._devices.everywhere(Data(jnp.asarray(images), jnp.asarray(labels)))
 
     def batches(self, first: int, last: int, together: Callable[[int], int] = lambda step: 1) -> Generator[Batches]:
-        """Returns the batches of the steps from `first` up to, not including, `last`; close it to stop reading.
+        """Yields the batches of the steps `first`, ..., `last - 1`. Close the generator to stop reading.
 
         Args:
-          first, last: the steps.
-          together: how many steps to take in one call from a step on, at most `settings.steps_per_call`; asked when its
-            batch is. Of data that is read while training goes on it is one.
+          first, last: range of steps.
+          together: returns the number of steps to run in one call from a given step on, at most
+            `settings.steps_per_call`. Called when the batches of that step are requested. Not used for streamed
+            datasets, which always run one step per call.
         """
         if self._resident is not None:
             step = first
@@ -80,7 +82,7 @@ class Feed:
                 yield self.last
                 step += taken
             return
-        from experiments.data.streamed import Streamed  # Grain takes a while to import.
+        from experiments.data.streamed import Streamed  # Imports Grain, which is slow.
 
         assert isinstance(self._dataset, Streamed)
         part = (self._devices.process, self._devices.processes)
@@ -89,9 +91,9 @@ class Feed:
             yield self.last
 
     def death_set(self, step: int) -> list[jax.Array]:
-        """Returns inputs of training examples, not augmented, in batches of one size.
+        """Returns inputs of random training examples, without augmentation, in batches of equal size.
 
-        There are as many as the config asks for, and so many more as fill the last batch.
+        There are at least `pruning.examples` of them, rounded up to fill all batches.
         """
         asked, most = self._settings.pruning.examples, self._settings.eval_batch_size
         batches = math.ceil(asked / most)
@@ -99,27 +101,27 @@ class Feed:
         return [self._inputs(images) for images, _ in self._drawn(2, step, batches, size)]
 
     def whole_training_set(self) -> Iterator[jax.Array]:
-        """Returns inputs of every training example, not augmented; the last batch is filled up with the first ones."""
+        """Yields inputs of all training examples, not augmented; the last batch is padded with the first examples."""
         examples, size = self._dataset.train_examples, self._settings.eval_batch_size
         rows = [np.arange(start, start + size) % examples for start in range(0, examples, size)]
         for images, _ in self._dataset.read("train", [self._devices.share(chosen) for chosen in rows]):
             yield self._inputs(images)
 
     def scored(self, step: int, batches: int, size: int) -> list[tuple[jax.Array, jax.Array]]:
-        """Returns inputs and labels of training examples, not augmented, in so many batches of one size."""
+        """Returns inputs and labels of random training examples, without augmentation, in `batches` of equal `size`."""
         drawn = self._drawn(3, step, batches, size)
         return [(self._inputs(images), self._devices.spread(labels)) for images, labels in drawn]
 
     def _drawn(self, purpose: int, step: int, batches: int, size: int) -> Iterator[DatasetBatch]:
-        """Returns this process's share of batches of training examples, others at every step."""
+        """Yields this process's share of batches of random training examples, which depend on the step."""
         key = jax.random.fold_in(jax.random.key(self._settings.seed + purpose), step)
         chosen = np.asarray(jax.random.permutation(key, self._dataset.train_examples))
-        # A training set can be smaller than what fills the batches.
+        # Repeats examples if the training set is smaller than the batches.
         chosen = np.resize(chosen, batches * size).reshape(batches, size)
         return self._dataset.read("train", [self._devices.share(rows) for rows in chosen])
 
     def test_batches(self) -> Iterator[TestBatch]:
-        """Returns every test example once."""
+        """Yields every test example once."""
         examples, size = self._dataset.test_examples, self._settings.eval_batch_size
         rows = [np.resize(np.arange(start, min(start + size, examples)), size) for start in range(0, examples, size)]
         read = self._dataset.read("test", [self._devices.share(chosen) for chosen in rows])

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The compiled step of a network at its present widths, and what it takes."""
+"""The compiled step of a network at its current widths, its memory and its time."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from experiments.training.step import StepMetrics, Task, TrainState, compiled, t
 
 
 class Stepper:
-    """Takes training steps.
+    """Runs compiled training steps.
 
     Attributes:
       graph: the removable units of the network.
-      members: which weights belong to which of them, on the devices.
-      task: what a step does.
+      members: the weights of each unit, replicated over the devices.
+      task: static arguments of the step.
     """
 
     def __init__(self, problem: Problem, network: Network, variables: Any):
-        """Reads off a network with its variables what a step needs."""
+        """Traces the network; compiles nothing yet."""
         method = problem.method
         self.graph = problem.trace(network, variables)
         self.members = problem.devices.everywhere(demp_jax.weight_groups(self.graph, variables["params"]))
@@ -56,30 +56,30 @@ class Stepper:
         self._taken: Any = None
 
     def compile(self, state: TrainState, batches: Batches) -> None:
-        """Compiles the steps for arguments of the given shapes; arrays or `jax.ShapeDtypeStruct`s."""
+        """Compiles the steps for the shapes of the arguments, which are arrays or `jax.ShapeDtypeStruct`s."""
         self._compiled = compiled(train_steps, *self.arguments(state, batches), task=self.task)
         self._taken = _kinds((state, batches[:2]))
 
     def take_over(self, other: Stepper) -> None:
-        """Uses what another has compiled, if that is for a network of the same structure."""
+        """Uses the compiled steps of another stepper if its network has the same structure."""
         ours, theirs = ((stepper.task, _kinds(stepper.members)) for stepper in (self, other))
         structure: Any = jax.tree.structure(self.members)
         if ours == theirs and structure == jax.tree.structure(other.members):
             self._compiled, self._taken = other._compiled, other._taken
 
     def __call__(self, state: TrainState, batches: Batches) -> tuple[TrainState, StepMetrics]:
-        """Takes steps; the memory of `state` is reused. Compiles if that was not done for such arguments.
+        """Runs the steps of `batches`; donates `state`. Compiles first if not compiled for these shapes.
 
         Returns:
-          The next state and the metrics of the steps, with a leading axis of at least so many entries as were taken.
+          The next state, and metrics with a leading axis of at least `batches.steps` entries.
         """
         if self._compiled is None or (self._taken is not None and self._taken != _kinds((state, batches[:2]))):
             self.compile(state, batches)
-        self._taken = None  # From now on arguments are alike.
+        self._taken = None  # All later calls have the same shapes.
         return self._compiled(*self.arguments(state, batches))
 
     def arguments(self, state: TrainState, batches: Batches) -> tuple[Any, ...]:
-        """Returns what `train_steps` takes, but for the task."""
+        """Returns the arguments of `train_steps`, without the task."""
         data, examples, count = batches
         if count not in self._counts:
             self._counts[count] = self._everywhere(jnp.asarray(count, jnp.int32))
@@ -92,21 +92,21 @@ class Stepper:
 
     @property
     def bytes(self) -> int | None:
-        """Memory that the step takes at once on a device, in bytes; `None` before it is compiled or where unknown."""
+        """Peak memory of the step per device, in bytes; `None` before it is compiled or if unknown."""
         return None if self._compiled is None else taken_bytes(self._compiled)
 
 
 def taken_bytes(program: Any) -> int | None:
-    """Returns the memory that a compiled program takes at once on a device, in bytes; `None` where that is unknown."""
+    """Returns the peak memory of a compiled program per device, in bytes; `None` if unknown."""
     analysis = program.memory_analysis()
     if analysis is None:
         return None
     whole = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
-    return int(whole - analysis.alias_size_in_bytes)  # What is donated counts twice.
+    return int(whole - analysis.alias_size_in_bytes)  # Donated buffers are counted as arguments and as outputs.
 
 
 def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
-    """Returns the shapes of a state for smaller variables, placed as `state` is."""
+    """Returns the shapes of a state with smaller variables and optimizer state, with the sharding of `state`."""
 
     def shaped(leaf: Any) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=state.step.sharding)
@@ -117,10 +117,11 @@ def abstract(state: TrainState, variables: Any, opt_state: Any) -> TrainState:
 def time_ratio(
     problem: Problem, stepper: Stepper, state: TrainState, batches: Batches, stopped: Callable[[], bool] = lambda: False
 ) -> float | None:
-    """Returns time per step over that of plain dense training, medians of interleaved repeats.
+    """Returns the step time relative to plain dense training, from medians of interleaved repeats.
 
-    Plain: the same batches and base optimizer at the widths the run began with, nothing watched or added. Each is timed
-    for `settings.step_time_seconds`, at least ten steps. Where `stopped` says so, it ends and gives `None`.
+    Plain dense training has the same batches and base optimizer at the initial widths, and neither measures alive units
+    nor adds a regularizer, noise or masks. Each step is timed for `settings.step_time_seconds`, and at least ten times.
+    Returns `None` once `stopped` returns true.
     """
     devices = problem.devices
     network, variables = problem.initial()

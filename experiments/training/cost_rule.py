@@ -1,32 +1,33 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """When a prune pays for itself.
 
-After a prune the smaller step has to be compiled. A prune is delayed until the time lost by waiting equals that cost
-(the ski-rental rule), so that waiting never loses more time than pruning does. The rule counts in steps and FLOPs, not
-in seconds: one config and seed prunes at the same steps on every machine of a kind.
+After a prune, the smaller step has to be compiled. A prune is delayed until the time lost by waiting equals that cost
+(the ski-rental rule). Costs are counted in steps and FLOPs, not in seconds, so that runs with the same config and seed
+prune at the same steps on every machine with the same kind of backend.
 
-Example: a prune costs 50 steps and there is a chance every 100. Dead units with half of the FLOPs make a step about
-0.7 * 0.5 = 35% faster, which saves 35 steps until the next chance. At the first chance the prune waits, as 35 < 50. At
-the second the wait has cost 35 steps already and would cost 70 by the next chance: it is made.
+Example: a prune costs 50 steps, and there is a chance to prune every 100 steps. Removing dead units with half of the
+FLOPs makes a step about 0.7 * 0.5 = 35% faster and saves 35 steps until the next chance. At the first chance the prune
+is delayed, because 35 < 50. At the second one, the delay has cost 35 steps and would have cost 70 by the third, so the
+prune is made.
 """
 
 from __future__ import annotations
 
 import jax
 
-# Which part of a step's time is saved by saving all of its FLOPs: 0.4 to 1.0 on a CPU, 0.04 to 0.36 on a GPU at
-# multiples of 8 (benchmarks/README.md, suite `step`).
+# Relative reduction of the step time per relative reduction of the FLOPs. Measured: 0.4 to 1.0 on a CPU, 0.04 to 0.36
+# on a GPU with multiples of 8 (benchmarks/README.md, suite `step`).
 _TIME_PER_FLOPS, _TIME_PER_FLOPS_GPU = 0.7, 0.2
 
 
 def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
-    """Returns which part of the FLOPs a prune has to save, in [0, 1), to be worth its cost.
+    """Returns the fraction of the FLOPs, in [0, 1), that a prune has to save to pay off.
 
     Args:
-      cost: of a prune, in steps at present widths.
-      waited: steps that waiting has cost since the last prune.
-      every: steps until the next chance, see `period`.
-      remaining: steps until the end of the run, which has to repay the cost.
+      cost: cost of a prune, in steps at the current widths.
+      waited: number of steps lost by delays since the last prune.
+      every: number of steps until the next chance to prune, see `period`.
+      remaining: number of steps until the end of the run, in which the cost must be recovered.
     """
     if cost <= 0:
         return 0.0
@@ -35,10 +36,10 @@ def least_gain(cost: float, waited: float, every: int, remaining: int) -> float:
 
 
 def time_per_flops() -> float:
-    """Returns about which part of a step's time is saved by saving all of its FLOPs, on this backend."""
+    """Returns the approximate relative reduction of the step time per relative reduction of the FLOPs."""
     return _TIME_PER_FLOPS_GPU if jax.default_backend() == "gpu" else _TIME_PER_FLOPS
 
 
 def period(every: int, ahead: int) -> int:
-    """Returns how many steps lie between chances to prune: `every`, or as many as pass while a prune is prepared."""
+    """Returns the steps between chances to prune: the smallest positive multiple of `every` that is >= `ahead`."""
     return max(1, -(-ahead // every)) * every

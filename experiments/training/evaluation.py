@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a network is worth: its accuracy on the test set, and which of its units are dead."""
+"""Evaluates a network: accuracy and loss on the test set, and dead units."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from experiments.training.batches import Feed
 
 
 def on_test_set(problem: Problem, feed: Feed, network: Network, variables: Any) -> dict[str, float]:
-    """Returns `test_accuracy`, in [0, 1], and `test_loss`, the mean cross-entropy in nats, over every test example."""
+    """Returns `test_accuracy`, in [0, 1], and `test_loss`, the mean cross-entropy in nats, over the whole test set."""
     right, loss = 0, 0.0
     for inputs, labels in feed.test_batches():
-        # The program that proves a cut gives the outputs: one compilation serves both.
+        # Uses the compiled program that also checks the outputs of a pruned network.
         (logits,) = demp_jax.activity.outputs(network, variables, [inputs])
         logits = logits[: len(labels)].astype(np.float64)
         shifted = logits - logits.max(1, keepdims=True)
@@ -32,10 +32,10 @@ def on_test_set(problem: Problem, feed: Feed, network: Network, variables: Any) 
 def dead(
     problem: Problem, graph: demp_jax.Graph, network: Network, variables: Any, inputs: Iterable[jax.Array]
 ) -> dict[str, Any]:
-    """Returns who is dead on batches of inputs.
+    """Returns which units are dead on batches of inputs.
 
     Returns:
-      By site, `dead`, how many, and `bits`, one of each unit, packed, in hexadecimal.
+      Two dicts by site: `dead`, the number of dead units, and `bits`, a packed bit per unit, in hexadecimal.
     """
     options = problem.settings.pruning
     units: dict[str, Any] = {"exclude": problem.exclude, "heads": problem.heads}

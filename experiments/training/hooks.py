@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a run does at some steps, before their update. `training.prune_hook` has one more."""
+"""Hooks of the training loop; `training.prune_hook` has the one that prunes."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ from experiments.training.steering import Steering
 
 
 class Hook(Protocol):
-    """Something that is done at some steps, before their update.
+    """An action that runs at some steps, before their update.
 
     Attributes:
-      part: what its time counts to, see `totals.PARTS`.
-      doing: what the progress bar says meanwhile.
+      part: the part of the run that its time is counted for, see `totals.PARTS`.
+      doing: text for the progress bar.
     """
 
     part: str
     doing: str
 
     def due(self, step: int, *, stopping: bool) -> bool:
-        """Returns whether to call it at a step; `stopping`: whether a signal ends the run there."""
+        """Returns whether the hook runs at a step; `stopping` tells whether a signal stops the run there."""
 
     def __call__(self, step: int) -> None:
-        """Does it."""
+        """Runs the hook."""
 
 
 class Watch:
-    """Writes which units are dead: their number by site, and each unit as a bit, packed, in hexadecimal."""
+    """Records which units are dead: their number by site, and a packed bit per unit, in hexadecimal."""
 
     part, doing = "evaluation", "measuring dead units"
 
     def __init__(self, run: Run, flush: Callable[[int], None]):
-        """Watches a run; `flush` waits for the steps before a step."""
+        """Initializes the hook; `flush` waits for the steps before a given step and logs them."""
         self._run, self._flush = run, flush
 
     def due(self, step: int, *, stopping: bool) -> bool:
-        """Returns whether to measure at a step."""
+        """Returns whether dead units are measured at a step."""
         settings = self._run.problem.settings
         every = settings.watch.every
         return every > 0 and (step % every == 0 or step == settings.steps)
 
     def __call__(self, step: int) -> None:
-        """Measures."""
+        """Measures dead units."""
         self._flush(step)
         run, problem = self._run, self._run.problem
         network = (run.learner.graph, run.learner.network, run.learner.variables)
@@ -59,20 +59,20 @@ class Watch:
 
 
 class Steer:
-    """Sets the strength of the regularizer by what a prune would leave."""
+    """Adjusts the strength of the regularizer to the size that a prune would leave."""
 
     part, doing = "evaluation", "measuring what a prune would leave"
 
     def __init__(self, run: Run, flush: Callable[[int], None], steering: Steering):
-        """Steers a run; `flush` waits for the steps before a step."""
+        """Initializes the hook; `flush` waits for the steps before a given step and logs them."""
         self._run, self._flush, self._steering = run, flush, steering
 
     def due(self, step: int, *, stopping: bool) -> bool:
-        """Returns whether to steer at a step."""
+        """Returns whether the strength is adjusted at a step."""
         return self._steering.goal.due(step)
 
     def __call__(self, step: int) -> None:
-        """Steers."""
+        """Adjusts the strength."""
         self._flush(step)
         run, steering = self._run, self._steering
         left = steering.look(step, pruning.forecast(pruning.standing(run, step)))
@@ -82,12 +82,12 @@ class Steer:
 
 
 class Evaluate:
-    """Measures accuracy and loss on every test example."""
+    """Measures accuracy and loss on the whole test set."""
 
     part, doing = "evaluation", "evaluating"
 
     def __init__(self, run: Run, flush: Callable[[int], None]):
-        """Evaluates a run; `flush` waits for the steps before a step."""
+        """Initializes the hook; `flush` waits for the steps before a given step and logs them."""
         self._run, self._flush = run, flush
 
     def due(self, step: int, *, stopping: bool) -> bool:
@@ -96,10 +96,10 @@ class Evaluate:
         return step == settings.steps or (step > 0 and step % settings.eval_every == 0)
 
     def __call__(self, step: int) -> None:
-        """Evaluates.
+        """Evaluates the network.
 
         Raises:
-          NonFiniteLossError: for a loss that is infinite or NaN.
+          NonFiniteLossError: if the loss is infinite or NaN.
         """
         self._flush(step)
         run = self._run
@@ -112,34 +112,34 @@ class Evaluate:
 
 
 class Save:
-    """Saves a checkpoint. The last hook of a step: a run that continues from it goes on with the step's update."""
+    """Saves a checkpoint. Must be the last hook, as a resumed run starts with the update of the step."""
 
     part, doing = "checkpoints", "saving"
 
     def __init__(self, run: Run, flush: Callable[[int], None], more: Callable[[], dict[str, Any]]):
-        """Saves a run.
+        """Initializes the hook.
 
         Args:
           run: the run.
-          flush: waits for the steps before a step.
-          more: returns what else the metadata are to hold; may wait for a trial, and raise what it raised.
+          flush: waits for the steps before a given step and logs them.
+          more: returns further checkpoint metadata; may wait for the trial of a prune.
         """
         self._run, self._flush, self._more = run, flush, more
 
     def due(self, step: int, *, stopping: bool) -> bool:
-        """Returns whether to save at a step."""
+        """Returns whether a checkpoint is saved at a step."""
         settings = self._run.problem.settings
         return step == settings.steps or stopping or (step > 0 and step % settings.checkpoint_every == 0)
 
     def __call__(self, step: int) -> None:
-        """Saves.
+        """Saves a checkpoint.
 
         Raises:
-          NonFiniteLossError: for parameters that are infinite or NaN; nothing is saved.
+          NonFiniteLossError: if a parameter is infinite or NaN; nothing is saved.
         """
         self._flush(step)
         run, problem = self._run, self._run.problem
-        # The loss of a step is that before its update: what the last update did shows in the parameters.
+        # The loss is computed before the update, so it does not show whether the last update was finite.
         if not checkpoints.all_finite(run.learner.variables["params"]):
             raise run.non_finite(step, "parameters became infinite or NaN")
         meta = {

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What learns: a network at its present widths, its state, and its compiled step."""
+"""A network at its current widths, its training state and its compiled step."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from experiments.training.step import StepMetrics, TrainState, free_compiled
 
 
 class Learner:
-    """What learns.
+    """A network and its training state.
 
     Attributes:
-      network: the network.
-      state: everything that a step changes.
-      stepper: takes the steps.
-      parameters: how many weights are left.
-      flops: of a forward pass of one example. Weights that are held at zero count in neither.
+      network: the network at its current widths.
+      state: the training state.
+      stepper: runs the steps.
+      parameters: number of parameters, without masked weights.
+      flops: FLOPs of a forward pass per example, without masked weights.
     """
 
     def __init__(self, problem: Problem, network: Network, state: TrainState):
-        """Compiles nothing yet."""
+        """Traces the network; compiles nothing yet."""
         self._problem = problem
         self._set(network, state)
 
@@ -40,19 +40,24 @@ class Learner:
         self.count()
 
     def shrink(self, cut: demp_jax.PruneResult, prepared: Stepper | None = None) -> None:
-        """Goes on with what a cut left, by a step that was prepared for it, if one was; drops the wider step."""
+        """Replaces the network and state by the pruned ones, and frees the compiled step of the wider network.
+
+        Args:
+          cut: the prune.
+          prepared: stepper that was compiled ahead for the pruned network, if any.
+        """
         assert isinstance(cut.fn, Network)
         state = self.state._replace(variables=cut.variables, opt_state=cut.opt_state)
         self._set(cut.fn, self._problem.devices.everywhere(state), prepared)
         free_compiled()
 
     def take(self, batches: Batches) -> StepMetrics:
-        """Runs the steps of `batches`; returns their metrics, see `Stepper`."""
+        """Runs the steps of `batches` and returns their metrics, see `Stepper`."""
         self.state, metrics = self.stepper(self.state, batches)
         return metrics
 
     def count(self) -> None:
-        """Counts weights and FLOPs anew, as masks may have changed."""
+        """Updates `parameters` and `flops`; call it after the masks have changed."""
         params = self.state.variables["params"]
         self.parameters, self.flops = size(params), self.graph.flops()
         if self._problem.method.updater is not None:
@@ -64,14 +69,14 @@ class Learner:
             self.flops = self.graph.flops(densities={f"params/{path}": part for path, part in dense.items()})
 
     def remasks(self, step: int) -> bool:
-        """Returns whether masks may have changed in the update of a step."""
+        """Returns whether the update of a step may have changed the masks."""
         updater = self._problem.method.updater
         if updater is None:
             return False
         schedule = getattr(updater, "schedule", None)
         if isinstance(schedule, sparsity.Schedule):
             return bool(schedule.changes(step))
-        # The schedule of another library's updater is not known.
+        # Updaters of other libraries have no known schedule.
         return (step + 1) % self._problem.settings.log_every == 0
 
     @property

@@ -1,9 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training program: a network is trained, and pruned meanwhile.
+"""The training loop: trains a network and prunes it during training.
 
-Before each update the hooks of the run are asked in order: measure dead units, steer, prune, evaluate, save. A
-checkpoint is therefore of the network after the prune of its step, and a run that continues from it begins with the
-update.
+Before each update, the hooks that are due run in this order: measure dead units, steer, prune, evaluate, save. A
+checkpoint therefore holds the network after the prune of its step, and a resumed run starts with the update.
 """
 
 from __future__ import annotations
@@ -45,19 +44,19 @@ _LOG = logging.getLogger(__name__)
 
 # Upper bound on the seconds of one compiled call, so that signals are handled promptly.
 _CALL_SECONDS = 2.0
-# From a moment in a run: the signal that it got, if any.
+# Returns the signal that was received, if any.
 Stop = Callable[[], signal.Signals | None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Result:
-    """What a run came to.
+    """The result of a run.
 
     Attributes:
-      summary: as in `summary.json`; of an interrupted run, what is known so far.
+      summary: content of `summary.json`; for an interrupted run, the values so far.
       network: the network at its final widths.
-      variables: its variables.
-      stopped_by: the signal that stopped the run before its end, or `None`.
+      variables: variables of `network`.
+      stopped_by: the signal that stopped the run early, or `None`.
     """
 
     summary: dict[str, Any]
@@ -67,18 +66,18 @@ class Result:
 
 
 def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) -> Result:
-    """Trains a network by a config; continues from the newest checkpoint in the folder, if there is one.
+    """Trains a network; resumes from the newest checkpoint in the workdir, if there is one.
 
     Args:
-      config: as `configs/base.py` describes.
-      folder: the workdir, for everything the run leaves; made if missing.
+      config: the config, see `configs/base.py`.
+      folder: the workdir; created if missing.
 
     Returns:
-      The result. Of a run that had ended already, what it left.
+      The result. If the run had already finished, its saved result.
 
     Raises:
-      UsageError: for bad input, before anything is compiled.
-      NonFiniteLossError: when the loss becomes infinite or NaN.
+      UsageError: for invalid input, before anything is compiled.
+      NonFiniteLossError: if the loss or a parameter becomes infinite or NaN.
     """
     compile_clock.use_compile_cache(config.compile_cache)
     trackers.require_usable(config.tracker)
@@ -88,7 +87,7 @@ def train_and_evaluate(config: ml_collections.ConfigDict, folder: str | Path) ->
     with contextlib.ExitStack() as stack:
         refused: UsageError | None = None
         try:
-            if problem.devices.first:  # One process keeps the records of all.
+            if problem.devices.first:  # Only the first process writes records.
                 stack.enter_context(workdir.claim(Path(folder), problem.config))
         except UsageError as error:
             refused = error
@@ -156,7 +155,7 @@ def _opened(
     mode: str,
     stack: contextlib.ExitStack,
 ) -> Run:
-    """Returns a run whose records and progress bar are open until the stack ends."""
+    """Returns a run whose records and progress bar are closed by `stack`."""
     settings, first = problem.settings, int(learner.state.step)
     records: records_lib.Records = records_lib.NoRecords()
     if problem.devices.first:
@@ -185,9 +184,9 @@ def _opened(
 
 
 def _train(run: Run, meta: dict[str, Any]) -> Result:
-    """Runs the steps that are left, and what follows the last."""
+    """Runs the remaining steps, then measures the step time and writes the summary."""
     problem = run.problem
-    # Where several devices or processes work together, what they compute has to be in one order.
+    # Several devices or processes must run their computations in the same order, which a thread would not guarantee.
     alone = problem.devices.count == 1 and problem.devices.processes == 1
     pool = ThreadPoolExecutor(1, "prune") if alone and problem.settings.pruning.ahead else None
 
@@ -210,7 +209,7 @@ def _train(run: Run, meta: dict[str, Any]) -> Result:
         run.tick("other")
         ratio = None if stopped_by else _step_time_ratio(run, stop)
         summary = _summary(run, ratio)
-        if ratio is None:  # Also when stopped while it was measured: it is when continued.
+        if ratio is None:  # If stopped during the measurement, the resumed run repeats it.
             stopped_by = stopped_by or stop() or signal.SIGTERM
         if problem.devices.first:
             curves.curves(reader.read(run.workdir, run.workdir.name), run.workdir / "curves.png")
@@ -220,12 +219,12 @@ def _train(run: Run, meta: dict[str, Any]) -> Result:
 
 
 def _steps(run: Run, hooked: Sequence[hooks.Hook], prune: Prune, log: StepLog, stop: Stop) -> signal.Signals | None:
-    """Runs the steps that are left; returns the signal that stopped it, if any."""
+    """Runs the remaining steps; returns the signal that stopped the run, if any."""
     first, last = int(run.learner.state.step), run.problem.settings.steps
     continued = run.checkpoints.latest() is not None
 
     def together(step: int) -> int:
-        """Returns how many steps to run in one call: as many as there are until something else may be due."""
+        """Returns how many steps to run in one call: those before anything else may be due, up to the maximum."""
         count, most = 1, _most_together(run, log.seconds)
         while count < most and not _interrupts(run, hooked, step + count):
             count += 1
@@ -236,7 +235,7 @@ def _steps(run: Run, hooked: Sequence[hooks.Hook], prune: Prune, log: StepLog, s
     with contextlib.closing(run.feed.batches(first, last, together)) as feed:
         while True:
             stopped_by = _stopped(run, step, stop)
-            # What the step of a checkpoint had to do was done before it was saved.
+            # The hooks of this step already ran before its checkpoint was saved.
             for hook in () if step == first and continued else hooked:
                 if hook.due(step, stopping=stopped_by is not None):
                     with run.spending(hook.part, hook.doing):
@@ -262,27 +261,27 @@ def _update(run: Run, prune: Prune, log: StepLog, step: int, batches: Batches) -
     log.took(step, batches.steps, metrics)
     if learner.remasks(step + batches.steps - 1):
         if getattr(run.problem.method.updater, "dense_gradients", False):
-            # Masked weights need their gradients this once (Evci et al., 2020, appendix H).
+            # Steps that change the masks also need the gradients of masked weights (Evci et al., 2020, appendix H).
             run.counters.train_flops += (learner.graph.flops() - learner.flops) * batch
         learner.count()
 
 
 def _most_together(run: Run, seconds: float) -> int:
-    """Returns how many steps a call runs at most, given the seconds of one."""
+    """Returns the maximum number of steps per call, given the seconds of one step."""
     most = run.problem.settings.steps_per_call
-    if run.problem.devices.processes > 1:  # Each has a clock of its own, and all have to do alike.
+    if run.problem.devices.processes > 1:  # Processes measure different times, but must run the same number of steps.
         return most
     return max(1, min(most, int(_CALL_SECONDS / seconds)))
 
 
 def _interrupts(run: Run, hooked: Sequence[hooks.Hook], step: int) -> bool:
-    """Returns whether anything but the next update may be due at a step."""
+    """Returns whether a hook, a log line or a mask update may be due at a step."""
     due = any(hook.due(step, stopping=False) for hook in hooked)
     return due or step % run.problem.settings.log_every == 0 or run.learner.remasks(step - 1)
 
 
 def _stopped(run: Run, step: int, stop: Stop) -> signal.Signals | None:
-    """Returns the signal that stops the run at this step; several processes agree on it when they log."""
+    """Returns the signal that stops the run at this step; several processes only agree on it at logging steps."""
     if run.problem.devices.processes == 1:
         return stop()
     if step % run.problem.settings.log_every or not run.problem.devices.any(stop() is not None):
@@ -291,7 +290,7 @@ def _stopped(run: Run, step: int, stop: Stop) -> signal.Signals | None:
 
 
 def _step_time_ratio(run: Run, stop: Stop) -> float | None:
-    """Returns time per step of the run's end over that of plain dense training; `None` if the run is stopped."""
+    """Returns the step time of the final network relative to plain dense training; `None` if stopped by a signal."""
     if run.problem.method.name == "dense":
         return 1.0
     with contextlib.closing(run.feed.batches(0, 1)) as feed:

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A prune whose smaller step is compiled while training goes on.
+"""A prune whose smaller step is compiled during training.
 
-A trial prunes a copy of the network, in a thread, and compiles the smaller step for its widths. Some steps later the
-network itself is pruned to these widths: of each site as many units are removed as in the trial, of those that are dead
-then. The compiled step only depends on how many. If too few are dead by then, the step is compiled when it is needed.
+A trial in a thread prunes a copy of the network and compiles the step for its widths. Some steps later, the network
+itself is pruned to these widths: each site loses as many units as in the trial, chosen from those that are then dead.
+The compiled step only depends on these numbers. If too few units are dead, the step is compiled when it is needed.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ _LOG = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """What a trial found.
+    """The result of a trial.
 
     Attributes:
-      since, due: the steps of the trial and of the prune.
-      units: by site or branch, which units are to be removed; `None` if nothing is.
-      record: what the trial says where nothing is to be removed; empty else.
-      least_gain: the part of the FLOPs that the prune has to save.
+      since, due: the step of the trial and the step of the prune.
+      units: by site or branch, a mask of the units to remove; `None` if none is removed.
+      record: the record of the trial if no unit is removed, else empty.
+      least_gain: fraction of the FLOPs that the prune has to save.
     """
 
     since: int
@@ -40,19 +40,19 @@ class Trial:
     least_gain: float = 0.0
 
     def as_json(self) -> dict[str, Any]:
-        """Returns it as it is kept in a checkpoint."""
+        """Returns the trial for the checkpoint metadata."""
         units = None if self.units is None else {name: bits.astype(int).tolist() for name, bits in self.units.items()}
         return {**dataclasses.asdict(self), "units": units}
 
     @staticmethod
     def from_json(fields: Mapping[str, Any]) -> Trial:
-        """Returns what `as_json` gave."""
+        """Returns the trial from the output of `as_json`."""
         units = fields["units"]
         bits = None if units is None else {name: np.asarray(values, bool) for name, values in units.items()}
         return Trial(**{**fields, "units": bits})
 
     def fits(self, removed: Mapping[str, np.ndarray]) -> bool:
-        """Returns whether a prune left the widths of the trial; `removed` as `PruneResult.removed`."""
+        """Returns whether a prune that removed `PruneResult.removed` left the widths of the trial."""
         return _counts(removed) == _counts(self.units or {})
 
 
@@ -64,11 +64,11 @@ class PreparedPrune:
     """A prune that is being prepared.
 
     Attributes:
-      due: the step at which it is made.
+      due: the step at which the network is pruned.
     """
 
     def __init__(self, trial: Future[Trial], due: int):
-        """See `start` and `resumed`."""
+        """Use `start` or `resumed` instead."""
         self.due, self._trial = due, trial
         self._compiled: Future[Any] | None = None
         self._abandoned = threading.Event()
@@ -88,7 +88,7 @@ class PreparedPrune:
           since, due, least_gain: see `Trial`.
           prune: prunes a copy of the network.
           compiled: compiles the smaller step.
-          pool: whose thread does both; with `None` the trial is made here and now, and nothing is compiled.
+          pool: thread that runs both; with `None`, the trial runs immediately and nothing is compiled.
         """
         prepared = PreparedPrune(Future(), due)
 
@@ -115,17 +115,17 @@ class PreparedPrune:
 
     @staticmethod
     def resumed(fields: Mapping[str, Any]) -> PreparedPrune:
-        """Returns the prune that a checkpoint says is to come; its step is compiled when it is needed."""
+        """Returns the prune of checkpoint metadata. Its step is compiled when it is needed."""
         trial: Future[Trial] = Future()
         trial.set_result(Trial.from_json(fields))
         return PreparedPrune(trial, trial.result().due)
 
     def trial(self) -> Trial:
-        """Waits for the trial; returns what it found, or raises what it raised."""
+        """Waits for the trial and returns its result, or raises its exception."""
         return self._trial.result()
 
     def compiled(self) -> Any:
-        """Waits for the compiled step; `None` where there is none."""
+        """Waits for the compiled step and returns it; `None` if there is none."""
         try:
             return None if self._compiled is None else self._compiled.result()
         except Exception as error:
@@ -134,9 +134,9 @@ class PreparedPrune:
 
     @property
     def busy(self) -> bool:
-        """Whether the thread is at work; steps on a CPU take longer meanwhile."""
+        """Whether the thread is running, which slows the steps on a CPU."""
         return self._compiled is not None and not self._compiled.done()
 
     def abandon(self) -> None:
-        """Starts nothing more, as the run ends."""
+        """Skips the compilation if it has not started, at the end of the run."""
         self._abandoned.set()

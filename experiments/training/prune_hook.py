@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The hook that prunes: at once, or prepared while training goes on.
+"""The hook that prunes.
 
-In its plain form, with `pruning.ahead=0`, every `pruning.every` steps dead units are pruned and the next step is
-compiled for the smaller network. With `pruning.ahead` the prune is made so many steps after its chance, and the smaller
-step is compiled meanwhile, see `prepared_prune`. With `pruning.cut_cost` it waits until it pays, see `cost_rule`.
+With `pruning.ahead=0`, dead units are pruned every `pruning.every` steps, and the step is then compiled for the smaller
+network. With `pruning.ahead=N`, a prune is prepared at these steps and made N steps later; the smaller step is compiled
+during training, see `prepared_prune`. With `pruning.cut_cost`, prunes are delayed until they pay off, see `cost_rule`.
 """
 
 from __future__ import annotations
@@ -30,55 +30,55 @@ from experiments.training.run import Run
 
 _LOG = logging.getLogger(__name__)
 
-# Longest wait for a smaller step, in seconds, that is not warned of.
+# A longer wait for the smaller step, in seconds, is logged as a warning.
 _LONG_WAIT = 10.0
 
 
 class Prune:
-    """Prunes a run, and keeps the records of its prunes."""
+    """Prunes the network and records its prunes."""
 
     part, doing = "cuts", "pruning"
 
     def __init__(self, run: Run, settle: Callable[[int], float], pool: ThreadPoolExecutor | None):
-        """Prunes a run.
+        """Initializes the hook.
 
         Args:
           run: the run.
-          settle: waits for the steps before a step and writes their metrics; returns the seconds of one.
-          pool: whose thread prepares prunes; `None` where trials are made in the loop and nothing is compiled ahead.
+          settle: waits for the steps before a given step and logs them; returns the seconds per step.
+          pool: thread that prepares prunes; with `None`, trials run in the loop and nothing is compiled ahead.
         """
         self._run, self._settle, self._pool = run, settle, pool
         self._prepared: PreparedPrune | None = None
-        # The record of the last prune, until the next step has been compiled.
+        # The record of the last prune. It is written after the next step, because it includes the time to compile it.
         self._open: dict[str, Any] | None = None
-        # Seconds of compiling at the end of the last prune: what is compiled from then on is its step.
+        # Seconds of compiling so far, at the end of the last prune.
         self._compiled = 0.0
 
     @property
     def preparing(self) -> bool:
-        """Whether a prune is being prepared beside the steps."""
+        """Whether the thread is preparing a prune."""
         return self._prepared is not None and self._prepared.busy
 
     def due(self, step: int, *, stopping: bool = False) -> bool:
-        """Returns whether there may be a prune at a step."""
+        """Returns whether the network may be pruned at a step."""
         return self._arrives(step) or pruning.possible(self._run.problem.method, step)
 
     def _arrives(self, step: int) -> bool:
         return self._prepared is not None and self._prepared.due == step
 
     def __call__(self, step: int) -> None:
-        """Prunes what is due, or begins to prepare it."""
+        """Makes the prunes that are due, or starts to prepare them."""
         run = self._run
         method, settings, learner = run.problem.method, run.problem.settings, run.learner
         if self._arrives(step):
             self._arrive(step)
         for prune in pruning.due(method, step, learner.state.opt_state):
-            # What is left, such as the last group of every GroupNorm, may have to stay.
+            # Some units can never be pruned, such as the last group of a GroupNorm.
             if not learner.graph.prunable:
                 continue
             self._settle(step)
             last = step == settings.steps
-            # A masking method first prunes what it left without weights, which is not prepared.
+            # Masking methods first prune units with all outgoing weights masked; such prunes are not prepared.
             alone = prune is pruning.dead and method.updater is None
             if not alone or last or not settings.pruning.ahead:
                 least = 0.0 if last else self._least_gain(step)
@@ -87,18 +87,18 @@ class Prune:
                 self._prepare(step)
 
     def _least_gain(self, step: int) -> float:
-        """Returns which part of the FLOPs a prune at a step has to save to pay."""
+        """Returns the fraction of the FLOPs that a prune at a step has to save to pay off."""
         section, steering = self._run.problem.settings.pruning, self._run.steering
         remaining = self._run.problem.settings.steps - step - section.ahead
         period = cost_rule.period(section.every, section.ahead)
         least = cost_rule.least_gain(section.cut_cost, self._run.counters.waited, period, remaining)
-        # A target of step time is steered by what prunes are seen to save.
+        # With a step-time target, a few prunes are made earlier to measure how much time they save.
         return least if steering is None else min(least, steering.gain_to_time())
 
     def _prepare(self, step: int) -> None:
         run, problem = self._run, self._run.problem
         least = self._least_gain(step)
-        # The next step reuses the memory of the state.
+        # The next step donates the state.
         variables = jax.tree.map(jnp.copy, run.learner.variables)
         at = pruning.standing(run, step, least_gain=least)._replace(variables=variables, opt_state=None)
         state = run.learner.state._replace(variables=None, opt_state=None)
@@ -116,7 +116,7 @@ class Prune:
         self._prepared = PreparedPrune.start(step, due, least, lambda: pruning.dead(at)[0], compiled, self._pool)
 
     def _arrive(self, step: int) -> None:
-        """Makes the prune that was prepared, of units that are dead now."""
+        """Makes the prepared prune, of units that are dead at this step."""
         prepared, self._prepared = self._prepared, None
         assert prepared is not None
         seconds = self._settle(step)
@@ -139,7 +139,7 @@ class Prune:
     def _take(
         self, step: int, result: demp_jax.PruneResult, more: dict[str, Any], prepared: Stepper | None = None
     ) -> None:
-        """Goes on with what a prune left, and with its step if that was prepared."""
+        """Continues training with the pruned network, and with the prepared step if there is one."""
         run = self._run
         run.problem.devices.agree(f"the prune of step {step}", result.record.removed)
         self._note(step, {**dataclasses.asdict(result.record), **more})
@@ -150,7 +150,7 @@ class Prune:
             self.close()
 
     def _note(self, step: int, record: dict[str, Any]) -> None:
-        """Counts a prune, and opens its record."""
+        """Counts a prune and opens its record."""
         self.close()
         counters, section = self._run.counters, self._run.problem.settings.pruning
         counters.cuts += bool(record["removed"])
@@ -166,7 +166,7 @@ class Prune:
         self._compiled = self._run.compiling.seconds
 
     def close(self) -> None:
-        """Writes the record of the last prune, if it is open; to be called once the next step has been compiled."""
+        """Writes the open record of the last prune, if any; call it after the next step has been compiled."""
         if self._open is not None:
             record, self._open = self._open, None
             record["seconds"]["recompile"] = round(self._run.compiling.seconds - self._compiled, 4)
@@ -174,30 +174,30 @@ class Prune:
             self._run.records.cut(record.pop("step"), record)
 
     def abandon(self) -> None:
-        """Starts nothing more, as the run ends."""
+        """Skips a compilation that has not started, at the end of the run."""
         if self._prepared is not None:
             self._prepared.abandon()
 
     def as_json(self) -> dict[str, Any]:
-        """Returns where it stands, as it is kept in a checkpoint; waits for a trial."""
+        """Returns the state for the checkpoint metadata; waits for a trial to finish."""
         trial = None
         if self._prepared is not None:
             try:
                 trial = self._prepared.trial().as_json()
-            except Exception as error:  # Raised again when the prune is due; the network is sound, and is saved.
+            except Exception as error:  # Raised again when the prune is due. The network itself can be saved.
                 _LOG.warning("a prune could not be prepared: %s", error)
         return {"ahead": trial, "open_cut": copy.deepcopy(self._open)}
 
     def load(self, fields: Mapping[str, Any]) -> None:
-        """Goes on from what `as_json` gave."""
+        """Restores the state from `as_json`."""
         self._prepared = None if fields["ahead"] is None else PreparedPrune.resumed(fields["ahead"])
         self._open = copy.deepcopy(fields["open_cut"])
 
 
 def advice(steps: float, section: schema.Pruning) -> str:
-    """Returns what to do so that training does not wait for so many steps for the smaller step."""
+    """Returns advice on how to avoid a wait of so many steps for the smaller step."""
     enough = section.ahead + 100 * math.ceil(steps / 100)
-    # One that begins before the last one is made would prepare nothing.
+    # Only one prune is prepared at a time.
     if enough <= section.every:
         return f"with --config.pruning.ahead={enough} it would not"
     return (

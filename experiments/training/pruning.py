@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The cuts of a run: by scores, of units without weights, of dead units."""
+"""The prunes of a run: units with low scores, units with all outgoing weights masked, dead units."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from experiments.recipe.problem import Problem
 from experiments.training.batches import Feed
 from experiments.training.run import Run
 
-# In a trial a unit counts as constant if it varies by this part of what it may vary by when it leaves, as of those at
-# the limit many are beyond it some steps later; and of every site so many, or this part, are left out, for those that
-# are all the same. A step compiled for widths that come to be too small is of no use.
+# A trial predicts which units can still be removed when its prune is due; a step that was compiled for smaller widths
+# cannot be used. Constant units drift. A trial therefore scales `pruning.constant` by `_FIRM`, and spares `_SPARED`
+# units or `_SPARED_PART` of the removable units per site, whichever is more.
 _FIRM = 0.5
 _SPARED, _SPARED_PART = 2, 1 / 8
 
 
 class Standing(NamedTuple):
-    """Where a run stands when it is cut.
+    """The state of a run that a prune needs.
 
     Attributes:
-      problem, feed: the run.
-      step: how many updates were made.
+      problem, feed: problem and feed of the run.
+      step: number of updates so far.
       network, variables, graph: the network, its variables and its removable units.
-      opt_state: of the optimizer; `None` in a trial, which cuts the variables alone.
-      least_gain: the part of the FLOPs that a cut of dead units has to save.
-      at_most: what leaves of dead units, as `demp_jax.prune` takes it; `None` for all of them.
+      opt_state: the optimizer state; `None` in a trial, which only prunes the variables.
+      least_gain: fraction of the FLOPs that a prune of dead units has to save.
+      at_most: limits which dead units are removed, see `demp_jax.prune`; `None` for all of them.
     """
 
     problem: Problem
@@ -51,7 +51,7 @@ class Standing(NamedTuple):
 
     @property
     def trained(self) -> dict[str, Any]:
-        """What a cut slices besides the variables, as `demp_jax.prune` takes it."""
+        """The arguments of `demp_jax.prune` that concern the optimizer."""
         return {
             "opt_state": self.opt_state,
             "tx": self.problem.method.tx,
@@ -60,18 +60,18 @@ class Standing(NamedTuple):
 
 
 def standing(run: Run, step: int, **more: Any) -> Standing:
-    """Returns where a run stands; `more` are further fields."""
+    """Returns the state of a run before a step; `more` are further fields of `Standing`."""
     learner = run.learner
     opt_state = learner.state.opt_state
     return Standing(run.problem, run.feed, step, learner.network, learner.variables, learner.graph, opt_state, **more)
 
 
-# From where a run stands to a prune and what else its record says.
+# Returns a prune and further fields of its record.
 Cutter = Callable[[Standing], tuple[demp_jax.PruneResult, dict[str, Any]]]
 
 
 def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
-    """Returns the cuts of a step, in order."""
+    """Returns the prunes that are due at a step, in order."""
     found: list[Cutter] = []
     if method.ranking is not None:
         target = method.ranking.due(step, opt_state)
@@ -83,7 +83,7 @@ def due(method: Method, step: int, opt_state: Any) -> list[Cutter]:
 
 
 def possible(method: Method, step: int) -> bool:
-    """Returns whether a step can have cuts."""
+    """Returns whether prunes may be due at a step."""
     return method.prunes(step) or (method.ranking is not None and method.ranking.possible(step))
 
 
@@ -94,7 +94,7 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
     batches = at.feed.scored(at.step, min(ranking.batches, max(most // size, 1)), size)
     if ranking.floors is not None:
         options["min_units"] = ranking.floors(problem.routed)
-    # The target is one of the dense network's units; some may have left.
+    # `target` is the sparsity relative to the dense network; some units may have been pruned already.
     dense, now = (structured.ranked_units(graph, options["unranked"]) for graph in (problem.routed, at.graph))
     gone = sum(problem.routed.widths[name] - at.graph.widths[name] for name in dense)
     missing = (target * sum(dense.values()) - gone) / max(sum(now.values()), 1)
@@ -104,7 +104,7 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
         batches,
         ranking.score,
         min(max(missing, 0.0), 0.999) if gone else target,
-        # Before the first step the running statistics say nothing yet.
+        # Before the first step, the running statistics are not yet meaningful.
         scored=None if at.step else calibrated(at.network, variables, batches[0][0]),
         key=jax.random.fold_in(jax.random.key(problem.settings.seed + 4), at.step),
         exclude=problem.exclude,
@@ -130,9 +130,9 @@ def _unread(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
 
 
 def dead(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
-    """Cuts dead units; a trial those that can be expected to leave when the cut is due."""
+    """Prunes dead units. A trial only prunes those that can likely still be removed when the prune is due."""
     options, at_most = {**_options(at), "least_gain": at.least_gain}, at.at_most
-    # Units that are zero get no gradient, and stay; constants move.
+    # Units that are zero get no gradient and stay dead, but constant units may change.
     if at.opt_state is None and options["constant"] is not None:
         options["constant"] *= _FIRM
         found = forecast(at, constant=options["constant"]).removed
@@ -143,19 +143,19 @@ def dead(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
 
 
 def forecast(at: Standing, **changed: Any) -> demp_jax.Preview:
-    """Returns what a cut of all that is dead would leave, with options of `demp_jax.preview` changed."""
+    """Returns the preview of a prune of all dead units; `changed` are options of `demp_jax.PruneOptions` to change."""
     options = demp_jax.PruneOptions(**(_options(at) | changed))
     death_set, params = at.feed.death_set(at.step), at.trained["params"]
     return demp_jax.preview(at.network, at.variables, death_set, params=params, options=options)
 
 
 def _spared(bits: np.ndarray) -> np.ndarray:
-    """Returns which of the units that could leave are to leave."""
+    """Returns the mask `bits` of removable units without the last few, which are spared."""
     count = int(bits.sum())
     return bits & (np.cumsum(bits) <= count - max(_SPARED, math.ceil(_SPARED_PART * count)))
 
 
 def _options(at: Standing) -> dict[str, Any]:
-    """Returns the options of a cut; the last one is not for the speed of steps to come, and cuts whatever is dead."""
+    """Returns the options of a prune. The last prune removes all dead units: no step follows whose speed matters."""
     options = at.problem.method.options
     return options | {"multiple": 1} if at.step == at.problem.settings.steps else options

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""One run: what it works on and where it stands. The loop and its hooks share it."""
+"""The state of a run, shared by the loop and its hooks."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from experiments.training.totals import Counters, Stopwatch
 
 @dataclasses.dataclass
 class Run:
-    """One run.
+    """The state of a run.
 
     Attributes:
-      problem: what follows from the config.
+      problem: dataset, initial network and method, as configured.
       workdir: the run directory.
-      checkpoints: in it.
-      records: in it.
-      learner: the network, its state and its compiled step.
-      feed: of batches.
+      checkpoints: checkpoints in the workdir.
+      records: records in the workdir.
+      learner: the network, its training state and its compiled step.
+      feed: reads batches.
       progress: the progress bar.
-      counters: totals, also over interruptions.
-      compiling: the clock of the loop's thread.
-      stopwatch: since time was last counted.
-      steering: towards a target size; `None` for none.
+      counters: totals, which include the time before an interruption.
+      compiling: measures the compile time of the loop's thread.
+      stopwatch: measures the time since the last tick.
+      steering: adjusts the regularizer to a target size; `None` without a target.
     """
 
     problem: Problem
@@ -53,17 +53,17 @@ class Run:
 
     @contextlib.contextmanager
     def spending(self, part: str, doing: str) -> Iterator[None]:
-        """Within it the progress bar says what is done; its time counts to a part of the run's, see `totals.PARTS`."""
+        """Shows `doing` on the progress bar, and counts the time for `part`, see `totals.PARTS`."""
         with self.progress.doing(doing):
             yield
         self.tick(part)
 
     def tick(self, part: str) -> None:
-        """Counts the time since the last tick to a part of the run's."""
+        """Counts the time since the last tick for `part`, see `totals.PARTS`."""
         self.counters.spent(part, *self.stopwatch.take())
 
     def state(self, step: int) -> dict[str, Any]:
-        """Returns where schedules and network stand before the update of a step, for a line of metrics."""
+        """Returns the values of the schedules and the size of the network before the update of a step."""
         problem, learner = self.problem, self.learner
         factor = 1.0 if self.steering is None else self.steering.factor
         return {
@@ -77,7 +77,7 @@ class Run:
         }
 
     def non_finite(self, step: int, what: str) -> NonFiniteLossError:
-        """Returns the error that ends a run whose loss or parameters are infinite or NaN."""
+        """Returns the error for a loss or parameters that are infinite or NaN."""
         last = self.checkpoints.latest()
         kept = f"the checkpoint of step {last} is kept" if last is not None else "no checkpoint had been written yet"
         return NonFiniteLossError(

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training step, a pure compiled function of a state and a batch, and several of them in a call.
+"""The compiled training step, and a loop of several steps in one call.
 
 Dimension letters: N examples, B batch, A parts of a batch, H W C image, K classes.
 """
@@ -25,13 +25,13 @@ from experiments.recipe.network import Network
 
 
 class TrainState(NamedTuple):
-    """Everything that a step changes.
+    """The training state.
 
     Attributes:
       step: number of updates so far, `int32[]`.
       variables: `{"params": ..., "state": ...}` of the network.
-      opt_state: of the optimizer chain.
-      key: random key of the augmentation; a step uses `fold_in(key, step)`.
+      opt_state: state of the optimizer chain.
+      key: PRNG key of the augmentation; a step uses `fold_in(key, step)`.
     """
 
     step: jax.Array
@@ -50,11 +50,13 @@ class Data(NamedTuple):
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["bits"], meta_fields=["sites"])
 @dataclasses.dataclass(frozen=True)
 class Alive:
-    """Who was alive on a batch, as one array: one for each site would take a kernel each, to compile and to launch.
+    """Which units are alive on a batch.
+
+    All sites share one array, because an array per site would add a kernel per site.
 
     Attributes:
-      bits: `[..., U]` bool, the units of all sites one after the other.
-      sites: their names and how many units each has, in that order.
+      bits: `[..., U]` bool, the units of all sites, concatenated.
+      sites: name and number of units of each site, in the same order.
     """
 
     bits: Any
@@ -62,22 +64,22 @@ class Alive:
 
     @classmethod
     def packed(cls, by_site: Mapping[str, jax.Array]) -> Alive:
-        """Returns the bits `[N]` of sites in one array."""
+        """Concatenates the bits `[N]` of each site."""
         bits = [by_site[name] for name in sorted(by_site)]
         sites = tuple((name, by_site[name].size) for name in sorted(by_site))
         return cls(jnp.concatenate(bits) if bits else jnp.zeros(0, bool), sites)
 
     def by_site(self) -> dict[str, Any]:
-        """Returns `[..., N]` bool by the name of the site."""
+        """Returns the bits `[..., N]` of each site by name."""
         ends = np.cumsum([size for _, size in self.sites])[:-1]
         parts = np.split(np.asarray(self.bits), ends, axis=-1) if self.sites else []
         return {name: part for (name, _), part in zip(self.sites, parts, strict=True)}
 
 
 class StepMetrics(NamedTuple):
-    """What a step reports: the loss, how many examples were right, and who was alive on the batch.
+    """Loss, number of correctly classified examples, and alive units of a batch.
 
-    Those of several steps have a leading axis.
+    The metrics of several steps have a leading axis.
     """
 
     loss: jax.Array
@@ -87,24 +89,24 @@ class StepMetrics(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """What does not change during a run, and the network's structure. Hashable: a new one is a new compilation.
+    """Static arguments of the step. Hashable; the step is compiled once per `Task`.
 
     Attributes:
-      network: the network at its present widths.
+      network: the network at its current widths.
       tx: the optimizer chain.
-      preparation: of the images.
+      preparation: preprocessing and augmentation of the images.
       classes: number of classes.
-      criterion, epsilon: who counts as alive on a batch.
+      criterion, epsilon: decide which units are alive on a batch, see `demp_jax.alive`.
       label_smoothing: in [0, 1).
-      accumulate: in how many parts a batch is worked on, one after the other; their gradients are averaged, and a
-        unit is alive on the batch that is alive in a part of it.
-      watch: whether a step reports who was alive on its batch.
-      needs_live: whether the optimizer takes the mask of live weights; needs `watch`.
-      needs_groups: whether it takes the groups of the weights.
+      accumulate: number of parts that a batch is split into and processed sequentially. Gradients are averaged over
+        the parts; a unit is alive on the batch if it is alive on any part.
+      watch: whether the step reports alive units.
+      needs_live: whether the optimizer takes the mask of weights of alive units; requires `watch`.
+      needs_groups: whether the optimizer takes the groups of the weights.
       heads: whether attention heads are units.
-      fast_convolutions: whether convolutions are computed by other means where those are faster.
-      updater: what holds weights at zero, with its masks in the optimizer's state; `None` for nothing.
-      replicated: the sharding of what is on every device.
+      fast_convolutions: whether slow convolutions are rewritten, see `with_fast_convolutions`.
+      updater: masks weights, with its masks in the optimizer state; `None` for no masking.
+      replicated: sharding of arrays that are replicated over all devices.
     """
 
     network: Network
@@ -128,14 +130,14 @@ class Task:
 def train_step(
     state: TrainState, data: Data, examples: jax.Array | None, members: demp_jax.masks.WeightGroups, *, task: Task
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes one step.
+    """Runs one training step.
 
     Args:
-      state: the state; its memory is reused.
-      data: the training set, or the batch itself.
-      examples: `[B]` int32, which examples of the training set the batch holds; `None` where `data` is the batch.
-      members: which weights belong to which neurons.
-      task: what to do.
+      state: the training state; donated.
+      data: the training set, or a batch.
+      examples: `[B]` int32, indices of the batch in the training set; `None` if `data` is the batch.
+      members: the weights of each unit.
+      task: static arguments.
 
     Returns:
       The next state and the metrics of the step.
@@ -148,7 +150,7 @@ def train_step(
     if task.accumulate == 1:
         loss, correct, new_state, alive, grads = part(used, state.variables["state"], key, batch)
     else:
-        # Every so-many-th example, so that each part stays split over all devices.
+        # Part i has the examples i, i + parts, ..., so that each part stays sharded over all devices.
         split = jax.tree.map(lambda leaf: jnp.moveaxis(_apart(leaf, task.accumulate), 1, 0), batch)
 
         def add(carry: tuple[Any, Any], xs: tuple[jax.Array, Data]) -> tuple[tuple[Any, Any], Any]:
@@ -188,18 +190,19 @@ def train_steps(
     *,
     task: Task,
 ) -> tuple[TrainState, StepMetrics]:
-    """Takes several steps in one call.
+    """Runs several training steps in one call.
 
-    A call costs the host as much as some of a small network's steps, and a CPU its memory anew. The number of steps is
-    no constant of the program: it is compiled once, and what a step computes does not depend on it.
+    This amortizes the cost of a call, which for small networks equals that of several steps: dispatch on the host and,
+    on CPU, memory allocation. The number of steps is an argument, so that the program is compiled once and a step
+    computes the same result for every `count`.
 
     Args:
-      state, data, members, task: as `train_step` takes them.
-      examples: `[S, B]` int32, those of each step; `None` for one step, where `data` is the batch.
-      count: `int32[]` in [1, S], how many of the S steps to take.
+      state, data, members, task: see `train_step`.
+      examples: `[S, B]` int32, indices of the batch of each step; `None` for a single step if `data` is the batch.
+      count: `int32[]` in [1, S], number of steps to run.
 
     Returns:
-      The next state, and the metrics of the steps: `[S, ...]`, of which those from `count` on are zero.
+      The next state, and metrics `[S, ...]`, which are zero from index `count` on.
     """
     if examples is None or len(examples) == 1:
         state, metrics = train_step(state, data, None if examples is None else examples[0], members, task=task)
@@ -221,7 +224,7 @@ def _apart(leaf: jax.Array, parts: int) -> jax.Array:
 
 
 def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> tuple[Any, ...]:
-    """Returns loss, number of right answers, the network's next state, who was alive, and gradients, on a batch."""
+    """Returns loss, number of correct predictions, next network state, alive units and gradients on a batch."""
     targets = jax.nn.one_hot(batch.labels, task.classes, dtype=jnp.float32)
     x, targets = task.preparation.train(key, batch.images, targets)
     watched = (
@@ -248,23 +251,23 @@ def _unwatched(fn: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def cross_entropy(logits: jax.Array, targets: jax.Array, smoothing: float = 0.0) -> jax.Array:
-    """Returns the mean cross-entropy of `logits` `[B, K]` against probabilities `targets` `[B, K]`, in nats."""
+    """Returns the mean cross-entropy of `logits` `[B, K]` with target probabilities `targets` `[B, K]`, in nats."""
     return jnp.mean(optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, smoothing)))
 
 
 @functools.partial(jax.jit, static_argnames=("preparation",))
 def prepare(images: jax.Array, *, preparation: Preparation) -> jax.Array:
-    """Returns inputs for uint8 images `[B, H, W, C]`, without augmentation."""
+    """Returns the preprocessed inputs for uint8 images `[B, H, W, C]`, without augmentation."""
     return preparation(images)
 
 
 def compiled(step: Callable[..., Any], *args: Any, task: Task) -> Any:
-    """Returns `train_step` or `train_steps` compiled for arguments like these, arrays or their shapes."""
+    """Returns `train_step` or `train_steps` compiled for arrays or `jax.ShapeDtypeStruct`s `args`."""
     options = compiler_options(jax.default_backend()) if task.fast_convolutions else {}
     return cast("Any", step).lower(*args, task=task).compile(compiler_options=options)
 
 
 def free_compiled() -> None:
-    """Drops the compiled steps: those of a wider network are of no more use, and hold memory."""
+    """Frees the memory of all compiled steps. After a prune, those of the wider network are no longer needed."""
     for step in (train_step, train_steps):
         cast("Any", step).clear_cache()

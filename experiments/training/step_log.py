@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Metrics and times of the steps that were run."""
+"""Logs metrics and times of training steps."""
 
 from __future__ import annotations
 
@@ -15,51 +15,51 @@ from experiments.training.step import StepMetrics
 
 
 class StepLog:
-    """Collects the metrics of steps and writes a line of metrics now and then.
+    """Collects the metrics of steps and writes them every `log_every` steps.
 
-    Steps are dispatched before those before them have ended. Metrics are therefore kept on the devices until a line is
-    due, and a line leaves out the newest call, so that the devices always have work.
+    Steps are dispatched asynchronously. Metrics therefore stay on the devices until a line is due, and the newest call
+    is left for the next line, so that the devices are never idle.
 
     Attributes:
-      seconds: of a step, as last timed; infinite before.
+      seconds: seconds per step, as last measured; infinite before.
     """
 
     def __init__(self, run: Run, disturbed: Callable[[], bool]):
-        """Begins to time; `disturbed` says whether another thread slows the steps at present."""
+        """Starts timing; `disturbed` returns whether another thread currently slows the steps."""
         self._run, self._disturbed = run, disturbed
-        # From which step on how many were run in a call, and their metrics.
+        # First step, number of steps and metrics of each call.
         self._pending: list[tuple[int, int, StepMetrics]] = []
         self.seconds = math.inf
-        # Until a step has been timed, each is a call of its own, which takes longer.
+        # Until a step has been timed, every call runs one step, which is slower per step.
         self._first_line = run.problem.settings.steps_per_call > 1
         self.restart()
 
     def restart(self, now: tuple[float, float] | None = None) -> None:
-        """Begins to time steps: prunes, evaluations and compiling are no part of a step's time."""
+        """Starts timing anew, so that prunes, evaluations and compilation are excluded."""
         self._started = now or (time.perf_counter(), self._run.compiling.seconds)
         self._was_disturbed = self._disturbed()
 
     def before(self) -> None:
-        """Is told that steps are about to be dispatched."""
+        """Must be called before steps are dispatched."""
         if not self._pending:
             self.restart()
 
     def took(self, step: int, count: int, metrics: StepMetrics) -> None:
-        """Is told that `count` steps from `step` on were dispatched."""
+        """Must be called after `count` steps from `step` on were dispatched."""
         self._pending.append((step, count, metrics))
         if len(self._pending) > 1 and step % self._run.problem.settings.log_every == 0:
-            # Of the steps before, while those just dispatched keep the device busy.
+            # Writes the previous steps while the device runs those just dispatched.
             self.flush(step, newest=False)
 
     def flush(self, step: int, *, newest: bool = True) -> None:
-        """Waits for the steps before a step, checks their losses, and writes a line of metrics.
+        """Waits for the pending steps, checks their losses, and writes a line of metrics.
 
         Args:
-          step: where they ended.
-          newest: whether the last call is one of them; else it is left for the next line.
+          step: the step after them.
+          newest: whether to include the last call, or to leave it for the next line.
 
         Raises:
-          NonFiniteLossError: for a loss that is infinite or NaN.
+          NonFiniteLossError: if a loss is infinite or NaN.
         """
         if not self._pending:
             return
@@ -87,9 +87,9 @@ class StepLog:
         }
         disturbed = self._was_disturbed or self._disturbed() or first_line
         if run.steering is not None and run.steering.by_time and not disturbed:
-            # Each process has a clock of its own, and all have to steer alike.
+            # Processes measure different times, but must steer in the same way.
             run.steering.timed(run.learner.flops, run.problem.devices.firsts(self.seconds))
-        # The time of what follows is part of the next steps' time, which go on meanwhile.
+        # Writing counts for the next steps, which run in the meantime.
         self.restart(now)
         run.records.metrics(step, line)
         run.progress.update(step, line["loss"], run.learner.graph.neurons, run.counters.test_accuracy)

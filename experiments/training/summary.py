@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Summaries of runs: what stands in `summary.json`, and that as text."""
+"""Summaries of runs: the content of `summary.json`, and tables for the terminal."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def of_run(
     """Returns the summary of a run.
 
     Args:
-      problem: that it works on.
-      counters: what it added up.
-      graph: the removable units that are left.
-      steps: that were taken.
-      parameters: that are left.
-      flops: of a forward pass of one example now.
-      step_time_ratio: time per step over that of plain dense training; `None` where it was not measured.
-      target: what size was asked for and reached, if one was.
+      problem: dataset, initial network and method, as configured.
+      counters: totals of the run.
+      graph: the removable units of the final network.
+      steps: number of steps that were run.
+      parameters: number of parameters of the final network, without masked weights.
+      flops: FLOPs of its forward pass per example, without masked weights.
+      step_time_ratio: step time relative to plain dense training; `None` if not measured.
+      target: requested and reached size; `None` without a target.
     """
     settings, dense = problem.settings, problem.dense
     dense_train_flops = 3.0 * dense.flops() * settings.batch_size * steps
@@ -59,7 +59,7 @@ def of_run(
         "weight_sparsity": 1 - parameters / problem.dense_parameters,
         "dense_inference_flops": dense.flops(),
         "inference_flops_ratio": flops / dense.flops(),
-        # Hardware that gains nothing by weights that are held at zero takes these.
+        # The FLOPs of hardware that cannot skip masked weights.
         "gpu_flops_ratio": graph.flops() / dense.flops(),
         "train_flops": counters.train_flops,
         "train_flops_ratio": counters.train_flops / max(dense_train_flops, 1.0),
@@ -75,11 +75,12 @@ def of_run(
 
 
 def _regime(problem: Problem) -> dict[str, float | None]:
-    """Returns how far a scale or a weight could travel in this run.
+    """Returns how far a scale or a weight can move in this run.
 
-    `rate_sum` is the sum of the learning rates over the span of the regularizer: with Adam, whose steps are about the
-    learning rate, a scale can come from 1 to 0 so many times. `decay_sum` is the sum of learning rate times weight
-    decay: without a gradient, weights shrink by a factor exp(-decay_sum).
+    `rate_sum` is the sum of the learning rates over the span of the regularizer. An update of Adam is about as large as
+    the learning rate, so this is the distance that a scale can move; 1 suffices to shrink a scale from 1 to 0.
+    `decay_sum` is the sum of learning rate times weight decay. Without a gradient, weights shrink by a factor of
+    exp(-decay_sum).
     """
     settings = problem.settings
     steps = jnp.arange(settings.steps)
@@ -92,7 +93,7 @@ def _regime(problem: Problem) -> dict[str, float | None]:
 
 
 def one_line(summary: Mapping[str, Any]) -> str:
-    """Returns a run's result in one line."""
+    """Returns the result of a run as one line of text."""
     return (
         f"{summary['method']} on {summary['dataset']}, step {summary['steps']}, "
         f"test accuracy {_percent(summary['test_accuracy'])}, "
@@ -104,7 +105,7 @@ def one_line(summary: Mapping[str, Any]) -> str:
 
 
 def comparison(runs: Mapping[str, Mapping[str, Any]]) -> Table:
-    """Returns a table with one row per run, from their summaries by name."""
+    """Returns a table with one row per run, from summaries by name."""
     table = Table()
     headers = ("test accuracy", "neuron sparsity", "weight sparsity", "FLOPs ratio", "step-time ratio")
     table.add_column("")

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a run adds up while it goes on, also over interruptions."""
+"""Totals of a run, kept in its checkpoints."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ import time
 
 from experiments.core.compile_clock import CompileClock
 
-# What a run spends its time on, besides compiling.
+# The parts that the time of a run is split into, besides compilation.
 PARTS = ("steps", "data", "cuts", "evaluation", "checkpoints", "other")
 
 
 @dataclasses.dataclass
 class Counters:
-    """Totals of a run; part of every checkpoint.
+    """Totals of a run.
 
     Attributes:
-      train_flops: of all steps, forward and backward.
-      seconds_total, seconds_compiling: of the run, and of it for compiling.
-      seconds: of what is not compiling, by `PARTS`.
-      cuts: how many removed something.
-      waited: what waiting with a cut has cost, in parts of a dense step's time times steps.
-      test_accuracy: as last measured; NaN before.
+      train_flops: FLOPs of all steps, forward and backward.
+      seconds_total, seconds_compiling: total time, and the part of it that went into compilation.
+      seconds: time without compilation, by `PARTS`.
+      cuts: number of prunes that removed units.
+      waited: number of steps lost by delays since the last prune, see `cost_rule`.
+      test_accuracy: the last measured test accuracy; NaN before.
     """
 
     train_flops: float = 0.0
@@ -34,23 +34,23 @@ class Counters:
     test_accuracy: float = float("nan")
 
     def spent(self, part: str, seconds: float, compiling: float) -> None:
-        """Adds time that went to one of `PARTS`, of which some was compiling."""
+        """Adds the seconds spent on one of `PARTS`, which include `compiling` seconds of compilation."""
         self.seconds_total += seconds
         self.seconds_compiling += compiling
         self.seconds[part] += seconds - compiling
 
 
 class Stopwatch:
-    """Time since it was last asked."""
+    """Measures the time between calls of `take`."""
 
     def __init__(self, compiling: CompileClock):
-        """Begins now."""
+        """Starts the measurement."""
         self._compiling = compiling
         self._last = time.perf_counter()
 
     def take(self) -> tuple[float, float]:
-        """Returns seconds, and how many of them went into compiling."""
+        """Returns the seconds since the last call, and how many of them went into compilation."""
         now = time.perf_counter()
         seconds, self._last = now - self._last, now
-        # What is traced within another trace counts twice.
+        # The clock counts nested traces twice.
         return seconds, min(self._compiling.take(), seconds)

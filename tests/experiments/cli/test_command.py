@@ -93,9 +93,9 @@ def test_the_listing_of_keys():
     assert changed == {"optimizer.learning_rate", "method.strength", "method.noise", "model.mine"}
     assert text.count("  imagenet, image_folder:\n") == 1
     wrapped = field_help.listing(config, "configs/quickstart.py", 80)
-    body = wrapped[wrapped.index("Its keys") :]
+    body = wrapped[wrapped.index("Options;") :]
     assert max(map(len, body.splitlines())) <= 80
-    assert set(body.split()) == set(text[text.index("Its keys") :].split())
+    assert set(body.split()) == set(text[text.index("Options;") :].split())
 
 
 def test_values_are_shown_as_they_are_given():
@@ -110,7 +110,7 @@ def test_values_are_shown_as_they_are_given():
     ("words", "message"),
     [
         (["--config=configs/none.py"], "--config=configs/none.py: there is no file configs/none.py."),
-        (["--config=configs/quickstart.py", "--config.sede=1"], "has no such key. Did you mean seed?"),
+        (["--config=configs/quickstart.py", "--config.sede=1"], "has no such option. Did you mean seed?"),
         (["--config=configs/quickstart.py", "--config.seed=x"], "config.seed must be a whole number; got 'x'."),
         (["--config=configs/quickstart.py", "--config.optimizer.lr=1"], "Did you mean optimizer.learning_rate?"),
         (
@@ -178,13 +178,13 @@ def test_a_comparison_that_is_stopped_trains_no_other_run(number, status, tmp_pa
 
 
 FAULTS = {
-    "\0\1": r"must be a Python file with get_config\(\); it is none \(source code string cannot contain null bytes\)",
-    "def get_config(:": r"must be a Python file with get_config\(\); it is none \(invalid syntax, line 1\)",
-    "import nosuchmodule": r"get_config\(\) of it fails \(ModuleNotFoundError: No module named 'nosuchmodule'\)",
-    "def get_config(v=''): raise RuntimeError('boom')": r"get_config\(\) of it fails \(RuntimeError: boom\)",
-    "def get_config(v=''): raise ValueError()": r"get_config\(\) of it fails \(ValueError\)",
-    "def get_config(v=''): return get_config(v)": r"get_config\(\) of it fails \(RecursionError: maximum recursion",
-    "x = 1": r"get_config\(\) of it fails",
+    "\0\1": r"must be a Python file with get_config\(\); it cannot be parsed \(source code string cannot contain null",
+    "def get_config(:": r"must be a Python file with get_config\(\); it cannot be parsed \(invalid syntax, line 1\)",
+    "import nosuchmodule": r"get_config\(\) failed \(ModuleNotFoundError: No module named 'nosuchmodule'\)",
+    "def get_config(v=''): raise RuntimeError('boom')": r"get_config\(\) failed \(RuntimeError: boom\)",
+    "def get_config(v=''): raise ValueError()": r"get_config\(\) failed \(ValueError\)",
+    "def get_config(v=''): return get_config(v)": r"get_config\(\) failed \(RecursionError: maximum recursion",
+    "x = 1": r"get_config\(\) failed",
     "del c['seed']": r"config.seed must be in every config; --config=.* has none. Begin from configs.base.base\(\)",
     "c.batch_size = None": r"config.batch_size must be a whole number; got None",
     "c.method.target = None": r"config.method.target must be a section, as in configs/base.py; .* makes it None",

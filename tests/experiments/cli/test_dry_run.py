@@ -36,9 +36,10 @@ def test_what_leaves_with_a_unit_is_as_by_hand():
     assert re.search(rf"^norm/0 +24 +24 +{64 + 2 + 16} +{2 * (64 + 16)} *$", text, re.M)
     assert re.search(rf"^norm/1 +16 +16 +{24 + 2 + 10} +{2 * (24 + 10)} *$", text, re.M)
     weights = 64 * 24 + 24 * 16 + 16 * 10
-    assert f"{weights + 2 * 40 + 10:,} parameters, 40 neurons in 2 activations, of which 40 can leave" in text
+    assert f"{weights + 2 * 40 + 10:,} parameters, 40 neurons in 2 activations, of which 40 can be pruned" in text
     step = 3 * 2 * weights * 64
-    assert f"{dry_run.amount(2 * weights)} forward for an image, {dry_run.amount(step)} for a training step" in text
+    assert f"{dry_run.amount(2 * weights)} for the forward pass of an image" in text
+    assert f"{dry_run.amount(step)} for a training step" in text
     assert f"{dry_run.amount(30 * step)} for the run" in text
     assert re.search(r"log_every=5 +5 +0\.223 ", text)  # Of 1,437 / 64 steps.
 
@@ -56,8 +57,11 @@ def test_cuts_come_when_it_says(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "wanted"),
     [
-        ({"method.name": "dense"}, ["cuts none"]),
-        ({"method.name": "snap"}, ["units that score least: at step 0", "ranking: sparsity=0.5", r"end, step 30"]),
+        ({"method.name": "dense"}, ["prunes none"]),
+        (
+            {"method.name": "snap"},
+            ["units with the lowest scores: at step 0", "ranking: sparsity=0.5", r"end, step 30"],
+        ),
         ({"method.name": "earlycrop", "ranking.latest": "20"}, ["grows slowly, by .*; at step 20 at the latest"]),
         (
             {"method.name": "chase", "ranking.every": "10"},
@@ -65,9 +69,9 @@ def test_cuts_come_when_it_says(tmp_path):
         ),
         (
             {"method.target.neuron_sparsity": 0.5, "method.target.every": "6", "method.strength": 0.0},
-            ["target: neuron_sparsity=0.5; lambda follows, .* every 6 steps", "lambda .* 0.02 "],
+            ["target: neuron_sparsity=0.5; lambda is adjusted every 6 steps", "lambda .* 0.02 "],
         ),
-        ({"pruning.exclude": ("norm/1",)}, ["of which 24 can leave", "cannot be pruned: norm/1: "]),
+        ({"pruning.exclude": ("norm/1",)}, ["of which 24 can be pruned", "cannot be pruned: norm/1: "]),
     ],
 )
 def test_methods_and_networks(changes, wanted):
@@ -137,6 +141,6 @@ def test_a_dry_run_writes_nothing_and_needs_no_workdir(tmp_path):
     assert not list(tmp_path.iterdir())
     assert "\x1b" not in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 100
-    assert "for its dense twin" in done.stdout
+    assert "for the dense twin" in done.stdout
     with pytest.raises(UsageError, match="config.method.name must be a method to compare with dense"):
         compare.plan(short_config(**{"method.name": "dense"}), compiles=False)

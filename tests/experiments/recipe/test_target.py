@@ -332,7 +332,7 @@ def test_more_that_dies_than_was_asked_for_is_said():
         steering.look(20, forecast)
     assert len(said) == 1
     assert "0.5 will be missed, at about 0.66" in said[0]
-    assert "more has died" in said[0]
+    assert "more units died" in said[0]
 
 
 @pytest.mark.slow

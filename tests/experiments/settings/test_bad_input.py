@@ -228,7 +228,7 @@ def test_the_checkpoint_of_another_step_is_named_and_refused(stopped):
     config, workdir, folder = stopped
     folder.rename(folder.with_name("12"))
     (folder.with_name("8")).rename(folder.with_name("4"))
-    with pytest.raises(UsageError, match=r"checkpoint .*/12 must be that of step 16, whose folder it was. Put back"):
+    with pytest.raises(UsageError, match=r"checkpoint .*/12 holds step 16: its folder was renamed. Put back"):
         train_and_evaluate(config, workdir)
 
 
@@ -282,7 +282,7 @@ COMMANDS = {
     "--config=configs/quickstart.py:fast --workdir=x": (2, "the variant must be one of .*; got 'fast'."),
     "--config=configs/quickstart.py --workdir=x --config.method.strenght=1": (
         2,
-        r"--config.method.strenght: the config has no such key. Did you mean method.strength\? --help with a",
+        r"--config.method.strenght: the config has no such option. Did you mean method.strength\? --help with a",
     ),
     "--config=configs/quickstart.py --workdir=x --config.batch_size=many": (
         2,
