@@ -106,7 +106,7 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
     """
     found = []
     for entry in entries:
-        coupled: dict[tuple[str, ...], list[tuple[Axis, int]]] = {}
+        coupled: dict[str, list[tuple[Axis, int]]] = {}
         size = 1
         for part in entry.split(" + "):
             parsed = _PART.fullmatch(part)
@@ -128,16 +128,16 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
     return found
 
 
-def _matched(glob: str, paths: Sequence[str]) -> list[tuple[int, tuple[str, ...]]]:
-    """Returns the variables that a pattern names, and the text of each `#`."""
+def _matched(glob: str, paths: Sequence[str]) -> list[tuple[int, str]]:
+    """Returns the variables that a pattern names, and the text of `#`."""
     pattern = re.compile(re.escape(glob).replace(r"\*", ".*").replace(r"\#", "([^/]+)"))
     found = []
     for index, path in enumerate(paths):
         path = path.removeprefix("params/")
         module, _, leaf = path.rpartition("/")
         match = pattern.fullmatch(path) or (pattern.fullmatch(module) if leaf in _LEAVES else None)
-        if match:
-            found.append((index, match.groups()))
+        if match and len(set(match.groups())) < 2:
+            found.append((index, "".join(match.groups()[:1])))
     return found
 
 
