@@ -112,7 +112,7 @@ def fill(text: str, records: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures architectures, or writes their tables, by the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="architectures to measure, by parts of their names; all by default")
+    parser.add_argument("names", nargs="*", help="architectures to measure, by names or parts of them; all by default")
     parser.add_argument("--out", type=Path, default=RESULTS, help="the file of records")
     parser.add_argument("--fill", type=Path, help="measure nothing: write the tables of the records into this page")
     options = parser.parse_args(arguments)
@@ -121,7 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.fill:
         options.fill.write_text(fill(options.fill.read_text(), list(records.values())))
         return
-    chosen = [case for case in CASES if not options.names or any(name in case.name for name in options.names)]
+    # A whole name is one architecture, though it may be a part of others'.
+    asked = {n for name in options.names for n in order if n == name or (name not in order and name in n)}
+    chosen = [case for case in CASES if not options.names or case.name in asked]
     if not chosen:
         parser.error(f"NAMES={' '.join(options.names)} is in no architecture's name; give parts of: {'; '.join(order)}")
     warnings.filterwarnings("ignore", module="(?!benchmarks)")
