@@ -66,7 +66,7 @@ def test_the_units_that_entries_name():
     assert found("stem + blocks/*/up@0") == [(["stem/kernel", "stem/bias", *kernels], 4)]
     assert found("fused[4:8] + stem/bias") == [(["fused", "stem/bias"], 4)]
     assert found("fused@0/3") == [(["fused"], 2)]
-    [units] = find(["fused/3"], paths, list(shapes.values()), -1)
+    [units] = find(["fused@1/3"], paths, list(shapes.values()), -1)
     assert units.positions(np.array([True, False, False, False])).tolist() == [True] * 3 + [False] * 9
     assert units.members(np.arange(12) != 4).tolist() == [True, False, True, True]
     with pytest.raises(ValueError, match="'other' names no variable"):

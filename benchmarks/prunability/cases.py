@@ -33,8 +33,8 @@ class Case:
     norm. A `*` matches any text. A `#` matches any name, the same one throughout the entry, and each name gives units
     of its own: `"layers/#"` are the layers one by one. Units lie along the last axis of an array, in Equinox along the
     first, and elsewhere along the axis behind an `@`, as in `"experts/up@2"`. A range takes a part of them:
-    `"gates[8:16]"`. Behind a slash stands how many positions belong to a unit: `"query/kernel@1/16"`. A unit is zero
-    once all its entries are zero.
+    `"gates[8:16]"`. Behind a slash after either stands how many positions belong to a unit: `"query/kernel@1/16"`. A
+    unit is zero once all its entries are zero.
 
     `heads` and `states` name arrays and axes along which attention heads and recurrent states lie.
 
