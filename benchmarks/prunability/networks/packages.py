@@ -100,8 +100,9 @@ def _equimo_mobilenet(key):
     import equinox as eqx
     from equimo.models.mobilenet import MobileNetv3
 
-    layers = [(8, 8, 3, 2, True, "relu"), (8, 24, 3, 1, False, "relu"), (12, 32, 5, 1, True, "hard_swish")]
-    return eqx.nn.make_with_state(MobileNetv3)(3, layers, last_channels=20, num_classes=4, key=key)
+    # Its norms are GroupNorms with a group for each channel where the channels are a power of two.
+    layers = [(8, 8, 3, 2, True, "relu"), (8, 16, 3, 1, False, "relu"), (16, 32, 5, 1, True, "hard_swish")]
+    return eqx.nn.make_with_state(MobileNetv3)(3, layers, last_channels=32, num_classes=4, key=key)
 
 
 def _equimo_convnext(key):
