@@ -477,7 +477,11 @@ CASES = [
         "plain JAX",
         lambda: (_wavenet, _wavenet_params()),
         features(16, 1),
-        ["end + end_bias", "layers/*/skip"],
+        [
+            "end + end_bias",
+            "layers/*/skip",
+            "layers/#/dilated[:12] + layers/#/bias[:12] + layers/#/dilated[12:] + layers/#/bias[12:]",
+        ],
     ),
     Case(
         "NFNet",
