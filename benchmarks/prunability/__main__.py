@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -136,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(f"{case.name}: skipped, as the package {case.package} is not installed", flush=True)  # noqa: T201
             continue
         started = time.perf_counter()
-        record = {**measure(case), **records_lib.provenance()}
+        record = {**measure(case), **records_lib.provenance(), "xla_flags": os.environ.get("XLA_FLAGS", "")}
         records[case.name] = record
         written = sorted(records.values(), key=lambda r: order.index(r["name"]) if r["name"] in order else len(order))
         options.out.write_text("".join(json.dumps(each) + "\n" for each in written))

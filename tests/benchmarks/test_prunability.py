@@ -40,6 +40,8 @@ def test_a_sample_passes(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [case for case in CASES if case.name not in SAMPLE], ids=lambda case: case.name)
 def test_no_architecture_gets_worse(case):
+    # Slow tests run with XLA's optimizations. Without them it computes the gradient of a maximum from other roundings
+    # of the same value, and steps of PointNet differ.
     if case.missing:
         pytest.skip(f"needs the package {case.package}")
     record, stored = _measured(case), RECORDS[case.name]
