@@ -14,9 +14,9 @@ from benchmarks.prunability.cases import Case, features, find
 from benchmarks.prunability.networks import CASES
 from benchmarks.prunability.subjects import Subject
 from experiments.rundir.records import read_lines
-from tests import documents
+from tests import pages
 
-PAGE = documents.ROOT / "docs" / "prunability.md"
+PAGE = pages.ROOT / "docs" / "prunability.md"
 RECORDS = {record["name"]: record for record in read_lines(program.RESULTS)}
 SAMPLE = ("MLP", "DeepSets", "MLP, dropout", "VAE", "actor-critic, CNN", "MLP, eqx.nn")
 
