@@ -199,6 +199,7 @@ class Graph:
       sufficient: by site, `[width]` bool: whether all consumers of a unit read zero once it is zero at this site alone,
         as where two activations are multiplied. A group of several sites is dead if it is dead at all of them, or zero
         at such a one.
+      linear: paths of the kernels whose features could be removed but have no activation, and so are no units.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
       heads: whether attention heads were looked for.
@@ -223,6 +224,7 @@ class Graph:
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     emptied_by: Mapping[int, tuple[SomeGroups, ...]] = dataclasses.field(repr=False)
     sufficient: tuple[UnitMask, ...] = dataclasses.field(repr=False)
+    linear: tuple[str, ...] = ()
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
     heads: bool = False
@@ -419,6 +421,12 @@ class Graph:
         if self.refusals:
             lines.append("not prunable:")
             lines.extend(f"  {refusal}" for refusal in self.refusals)
+        if self.linear:
+            more = f" and {len(self.linear) - 6} more" if len(self.linear) > 6 else ""
+            lines.append(
+                f"features without an activation, which are no units: {', '.join(self.linear[:6])}{more}. "
+                "demp_jax.mark_units makes them units"
+            )
         if self.unread:
             lines.append(f"read by no output: {', '.join(self.unread)}")
         return "\n".join(lines)

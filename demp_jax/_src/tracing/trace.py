@@ -225,7 +225,7 @@ class _Assembly:
         self._report_frozen(grouping)
         units = {a.value: a.axis for a in self._activations if a.axis is not None}
         self._zero = zeros_lib.zeros(self._program, labels, grouping.component, units)
-        self._component = grouping.component
+        self._component, self._frozen = grouping.component, grouping.frozen
         self._consumers = _consumers(self._program)
         self._made_by = {op.outputs[0]: op for op in self._program.leaves}
 
@@ -556,7 +556,24 @@ class _Assembly:
             products=tuple(self._products(self._labels)),
             emptied_by=self._emptied_by(),
             sufficient=self._sufficient(sites, consumers),
+            linear=self._linear(),
         )
+
+    def _linear(self) -> tuple[str, ...]:
+        """Returns `Graph.linear`."""
+        labels, found = self._labels, []
+        reads = set()
+        for sink in labels.contractions:
+            weights = sink.op.inputs[1 - sink.operand]
+            reads.add((self._copied(weights) if isinstance(weights, int) else None, sink.other))
+        for variable, (path, number) in enumerate(zip(self._paths, self._program.inputs, strict=False)):
+            for i, axis in enumerate(labels.axes[number] if len(labels.axes[number]) > 1 else ()):
+                if isinstance(axis, np.ndarray) and (variable, i) not in reads:
+                    own = axis[axis >= 0]
+                    free = self._frozen[self._component[own]] < 0
+                    if (free & (self._group_of[own] < 0)).any():
+                        found.append(path)
+        return tuple(dict.fromkeys(found))
 
     def _emptied_by(self) -> dict[int, tuple[Any, ...]]:
         """Returns `Graph.emptied_by`; equal arrays are one object."""

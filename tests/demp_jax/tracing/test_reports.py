@@ -1,5 +1,7 @@
 """What a trace says: which units can be removed, on what condition, what stays and why, and what nothing reads."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -249,3 +251,19 @@ def test_updates_that_are_none():
 
     axes, component, frozen = _labelled(rows, params, {1: "rows"})
     assert (frozen[component[axes["rows"][0]]] >= 0).all()
+
+
+def test_features_without_an_activation_are_named_with_a_remedy():
+    def network(p, x, mark=lambda h: h):
+        return jax.nn.relu(mark(x @ p["a"]) @ p["b"]) @ p["c"]
+
+    params = {"a": batch((5, 4)), "b": batch((4, 6), 1), "c": batch((6, 2), 2)}
+    graph = demp_jax.trace(network, params, batch((8, 5)))
+    assert graph.linear == ("a",)
+    assert "features without an activation, which are no units: a. demp_jax.mark_units" in graph.report()
+    marked = functools.partial(network, mark=lambda h: demp_jax.mark_units(h, "bottleneck", kind="zero"))
+    graph = demp_jax.trace(marked, params, batch((8, 5)))
+    assert graph.linear == ()
+    assert graph.widths == {"bottleneck": 4, "b": 6}
+    dead = {**params, "a": params["a"].at[:, :2].set(0.0)}
+    assert demp_jax.prune(marked, dead, [batch((8, 5))]).record.removed["bottleneck"] == 2
