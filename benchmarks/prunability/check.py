@@ -51,10 +51,15 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
     except Exception as error:
         return record | {"reason": _sentence(error), "refusals": []}
     record["trace_seconds"] = round(time.perf_counter() - started, 2)
-    record["refusals"] = list(dict.fromkeys(f"{r.what}: {r.reason}" for r in graph.refusals))
+    said = [f"{refusal.what}: {refusal.reason}" for refusal in graph.refusals]
+    said += [
+        f"{path.removeprefix('params/').rpartition('/')[0] or path}: it has no activation" for path in graph.linear
+    ]
+    record["refusals"] = list(dict.fromkeys(said))
     record["removable"] = graph.num_groups
-    for name, units in (("heads", heads), ("states", states)):
-        record[name][0] = sum(int(_grouped(graph, each).sum()) for each in units)
+    with_heads = subject.trace(death[0], heads=True) if heads else graph
+    for name, view, units in (("heads", with_heads, heads), ("states", graph, states)):
+        record[name][0] = sum(int(_grouped(view, each).sum()) for each in units)
     grouped = [_grouped(graph, each) for each in expected]
     record["found"] = sum(int(bits.sum()) for bits in grouped)
     record["missed"] = [

@@ -49,9 +49,9 @@ class Subject:
             leaves[i] = leaf
         return jax.tree.unflatten(jax.tree.structure(self.variables), leaves)
 
-    def trace(self, x: Any) -> demp_jax.Graph:
-        """Returns the graph of removable units."""
-        return demp_jax.trace(self.fn, self.variables, x, train_fn=self.train)
+    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
+        """Returns the graph of removable units, attention heads included or not."""
+        return demp_jax.trace(self.fn, self.variables, x, train_fn=self.train, heads=heads)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
@@ -83,8 +83,8 @@ class _Nnx(Subject):
     def params(self) -> Any:
         return nnx.as_pure(nnx.state(self._model, nnx.Param))
 
-    def trace(self, x: Any) -> demp_jax.Graph:
-        return demp_jax.nnx.trace(self._model, x, call=self._call)
+    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
+        return demp_jax.nnx.trace(self._model, x, call=self._call, heads=heads)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
@@ -114,8 +114,8 @@ class _Equinox(Subject):
     def params(self) -> Any:
         return eqx.filter(self._model, eqx.is_inexact_array)
 
-    def trace(self, x: Any) -> demp_jax.Graph:
-        return demp_jax.equinox.trace(self._model, x, self._state, **self._options)
+    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
+        return demp_jax.equinox.trace(self._model, x, self._state, **self._options, heads=heads)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
