@@ -26,7 +26,7 @@ from demp_jax._src.tracing import activations as activations_lib
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import mirror
 from demp_jax._src.tracing.program import Program
-from demp_jax._src.types import SomeGroups, UnitGroups, UnitMask
+from demp_jax._src.types import SomeGroups, SomeMask, UnitGroups, UnitMask
 
 
 def per_unit(
@@ -223,7 +223,7 @@ class Graph:
     program: Program = dataclasses.field(repr=False)
     products: tuple[Product, ...] = dataclasses.field(repr=False)
     emptied_by: Mapping[int, tuple[SomeGroups, ...]] = dataclasses.field(repr=False)
-    sufficient: tuple[UnitMask, ...] = dataclasses.field(repr=False)
+    sufficient: tuple[SomeMask, ...] = dataclasses.field(repr=False)
     linear: tuple[str, ...] = ()
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)

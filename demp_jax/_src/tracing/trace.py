@@ -24,7 +24,7 @@ from demp_jax._src.tracing import zeros as zeros_lib
 from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site, per_unit
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax._src.tracing.program import Op, Program
-from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents
+from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents, SomeMask
 
 
 class Analysis(NamedTuple):
@@ -333,7 +333,7 @@ class _Assembly:
             found |= False if where is None else where
         return found
 
-    def _sufficient(self, sites: Sequence[Site], consumers: Sequence[Consumer]) -> tuple[AxisMask, ...]:
+    def _sufficient(self, sites: Sequence[Site], consumers: Sequence[Consumer]) -> tuple[SomeMask, ...]:
         """Returns `Graph.sufficient`.
 
         Sites that share groups are looked at one after the other: in the first pass those that hold a group first, in

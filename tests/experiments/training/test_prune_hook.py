@@ -1,8 +1,8 @@
 """When a run is pruned, at once or prepared while training goes on."""
 
-import dataclasses
 import json
 import threading
+import typing
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
@@ -21,6 +21,8 @@ from experiments.training.prepared_prune import PreparedPrune, Trial
 from experiments.training.step import TrainState
 from experiments.training.totals import Counters
 from tests.runs import lines, short_config
+
+_EMPTY = {dict[str, int]: {}, dict[str, str]: {}, dict[str, float]: {}, list[str]: [], tuple[int, int]: (0, 0)}
 
 
 class _Learner:
@@ -75,11 +77,11 @@ def dying(monkeypatch):
         most = dead if at.at_most is None else min(dead, int(at.at_most["a"].sum()))
         waits = most and most / 50 < at.least_gain
         made = most > 0 and not waits
-        empty = dict.fromkeys(field.name for field in dataclasses.fields(demp_jax.PruneRecord))
+        kinds = typing.get_type_hints(demp_jax.PruneRecord)
         record = demp_jax.PruneRecord(
-            **empty
+            **{name: _EMPTY.get(kind, 0) for name, kind in kinds.items()}
             | {"removed": {"a": most} if made else {}, "waiting": most if waits else 0, "saves": most / 50}
-            | {"seconds": {"measure": 0.0}}
+            | {"seconds": {"measure": 0.0}, "deviation": 0.0, "scale": 1.0, "refused": None}
         )
         bits = {"a": np.arange(50) < most}
         result = SimpleNamespace(plan="plan" if made else None, removed=bits, record=record, fn=None, variables={})
