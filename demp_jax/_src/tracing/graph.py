@@ -199,7 +199,7 @@ class Graph:
       sufficient: by site, `[width]` bool: whether all consumers of a unit read zero once it is zero at this site alone,
         as where two activations are multiplied. A group of several sites is dead if it is dead at all of them, or zero
         at such a one.
-      linear: paths of the kernels whose features could be removed but have no activation, and so are no units.
+      linear: paths of the kernels whose features could be removed but have no activation that saturates at zero.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
       heads: whether attention heads were looked for.
@@ -424,7 +424,7 @@ class Graph:
         if self.linear:
             more = f" and {len(self.linear) - 6} more" if len(self.linear) > 6 else ""
             lines.append(
-                f"features without an activation, which are no units: {', '.join(self.linear[:6])}{more}. "
+                f"no units, as no activation that saturates at zero follows: {', '.join(self.linear[:6])}{more}; "
                 "demp_jax.mark_units makes them units"
             )
         if self.unread:
