@@ -536,6 +536,7 @@ class _Assembly:
             arrays = [self._groups_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
             axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
         consumers = tuple(self._consumers_of_units())
+        unread = tuple(path for i, path in enumerate(self._paths) if i not in read)
         return Graph(
             paths=self._paths,
             keys=self._keys,
@@ -549,14 +550,14 @@ class _Assembly:
             routes=tuple(self._labels.routes),
             indices={},
             refusals=tuple(dict.fromkeys(self._refusals)),
-            unread=tuple(path for i, path in enumerate(self._paths) if i not in read),
+            unread=unread,
             examples=self._examples,
             batched=any(_is_batch(axis) for out in self._program.outputs for axis in self._labels.operand_axes(out)),
             program=self._program,
             products=tuple(self._products(self._labels)),
             emptied_by=self._emptied_by(),
             sufficient=self._sufficient(sites, consumers),
-            linear=self._linear(),
+            linear=tuple(path for path in self._linear() if path not in unread),
         )
 
     def _linear(self) -> tuple[str, ...]:
