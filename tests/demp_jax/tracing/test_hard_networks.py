@@ -373,6 +373,8 @@ def test_a_unit_that_is_also_read_elsewhere_stays():
     assert (enough["a"].any(), enough["b"].all()) == (False, True)
     result = demp_jax.prune(network, params, [positive])
     assert result.variables["a"].shape[1] > 1
+    # The plan has kept them, not the proof.
+    assert (result.record.refused, result.record.spared) == (None, [])
     np.testing.assert_allclose(network(result.variables, positive), network(params, positive), rtol=1e-5, atol=1e-6)
 
 

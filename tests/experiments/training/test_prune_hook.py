@@ -3,7 +3,7 @@
 import json
 import threading
 import typing
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from types import SimpleNamespace
 
 import jax
@@ -150,7 +150,10 @@ def test_the_step_of_a_prepared_prune_is_compiled_meanwhile(dying, monkeypatch):
 def test_where_too_few_are_dead_by_then_the_step_is_compiled_when_needed(dying, monkeypatch):
     hook, learner, records = _hook(ahead=5)
     _train(hook, range(40))
-    monkeypatch.setattr(hook, "_prepared", PreparedPrune.resumed(Trial(40, 45, {"a": np.arange(50) < 9}, {}).as_json()))
+    prepared = PreparedPrune.resumed(Trial(40, 45, {"a": np.arange(50) < 9}, {}).as_json())
+    prepared._compiled = Future()
+    prepared._compiled.set_result("a step for nine units less")
+    monkeypatch.setattr(hook, "_prepared", prepared)
     learner.prepared.clear()
     _train(hook, range(45, 46))
     assert records[-1]["removed"] == {"a": 1}
