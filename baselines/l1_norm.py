@@ -34,8 +34,12 @@ def norms(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
         if producer.variable is None:
             continue
         weights = np.abs(np.asarray(leaves[producer.variable], np.float64))
+        along = graph.axes[producer.variable]
+        if producer.layer is not None:
+            weights = weights[producer.layer]
+            along = tuple(None if groups is None else groups[producer.layer] for groups in along[1:])
         counted = np.ones(weights.shape)
-        for axis, groups in enumerate(graph.axes[producer.variable]):
+        for axis, groups in enumerate(along):
             if axis != producer.weight_axis and groups is not None:
                 counted = counted * there[groups].reshape([-1 if i == axis else 1 for i in range(weights.ndim)])
         others = tuple(i for i in range(weights.ndim) if i != producer.weight_axis)

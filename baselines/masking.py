@@ -300,6 +300,7 @@ def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray
             read[use.groups] = True
             continue
         weights = np.asarray(leaves[use.variable])
+        weights = weights if use.layer is None else weights[use.layer]
         any_weight = (weights != 0).any(tuple(i for i in range(weights.ndim) if i != use.weight_axis))
         # A flattened or grouped axis may be longer than that of the weights: then nothing is concluded.
         read[use.groups[any_weight if len(any_weight) == len(use.groups) else slice(None)]] = True

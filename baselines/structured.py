@@ -50,7 +50,7 @@ def prune(
     tx: optax.GradientTransformation | None = None,
     params: Callable[[Any], Any] | None = None,
     exclude: Sequence[str] = (),
-    heads: bool = False,
+    extra_units: Sequence[str] | str = (),
 ) -> Pruned:
     """Cuts the units that score least.
 
@@ -79,7 +79,7 @@ def prune(
       rule, min_units: see `selection.select`; with 0, sites are emptied where the outputs stay connected.
       unranked: patterns of names of sites whose units are not ranked and stay.
       key: random key or seed, for scores that draw.
-      heads: whether attention heads are units, too.
+      extra_units: further units, see `demp_jax.trace`.
       opt_state, tx, params, exclude: as for `demp_jax.prune`.
 
     Raises:
@@ -91,7 +91,7 @@ def prune(
     if floor < 0:
         raise ValueError(f"min_units must be at least 0; got {min_units=}.")
     exclude = tuple(exclude)
-    graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude, heads=heads)
+    graph = demp_jax.trace(fn, variables, batches[0][0], exclude=exclude, extra_units=extra_units)
     graph.require_prunable()
     ranks = _ranked_groups(graph, unranked)
     key = jax.random.key(key) if isinstance(key, int) else key
@@ -122,7 +122,7 @@ def prune(
         opt_state=opt_state,
         tx=tx,
         params=params,
-        options=demp_jax.PruneOptions(exclude=exclude, heads=heads, min_units=min(floor, 1)),
+        options=demp_jax.PruneOptions(exclude=exclude, extra_units=extra_units, min_units=min(floor, 1)),
     )
     return Pruned(result, tuple(done))
 

@@ -154,7 +154,7 @@ def built(
         watch=watch,
         needs_live=bool(noise),
         needs_groups=False,
-        heads=False,
+        extra_units=(),
         fast_convolutions=fast_convolutions,
         updater=updater,
         replicated=Devices(1).replicated,

@@ -199,7 +199,7 @@ def base() -> ml_collections.ConfigDict:
     # Maximum relative difference of the logits before and after a prune. None: depends on the criterion.
     c.pruning.tolerance = placeholder(float)
     c.pruning.min_units = 1  # Minimum number of units per site; 0: sites may be emptied if outputs stay connected.
-    c.pruning.heads = False  # Attention heads are units, too.
+    c.pruning.extra_units = ()  # "heads" (attention heads), "features" (layers without an activation) are units, too.
     c.pruning.exclude = ()  # Patterns of names of sites that are never pruned.
     # Before the final prune, which removes all dead units:
     c.pruning.multiple = 0  # Every site keeps a multiple of this many units; 0: 8 on a GPU, otherwise 1.

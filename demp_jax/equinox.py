@@ -274,7 +274,7 @@ def trace(
     call: Callable[[Any, Any, Any], Any] = _apply,
     batch_axis: int = 0,
     exclude: Sequence[str] | str = (),
-    heads: bool = False,
+    extra_units: Sequence[str] | str = (),
 ) -> Graph:
     """Finds the removable units of a model; see `demp_jax.trace`.
 
@@ -285,11 +285,13 @@ def trace(
       call: how to call the model on a batch, `call(model, x, state)`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
-      heads: whether attention heads are units, too.
+      extra_units: further units, see `demp_jax.trace`.
     """
     fn, variables = forward(model, state, call)
     train_fn = training_of(fn, variables, x)
-    return trace_lib.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=train_fn, heads=heads)
+    return trace_lib.trace(
+        fn, variables, x, batch_axis=batch_axis, exclude=exclude, train_fn=train_fn, extra_units=extra_units
+    )
 
 
 class PruneResult(NamedTuple):

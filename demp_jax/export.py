@@ -181,7 +181,7 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int
       x: a batch of inputs `[B, ...]`, or its `jax.ShapeDtypeStruct`; the size of the batch does not matter.
       opset: version of the ONNX operator set; by default that of jax2onnx.
     """
-    program = program_lib.trace(functools.partial(fn, variables), _any_batch(x))
+    program = program_lib.trace(lambda _, x: fn(variables, x), (), _any_batch(x))
 
     def flat(x: jax.Array) -> Any:
         return jax.tree.unflatten(program.out_tree, program_lib.run_flat(program, [x], _ONNX_RULES))

@@ -34,7 +34,8 @@ class Case:
     of its own: `"layers/#"` are the layers one by one. Units lie along the last axis of an array, in Equinox along the
     first, and elsewhere along the axis behind an `@`, as in `"experts/up@2"`. A range takes a part of them:
     `"gates[8:16]"`. Behind a slash after either stands how many positions belong to a unit: `"query/kernel@1/16"`. A
-    unit is zero once all its entries are zero.
+    unit is zero once all its entries are zero. `"stack: blocks/up"` names arrays that stack layers along their first
+    axis, with units in each layer.
 
     `heads` and `states` name arrays and axes along which attention heads and recurrent states lie.
 
@@ -69,11 +70,22 @@ class Case:
 
 
 class Axis(NamedTuple):
-    """Positions of an axis of a variable."""
+    """Positions of an axis of a variable, or of one layer of it where it stacks layers along its first axis."""
 
     variable: int
     axis: int
     part: slice
+    layer: int | None = None
+
+    def along(self, array: np.ndarray) -> np.ndarray:
+        """Returns the entries of an array shaped as the variable, positions first; a view."""
+        moved = np.moveaxis(array, self.axis, 0)
+        return (moved if self.layer is None else moved[:, self.layer])[self.part]
+
+    def groups(self, axes: Sequence[np.ndarray | None]) -> np.ndarray | None:
+        """Returns the group of each position, given those along the axes of the variable."""
+        groups = axes[self.axis]
+        return None if groups is None else (groups if self.layer is None else groups[self.layer])[self.part]
 
 
 class Units(NamedTuple):
@@ -108,7 +120,8 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
     for entry in entries:
         coupled: dict[str, list[tuple[Axis, int]]] = {}
         size = 1
-        for part in entry.split(" + "):
+        stacked = entry.startswith("stack: ")
+        for part in entry.removeprefix("stack: ").split(" + "):
             parsed = _PART.fullmatch(part)
             matched = _matched(parsed["glob"], paths) if parsed else []
             if not parsed or not matched:
@@ -116,10 +129,12 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
             size = int(parsed["size"] or 1)
             for index, name in matched:
                 shape = shapes[index]
-                along = range(len(shape))[int(parsed["axis"] or axis)] if len(shape) > 1 else 0
+                along = range(len(shape))[int(parsed["axis"] or axis)] if len(shape) > 1 + stacked else int(stacked)
                 positions = slice(int(parsed["start"] or 0), int(parsed["stop"] or shape[along]))
                 count = len(range(*positions.indices(shape[along])))
-                coupled.setdefault(name, []).append((Axis(index, along, positions), count))
+                for layer in range(shape[0]) if stacked else [None]:
+                    each = coupled.setdefault(name if layer is None else f"{name}[{layer}]", [])
+                    each.append((Axis(index, along, positions, layer), count))
         for axes in coupled.values():
             counts = {count for _, count in axes}
             if len(counts) != 1 or min(counts) % size:

@@ -57,7 +57,7 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
     ]
     record["refusals"] = list(dict.fromkeys(said))
     record["removable"] = graph.num_groups
-    with_heads = subject.trace(death[0], heads=True) if heads else graph
+    with_heads = subject.trace(death[0], "heads") if heads else graph
     for name, view, units in (("heads", with_heads, heads), ("states", graph, states)):
         record[name][0] = sum(int(_grouped(view, each).sum()) for each in units)
     grouped = [_grouped(graph, each) for each in expected]
@@ -79,9 +79,9 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
 def _grouped(graph: demp_jax.Graph, units: Units) -> np.ndarray:
     """Returns which units of an expected site the graph can remove, `[width]` bool."""
     found = np.ones(units.width, bool)
-    for variable, axis, part in units.axes:
-        groups = graph.axes[variable][axis]
-        found &= np.zeros(units.width, bool) if groups is None else units.members(groups[part] >= 0)
+    for axis in units.axes:
+        groups = axis.groups(graph.axes[axis.variable])
+        found &= np.zeros(units.width, bool) if groups is None else units.members(groups >= 0)
     return found
 
 
@@ -109,8 +109,8 @@ def _kill(subject: Subject, graph: demp_jax.Graph, expected: Sequence[Units], rn
         if units.width > 1:
             bits[rng.choice(units.width, max(units.width // 3, 1), replace=False)] = True
         chosen.append(bits)
-        for variable, axis, part in units.axes:
-            np.moveaxis(masks[variable], axis, 0)[part][units.positions(bits)] = 0
+        for axis in units.axes:
+            axis.along(masks[axis.variable])[units.positions(bits)] = 0
     known = _groups_of(graph, expected, [np.ones(units.width, bool) for units in expected])
     besides = np.zeros(graph.num_groups, bool)
     for site in graph.sites:
@@ -118,9 +118,10 @@ def _kill(subject: Subject, graph: demp_jax.Graph, expected: Sequence[Units], rn
         besides[rng.permutation(left)[: len(left) // 3]] = True
         known[left] = True
     for mask, axes in zip(masks, graph.axes, strict=True):
-        for axis, groups in enumerate(axes):
+        for i, groups in enumerate(axes):
             if groups is not None:
-                np.moveaxis(mask, axis, 0)[per_unit(besides, groups)] = 0
+                # Of stacked layers, `[layers, positions]`.
+                np.moveaxis(mask, i, groups.ndim - 1)[per_unit(besides, groups)] = 0
     return _Killed(chosen, besides | _groups_of(graph, expected, chosen), [masks[i] for i in subject.trained])
 
 
@@ -128,10 +129,10 @@ def _groups_of(graph: demp_jax.Graph, expected: Sequence[Units], chosen: Sequenc
     """Returns the groups of chosen units, `[num_groups]` bool."""
     found = np.zeros(graph.num_groups, bool)
     for units, bits in zip(expected, chosen, strict=True):
-        for variable, axis, part in units.axes:
-            groups = graph.axes[variable][axis]
+        for axis in units.axes:
+            groups = axis.groups(graph.axes[axis.variable])
             if groups is not None:
-                own = groups[part][units.positions(bits)]
+                own = groups[units.positions(bits)]
                 found[own[own >= 0]] = True
     return found
 
@@ -227,10 +228,11 @@ def _removed(
     tags = dict(zip(subject.trained, kept, strict=True))
     removed = wrong = 0
     for units, bits in zip(expected, killed, strict=True):
-        variable, axis, part = units.axes[0]
-        left = np.zeros(shapes[variable][axis], bool)
-        left[np.unravel_index(tags[variable], shapes[variable])[axis]] = True
-        gone = units.members(~left[part])
+        axis = units.axes[0]
+        left = np.zeros(shapes[axis.variable], bool)
+        left.ravel()[tags[axis.variable]] = True
+        lines = axis.along(left)
+        gone = units.members(np.logical_not(lines.reshape(len(lines), -1).any(1)))
         removed, wrong = removed + int((gone & bits).sum()), wrong + int((gone & ~bits).sum())
     return removed, wrong
 

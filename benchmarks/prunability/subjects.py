@@ -18,6 +18,9 @@ import demp_jax.linen
 import demp_jax.nnx
 from benchmarks.prunability.cases import Case
 
+UNITS = "features"  # As people see them, the outputs of linear layers are units, too.
+OPTIONS = demp_jax.PruneOptions(extra_units=UNITS)
+
 
 class Subject:
     """A network with its variables, in plain JAX or Linen.
@@ -49,15 +52,15 @@ class Subject:
             leaves[i] = leaf
         return jax.tree.unflatten(jax.tree.structure(self.variables), leaves)
 
-    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
-        """Returns the graph of removable units, attention heads included or not."""
-        return demp_jax.trace(self.fn, self.variables, x, train_fn=self.train, heads=heads)
+    def trace(self, x: Any, extra_units: str = UNITS) -> demp_jax.Graph:
+        """Returns the graph of removable units, those of `extra_units` besides those of activations."""
+        return demp_jax.trace(self.fn, self.variables, x, train_fn=self.train, extra_units=extra_units)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
     ) -> tuple[Subject, Any, demp_jax.PruneRecord]:
         """Returns the pruned network, the state of its optimizer, and the record."""
-        options: dict[str, Any] = {"params": _params, "train_fn": self.train, "at_most": at_most}
+        options: dict[str, Any] = {"params": _params, "train_fn": self.train, "at_most": at_most, "options": OPTIONS}
         result = demp_jax.prune(self.fn, self.with_params(params), batches, opt_state=state, tx=tx, **options)
         return Subject(result.fn, self.train, result.variables), result.opt_state, result.record
 
@@ -83,8 +86,8 @@ class _Nnx(Subject):
     def params(self) -> Any:
         return nnx.as_pure(nnx.state(self._model, nnx.Param))
 
-    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
-        return demp_jax.nnx.trace(self._model, x, call=self._call, heads=heads)
+    def trace(self, x: Any, extra_units: str = UNITS) -> demp_jax.Graph:
+        return demp_jax.nnx.trace(self._model, x, call=self._call, extra_units=extra_units)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
@@ -93,7 +96,7 @@ class _Nnx(Subject):
         nnx.update(model, nnx.state(self.with_params(params)))
         optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
         nnx.update(optimizer.opt_state, nnx.state(state))
-        record = demp_jax.nnx.prune(model, batches, optimizer, call=self._call, at_most=at_most)
+        record = demp_jax.nnx.prune(model, batches, optimizer, call=self._call, at_most=at_most, options=OPTIONS)
         return _Nnx(model, self._call, batches[0]), nnx.as_pure(optimizer.opt_state), record
 
 
@@ -114,14 +117,14 @@ class _Equinox(Subject):
     def params(self) -> Any:
         return eqx.filter(self._model, eqx.is_inexact_array)
 
-    def trace(self, x: Any, heads: bool = False) -> demp_jax.Graph:
-        return demp_jax.equinox.trace(self._model, x, self._state, **self._options, heads=heads)
+    def trace(self, x: Any, extra_units: str = UNITS) -> demp_jax.Graph:
+        return demp_jax.equinox.trace(self._model, x, self._state, **self._options, extra_units=extra_units)
 
     def prune(
         self, params: Any, batches: Sequence[Any], tx: Any, state: Any, at_most: Mapping[str, np.ndarray]
     ) -> tuple[Subject, Any, demp_jax.PruneRecord]:
         model = eqx.combine(params, self._model)
-        options = {"opt_state": state, "tx": tx, "at_most": at_most, **self._options}
+        options = {"opt_state": state, "tx": tx, "at_most": at_most, "options": OPTIONS, **self._options}
         result = demp_jax.equinox.prune(model, batches, self._state, **options)
         pruned = _Equinox(result.model, result.state, self._options.get("call"), batches[0])
         return pruned, result.opt_state, result.record

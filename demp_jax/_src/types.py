@@ -34,14 +34,15 @@ UnitGroups = Int[np.ndarray, " units"]
 UnitValues = Num[AnyArray, " units"]
 
 # The label of each position of an axis; `-1 - k` where the position is fixed for the reason k.
-AxisLabels = Int[np.ndarray, " positions"]
+AxisLabels = Int[np.ndarray, "*positions"]
 AxisMask = Bool[np.ndarray, " positions"]
 # The component of each label, and the reason each component is frozen for, -1 where it is free.
 LabelComponents = Int[np.ndarray, " labels"]
 ComponentReasons = Int[np.ndarray, " components"]
 
-# Of one site or axis among several.
+# Of one site or axis among several. Axes of stacked weights have a group per layer and position.
 SomeMask = Bool[np.ndarray, " _"]
-SomeGroups = Int[np.ndarray, " _"]
-SomeLabels = Int[np.ndarray, " _"]
-SomePositions = Int[np.ndarray, " _"]
+SomeGroups = Int[np.ndarray, "..."]
+# `[positions]`, or `[layers, positions]` of weights that are stacked for a `scan`.
+SomeLabels = Int[np.ndarray, "..."]
+SomePositions = Int[np.ndarray, "..."]

@@ -74,7 +74,7 @@ class Problem:
 
     def trace(self, net: network.Network, variables: Any) -> demp_jax.Graph:
         """Returns the graph of a network."""
-        return demp_jax.trace(net, variables, self.example(), exclude=self.exclude, heads=self.heads)
+        return demp_jax.trace(net, variables, self.example(), exclude=self.exclude, extra_units=self.extra_units)
 
     @functools.cached_property
     def routed(self) -> demp_jax.Graph:
@@ -82,9 +82,9 @@ class Problem:
         return self.trace(*self.initial())
 
     @property
-    def heads(self) -> bool:
-        """Whether attention heads are units."""
-        return self.settings.pruning.heads
+    def extra_units(self) -> tuple[str, ...]:
+        """Further units, as given to `demp_jax.trace`."""
+        return self.settings.pruning.extra_units
 
     @property
     def exclude(self) -> tuple[str, ...]:
@@ -141,8 +141,8 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
       UsageError: if the method does not apply to the network.
     """
     try:
-        heads = settings.pruning.heads
-        dense = demp_jax.trace(net, variables, x, heads=heads)
+        extra_units = settings.pruning.extra_units
+        dense = demp_jax.trace(net, variables, x, extra_units=extra_units)
         if method.name != "dense":
             dense.require_prunable()
         # Trace the optimizer as well, so that its errors are raised here and not at the first step.
@@ -157,9 +157,8 @@ def _fitted(settings: Settings, method: methods.Method, net: Any, variables: Any
         raise UsageError(f"this config's network and method do not fit together: {error}") from error
     exclude = method.options.get("exclude", ())
     if exclude:
-        dense = _by_patterns(
-            "config.pruning.exclude", exclude, lambda: demp_jax.trace(net, variables, x, exclude=exclude, heads=heads)
-        )
+        given = {"exclude": exclude, "extra_units": extra_units}
+        dense = _by_patterns("config.pruning.exclude", exclude, lambda: demp_jax.trace(net, variables, x, **given))
     if method.ranking is not None:
         unranked = method.ranking.options["unranked"]
         field = "config.ranking.exclude"

@@ -239,7 +239,7 @@ class Pruning:
     tolerance: Annotated[float | None, Range(0, 1e6)]
     min_units: Annotated[int, Range(0, 2**20)]
     exclude: Names
-    heads: bool
+    extra_units: tuple[Literal["heads", "features"], ...]
     multiple: Annotated[int, Range(0, 2**20)]
     cut_cost: Steps
     ahead: Steps
@@ -300,7 +300,8 @@ _DERIVED = ("steps_per_epoch", "extra")
 def limits() -> dict[str, Any]:
     """Returns the allowed values of every option by path.
 
-    They are a `Range`, `Duration` or `Patterns`, a tuple of choices, or `None` if any value of the type is allowed.
+    They are a `Range`, `Duration` or `Patterns`, a tuple of choices (of each element, where the value is a tuple), or
+    `None` if any value of the type is allowed.
     """
     return {path: limit for path, _, limit in _fields(Settings)}
 
@@ -315,7 +316,8 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
             continue
         metadata = getattr(hint, "__metadata__", (None,))
         kind = typing.get_args(hint)[0] if hasattr(hint, "__metadata__") else hint
-        choices = typing.get_args(hint) if typing.get_origin(hint) is Literal else None
+        each = typing.get_args(hint)[0] if typing.get_origin(hint) is tuple else hint
+        choices = typing.get_args(each) if typing.get_origin(each) is Literal else None
         yield prefix + name, kind, choices or metadata[0]
 
 
@@ -331,7 +333,8 @@ def require_valid(config: Mapping[str, Any]) -> None:
         elif isinstance(limit, Patterns):
             require(all(each.strip() for each in value), field, value, "patterns that are not empty")
         elif isinstance(limit, tuple):
-            require_choice(field, value, limit)
+            for each in value if isinstance(value, tuple | list) else (value,):
+                require_choice(field, each, limit)
 
 
 def section(cls: type[T], values: Mapping[str, Any]) -> T:

@@ -45,7 +45,7 @@ class Stepper:
             watch=True,
             needs_live=method.needs_live,
             needs_groups=method.needs_groups,
-            heads=problem.heads,
+            extra_units=problem.extra_units,
             fast_convolutions=problem.settings.fast_convolutions,
             updater=method.updater,
             replicated=problem.devices.replicated,

@@ -38,7 +38,7 @@ def dead(
       Two dicts by site: `dead`, the number of dead units, and `bits`, a packed bit per unit, in hexadecimal.
     """
     options = problem.settings.pruning
-    units: dict[str, Any] = {"exclude": problem.exclude, "heads": problem.heads}
+    units: dict[str, Any] = {"exclude": problem.exclude, "extra_units": problem.extra_units}
     seen = demp_jax.activity.observe(network, variables, inputs, criterion=options.criterion, **units)
     found = {
         site.name: ~np.asarray(demp_jax.alive(activity, options.criterion, epsilon=options.epsilon))

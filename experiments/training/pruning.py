@@ -108,7 +108,7 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
         scored=None if at.step else calibrated(at.network, variables, batches[0][0]),
         key=jax.random.fold_in(jax.random.key(problem.settings.seed + 4), at.step),
         exclude=problem.exclude,
-        heads=problem.heads,
+        extra_units=problem.extra_units,
         **at.trained,
         **options,
     )
@@ -122,7 +122,7 @@ def _ranked(at: Standing, *, ranking: Ranking, target: float) -> tuple[demp_jax.
 
 def _unread(at: Standing) -> tuple[demp_jax.PruneResult, dict[str, Any]]:
     idle = masking.idle_units(at.graph, at.variables)
-    kept = {name: _options(at)[name] for name in ("multiple", "exclude", "modes", "heads")}
+    kept = {name: _options(at)[name] for name in ("multiple", "exclude", "modes", "extra_units")}
     options = demp_jax.PruneOptions(**kept, least_gain=at.least_gain)
     death_set = at.feed.death_set(at.step)
     cut = demp_jax.prune(at.network, at.variables, death_set, remove=idle, **at.trained, options=options)

@@ -103,7 +103,7 @@ class Task:
       watch: whether the step reports alive units.
       needs_live: whether the optimizer takes the mask of weights of alive units; requires `watch`.
       needs_groups: whether the optimizer takes the groups of the weights.
-      heads: whether attention heads are units.
+      extra_units: further units, as given to `demp_jax.trace`.
       fast_convolutions: whether slow convolutions are rewritten, see `with_fast_convolutions`.
       updater: masks weights, with its masks in the optimizer state; `None` for no masking.
       replicated: sharding of arrays that are replicated over all devices.
@@ -120,7 +120,7 @@ class Task:
     watch: bool
     needs_live: bool
     needs_groups: bool
-    heads: bool
+    extra_units: tuple[str, ...]
     fast_convolutions: bool
     updater: Updater | None
     replicated: NamedSharding
@@ -228,7 +228,7 @@ def _part(task: Task, params: Any, state: Any, key: jax.Array, batch: Data) -> t
     targets = jax.nn.one_hot(batch.labels, task.classes, dtype=jnp.float32)
     x, targets = task.preparation.train(key, batch.images, targets)
     watched = (
-        functools.partial(demp_jax.with_activity, criterion=task.criterion, heads=task.heads)
+        functools.partial(demp_jax.with_activity, criterion=task.criterion, extra_units=task.extra_units)
         if task.watch
         else _unwatched
     )

@@ -379,8 +379,8 @@ CASES = [
         "Equinox",
         lambda key: _ViT(key, scanned=True),
         _IMAGE,
-        ["blocks/up@1"],
-        heads=["blocks/attention/query_proj/weight@1/8"],
+        ["stack: blocks/up@1"],
+        heads=["stack: blocks/attention/query_proj/weight@1/8"],
     ),
     Case(
         "Llama, eqx.nn",

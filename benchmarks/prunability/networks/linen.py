@@ -424,14 +424,14 @@ CASES = [
         ["encoder#/gate + encoder#/up", "decoder#/gate + decoder#/up"],
         heads=["#/self_q/kernel@1", "#/cross_q/kernel@1"],
     ),
-    Case("residual MLP, nn.scan", "Linen", _ScanMLP, features(10), ["blocks/up"]),
+    Case("residual MLP, nn.scan", "Linen", _ScanMLP, features(10), ["stack: blocks/up"]),
     Case(
         "ViT, nn.scan, nn.remat",
         "Linen",
         _ScanViT,
         _IMAGE,
-        ["blocks/up"],
-        heads=["blocks/attention/query/kernel@2"],
+        ["stack: blocks/up"],
+        heads=["stack: blocks/attention/query/kernel@2"],
     ),
     Case(
         "GRU classifier, both directions",

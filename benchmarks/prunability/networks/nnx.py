@@ -590,8 +590,8 @@ CASES = [
         "NNX",
         lambda rngs: _ScannedGPT(rngs),
         tokens(8, 20),
-        ["blocks/up@-1"],
-        heads=["blocks/attention/query/kernel@2"],
+        ["stack: blocks/up@-1"],
+        heads=["stack: blocks/attention/query/kernel@2"],
     ),
     Case(
         "GAN, both networks",

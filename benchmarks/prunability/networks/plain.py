@@ -379,8 +379,7 @@ CASES = [
         "plain JAX",
         lambda: (_scanned_mlp, _scanned_mlp_params()),
         features(10),
-        # The stream through the scan, layer by layer of one stack: unit j of all layers together.
-        ["first + stack"],
+        ["first", "stack: stack"],
     ),
     Case(
         "NeRF MLP",
@@ -446,8 +445,8 @@ CASES = [
         "plain JAX",
         lambda: (_gpt, _gpt_params(scanned=True)),
         tokens(8, 20),
-        ["blocks/up"],
-        heads=["blocks/proj/w@1/8"],
+        ["stack: blocks/up"],
+        heads=["stack: blocks/proj/w@1/8"],
     ),
     Case(
         "Llama",

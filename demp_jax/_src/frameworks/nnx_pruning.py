@@ -29,7 +29,7 @@ def trace(
     calls: Sequence[Call] = (),
     batch_axis: int = 0,
     exclude: Sequence[str] | str = (),
-    heads: bool = False,
+    extra_units: Sequence[str] | str = (),
 ) -> Graph:
     """Finds the removable units of a model, in evaluation and training mode; see `demp_jax.trace`.
 
@@ -40,10 +40,10 @@ def trace(
       calls: further ways in which it is called in training, see `prune`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
-      heads: whether attention heads are units, too.
+      extra_units: further units, see `demp_jax.trace`.
     """
     fn, state = forward(whole(model), call)
-    options = PruneOptions(batch_axis=batch_axis, exclude=exclude, heads=heads)
+    options = PruneOptions(batch_axis=batch_axis, exclude=exclude, extra_units=extra_units)
     return prune_lib.traced(fn, state, x, options, calls=updating(fn, calls))
 
 

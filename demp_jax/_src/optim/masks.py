@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, no_type_check
 
 import jax
@@ -44,7 +44,8 @@ class WeightGroups:
       positions: `[positions]`, the groups along every axis with removable positions. Axes with equal groups share an
         entry.
       axes: for each parameter of the flattened tree, for each axis, the start and size of its part of `positions`;
-        `None` for an axis without removable positions.
+        `None` for an axis without removable positions. The part of a parameter that stacks layers has an entry per
+        layer and position.
       producing: for each parameter, the axis along which its entries compute units, such as the output axis of a kernel
         and the axis of a bias or a scale; `None` for none.
       consumers: two arrays `[pairs]`: groups of branches, and for each a group that it is routed to, directly or
@@ -77,9 +78,9 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         bare[site.groups[site.groups >= 0]] = False
     consumers = _branch_consumers(graph, bare)
     places: dict[bytes, tuple[int, int]] = {}
-    vectors: list[Int32[np.ndarray, " _"]] = []
+    vectors: list[Int32[np.ndarray, "..."]] = []
 
-    def place(groups: Int32[np.ndarray, " _"]) -> tuple[int, int]:
+    def place(groups: Int32[np.ndarray, "..."]) -> tuple[int, int]:
         key = groups.tobytes()
         if key not in places:
             places[key] = (sum(v.size for v in vectors), groups.size)
@@ -87,7 +88,7 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
         return places[key]
 
     axes, producing = [], []
-    reads = {(consumer.variable, consumer.weight_axis) for consumer in graph.consumers}
+    reads = {(use.variable, use.weight_axis + (use.layer is not None)) for use in graph.consumers}
     for variable, leaf in zip(graph.match(params), jax.tree.leaves(params), strict=True):
         found = graph.axes[variable] if variable is not None else (None,) * leaf.ndim
         makes = [i for i, a in enumerate(found) if a is not None and (variable, i) not in reads]
@@ -107,7 +108,16 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
 
 
 def _joined(vectors: list[SomeGroups]) -> Int32[jax.Array, " positions"]:
-    return jnp.asarray(np.concatenate(vectors) if vectors else np.zeros(0), jnp.int32)
+    return jnp.asarray(np.concatenate([v.reshape(-1) for v in vectors]) if vectors else np.zeros(0), jnp.int32)
+
+
+def broadcastable(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    """Returns the shape in which `size` values along an axis of an array broadcast against it.
+
+    They are one per position, or one per layer and position where the array stacks layers along its first axis.
+    """
+    layers = shape[0] if size != shape[axis] else 1
+    return tuple(shape[axis] if i == axis else layers if i == 0 else 1 for i in range(len(shape)))
 
 
 def _branch_consumers(
@@ -193,7 +203,7 @@ def weight_mask(members: WeightGroups, alive: Mapping[str, Bool[jax.Array, " _"]
     leaves = []
     for leaf, axes in zip(jax.tree.leaves(params), members.axes, strict=True):
         lines = [
-            next(of_axes).reshape([-1 if j == i else 1 for j in range(leaf.ndim)])
+            next(of_axes).reshape(broadcastable(leaf.shape, i, place[1]))
             for i, place in enumerate(axes)
             if place is not None
         ]

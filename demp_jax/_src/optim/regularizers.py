@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Float32, Int32, Num
 
-from demp_jax._src.optim.masks import WeightGroups
+from demp_jax._src.optim.masks import WeightGroups, broadcastable
 from demp_jax._src.tracing.paths import path_name
 
 KINDS = ("lasso", "l2")
@@ -250,7 +250,7 @@ def add_group_lasso(
                 changed.append(u)
                 continue
             of_units = factor[_groups_along(groups, axes[axis])].astype(p.dtype)
-            of_units = of_units.reshape([-1 if i == axis else 1 for i in range(p.ndim)])
+            of_units = of_units.reshape(broadcastable(p.shape, axis, of_units.size))
             # A group becomes exactly zero, as p + (0 - p) is.
             new = jnp.where(amount > 0, value * of_units - p, u) if proximal else u + of_units * p
             changed.append(new.astype(u.dtype))
@@ -273,9 +273,10 @@ def _group_norms(
     for leaf, axes, axis in zip(leaves, groups.axes, groups.producing, strict=True):
         if axis is not None:
             of = _groups_along(groups, axes[axis])
-            others = tuple(i for i in range(leaf.ndim) if i != axis)
-            squares = squares.at[of].add(jnp.sum(jnp.square(leaf.astype(jnp.float32)), others))
-            counts = counts.at[of].add(leaf.size / max(leaf.shape[axis], 1))
+            kept = broadcastable(leaf.shape, axis, of.size)
+            others = tuple(i for i in range(leaf.ndim) if i != axis and kept[i] == 1)
+            squares = squares.at[of].add(jnp.sum(jnp.square(leaf.astype(jnp.float32)), others).reshape(-1))
+            counts = counts.at[of].add(leaf.size / max(of.size, 1))
     units = jnp.zeros(groups.bare.shape, jnp.float32).at[groups.units].set(1.0).at[-1].set(0.0)
     return jnp.sqrt(squares), jnp.sqrt(counts) * units
 

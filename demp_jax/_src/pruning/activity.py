@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple, no_type_check
 
 import jax
@@ -209,7 +209,7 @@ def check_criterion(criterion: str, epsilon: float) -> None:
 
 
 def with_activity(
-    fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None, heads: bool = False
+    fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None, extra_units: Sequence[str] | str = ()
 ) -> Callable[..., tuple[Any, dict[str, Activity]]]:
     """Returns `fn` with the activity of its neurons beside its result.
 
@@ -228,19 +228,20 @@ def with_activity(
       fn: a function `fn(variables, x, *args)`, in training or evaluation mode.
       batch_axis: the axis of `x` along which examples lie.
       criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
-      heads: whether attention heads are units, too.
+      extra_units: further units, see `trace`.
 
     Returns:
       A function with the same arguments that returns `(fn(...), {name of the site: activity})`.
 
     Raises:
-      ValueError: for an unknown criterion.
+      ValueError: for an unknown criterion or unknown `extra_units`.
     """
     if criterion is not None:
         check_criterion(criterion, epsilon=1.0)
+    extra_units = tracing.checked_extra_units(extra_units)
 
     def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
-        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis, heads=heads)
+        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis, extra_units=extra_units)
         unreadable = analysis.program.unreadable
         found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])

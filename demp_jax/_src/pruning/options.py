@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 
 from demp_jax._src.pruning.activity import check_criterion
+from demp_jax._src.tracing.trace import checked_extra_units
 
 MODES = ("both", "evaluation")
 
@@ -43,7 +44,8 @@ class PruneOptions:
       least_gain: nothing is removed unless it saves at least this part of the FLOPs, in [0, 1): a smaller network has
         to be compiled again, which a unit or two do not repay. What is kept can be removed later.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
-      heads: whether attention heads are units, too: one whose output is zero is removed.
+      extra_units: units besides those of activations that saturate at zero, removed where they are zero: `"heads"`,
+        attention heads, and `"features"`, those of layers that no such activation follows.
       batch_axis: the axis of a batch along which examples lie.
 
     Raises:
@@ -59,7 +61,7 @@ class PruneOptions:
     multiple: int = 1
     least_gain: float = 0.0
     exclude: Sequence[str] | str = ()
-    heads: bool = False
+    extra_units: Sequence[str] | str = ()
     batch_axis: int = 0
 
     def __post_init__(self) -> None:
@@ -78,3 +80,4 @@ class PruneOptions:
             raise ValueError(f"tolerance must be a number >= 0, or None; got tolerance={self.tolerance}.")
         exclude = (self.exclude,) if isinstance(self.exclude, str) else tuple(self.exclude)
         object.__setattr__(self, "exclude", exclude)
+        object.__setattr__(self, "extra_units", checked_extra_units(self.extra_units))

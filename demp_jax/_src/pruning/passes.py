@@ -52,7 +52,7 @@ def observe(
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
     criterion: str | None = None,
-    heads: bool = False,
+    extra_units: Sequence[str] | str = (),
     with_outputs: bool = True,
 ) -> Observation:
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
@@ -70,7 +70,7 @@ def observe(
       exclude: as given to `trace`.
       criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
         compiles in half the time.
-      heads: as given to `trace`.
+      extra_units: as given to `trace`.
       with_outputs: whether the outputs are wanted; if not, they are empty.
 
     Returns:
@@ -85,8 +85,8 @@ def observe(
     read: list[Range] = []
     outs = []
     examples = 0
-    heads = heads or (graph is not None and graph.heads)
-    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude), with_outputs=with_outputs, heads=heads)
+    extra = trace_lib.checked_extra_units(extra_units) if graph is None else graph.extra_units
+    wanted = _Watch(consumers, criterion, batch_axis, tuple(exclude), with_outputs=with_outputs, extra_units=extra)
     for x, (out, now, now_read) in _run_batches(fn, variables, batches, masked, wanted, graph):
         sites = now if sites is None else [a.merge(b) for a, b in zip(sites, now, strict=True)]
         read = now_read if not read else [a.merge(b) for a, b in zip(read, now_read, strict=True)]
@@ -118,8 +118,9 @@ def outputs(
     Returns:
       A list with one tree of NumPy arrays per batch.
     """
-    heads = graph is not None and graph.heads
-    watch = None if masked is None else _Watch((), None, batch_axis, tuple(exclude), activity=False, heads=heads)
+    extra = () if graph is None else graph.extra_units
+    given: dict[str, Any] = {"activity": False, "extra_units": extra}
+    watch = None if masked is None else _Watch((), None, batch_axis, tuple(exclude), **given)
     return [out for _, (out, _, _) in _run_batches(fn, variables, batches, masked, watch, graph)]
 
 
@@ -133,7 +134,7 @@ class _Watch:
     exclude: tuple[str, ...]
     activity: bool = True
     with_outputs: bool = True
-    heads: bool = False
+    extra_units: tuple[str, ...] = ()
 
 
 class _Request(NamedTuple):
@@ -199,7 +200,7 @@ def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> 
     if watch is None:
         return _jit(lambda variables, x, masked: (fn(variables, x), [], []))
     if graph is None:
-        given: dict[str, Any] = {"batch_axis": watch.batch_axis, "exclude": watch.exclude, "heads": watch.heads}
+        given: dict[str, Any] = {name: getattr(watch, name) for name in ("batch_axis", "exclude", "extra_units")}
         graph = trace_lib.trace(fn, variables, x, **given)
     return _jit(functools.partial(_watched, graph, watch))
 

@@ -90,6 +90,7 @@ def make_plan(
         _keep_connected(evidence, removed)
     unread = _drop_unread(graph, removed)
     _keep_floor(graph.branches, sites[len(graph.sites) :], removed, unread, **floors)
+    _keep_one_width(graph, removed)
     return Plan(
         graph=graph,
         removed=removed,
@@ -227,7 +228,9 @@ def _key(consumer: Consumer) -> Any:
     """Returns what tells a consumer in two modes of one network."""
     if isinstance(consumer.sink, axes_lib.Route):
         return "route", consumer.sink.index
-    return consumer.variable, consumer.weight_axis, consumer.sink.operand
+    if isinstance(consumer.sink, axes_lib.Read):
+        return (None,)
+    return consumer.variable, consumer.layer, consumer.weight_axis, consumer.sink.operand
 
 
 def _constants(evidence: Evidence) -> dict[Any, Inexact[np.ndarray, " _"]]:
@@ -287,6 +290,27 @@ def _keep_floor(
             useless = per_unit(unread, site.groups)
             ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~gone))
             removed[site.groups[ranked[:short]]] = False
+
+
+def _keep_one_width(graph: Graph, removed: GroupMask) -> None:
+    """Keeps dead units of stacked layers, so that all layers of a stack keep as many units as the widest.
+
+    Example: of two layers with 4 units each, 3 are dead in the first and 1 is in the second. One unit leaves each, and
+    the first layer keeps 2 dead units.
+    """
+    grouped = (groups for axes in graph.axes for groups in axes)
+    stacks = {groups.tobytes(): groups for groups in grouped if groups is not None and groups.ndim > 1}
+    changed = True
+    while changed:
+        changed = False
+        for groups in stacks.values():
+            gone = per_unit(removed, groups)
+            least = gone.sum(1).min()
+            for layer, bits in zip(groups, gone, strict=True):
+                # Groups that lie along several stacks are looked at again, until all agree.
+                extra = np.flatnonzero(bits)[least:]
+                removed[layer[extra]] = False
+                changed |= bool(extra.size)
 
 
 def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:

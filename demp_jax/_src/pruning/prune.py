@@ -241,7 +241,7 @@ def traced(
         train_fn = train_fn or proof.training_of(fn, variables, x)
     # Products of less precision than the outputs are compared with could not be proved.
     given: dict[str, Any] = {"batch_axis": options.batch_axis, "exclude": options.exclude, "train_fn": train_fn}
-    given["heads"] = options.heads
+    given["extra_units"] = options.extra_units
     with jax.default_matmul_precision("highest"):
         graph = trace_lib.trace(fn, variables, x, **given, calls=calls)
         if calls or not hasattr(fn, "updating") or not _unread(graph):

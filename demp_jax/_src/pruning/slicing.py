@@ -68,11 +68,17 @@ class Plan:
 
     @functools.cached_property
     def keep(self) -> tuple[tuple[SomePositions | None, ...], ...]:
-        """Per variable, per axis, the positions that are kept, ascending; `None` where all are."""
+        """Per variable, per axis, the positions that are kept, ascending; `None` where all are.
+
+        Of stacked weights `[layers, positions]`, as many in every layer.
+        """
 
         def kept(groups: SomeGroups | None) -> SomePositions | None:
             removed = None if groups is None else per_unit(self.removed, groups)
-            return None if removed is None or not removed.any() else np.flatnonzero(~removed)
+            if removed is None or not removed.any():
+                return None
+            rows = [np.flatnonzero(~row) for row in np.atleast_2d(removed)]
+            return np.stack(rows) if removed.ndim > 1 else rows[0]
 
         return tuple(tuple(map(kept, axes)) for axes in self.graph.axes)
 
@@ -121,7 +127,11 @@ class Plan:
             return leaf
         array = np.asarray(leaf)
         for axis, positions in enumerate(keep):
-            if positions is not None:
+            if positions is not None and positions.ndim > 1:
+                shape = [positions.shape[0], *[1] * (array.ndim - 1)]
+                shape[axis] = positions.shape[1]
+                array = np.take_along_axis(array, positions.reshape(shape), axis)
+            elif positions is not None:
                 array = np.take(array, positions, axis)
         return put_like(array, leaf)
 
@@ -175,6 +185,7 @@ class Plan:
                 valid, fold.constants[np.where(valid, index, 0)], 0
             )
         assert consumer.absorber is not None
+        assert isinstance(consumer.sink, axes_lib.Contraction)
         weights = self._weights(consumer.sink, leaves)
         op = consumer.sink.op
         if op.name == "dot_general":

@@ -17,7 +17,7 @@ Dimension names: grid, the numbers that functions are evaluated at; labels and c
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +28,7 @@ from jaxtyping import Float32, Float64, Shaped
 
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing import rules
-from demp_jax._src.tracing.program import Constant, Op, Operand, Program, bind
+from demp_jax._src.tracing.program import LAYER_COPIES, Constant, Op, Operand, Program, bind
 from demp_jax._src.types import ComponentReasons, LabelComponents
 
 KINDS = ("zero", "soft", "negative")
@@ -88,7 +88,7 @@ def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
 
 
 def find(
-    program: Program, labels: axes_lib.Labels, paths: Sequence[str], heads: bool = False
+    program: Program, labels: axes_lib.Labels, paths: Sequence[str], extra_units: Collection[str] = ()
 ) -> tuple[list[Activation], dict[int, str]]:
     """Returns the activations of a program in the order of computation, and the module path of every value.
 
@@ -96,7 +96,7 @@ def find(
       program: a traced network.
       labels: the labeled axes of the program.
       paths: the path of each variable, in the order of the first inputs of the program.
-      heads: whether attention heads are units, too.
+      extra_units: further units, of `"heads"` and `"features"`.
     """
     flow = _Flow(program, labels, paths)
     producers: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
@@ -124,8 +124,10 @@ def find(
             root = flow.root[value] if tail is not None else value
             alone = root not in flow.outputs or root == value
             found.append(activation._replace(root=root, alone=alone))
-    if heads:
+    if "heads" in extra_units:
         found += _heads(program, labels, flow, found)
+    if "features" in extra_units:
+        found += _features(program, labels, flow, producers, found)
     return _unique_names(found), {value: module for value, (_, module) in flow.owner.items()}
 
 
@@ -213,11 +215,7 @@ def _heads(
     of the heads.
     """
     component, frozen = labels.components()
-    taken: set[int] = set()
-    for activation in activations:
-        if activation.axis is not None:
-            axis = labels.axes[activation.value][activation.axis]
-            taken.update(component[axis[axis >= 0]].tolist() if isinstance(axis, np.ndarray) else ())
+    taken = _held(labels, component, activations)
     found: dict[frozenset[int], Activation] = {}
     for op in program.leaves:
         value = op.outputs[0]
@@ -236,6 +234,49 @@ def _heads(
                 found.pop(tied, None)
                 found[tied] = Activation(value, value, True, i, "zero", heads, op.source, problem)
     return list(found.values())
+
+
+def _held(labels: axes_lib.Labels, component: LabelComponents, activations: Sequence[Activation]) -> set[int]:
+    """Returns the components that hold units of activations."""
+    held: set[int] = set()
+    for activation in activations:
+        if activation.axis is not None:
+            axis = labels.axes[activation.value][activation.axis]
+            held.update(component[axis[axis >= 0]].tolist() if isinstance(axis, np.ndarray) else ())
+    return held
+
+
+def _features(
+    program: Program,
+    labels: axes_lib.Labels,
+    flow: _Flow,
+    producers: Mapping[Operand, Op],
+    activations: Sequence[Activation],
+) -> list[Activation]:
+    """Returns units that no activation holds, at the last place where they are read.
+
+    Example: in `relu((x @ a) @ b)` the columns of `a` are read by the second product. One is dead if `x @ a` is zero
+    there on every example. Of features that several layers add up, such as those of a residual stream, the last sum
+    counts; that the others are zero, too, is checked wherever they are read.
+    """
+    component, frozen = labels.components()
+    taken = _held(labels, component, activations)
+    found = []
+    sinks: list[axes_lib.Contraction | axes_lib.Read] = [*labels.contractions, *labels.reads]
+    for sink in reversed(sinks):
+        axis = labels.axes[sink.value][sink.axis]
+        examples = any(isinstance(a, axes_lib.Fixed) and a.kind == axes_lib.BATCH for a in labels.axes[sink.value])
+        if not examples or not isinstance(axis, np.ndarray) or sink.value in labels.statistics:
+            continue
+        own = component[axis[axis >= 0]]
+        new = set(own[frozen[own] < 0].tolist()) - taken
+        if new and jnp.issubdtype(program.avals[sink.value].dtype, jnp.floating):
+            taken |= new
+            name = flow.owner.get(sink.value, (0, ""))[1]
+            problem = _INSIDE if sink.value in program.unreadable else None
+            place = producers[sink.value].source if sink.value in producers else ""
+            found.append(Activation(sink.value, sink.value, True, sink.axis, "zero", name, place, problem))
+    return found[::-1]
 
 
 def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:
@@ -274,6 +315,7 @@ class _Flow:
         self._constants: set[int] = set()
         self._data = labels.data
         self._avals = program.avals
+        self._layers: set[Operand] = {program.inputs[i] for i in labels.stacked}
         for number, path in zip(program.inputs, paths, strict=False):
             self.owner[number] = (-1, _module_of(path))
         for position, op in enumerate(program.leaves):
@@ -282,6 +324,14 @@ class _Flow:
         self.outputs.update(out for out in program.outputs if isinstance(out, int))
 
     def _own(self, position: int, op: Op) -> None:
+        stack = op.inputs[0] if op.inputs else None
+        if isinstance(stack, int) and stack in self._layers:
+            if op.name == "slice":
+                name = f"{self.owner[stack][1]}[{int(op.params['start_indices'][0])}]"
+                self.owner.update((out, (-1, name)) for out in op.outputs if isinstance(out, int))
+                return
+            if op.name in LAYER_COPIES:
+                self._layers.update(op.outputs)
         inputs = [i for i in op.inputs if isinstance(i, int) and i in self.owner]
         variables = [i for i in inputs if i not in self._data]
         touched = any(isinstance(i, int) and i in self._data for i in op.inputs)

@@ -11,7 +11,8 @@ An axis of an intermediate value is one of
 
 * `None`: the same value at every position (a broadcast), so it can take any size;
 * `Fixed`: positions that cannot be removed, such as examples, space, or the network's input;
-* an integer array: one label per position; entry `-1 - k` marks a position fixed for `reasons[k]`.
+* an integer array: one label per position; entry `-1 - k` marks a position fixed for `reasons[k]`. Weights of layers
+  that a `scan` runs have a label per layer and position, `[layers, positions]`.
 
 Dimension names: positions, labels and components as in `types`.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
@@ -84,17 +86,30 @@ class Route:
     fill: int
 
 
+@dataclasses.dataclass(frozen=True)
+class Read:
+    """Axis `axis` of value `value` is summed over inside the loop or branch `op`, which it enters as it is."""
+
+    op: Op
+    value: int
+    axis: int
+
+
+Sink = Contraction | Route | Read
+
+
 class Labels:
     """The labelled axes of a program.
 
     Attributes:
+      stacked: positions of the variables that hold the weights of layers, stacked along their first axis.
       axes: the axes of every value, by its number.
       size: how many labels there are.
       edges: pairs of label arrays that are united position by position.
       frozen: pairs of a label array and the index of the reason it is frozen for.
       reasons: the reasons.
       unfollowed: operations without a rule, by name, and the index of the reason.
-      contractions, routes: where labelled axes of data end.
+      contractions, routes, reads: where labelled axes of data end.
       bodies: by the identity of a loop or `cond`, the labels inside its bodies.
       data: numbers of the values that depend on the program's data, not on variables alone.
       looked_up: numbers of those that are variables all the same, read at positions that data names: `w[i]`.
@@ -102,9 +117,15 @@ class Labels:
         themselves units.
     """
 
-    def __init__(self, program: Program, variables: int, inputs: int, batch_axis: int | None):
-        """Labels the first `variables` inputs of `program`; `batch_axis` is that of the next `inputs` inputs."""
+    def __init__(
+        self, program: Program, variables: int, inputs: int, batch_axis: int | None, stacked: Collection[int] = ()
+    ):
+        """Labels the first `variables` inputs of `program`, those at the positions `stacked` layer by layer.
+
+        `batch_axis` is that of the next `inputs` inputs.
+        """
         self.program = program
+        self.stacked = frozenset(stacked)
         self.axes: dict[int, Axes] = {}
         self.size = 0
         self.edges: list[tuple[SomeLabels, SomeLabels]] = []
@@ -114,19 +135,23 @@ class Labels:
         self.unfollowed: list[tuple[str, int]] = []
         self.contractions: list[Contraction] = []
         self.routes: list[Route] = []
+        self.reads: list[Read] = []
         self.bodies: dict[int, list[Labels]] = {}
         self.data: set[int] = set()
         self.looked_up: set[int] = set()
         self.statistics: set[int] = set()
-        self._label_inputs(variables, inputs, batch_axis)
+        self._label_inputs(variables, inputs, batch_axis, stacked)
 
-    def _label_inputs(self, variables: int, inputs: int, batch_axis: int | None) -> None:
-        for number in self.program.inputs[:variables]:
+    def _label_inputs(self, variables: int, inputs: int, batch_axis: int | None, stacked: Collection[int]) -> None:
+        for position, number in enumerate(self.program.inputs[:variables]):
+            shape = self.program.avals[number].shape
             axes: list[Axis] = []
-            for size in self.program.avals[number].shape:
-                axes.append(np.arange(self.size, self.size + size) if size > 1 else None)
-                self.size += size
-            self.axes[number] = tuple(axes)
+            layers = shape[:1] if position in stacked else ()
+            for size in shape[len(layers) :]:
+                sizes = (*layers, size)
+                axes.append(self.size + np.arange(math.prod(sizes)).reshape(sizes) if size > 1 else None)
+                self.size += math.prod(sizes)
+            self.axes[number] = (*[Fixed(DATA, "it meets the layers of a stack")] * len(layers), *axes)
         for position, number in enumerate(self.program.inputs[variables:]):
             shape = self.program.avals[number].shape
             axes = [Fixed(DATA, "it meets the network's input")] * len(shape)
@@ -154,7 +179,7 @@ class Labels:
         labels.axes = dict(zip(program.inputs, axes, strict=True))
         for number in program.constants:
             labels.axes[number] = self._captured(program, number)
-        labels.contractions, labels.routes = [], []
+        labels.contractions, labels.routes, labels.reads = [], [], []
         labels.data = {program.inputs[i] for i in data}
         labels.looked_up, labels.statistics = set(), set()
         return labels
@@ -190,7 +215,7 @@ class Labels:
             self.frozen.append((axis[axis >= 0], self.reason(text, op)))
 
     def unite(self, first: AxisLabels, second: AxisLabels) -> AxisLabels:
-        """Unites two label arrays of one length position by position; the result is fixed where either is."""
+        """Unites two label arrays of one shape position by position; the result is fixed where either is."""
         both = (first >= 0) & (second >= 0)
         if (first[both] != second[both]).any():
             self.edges.append((first[both], second[both]))
@@ -215,6 +240,14 @@ class Labels:
             self.freeze(first, second.reason, op)
             return second
         return self.unite(first, second)
+
+    def of_one_width(self, axis: AxisLabels) -> Int[np.ndarray, " positions"]:
+        """Returns an axis of stacked layers with the same labels for all layers, whose units leave together."""
+        if axis.ndim == 1:
+            return axis
+        for layer in axis[1:]:
+            self.unite(axis[0], layer)
+        return axis[0]
 
     def components(self) -> tuple[LabelComponents, ComponentReasons]:
         """Returns what can only be removed together in this program; see `components`."""

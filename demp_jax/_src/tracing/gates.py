@@ -76,7 +76,7 @@ def with_gates(
         thresholds: Num[jax.Array, " groups"] | None = None,
         live: Bool[jax.Array, " groups"] | None = None,
     ) -> Any:
-        own = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, heads=graph.heads)
+        own = tracing.trace(fn, variables, x, batch_axis=batch_axis, exclude=exclude, extra_units=graph.extra_units)
         replace: dict[int, Callable[[Any], Any]] = {}
 
         def put(value: int, change: Callable[[Any], Any]) -> None:

@@ -30,8 +30,8 @@ from demp_jax._src.types import SomeGroups, SomeMask, UnitGroups, UnitMask
 
 
 def per_unit(
-    values: Shaped[np.ndarray, " groups"], groups: UnitGroups, default: Any = False
-) -> Shaped[np.ndarray, " units"]:
+    values: Shaped[np.ndarray, " groups"], groups: Int[np.ndarray, "*units"], default: Any = False
+) -> Shaped[np.ndarray, "*units"]:
     """Returns the value of each unit's group, `default` for units that have none.
 
     Example:
@@ -40,11 +40,11 @@ def per_unit(
 
     Args:
       values: `[num_groups]`, a value per group.
-      groups: `[N]`, the group of each unit, -1 where it has none, such as `Site.groups` or an entry of `Graph.axes`.
+      groups: `[...]`, the group of each unit, -1 where it has none, such as `Site.groups` or an entry of `Graph.axes`.
       default: the value of units without a group.
 
     Returns:
-      `[N]`.
+      `[...]`, as `groups`.
     """
     return np.append(values, default)[groups]
 
@@ -89,28 +89,30 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Consumer:
-    """An operation in which the axis of the units ends: a product that sums over it, or a `select`.
+    """An operation in which the axis of the units ends: a product that sums over it, a loop with one, or a `select`.
 
     Attributes:
       value, axis: the value that is read, and its axis of units.
       groups: `[size of the axis]`, the group of each position or -1.
       negligible: `[size of the axis]`, whether the value is zero whenever the activations of the unit are zero.
-      sink: the contraction or the route that reads the value.
+      sink: the contraction, the loop or the route that reads the value.
       absorber: the variable that can absorb a constant contribution, or `None`.
       centered: whether the mean over the examples is subtracted from the result, so that a constant cancels.
       variable: index of the variable that holds the weights of the contraction, or `None` if it is not a single one.
-      weight_axis: the axis of that variable along which the units lie.
+      weight_axis: the axis of these weights along which the units lie.
+      layer: where the variable stacks the weights of layers along its first axis, the layer; else `None`.
     """
 
     value: int
     axis: int
     groups: UnitGroups
     negligible: UnitMask
-    sink: axes_lib.Contraction | axes_lib.Route
+    sink: axes_lib.Sink
     absorber: Absorber | None
     centered: bool
     variable: int | None
     weight_axis: int
+    layer: int | None
 
     @property
     def place(self) -> str:
@@ -146,7 +148,8 @@ class Producer:
       axis: the axis of the units in the result.
       groups: `[size]`, the group of each unit or -1.
       variable: index of the variable that holds the weights, or `None` if they are computed from several.
-      weight_axis: the axis of that variable along which the units lie.
+      weight_axis: the axis of these weights along which the units lie.
+      layer: where the variable stacks the weights of layers along its first axis, the layer; else `None`.
     """
 
     value: int
@@ -154,6 +157,7 @@ class Producer:
     groups: UnitGroups
     variable: int | None
     weight_axis: int
+    layer: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -179,7 +183,8 @@ class Graph:
       paths: the path of every variable, in the order of the flattened tree.
       keys: the same as key paths of JAX.
       shapes: their shapes.
-      axes: for each variable, for each axis, the group of each position (-1 for none), or `None` if there are none.
+      axes: for each variable, for each axis, the group of each position (-1 for none), or `None` if there are none. Of
+        a variable that stacks the weights of layers along its first axis, `[layers, size of the axis]`.
       num_groups: how many removable groups there are.
       sites: the activations, in the order they are computed; their units are the network's neurons.
       branches: channels that only a `select` reads; they are removable, and not counted as neurons.
@@ -202,7 +207,7 @@ class Graph:
       linear: paths of the kernels whose features could be removed but have no activation that saturates at zero.
       training: the same groups in training mode, where that was traced, too.
       calls: the same groups in further calls that were traced along.
-      heads: whether attention heads were looked for.
+      extra_units: which further units were looked for, of `"heads"` and `"features"`.
     """
 
     paths: tuple[str, ...]
@@ -227,7 +232,7 @@ class Graph:
     linear: tuple[str, ...] = ()
     training: Graph | None = dataclasses.field(default=None, repr=False)
     calls: tuple[Graph, ...] = dataclasses.field(default=(), repr=False)
-    heads: bool = False
+    extra_units: tuple[str, ...] = ()
 
     @property
     def views(self) -> tuple[Graph, ...]:
@@ -359,7 +364,8 @@ class Graph:
                 sizes = list(shape)
                 for i, axis in enumerate(groups):
                     if removed is not None and axis is not None:
-                        sizes[i] -= int(per_unit(removed, axis).sum())
+                        # Stacked layers keep one width, that of the widest.
+                        sizes[i] -= int(per_unit(removed, axis).sum(-1).min(initial=sizes[i]))
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
 
@@ -425,7 +431,7 @@ class Graph:
             more = f" and {len(self.linear) - 6} more" if len(self.linear) > 6 else ""
             lines.append(
                 f"no units, as no activation that saturates at zero follows: {', '.join(self.linear[:6])}{more}; "
-                "demp_jax.mark_units makes them units"
+                'extra_units="features" or demp_jax.mark_units makes them units'
             )
         if self.unread:
             lines.append(f"read by no output: {', '.join(self.unread)}")

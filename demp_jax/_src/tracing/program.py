@@ -5,6 +5,10 @@
 variables of their own. Here every intermediate value of the whole tree has one number, and a call adds no value:
 its results *are* the inner values. So an analysis reads `Program.leaves`, a flat list of primitive operations,
 while `evaluate` walks the tree, runs each call as JAX would, and can hand out any numbered value on the way.
+
+A `scan` over layers, whose weights are stacked along their first axis, is such a call, too: its body is written out
+once per layer. So the units of each layer are values of their own. `evaluate` runs the loop where no value inside it is
+wanted, and the layers one by one where one is.
 """
 
 from __future__ import annotations
@@ -27,6 +31,12 @@ _REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 _WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vmap_call": "call"}
 _WHOLE_CALLS |= {"composite": "jaxpr" if jax.__version_info__ < (0, 12) else "call_jaxpr"}
 _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
+
+# A scan over more steps than this is no stack of layers; written out, it would take minutes to compile.
+_MOST_LAYERS = 512
+# Operations that keep the layers of stacked weights in place.
+LAYER_COPIES = {"convert_element_type", "copy", "copy_p", "name", "sharding_constraint", "stop_gradient"}
+STACK = "demp_jax.stack_layers"
 
 # Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.
 _JAX_FILES = os.path.dirname(jax.__file__) + os.sep
@@ -113,6 +123,7 @@ class Program:
       outputs: value numbers or constants of the flattened results.
       constants: arrays the function captured, by value number.
       unreadable: numbers of values that `evaluate` cannot hand out.
+      stacked: positions of the inputs that stack, along their first axis, the weights of layers that a `scan` runs.
       in_tree, out_tree: tree structures of the arguments and of the results.
     """
 
@@ -123,6 +134,7 @@ class Program:
     outputs: tuple[Operand, ...]
     constants: dict[int, Any]
     unreadable: frozenset[int]
+    stacked: frozenset[int]
     in_tree: Any
     out_tree: Any
 
@@ -146,24 +158,28 @@ def _same_op(one: Op, other: Op) -> bool:
     )
 
 
-def trace(fn: Callable[..., Any], *args: Any) -> Program:
-    """Returns the program of `fn(*args)`; `args` are trees of arrays or `jax.ShapeDtypeStruct`s."""
-    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(*args)
-    return _Builder().build(closed, jax.tree.structure(args), jax.tree.structure(out_shape))
+def trace(fn: Callable[..., Any], variables: Any, *args: Any) -> Program:
+    """Returns the program of `fn(variables, *args)`, given trees of arrays or `jax.ShapeDtypeStruct`s."""
+    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(variables, *args)
+    builder = _Builder(len(jax.tree.leaves(variables)))
+    return builder.build(closed, jax.tree.structure((variables, *args)), jax.tree.structure(out_shape))
 
 
 def subprogram(closed: Any) -> Program:
     """Returns the body of a loop or branch, a closed jaxpr, as a program with numbers of its own."""
-    return _Builder().build(closed, None, None)
+    return _Builder(0).build(closed, None, None)
 
 
 class _Builder:
-    """Numbers the values of a closed jaxpr."""
+    """Numbers the values of a closed jaxpr, of whose inputs the first `variables` are variables."""
 
-    def __init__(self) -> None:
+    def __init__(self, variables: int) -> None:
         self.avals: list[Any] = []
         self.constants: dict[int, Any] = {}
         self.unreadable: set[int] = set()
+        # By value that is a copy of a variable, the variable's position.
+        self._copies = {i: i for i in range(variables)}
+        self._stacked: set[int] = set()
 
     def build(self, closed: Any, in_tree: Any, out_tree: Any) -> Program:
         inputs = tuple(self._new(var.aval) for var in closed.jaxpr.invars)
@@ -176,6 +192,7 @@ class _Builder:
             outputs=outputs,
             constants=self.constants,
             unreadable=frozenset(self.unreadable),
+            stacked=frozenset(self._stacked),
             in_tree=in_tree,
             out_tree=out_tree,
         )
@@ -207,12 +224,15 @@ class _Builder:
         name = eqn.primitive.name
         line = caller or eqn
         opaque = name in _OPEN_CALLS and eqn.params["name"] in _OPAQUE_NAMES
-        if name not in _CALLS or opaque:
+        layers = name == "scan" and self._runs_layers(eqn, inputs)
+        if (name not in _CALLS and not layers) or opaque:
             outputs = tuple(self._new(var.aval) for var in eqn.outvars)
             if not readable:
                 self.unreadable.update(outputs)
+            if name in LAYER_COPIES and inputs[0] in self._copies:
+                self._copies[outputs[0]] = self._copies[inputs[0]]
             return Op(eqn.params["name"] if opaque else name, eqn, line, inputs, outputs)
-        inner = eqn.params[_CALLS[name]]
+        inner = _written_out(eqn) if layers else eqn.params[_CALLS[name]]
         consts = getattr(inner, "consts", ())
         jaxpr = getattr(inner, "jaxpr", inner)
         inside = readable and name not in _WHOLE_CALLS
@@ -224,6 +244,46 @@ class _Builder:
             # What a whole call returns is in reach again.
             self.unreadable.difference_update(r for r in results if isinstance(r, int))
         return Op(name, eqn, line, inputs, results, body, defines, inside)
+
+    def _runs_layers(self, eqn: Any, inputs: Sequence[Operand]) -> bool:
+        """Returns whether a `scan` runs over layers, slices of variables, and notes these variables."""
+        constants, carried = scan_counts(eqn.params)
+        layers = [self._copies[i] for i in inputs[constants + carried :] if i in self._copies]
+        if not layers or not 0 < eqn.params["length"] <= _MOST_LAYERS:
+            return False
+        self._stacked.update(layers)
+        return True
+
+
+def _written_out(eqn: Any) -> Any:
+    """Returns the closed jaxpr of a `scan` with its body once per step.
+
+    Example: `scan(body, x, w)` over 2 layers becomes `x, y = body(x, w[0]); x, z = body(x, w[1]); (x, stack(y, z))`.
+    """
+    body = jex_core.jaxpr_as_fun(eqn.params["jaxpr"])
+    constants, carried = scan_counts(eqn.params)
+    steps = range(eqn.params["length"])
+
+    def run(*operands: Any) -> list[Any]:
+        fixed, carry, slices = operands[:constants], operands[constants:][:carried], operands[constants + carried :]
+        outs: dict[int, list[Any]] = {}
+        for i in reversed(steps) if eqn.params["reverse"] else steps:
+            layer = [jax.lax.index_in_dim(each, i, keepdims=False) for each in slices]
+            results = body(*fixed, *carry, *layer)
+            carry, outs[i] = results[:carried], results[carried:]
+        return [*carry, *(_stack_layers(*each) for each in zip(*(outs[i] for i in steps), strict=True))]
+
+    return jax.make_jaxpr(run)(*[jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars])
+
+
+def _stacked(*layers: Any) -> Any:
+    return jax.lax.concatenate([jax.lax.expand_dims(layer, (0,)) for layer in layers], 0)
+
+
+# The tracer recognizes the call by its name: results of layers stay apart, each with units of its own.
+_stacked.__name__ = _stacked.__qualname__ = STACK
+_stack_layers = jax.jit(_stacked)
+register_opaque(STACK)
 
 
 def _leaves(ops: Sequence[Op]) -> Iterator[Op]:
@@ -252,11 +312,11 @@ def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set
     return {i for i, number in enumerate(program.inputs) if number in needed}
 
 
-def scan_counts(op: Op) -> tuple[int, int]:
+def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
     """Returns how many operands of a `scan` are the same at every step, and how many are carried from step to step."""
-    if "num_consts" in op.params:
-        return op.params["num_consts"], op.params["num_carry"]
-    constants, carry, _ = op.params["ft_in"].unpack()  # From JAX 0.12 on.
+    if "num_consts" in params:
+        return params["num_consts"], params["num_carry"]
+    constants, carry, _ = params["ft_in"].unpack()  # From JAX 0.12 on.
     return len(list(constants)), len(list(carry))
 
 
@@ -267,7 +327,7 @@ def _read_operands(op: Op, wanted: set[int]) -> set[int]:
         return {0} | {1 + i for read in branches for i in read}
     if op.name != "scan":
         return set(range(len(op.inputs)))
-    body, (constants, carried) = subprogram(op.params["jaxpr"]), scan_counts(op)
+    body, (constants, carried) = subprogram(op.params["jaxpr"]), scan_counts(op.params)
     while True:
         # What the next step reads of the carry, this one has to compute.
         read = read_inputs(body, wanted)

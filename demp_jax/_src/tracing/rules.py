@@ -23,10 +23,12 @@ from demp_jax._src.tracing.axes import (
     Contraction,
     Fixed,
     Labels,
+    Read,
     Route,
+    Sink,
     has_labels,
 )
-from demp_jax._src.tracing.program import Op, Operand, Program, scan_counts, subprogram
+from demp_jax._src.tracing.program import LAYER_COPIES, STACK, Op, Operand, Program, scan_counts, subprogram
 
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}
@@ -39,7 +41,12 @@ def _lost(op: Op) -> Fixed:
 
 
 def label(
-    program: Program, variables: int, inputs: int, batch_axis: int | None, updates: Mapping[int, int] | None = None
+    program: Program,
+    variables: int,
+    inputs: int,
+    batch_axis: int | None,
+    updates: Mapping[int, int] | None = None,
+    stacked: Collection[int] = (),
 ) -> Labels:
     """Returns the labelled axes of a program.
 
@@ -52,11 +59,12 @@ def label(
         position of the variable among the inputs. Such an output is no output of the network: its units can be removed,
         together with those of the variable. For example `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)`, returned as the
         new value of `seen`, loses the units that `h` loses.
+      stacked: positions of the variables that hold the weights of layers, see `Program.stacked`.
 
     Raises:
       ValueError: when an update's shape is not that of its variable, or there is no such output or variable.
     """
-    labels = Labels(program, variables, inputs, batch_axis)
+    labels = Labels(program, variables, inputs, batch_axis, stacked)
     updates = {} if updates is None else updates
     _check_updates(labels, variables, updates)
     for op in program.leaves:
@@ -93,11 +101,15 @@ def _join_update(labels: Labels, output: Operand, variable: int, op: Op | None) 
         if isinstance(axis, Fixed):
             labels.freeze(old, f"its new value does not follow the units: {axis.reason}", op)
         elif isinstance(axis, np.ndarray) and isinstance(old, np.ndarray):
+            if axis.ndim != old.ndim:
+                axis, old = labels.of_one_width(axis), labels.of_one_width(old)
             labels.unite(axis, old)
 
 
 def _visit(labels: Labels, op: Op) -> None:
     ins = [labels.operand_axes(operand) for operand in op.inputs]
+    if any(_is_stacked(axis) for axes in ins for axis in axes) and not _keeps_layers(labels, op):
+        ins = [tuple(labels.of_one_width(a) if isinstance(a, np.ndarray) else a for a in axes) for axes in ins]
     numbers = [operand for operand in op.inputs if isinstance(operand, int)]
     depends = [operand for operand in numbers if operand in labels.data]
     outs = RULES.get(op.name, _unknown)(labels, op, ins)
@@ -126,6 +138,18 @@ def _visit(labels: Labels, op: Op) -> None:
                 labels.looked_up.add(output)
 
 
+def _is_stacked(axis: Axis) -> bool:
+    return isinstance(axis, np.ndarray) and axis.ndim == 2
+
+
+def _keeps_layers(labels: Labels, op: Op) -> bool:
+    """Returns whether an operation takes one layer of stacked weights, or copies all layers in place."""
+    if op.name != "slice":
+        return op.name in LAYER_COPIES or op.name == STACK
+    before, after = labels.shape(op.inputs[0]), labels.shape(op.outputs[0])
+    return after[:1] == (1,) and before[1:] == after[1:]
+
+
 def _is_unit_axis(axis: Axis) -> bool:
     return has_labels(axis) or (isinstance(axis, Fixed) and axis.kind == MEMBER)
 
@@ -145,7 +169,7 @@ LOOPS = {
     "while": "it is read inside a `while` loop, where units are not followed",
     "cond": "it is read inside a `cond`, where units are not followed",
 }
-_STACKED = "layers stacked by `scan` share one width; call them one by one so that each can shrink on its own"
+_STACKED = "layers stacked by a `scan` inside a `scan` share one width; call them one by one so that each can shrink"
 _RECURRENT = "it is in the hidden state of a recurrence (`scan`), which every step reads"
 _OUTSIDE = "it is handed to code outside of JAX (`{}`), whose shapes are fixed"
 _FROZEN = {name: _OUTSIDE.format(name) for name in ("pure_callback", "io_callback", "ffi_call")} | {
@@ -381,10 +405,26 @@ def _pad(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     return [tuple(out)]
 
 
+@_rule(STACK)
+def _stack_layers(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
+    """Stacks results of layers, which keep labels of their own."""
+    out: list[Axis] = [Fixed(DATA, "it meets the layers of a stack")]
+    for i, size in enumerate(labels.shape(op.inputs[0])):
+        axes = [axes[i] for axes in ins]
+        if any(isinstance(axis, np.ndarray) for axis in axes):
+            out.append(np.stack([labels.marked(axis, size, op) for axis in axes]))
+        else:
+            out.append(_merge(labels, op, axes, [1] * len(axes)))
+    return [tuple(out)]
+
+
 @_rule("slice")
 def _slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     out: list[Axis] = []
     shape = labels.shape(op.outputs[0])
+    if any(map(_is_stacked, ins[0])):
+        layer = int(op.params["start_indices"][0])
+        ins = [tuple(axis[layer] if isinstance(axis, np.ndarray) else axis for axis in ins[0])]
     for axis, size, new in zip(ins[0], labels.shape(op.inputs[0]), shape, strict=True):
         if size != new and isinstance(axis, np.ndarray):
             labels.freeze(axis, "its axis is sliced at fixed positions", op)
@@ -667,10 +707,10 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 # Control flow. A body is labelled as if its operations were part of the program, and one step of a loop stands for all
 # steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labelled again
-# until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured: a
-# unit that is summed over inside a body, in a product with weights, stays. For example
-# `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`, and `lax.scan(cell, state, xs)` keeps the
-# units of `state`.
+# until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured. So
+# a unit that is summed over inside a body, in a product with weights, stays, unless its value enters the body as it is.
+# For example `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`. In `lax.scan(cell, state, xs)`
+# with a cell `tanh(state @ u + x @ w)`, the units of `xs` can leave, and those of `state` stay.
 
 
 def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:
@@ -682,24 +722,40 @@ def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collect
     return [inside.operand_axes(output) for output in program.outputs], inside
 
 
-def _hold(labels: Labels, op: Op, inside: Labels, text: str, special: Mapping[str, Collection[int]]) -> None:
-    """Freezes units that are summed over inside a body.
+def _hold(
+    labels: Labels,
+    op: Op,
+    inside: Labels,
+    entries: Mapping[int, tuple[Operand, int]],
+    special: Mapping[str, Collection[int]] | None = None,
+) -> None:
+    """Notes where units that enter a body are summed over inside it, and freezes others that are.
 
     Args:
       labels: those of the program around it.
       op: the loop or the branch.
       inside: the labels of its body.
-      text: the reason.
+      entries: for inputs of the body, the operand of `op` that they are, and how many axes of it, in front, they lack.
       special: more specific reasons, each with inputs of the body; it applies where an operand depends on one of them.
     """
     labels.bodies.setdefault(id(op), []).append(inside)
-    made = {reason: _made_from(inside.program, numbers) for reason, numbers in special.items()}
-    ends: list[Contraction | Route] = [*inside.contractions, *inside.routes]
+    made = {reason: _made_from(inside.program, numbers) for reason, numbers in (special or {}).items()}
+    text = LOOPS[op.name]
+    copied = {leaf.outputs[0]: leaf.inputs[0] for leaf in inside.program.leaves if leaf.name in LAYER_COPIES}
+    ends: list[Sink] = [*inside.contractions, *inside.routes, *inside.reads]
     for end in ends:
+        value: Operand = end.value
+        while value in copied:
+            value = copied[value]
+        outside, lacking = entries.get(value, (None, 0)) if isinstance(value, int) else (None, 0)
+        if isinstance(outside, int) and outside in labels.data and not isinstance(end, Route):
+            if has_labels(labels.axes[outside][end.axis + lacking]):
+                labels.reads.append(Read(op, outside, end.axis + lacking))
+            continue
         operands = {operand for operand in end.op.inputs if isinstance(operand, int)}
         reason = next((reason for reason, values in made.items() if operands & values), text)
         blamed = op if op.source else end.op
-        axis = end.axis if isinstance(end, Contraction) else len(inside.axes[end.value]) - 1
+        axis = end.axis if not isinstance(end, Route) else len(inside.axes[end.value]) - 1
         inside.freeze(inside.axes[end.value][axis], reason, blamed)
         if (entry := (op.name, labels.reason(reason, blamed))) not in labels.unfollowed:
             labels.unfollowed.append(entry)
@@ -767,7 +823,7 @@ def _data_of(labels: Labels, operands: Sequence[Operand]) -> set[int]:
 
 @_rule("scan")
 def _scan(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    constants, carried = scan_counts(op)
+    constants, carried = scan_counts(op.params)
     slices = range(constants + carried, len(ins))
     steps: Axis = Fixed(DATA, "it meets the steps of a `scan`")
     for i in slices:
@@ -787,7 +843,8 @@ def _scan(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     numbers = inside.program.inputs
     stacked = [numbers[i] for i in slices if numbers[i] not in inside.data]
     state = [numbers[i] for i in range(constants, constants + carried) if numbers[i] in inside.data]
-    _hold(labels, op, inside, LOOPS[op.name], {_STACKED: stacked, _RECURRENT: state})
+    entries = {numbers[i]: (op.inputs[i], int(i in slices)) for i in (*range(constants), *slices)}
+    _hold(labels, op, inside, entries, {_STACKED: stacked, _RECURRENT: state})
     return [*carry, *[(steps, *axes) for axes in outs]]
 
 
@@ -804,10 +861,12 @@ def _while(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         [],
         {i - tests for i in data if i >= tests},
     )
-    _hold(labels, op, inside, LOOPS[op.name], {})
+    constant = zip(inside.program.inputs[:constants], op.inputs[tests:], strict=False)
+    _hold(labels, op, inside, {number: (operand, 0) for number, operand in constant})
     tested = [i for i in data if i < tests] + [tests + i for i in range(len(carry))]
     _, inside = _body(labels, op, op.params["cond_jaxpr"], [*ins[:tests], *carry], tested)
-    _hold(labels, op, inside, LOOPS[op.name], {})
+    constant = zip(inside.program.inputs[:tests], op.inputs, strict=False)
+    _hold(labels, op, inside, {number: (operand, 0) for number, operand in constant})
     return carry
 
 
@@ -817,7 +876,7 @@ def _cond(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     data = {i - 1 for i in _data_of(labels, op.inputs) if i > 0}
     for branch in op.params["branches"]:
         outs, inside = _body(labels, op, branch, ins[1:], data)
-        _hold(labels, op, inside, LOOPS[op.name], {})
+        _hold(labels, op, inside, dict(zip(inside.program.inputs, ((i, 0) for i in op.inputs[1:]), strict=True)))
         if joined is None:
             joined = outs
         else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -24,7 +24,9 @@ from demp_jax._src.tracing import zeros as zeros_lib
 from demp_jax._src.tracing.graph import Absorber, Consumer, Graph, Producer, Product, Refusal, Site, per_unit
 from demp_jax._src.tracing.paths import leaf_paths
 from demp_jax._src.tracing.program import Op, Program
-from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents, SomeMask
+from demp_jax._src.types import AxisMask, ComponentReasons, LabelComponents, SomeGroups, SomeMask
+
+EXTRA_UNITS = ("heads", "features")
 
 
 class Analysis(NamedTuple):
@@ -45,18 +47,32 @@ def analyse(
     *args: Any,
     batch_axis: int = 0,
     updating: bool = False,
-    heads: bool = False,
+    extra_units: Collection[str] = (),
 ) -> Analysis:
-    """Traces `fn(variables, x, *args)` and finds its activations, and attention heads if asked for.
+    """Traces `fn(variables, x, *args)` and finds its activations, and further units if asked for.
 
     With `updating` it returns a pair: its outputs, and new values of the variables or `None`.
     """
     program = program_lib.trace(fn, variables, x, *args)
+    given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
+    return _analyse(program, variables, x, program.stacked, updating=updating, **given)
+
+
+def _analyse(
+    program: Program,
+    variables: Any,
+    x: Any,
+    stacked: Collection[int],
+    *,
+    batch_axis: int,
+    updating: bool,
+    extra_units: Collection[str],
+) -> Analysis:
     paths = leaf_paths(variables)
     keys = tuple(path for path, _ in jax.tree_util.tree_leaves_with_path(variables))
     updates = _updates(program, len(paths)) if updating else None
-    labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis, updates)
-    return Analysis(program, labels, *activations_lib.find(program, labels, paths, heads), paths, keys)
+    labels = rules.label(program, len(paths), len(jax.tree.leaves(x)), batch_axis, updates, stacked)
+    return Analysis(program, labels, *activations_lib.find(program, labels, paths, extra_units), paths, keys)
 
 
 def _updates(program: Program, variables: int) -> dict[int, int]:
@@ -80,7 +96,7 @@ def trace(
     exclude: Sequence[str] | str = (),
     train_fn: Callable[..., Any] | None = None,
     calls: Sequence[Callable[..., Any]] = (),
-    heads: bool = False,
+    extra_units: Sequence[str] | str = (),
 ) -> Graph:
     """Finds the removable units of `fn(variables, x, *args)`.
 
@@ -96,25 +112,28 @@ def trace(
       calls: further ways in which the variables are used in training, `call(variables, x, *args)`. Each returns its
         outputs and new values of the variables, or `None`. They are traced along, so what they tie to units is pruned
         with them: an auxiliary head, counters of units, a teacher that follows its student.
-      heads: whether attention heads are units, too. A head is removed from queries, keys, values and the output.
+      extra_units: what counts as units besides those of activations that saturate at zero: `"heads"`, attention heads,
+        which are removed from queries, keys, values and the output, and `"features"`, those of layers that no such
+        activation follows, dead where they are zero.
 
     Returns:
       The graph of removable units.
 
     Raises:
-      ValueError: when a pattern of `exclude` matches no site.
+      ValueError: when a pattern of `exclude` matches no site, or for unknown `extra_units`.
     """
+    extra_units = checked_extra_units(extra_units)
     exclude = (exclude,) if isinstance(exclude, str) else exclude
+    programs = [program_lib.trace(each, variables, x, *args) for each in (fn, train_fn) if each is not None]
+    if len(programs) > 1 and program_lib.same(*programs):
+        del programs[1]  # No BatchNorm, or one with statistics of its own in both modes.
+    modes = len(programs)
+    programs += [program_lib.trace(each, variables, x, *args) for each in calls]
+    # The same labels in all programs.
+    stacked = frozenset[int]().union(*(program.stacked for program in programs))
+    given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
     analyses = [
-        analyse(each, variables, x, *args, batch_axis=batch_axis, heads=heads)
-        for each in (fn, train_fn)
-        if each is not None
-    ]
-    if len(analyses) > 1 and program_lib.same(analyses[0].program, analyses[1].program):
-        del analyses[1]  # No BatchNorm, or one with statistics of its own in both modes.
-    modes = len(analyses)
-    analyses += [
-        analyse(each, variables, x, *args, batch_axis=batch_axis, updating=True, heads=heads) for each in calls
+        _analyse(program, variables, x, stacked, updating=i >= modes, **given) for i, program in enumerate(programs)
     ]
     _exclude(analyses[0], exclude)
     grouping = _grouped(analyses)
@@ -125,7 +144,7 @@ def trace(
         views[0],
         training=views[1] if modes > 1 else None,
         calls=tuple(views[modes:]),
-        heads=heads,
+        extra_units=extra_units,
         unread=tuple(path for path in views[0].unread if path in unread),
     )
     leaves = jax.tree.leaves(variables)
@@ -137,11 +156,21 @@ def trace(
     return graph
 
 
+def checked_extra_units(extra_units: Sequence[str] | str) -> tuple[str, ...]:
+    """Returns the names of further kinds of units as a tuple; raises `ValueError` for unknown ones."""
+    names = (extra_units,) if isinstance(extra_units, str) else tuple(extra_units)
+    unknown = [name for name in names if name not in EXTRA_UNITS]
+    if unknown:
+        raise ValueError(f"extra_units must be of {', '.join(EXTRA_UNITS)}; got {unknown[0]!r}.")
+    return names
+
+
 def _exclude(analysis: Analysis, patterns: Sequence[str]) -> None:
     """Freezes the units of the sites that match a pattern."""
     placed = [activation for activation in analysis.activations if activation.axis is not None]
     for pattern in patterns:
-        matched = [activation for activation in placed if fnmatch.fnmatch(activation.name, pattern)]
+        # A layer of a stack has brackets in its name.
+        matched = [a for a in placed if a.name == pattern or fnmatch.fnmatch(a.name, pattern)]
         if not matched:
             names = ", ".join(activation.name for activation in placed)
             raise ValueError(f"exclude: no site is named {pattern!r}. The sites are: {names}.")
@@ -227,7 +256,7 @@ class _Assembly:
         self._zero = zeros_lib.zeros(self._program, labels, grouping.component, units)
         self._component, self._frozen = grouping.component, grouping.frozen
         self._consumers = _consumers(self._program)
-        self._made_by = {op.outputs[0]: op for op in self._program.leaves}
+        self._made_by: dict[program_lib.Operand, Op] = {op.outputs[0]: op for op in self._program.leaves}
 
     def _axis(self, activation: activations_lib.Activation) -> axes_lib.Axis:
         assert activation.axis is not None
@@ -246,7 +275,7 @@ class _Assembly:
                     refusal = Refusal(activation.name, reason.text, reason.source or activation.source)
                     self._refusals.append(refusal)
 
-    def _groups_of(self, axis: axes_lib.Axis, size: int) -> Int[np.ndarray, " {size}"]:
+    def _groups_of(self, axis: axes_lib.Axis, size: int) -> Int[np.ndarray, "*layers {size}"]:
         if not isinstance(axis, np.ndarray) or not self._num_groups:
             return np.full(size, -1)
         return np.where(axis >= 0, self._group_of[np.maximum(axis, 0)], -1)
@@ -289,18 +318,22 @@ class _Assembly:
 
     def _consumers_of_units(self) -> list[Consumer]:
         consumers = []
-        sinks: list[tuple[int, int, axes_lib.Contraction | axes_lib.Route]] = []
+        sinks: list[tuple[int, int, axes_lib.Sink]] = []
         sinks += [(c.value, c.axis, c) for c in self._labels.contractions if self._watched(c)]
         sinks += [(r.value, len(self._labels.axes[r.value]) - 1, r) for r in self._labels.routes]
+        sinks += [(r.value, r.axis, r) for r in self._labels.reads]
         for value, axis, sink in sinks:
             groups = self._groups_of(self._labels.axes[value][axis], int(self._program.avals[value].shape[axis]))
             if (groups >= 0).any():
                 absorber = self._absorber(sink) if isinstance(sink, axes_lib.Contraction) else None
                 negligible = self._read_zero(value, axis, sink, self._zero)
-                variable, weight_axis = self._read_with(sink) if isinstance(sink, axes_lib.Contraction) else (None, 0)
+                variable, layer, weight_axis = None, None, 0
+                if isinstance(sink, axes_lib.Contraction):
+                    variable, layer = self._weights(sink.op.inputs[1 - sink.operand])
+                    weight_axis = sink.other
                 centered = isinstance(sink, axes_lib.Contraction) and self._centered(sink)
                 consumers.append(
-                    Consumer(value, axis, groups, negligible, sink, absorber, centered, variable, weight_axis)
+                    Consumer(value, axis, groups, negligible, sink, absorber, centered, variable, weight_axis, layer)
                 )
         return consumers
 
@@ -319,9 +352,7 @@ class _Assembly:
         looked_up = [number in self._labels.looked_up for number in (sink.value, other)]
         return looked_up == [False, True] or (looked_up[0] == looked_up[1] and sink.operand == 0)
 
-    def _read_zero(
-        self, value: int, axis: int, sink: axes_lib.Contraction | axes_lib.Route, zero: Mapping[int, zeros_lib.Zero]
-    ) -> AxisMask:
+    def _read_zero(self, value: int, axis: int, sink: axes_lib.Sink, zero: Mapping[int, zeros_lib.Zero]) -> AxisMask:
         """Returns where along its axis a consumer reads zero, given where values are zero because units are dead."""
         operands: list[tuple[program_lib.Operand, int]] = [(value, axis)]
         if isinstance(sink, axes_lib.Contraction):
@@ -358,11 +389,6 @@ class _Assembly:
             for i in chosen:
                 found[i] = per_unit(enough, sites[i].groups)
         return tuple(found)
-
-    def _read_with(self, sink: axes_lib.Contraction) -> tuple[int | None, int]:
-        """Returns the variable that holds the weights of a contraction, and their axis that is summed over."""
-        weights = sink.op.inputs[1 - sink.operand]
-        return self._copied(weights) if isinstance(weights, int) else None, sink.other
 
     def _absorber(self, sink: axes_lib.Contraction) -> Absorber | None:
         """Finds the bias that is added to a contraction's result, or the running mean subtracted from it.
@@ -462,19 +488,32 @@ class _Assembly:
                     labels = self._labels.axes[weights][weight_axis]
                     groups = self._groups_of(labels, self._labels.shape(weights)[weight_axis])
                     if (groups >= 0).any():
-                        variable = self._copied(weights)
-                        producers.append(Producer(self._with_bias(result), axis, groups, variable, weight_axis))
+                        variable, layer = self._weights(weights)
+                        producers.append(Producer(self._with_bias(result), axis, groups, variable, weight_axis, layer))
         return tuple(producers)
 
-    def _copied(self, number: int) -> int | None:
-        """Returns the index of the variable that a value is a copy of, of the same shape, in any precision."""
-        while number in self._made_by and self._made_by[number].name in ("convert_element_type", "copy", "name"):
-            source = self._made_by[number].inputs[0]
-            if not isinstance(source, int):
-                return None
-            number = source
+    def _weights(self, number: program_lib.Operand) -> tuple[int | None, int | None]:
+        """Returns the index of the variable that a value is a copy of, in any precision, and of which layer of it.
+
+        The layer is `None` where the value has the variable's shape, and both are where it is no such copy.
+        """
+        number = self._original(number)
+        squeeze = self._made_by.get(number)
+        of_layer = self._made_by.get(squeeze.inputs[0]) if squeeze is not None and squeeze.name == "squeeze" else None
+        layer = None
+        if of_layer is not None and of_layer.name == "slice":
+            number, layer = self._original(of_layer.inputs[0]), int(of_layer.params["start_indices"][0])
         inputs = self._program.inputs[: len(self._paths)]
-        return inputs.index(number) if number in inputs else None
+        variable = inputs.index(number) if number in inputs else None
+        if layer is not None and variable not in self._labels.stacked:
+            return None, None
+        return variable, layer
+
+    def _original(self, number: program_lib.Operand) -> program_lib.Operand:
+        """Returns the value that another is a copy of, of the same shape."""
+        while number in self._made_by and self._made_by[number].name in ("convert_element_type", "copy", "name"):
+            number = self._made_by[number].inputs[0]
+        return number
 
     def _with_bias(self, result: int) -> int:
         """Returns the sum of a product and its bias, where a bias is all that reads it; else the product."""
@@ -521,7 +560,7 @@ class _Assembly:
         )
         weights = [i for i in op.inputs[:2] if isinstance(i, int) and i not in labels.data]
         ours = len(weights) == 1 and labels is self._labels
-        variable = self._copied(weights[0]) if ours else None
+        variable = self._weights(weights[0])[0] if ours else None
         return Product((times, *sizes), (None, *groups), variable)
 
     def graph(self) -> Graph:
@@ -531,7 +570,7 @@ class _Assembly:
         read = program_lib.read_inputs(self._program, own)
         inputs = self._program.inputs[: len(self._paths)]
         shapes = tuple(self._labels.shape(number) for number in inputs)
-        axes = []
+        axes: list[tuple[SomeGroups | None, ...]] = []
         for number, shape in zip(inputs, shapes, strict=True):
             arrays = [self._groups_of(a, s) for a, s in zip(self._labels.axes[number], shape, strict=True)]
             axes.append(tuple(a if (a >= 0).any() else None for a in arrays))
@@ -566,7 +605,8 @@ class _Assembly:
         reads = set()
         for sink in labels.contractions:
             weights = sink.op.inputs[1 - sink.operand]
-            reads.add((self._copied(weights) if isinstance(weights, int) else None, sink.other))
+            variable, layer = self._weights(weights)
+            reads.add((variable, sink.other + (layer is not None)))
         for variable, (path, number) in enumerate(zip(self._paths, self._program.inputs, strict=False)):
             for i, axis in enumerate(labels.axes[number] if len(labels.axes[number]) > 1 else ()):
                 if isinstance(axis, np.ndarray) and (variable, i) not in reads:

@@ -93,7 +93,7 @@ class _Walk:
     def _components(self, operand: Operand, axis: int) -> Int[np.ndarray, " positions"]:
         """Returns what the positions of an axis belong to, -1 where to nothing."""
         found = self._labels.operand_axes(operand)[axis]
-        if not isinstance(found, np.ndarray):
+        if not isinstance(found, np.ndarray) or found.ndim > 1:  # Stacked weights are not known to be zero.
             return np.full(self._labels.shape(operand)[axis], -1)
         return np.where(found >= 0, self._component[np.maximum(found, 0)], -1)
 

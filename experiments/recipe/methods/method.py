@@ -92,7 +92,17 @@ def pruning(settings: Settings) -> tuple[Callable[[int], bool], dict[str, Any]]:
     """Returns a function that tells whether dead units are pruned at a step, and the options of `demp_jax.prune`."""
     section, run = settings.pruning, settings.steps
     require(section.start <= run, "config.pruning.start", section.start, f"at most the run's {run} steps")
-    names = ("criterion", "epsilon", "modes", "constant", "tolerance", "min_units", "multiple", "exclude", "heads")
+    names = (
+        "criterion",
+        "epsilon",
+        "modes",
+        "constant",
+        "tolerance",
+        "min_units",
+        "multiple",
+        "exclude",
+        "extra_units",
+    )
 
     def prunes(step: int) -> bool:
         due = section.dynamic and 0 < step < run and step >= section.start and step % section.every == 0

@@ -17,7 +17,7 @@ from experiments.training.loop import train_and_evaluate
 from tests.helpers import batch, cross_entropy
 from tests.runs import lines, short_config
 
-HEADS = PruneOptions(heads=True)
+HEADS = PruneOptions(extra_units="heads")
 X = batch((6, 7, 8))
 KILLED = np.array([False, True, False, True])
 
@@ -55,7 +55,7 @@ def _params(k=8):
 
 def test_heads_are_no_units_unless_asked_for():
     assert demp_jax.trace(_resizing, _params(), X).widths == {}
-    graph = demp_jax.trace(_resizing, _params(), X, heads=True)
+    graph = demp_jax.trace(_resizing, _params(), X, extra_units="heads")
     assert graph.widths == {"heads": 4}
     assert graph.num_groups == 4
 
@@ -154,7 +154,7 @@ def test_linen_attention():
 
     net = Net()
     variables = net.init(jax.random.key(0), X)
-    [site] = demp_jax.trace(Forward(net), variables, X, heads=True).widths
+    [site] = demp_jax.trace(Forward(net), variables, X, extra_units="heads").widths
     result = demp_jax.prune(Forward(net), variables, [X], remove={site: KILLED}, options=HEADS)
     assert result.record.refused is None
     with widths_from_variables():
@@ -165,13 +165,13 @@ def test_linen_attention():
 @pytest.mark.parametrize("score", [random_units.score, snap.score])
 def test_scores_prune_heads(score):
     params = _params()
-    pruned = structured.prune(_resizing, params, [(X, jnp.arange(6) % 8)], score, 0.5, steps=1, heads=True)
+    pruned = structured.prune(_resizing, params, [(X, jnp.arange(6) % 8)], score, 0.5, steps=1, extra_units="heads")
     assert pruned.cut.variables["o"].shape == (4, 8)
 
 
 def test_a_group_lasso_acts_on_the_weights_of_a_head():
     params = _params()
-    groups = demp_jax.weight_groups(demp_jax.trace(_resizing, params, X, heads=True), params)
+    groups = demp_jax.weight_groups(demp_jax.trace(_resizing, params, X, extra_units="heads"), params)
     tx = demp_jax.regularizers.add_group_lasso(1.0)
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params, groups=groups)
     first = [np.asarray(params[name][:, :2]) for name in "qkv"]
@@ -195,7 +195,7 @@ def test_a_vit_of_the_training_program_loses_heads(tmp_path):
         "ranking.batch_size": 64,
         "method.strength": 0.0,
         "method.noise": 0.0,
-        "pruning.heads": True,
+        "pruning.extra_units": ("heads",),
     }
     result = train_and_evaluate(short_config(**changes), tmp_path)
     first = lines(tmp_path / "cuts.jsonl")[0]

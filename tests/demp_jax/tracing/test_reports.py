@@ -260,7 +260,7 @@ def test_features_without_an_activation_are_named_with_a_remedy():
     params = {"a": batch((5, 4)), "b": batch((4, 6), 1), "c": batch((6, 2), 2)}
     graph = demp_jax.trace(network, params, batch((8, 5)))
     assert graph.linear == ("a",)
-    assert "no units, as no activation that saturates at zero follows: a; demp_jax.mark_units makes" in graph.report()
+    assert 'no units, as no activation that saturates at zero follows: a; extra_units="features" or' in graph.report()
     marked = functools.partial(network, mark=lambda h: demp_jax.mark_units(h, "bottleneck", kind="zero"))
     graph = demp_jax.trace(marked, params, batch((8, 5)))
     assert graph.linear == ()

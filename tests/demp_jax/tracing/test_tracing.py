@@ -217,17 +217,6 @@ def test_embedding_features_follow_and_its_vocabulary_stays(look_up):
     assert graph.axes[0][0] is None
 
 
-def test_scanned_layers_are_refused_clearly():
-    def fn(p, x):
-        y, _ = jax.lax.scan(lambda y, w: (relu(y @ w), None), x @ p["w0"], p["w1"])
-        return relu(y) @ p["w2"]
-
-    graph = _trace(fn, _weights((4, 6), (3, 6, 6), (6, 2)), (2, 4))
-    assert graph.num_groups == 0
-    with pytest.raises(ValueError, match="no prunable unit found: .*stacked by `scan` share one width"):
-        graph.require_prunable()
-
-
 def test_an_operation_without_a_rule_is_named():
     primitive = jex_core.Primitive("mystery")
     primitive.def_abstract_eval(lambda x: x)
