@@ -27,7 +27,7 @@ def widths_from_variables() -> Iterator[None]:
     """Lets Linen modules take their widths from the variables they are applied to.
 
     A Linen module checks its parameters against the widths it was written with, so it refuses variables that a prune
-    made smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose` and
+    made smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose`, `nn.Embed` and
     `nn.MultiHeadDotProductAttention` take the widths of their variables instead.
     BatchNorm and LayerNorm follow their input anyway, and so does a GroupNorm written with `group_size`; one written
     with `num_groups` does not know the size of its groups once there are fewer, so pruning through it is refused.
@@ -44,7 +44,10 @@ def widths_from_variables() -> Iterator[None]:
 
     def fitted(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module: Any = context.module
-        if context.method_name != "__call__" or module.scope is None:
+        # `nn.Embed` reads its width when it is set up, other layers when they are called.
+        if context.method_name not in ("__call__", "setup") or module.scope is None:
+            return call(*args, **kwargs)
+        if context.method_name == "setup" and not isinstance(module, nn.Embed):
             return call(*args, **kwargs)
         changes = next((fit(module, *args) for kind, fit in _FITS.items() if isinstance(module, kind)), {})
         with _changed(module, changes):
@@ -236,7 +239,14 @@ def _fit_attention(module: Any, *_: Any) -> dict[str, Any]:
     return {"num_heads": heads, "qkv_features": heads * size, "out_features": out.shape[-1]}
 
 
+def _fit_embed(module: Any, *_: Any) -> dict[str, Any]:
+    if not module.has_variable("params", "embedding"):
+        return {}
+    return {"features": _unboxed(module.get_variable("params", "embedding")).shape[-1]}
+
+
 _FITS: dict[type, Callable[..., dict[str, Any]]] = {
+    nn.Embed: _fit_embed,
     nn.DenseGeneral: _fit_dense_general,
     nn.Dense: _fit_dense,
     nn.Conv: _fit_conv,

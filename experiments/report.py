@@ -4,11 +4,13 @@
     python -m experiments.report runs/first
     python -m experiments.report runs/quickstart/dense runs/quickstart/demp --out=both.html
     python -m experiments.report runs/sweep/*/ --out=sweep.html
+    python -m experiments.report runs/quickstart/demp runs/quickstart/dense --picture=shrinking.png
 
 The page shows the runs, accuracy against sparsity, where the time went, and the config options that differ. For each
 run, it shows accuracy and neurons over time, the prunes, and the pruned network. Runs whose configs differ in the seed
 alone share a row and a line, with mean and standard deviation. Unfinished and failed runs are included. Damaged records
-are left out and named. The same records give the same page.
+are left out and named. The same records give the same page. With `--picture`, it draws how the layers of the first run
+shrink, beside the accuracy of all runs, and writes no page.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ if __name__ == "__main__":
     signals.end_at_once_on_interrupt()  # Before the imports that take seconds.
 
 from experiments.core.errors import UsageError
+from experiments.reporting import curves
 from experiments.reporting.page import counted, page, read
 
 
@@ -34,8 +37,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--out", type=command.local, default=Path("report.html"), metavar="FILE", help="%(default)s by default"
     )
+    parser.add_argument("--picture", type=command.local, metavar="FILE", help="a PNG or SVG file in place of the page")
     options = parser.parse_intermixed_args(arguments)
     runs = read(options.workdirs)
+    if options.picture is not None:
+        if options.picture.suffix not in (".png", ".svg"):
+            raise UsageError(f"--picture={options.picture} must end in .png or .svg.")
+        curves.shrinking(runs, options.picture)
+        command.say(f"{options.picture}: {counted(runs)}")
+        return 0
     try:
         # Folder names may contain bytes that are not valid Unicode.
         options.out.write_text(page(runs), encoding="utf-8", errors="backslashreplace")

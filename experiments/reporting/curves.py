@@ -137,3 +137,33 @@ def comparison(runs: Sequence[Recorded], path: Path) -> None:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     figure.legend(handles=lines, loc="outside lower center", ncols=len(runs))
     figure.savefig(path, dpi=110)
+
+
+def shrinking(runs: Sequence[Recorded], path: Path) -> None:
+    """Plots how the layers of a network shrink over training, beside the test accuracy.
+
+    Args:
+      runs: the run whose layers are drawn, then others for comparison, such as its dense twin. Runs that have not
+        finished are drawn as far as they are.
+      path: path of the picture, PNG or SVG by its suffix.
+    """
+    first = runs[0]
+    figure = Figure(figsize=(10, 3.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    layers, accuracy = figure.subplots(1, 2, width_ratios=(3, 2))
+    steps = [step for step, _ in first.history]
+    widths = [[each[name] for _, each in first.history] for name in first.dense_widths]
+    shades = [("#4c78a8", "#9ecae9")[i % 2] for i in range(len(widths))]
+    layers.stackplot(steps, widths, step="post", colors=shades, linewidth=0)
+    layers.set(title=f"Units of the {len(widths)} layers of the network", xlabel="training step", ylabel="units")
+    for i, run in enumerate(runs):
+        kept = f"{run.summary['weight_sparsity']:.0%} of the weights removed" if run.summary else "unfinished"
+        name = "dense" if run.summary and not run.summary["weight_sparsity"] else kept
+        _line(accuracy, run.metrics, "test_accuracy", label=name, color=f"C{i}", marker=".")
+    accuracy.set(title="Test accuracy", xlabel="training step")
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    accuracy.legend(loc="lower right")
+    for axes in (layers, accuracy):
+        axes.margins(x=0)
+    # Without the date, the same records give the same file.
+    figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)

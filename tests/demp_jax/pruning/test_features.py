@@ -1,6 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Units of layers without an activation: `extra_units="features"`."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from flax import nnx
 
 import demp_jax
+import demp_jax.linen
 import demp_jax.nnx
 from tests.helpers import batch
 
@@ -92,6 +94,29 @@ def test_linear_bottlenecks_of_a_model():
     assert record.neurons[0] == 12 + 6
     assert model.out.in_features == model.norm.num_features == 4
     np.testing.assert_allclose(model(x), before, rtol=1e-5, atol=1e-6)
+
+
+class _Embedded(nn.Module):
+    """Embeddings that are read by a layer and, transposed, as the last one."""
+
+    @nn.compact
+    def __call__(self, tokens):
+        embed = nn.Embed(7, 6, name="embed")
+        h = embed(tokens)
+        return embed.attend(h + nn.Dense(6, name="down")(nn.relu(nn.Dense(9, name="up")(h))))
+
+
+def test_embeddings_of_linen():
+    module, tokens = _Embedded(), jnp.arange(14).reshape(2, 7) % 7
+    variables = module.init(jax.random.key(0), tokens)
+    params = variables["params"]
+    params["embed"]["embedding"] = params["embed"]["embedding"].at[:, :2].set(0)
+    params["down"]["kernel"] = params["down"]["kernel"].at[:, :2].set(0)
+    result = demp_jax.prune(demp_jax.linen.Forward(module), variables, [tokens], options=FEATURES)
+    assert result.variables["params"]["embed"]["embedding"].shape == (7, 4)
+    with demp_jax.linen.widths_from_variables():
+        after = module.apply(result.variables, tokens)
+    np.testing.assert_allclose(after, module.apply(variables, tokens), rtol=1e-5, atol=1e-6)
 
 
 def test_unknown_units_are_refused():
