@@ -257,7 +257,8 @@ def _features(
 
     Example: in `relu((x @ a) @ b)` the columns of `a` are read by the second product. One is dead if `x @ a` is zero
     there on every example. Of features that several layers add up, such as those of a residual stream, the last sum
-    counts; that the others are zero, too, is checked wherever they are read.
+    counts; that the others are zero, too, is checked wherever they are read. The parts of an attention head are no
+    units of their own: their number scales the scores, and layers of Flax want as many in each head.
     """
     component, frozen = labels.components()
     taken = _held(labels, component, activations)
@@ -268,6 +269,8 @@ def _features(
         examples = any(isinstance(a, axes_lib.Fixed) and a.kind == axes_lib.BATCH for a in labels.axes[sink.value])
         if not examples or not isinstance(axis, np.ndarray) or sink.value in labels.statistics:
             continue
+        if isinstance(sink, axes_lib.Contraction) and _within_heads(labels, sink):
+            continue
         own = component[axis[axis >= 0]]
         new = set(own[frozen[own] < 0].tolist()) - taken
         if new and jnp.issubdtype(program.avals[sink.value].dtype, jnp.floating):
@@ -277,6 +280,16 @@ def _features(
             place = producers[sink.value].source if sink.value in producers else ""
             found.append(Activation(sink.value, sink.value, True, sink.axis, "zero", name, place, problem))
     return found[::-1]
+
+
+def _within_heads(labels: axes_lib.Labels, sink: axes_lib.Contraction) -> bool:
+    """Returns whether a product is taken head by head, or sums over all parts of all heads."""
+    if sink.op.name != "dot_general":
+        return False
+    summed, batched = rules.dot_dimensions(sink.op)
+    axes = labels.axes[sink.value]
+    others = [i for i in (*summed[sink.operand], *batched[sink.operand]) if i != sink.axis]
+    return any(axes_lib.has_labels(axes[i]) for i in others)
 
 
 def _is_free(axis: axes_lib.Axis, component: LabelComponents, frozen: ComponentReasons) -> bool:

@@ -119,6 +119,14 @@ def test_embeddings_of_linen():
     np.testing.assert_allclose(after, module.apply(variables, tokens), rtol=1e-5, atol=1e-6)
 
 
+def test_parts_of_attention_heads_are_no_units():
+    attention = nnx.MultiHeadAttention(2, 6, decode=False, rngs=nnx.Rngs(0))
+    model = nnx.Sequential(nnx.Linear(5, 6, rngs=nnx.Rngs(0)), attention, nnx.Linear(6, 3, rngs=nnx.Rngs(1)))
+    graph = demp_jax.nnx.trace(model, batch((4, 3, 5)), extra_units="features")
+    # What feeds the attention, and what it hands on.
+    assert sorted(graph.widths.values()) == [6, 6]
+
+
 def test_unknown_units_are_refused():
     with pytest.raises(ValueError, match="extra_units must be of heads, features; got 'head'"):
         demp_jax.PruneOptions(extra_units="head")
