@@ -485,9 +485,10 @@ def test_whether_demp_fares_better_in_longer_training():
             found |= {(0, name): [(75, 70), (90, 70)], (2, name): [(75, 80), (90, 80)]}
         return _outcomes("length", found)
 
-    assert outcomes(-2, 1) == ["holds", "holds"]
-    assert outcomes(-2, -1) == ["holds", "does not hold"]
-    assert outcomes(2, 1) == ["does not hold", "holds"]
+    # The gain, then each length; the middle one has no runs here.
+    assert outcomes(-2, 1) == ["holds", "does not hold", "not tested", "holds"]
+    assert outcomes(-2, -1) == ["holds", "does not hold", "not tested", "does not hold"]
+    assert outcomes(2, 1) == ["does not hold", "holds", "not tested", "holds"]
 
 
 @needs_tfds
