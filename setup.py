@@ -17,6 +17,9 @@ setup(
     url="https://github.com/demp-jax/demp_jax",
     license="Apache-2.0",
     python_requires=">=3.11",
+    # An editable install then adds this folder to the path. Otherwise, setuptools installs an import hook, which comes
+    # after the path: from the parent of a clone named demp_jax, the clone would be imported as a namespace package.
+    package_dir={"": "."},
     # Configs, experiments and tests are run from the repository; the library alone is installed.
     packages=find_packages(include=["demp_jax", "demp_jax.*"]),
     package_data={"demp_jax": ["py.typed"]},
