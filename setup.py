@@ -32,8 +32,6 @@ setup(
         "scipy>=1.13",
     ],
     extras_require={
-        # Not on PyPI; this package has its own updaters, too.
-        "jaxpruner": ["jaxpruner @ git+https://github.com/google-research/jaxpruner"],
         # What the training program needs besides the library.
         "experiments": [
             "absl-py>=2.1",
