@@ -1,6 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """How Sphinx builds these pages; `make docs` runs it."""
 
+import re
 import sys
 from pathlib import Path
 
@@ -9,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demp_jax
 
+setup_py = (Path(__file__).resolve().parent.parent / "setup.py").read_text()
 project = "demp_jax"
 author = "The demp_jax Authors"
 copyright = f"2026, {author}"  # noqa: A001
@@ -20,6 +22,11 @@ myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "demp_jax"
+html_theme_options = {
+    "source_repository": re.search(r'^URL = "(.+?)"', setup_py, re.M)[1],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 highlight_language = "none"
 
 add_module_names = False
