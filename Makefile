@@ -19,6 +19,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
 
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -q -W --keep-going docs docs/_build

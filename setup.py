@@ -82,6 +82,7 @@ setup(
         "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],
         "test": [
             "beartype>=0.22.2",
+            "codespell>=2.4",
             "demp_jax[onnx]",
             "equinox>=0.13",
             "hypothesis>=6.130",
