@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 TESTS ?=
+# Packages of which a new environment gets the newest version in place of the tested one.
+UPGRADE ?=
 
 .PHONY: demo test test-all lint docs clean
 
@@ -33,6 +35,7 @@ $(VENV)/.installed: requirements.txt setup.py
 		{ echo "error: $(PYTHON) is older than Python 3.11; give a newer one, as in: make demo PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(if $(UPGRADE),$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade $(UPGRADE))
 	touch $@
 
 clean:
