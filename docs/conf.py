@@ -55,7 +55,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(abc|collections|equinox|flax|jax|jaxlib|jaxtyping|ml_collections|np|numpy|optax)\..*"),
     ("py:class", r"(pathlib|signal|types|typing)\..*"),
     ("py:class", r"Builder|Distribution|Loss|ndarray|tuple\[str|(Some|Unit|Group)[A-Z]\w+"),
-    ("py:class", r"AnyArray|Bool|Float32|Inexact|Int|Int32|Integer|Num|Shaped"),
+    ("py:class", r"AnyArray|Array|Bool|Float32|Inexact|Int|Int32|Integer|Num|Shaped"),
     (
         "py:class",
         r"demp_jax\._src\.(tracing\.(axes|mirror|program|graph\.Absorber)|pruning\.(planning|slicing)).*",
