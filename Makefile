@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 TESTS ?=
+# Packages of which a new environment gets the newest version in place of the tested one.
+UPGRADE ?=
 
 .PHONY: demo test test-all lint docs clean
 
@@ -19,6 +21,7 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+	$(VENV)/bin/codespell
 
 docs: $(VENV)/.docs
 	$(RUN) -m sphinx -q -W --keep-going docs docs/_build
@@ -32,6 +35,7 @@ $(VENV)/.installed: requirements.txt setup.py
 		{ echo "error: $(PYTHON) is older than Python 3.11; give a newer one, as in: make demo PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(if $(UPGRADE),$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade $(UPGRADE))
 	touch $@
 
 clean:

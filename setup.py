@@ -5,18 +5,45 @@ import re
 
 from setuptools import find_packages, setup
 
+# A placeholder until the repository is published. docs/conf.py and the tests read it here. The notebooks, the README's
+# badges and CITATION.cff repeat it, and the tests compare them with it.
+URL = "https://github.com/demp-jax/demp_jax"
+
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "demp_jax" / "__init__.py").read_text())
+# Links to files of the repository also work on PyPI.
+README = re.sub(r"\]\((?!https?:|#)", f"]({URL}/blob/main/", (HERE / "README.md").read_text())
 
 setup(
     name="demp_jax",
     version=VERSION.group(1) if VERSION else None,
     description="Training neural networks that get smaller while they train: Demon Pruning (DemP) for JAX and Flax",
-    long_description=(HERE / "README.md").read_text(),
+    long_description=README,
     long_description_content_type="text/markdown",
-    url="https://github.com/demp-jax/demp_jax",
+    author="The demp_jax Authors",
+    url=URL,
+    project_urls={
+        "Documentation": f"{URL}/blob/main/docs/index.md",
+        "Issues": f"{URL}/issues",
+        "Changelog": f"{URL}/blob/main/CHANGELOG.md",
+    },
     license="Apache-2.0",
+    keywords="jax flax equinox optax pruning structured-pruning sparsity dead-neurons dense-to-sparse-training",
+    classifiers=[
+        "Development Status :: 3 - Alpha",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11",
+    # An editable install then adds this folder to the path. Otherwise, setuptools installs an import hook, which comes
+    # after the path: from the parent of a clone named demp_jax, the clone would be imported as a namespace package.
+    package_dir={"": "."},
     # Configs, experiments and tests are run from the repository; the library alone is installed.
     packages=find_packages(include=["demp_jax", "demp_jax.*"]),
     package_data={"demp_jax": ["py.typed"]},
@@ -29,8 +56,6 @@ setup(
         "scipy>=1.13",
     ],
     extras_require={
-        # Not on PyPI; this package has its own updaters, too.
-        "jaxpruner": ["jaxpruner @ git+https://github.com/google-research/jaxpruner"],
         # What the training program needs besides the library.
         "experiments": [
             "absl-py>=2.1",
@@ -51,12 +76,13 @@ setup(
         "slurm": ["submitit>=1.5"],  # For `experiments.sweep --launcher=slurm`.
         "wandb": ["wandb>=0.19"],  # For `config.tracker`.
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "docs": ["furo>=2025.12", "myst-parser>=5.0", "sphinx>=9.0"],
+        "docs": ["furo>=2025.12", "math-core>=0.9", "myst-parser>=5.0", "sphinx>=9.0"],
         "equinox": ["equinox>=0.13"],
         # jax2onnx newer than 0.13.0 refuses Orbax newer than 0.11.36, which it does not use.
         "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],
         "test": [
             "beartype>=0.22.2",
+            "codespell>=2.4",
             "demp_jax[onnx]",
             "equinox>=0.13",
             "hypothesis>=6.130",

@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""jaxpruner (https://github.com/google-research/jaxpruner), where it is installed: `pip install "demp_jax[jaxpruner]"`.
+"""jaxpruner, where it is installed: `pip install git+https://github.com/google-research/jaxpruner`.
 
-It is not on PyPI, and asks for `jax.tree_map`, which JAX has removed; here it gets that name back.
+It is not on PyPI, and PyPI accepts no dependency on an address, so there is no extra for it. It uses `jax.tree_map`,
+which JAX has removed; here it gets that name back.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def jaxpruner() -> ModuleType:
         module = importlib.import_module("jaxpruner")
     except ModuleNotFoundError as error:
         raise ImportError(
-            "jaxpruner is not installed: pip install 'jaxpruner @ git+https://github.com/google-research/jaxpruner'."
+            "jaxpruner is not installed: pip install git+https://github.com/google-research/jaxpruner"
         ) from error
     if not hasattr(jax, "tree_map"):
         vars(jax)["tree_map"] = _tree_map

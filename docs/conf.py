@@ -1,25 +1,36 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """How Sphinx builds these pages; `make docs` runs it."""
 
+import re
 import sys
 from pathlib import Path
+
+import math_core
+from docutils import nodes
+from sphinx.util import logging
 
 # The other packages are used from the repository and not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demp_jax
 
+setup_py = (Path(__file__).resolve().parent.parent / "setup.py").read_text()
 project = "demp_jax"
 author = "The demp_jax Authors"
 copyright = f"2026, {author}"  # noqa: A001
 release = demp_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"
 html_title = "demp_jax"
+html_theme_options = {
+    "source_repository": re.search(r'^URL = "(.+?)"', setup_py, re.M)[1],
+    "source_branch": "main",
+    "source_directory": "docs/",
+}
 highlight_language = "none"
 
 add_module_names = False
@@ -44,7 +55,7 @@ nitpick_ignore_regex = [
     ("py:class", r"(abc|collections|equinox|flax|jax|jaxlib|jaxtyping|ml_collections|np|numpy|optax)\..*"),
     ("py:class", r"(pathlib|signal|types|typing)\..*"),
     ("py:class", r"Builder|Distribution|Loss|ndarray|tuple\[str|(Some|Unit|Group)[A-Z]\w+"),
-    ("py:class", r"AnyArray|Bool|Float32|Inexact|Int|Int32|Integer|Num|Shaped"),
+    ("py:class", r"AnyArray|Array|Bool|Float32|Inexact|Int|Int32|Integer|Num|Shaped"),
     (
         "py:class",
         r"demp_jax\._src\.(tracing\.(axes|mirror|program|graph\.Absorber)|pruning\.(planning|slicing)).*",
@@ -52,3 +63,24 @@ nitpick_ignore_regex = [
     ("py:class", r"demp_jax\.(equinox|linen|_src\.frameworks\.nnx_models)\.(BatchStatistics|Updating)"),
     ("py:class", r"experiments\.(recipe\.network\.Network|data\.(arrays\.Arrays|images\.Framing))"),
 ]
+
+_latex = math_core.LatexToMathML(fancy_error=False)
+
+
+def _append_formula(translator, node, *, displaystyle):
+    try:
+        formula = _latex.convert_with_local_state(node.astext(), displaystyle=displaystyle)
+    except math_core.LatexError as error:
+        logging.getLogger(__name__).warning("%s in %s", error, node.astext(), location=node)
+        formula = f"<code>{translator.encode(node.astext())}</code>"
+    translator.body.append(f'<div class="math">{formula}</div>' if displaystyle else formula)
+    raise nodes.SkipNode
+
+
+def setup(app):
+    """Writes formulas as MathML. MathJax, Sphinx's default, is loaded from the network whenever a page is read."""
+    app.add_html_math_renderer(
+        "mathml",
+        (lambda translator, node: _append_formula(translator, node, displaystyle=False), None),
+        (lambda translator, node: _append_formula(translator, node, displaystyle=True), None),
+    )

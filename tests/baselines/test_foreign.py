@@ -15,7 +15,7 @@ def _jaxpruner():
     try:
         return foreign.jaxpruner()
     except ImportError:
-        pytest.skip("needs jaxpruner, which is not on PyPI: pip install 'demp_jax[jaxpruner]'")
+        pytest.skip("needs jaxpruner: pip install git+https://github.com/google-research/jaxpruner")
 
 
 @pytest.mark.parametrize("algorithm", ["magnitude", "rigl", "set", "static_sparse", "saliency", "magnitude_ste"])

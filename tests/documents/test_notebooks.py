@@ -14,7 +14,7 @@ from tests.runs import needs_tfds
 
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-[URL] = re.findall(r'url="(.+?)"', (ROOT / "setup.py").read_text())
+[URL] = re.findall(r'^URL = "(.+?)"', (ROOT / "setup.py").read_text(), re.M)
 
 # What must be true at the end of each, as code that runs in it.
 CHECKS = {
