@@ -13,6 +13,7 @@ from sphinx.util import logging
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demp_jax
+from experiments.cli import field_help
 
 setup_py = (Path(__file__).resolve().parent.parent / "setup.py").read_text()
 project = "demp_jax"
@@ -77,8 +78,15 @@ def _append_formula(translator, node, *, displaystyle):
     raise nodes.SkipNode
 
 
+def _fill_config(app, name, source):
+    """Writes the tables of options into their page."""
+    if name == "reference/config":
+        source[0] = source[0].replace("CONFIG_TABLES", field_help.markdown())
+
+
 def setup(app):
-    """Writes formulas as MathML. MathJax, Sphinx's default, is loaded from the network whenever a page is read."""
+    """Writes the tables of options, and formulas as MathML: MathJax, Sphinx's default, is loaded from the network."""
+    app.connect("source-read", _fill_config)
     app.add_html_math_renderer(
         "mathml",
         (lambda translator, node: _append_formula(translator, node, displaystyle=False), None),

@@ -14,7 +14,7 @@ from pathlib import Path
 import ml_collections
 
 from configs import base
-from experiments.settings import options
+from experiments.settings import options, schema
 
 # Column of the comments in a listing.
 _COLUMN = 46
@@ -101,6 +101,25 @@ def listing(config: ml_collections.ConfigDict, file: str, width: int | None) -> 
         mark = " " if path in usual and usual[path] == value else "*"
         lines += _entry(f"{mark} --config.{path}={options.as_text(value)}", comment.text, width)
     return "\n".join(lines)
+
+
+def markdown() -> str:
+    """Returns tables of all options of `configs/base.py` by section: name, default, meaning and allowed values."""
+    lines, section = [], None
+    usual, limits = options.flat(base.base()), schema.limits()
+    for path, comment in comments().items():
+        if path not in usual:
+            continue
+        if path.rpartition(".")[0] != section:
+            section = path.rpartition(".")[0]
+            about = comments().get(section, Comment("", "")).text
+            lines += ["", f"## {section or 'The run'}", *(["", about] if about else [])]
+            lines += ["", "| option | default | meaning | allowed |", "| --- | --- | --- | --- |"]
+        meaning = f"{comment.heading} {comment.text}".strip() if comment.heading else comment.text
+        meaning = meaning.replace("*", r"\*").replace("|", r"\|")
+        default = options.as_text(usual[path]) or '""'
+        lines.append(f"| `{path}` | `{default}` | {meaning} | {schema.described(limits.get(path))} |")
+    return "\n".join(lines[1:])
 
 
 def _entry(flag: str, text: str, width: int | None) -> list[str]:

@@ -321,6 +321,20 @@ def _fields(cls: type, prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
         yield prefix + name, kind, choices or metadata[0]
 
 
+def described(limit: Any) -> str:
+    """Returns the allowed values of an option as text, given its entry in `limits`; "" for any of its type."""
+    if isinstance(limit, Range):
+        low, high = "(" if limit.open in ("low", "both") else "[", ")" if limit.open in ("high", "both") else "]"
+        # Upper bounds this large only keep numbers within their types.
+        most = f"{limit.most:g}{high}" if limit.most < 2**30 else "∞)"
+        return f"{low}{limit.least:g}, {most}"
+    if isinstance(limit, Duration):
+        return "steps, `10ep` (epochs) or `50%` (of the run)"
+    if isinstance(limit, Patterns):
+        return "shell-style patterns"
+    return ", ".join(f"`{choice}`" for choice in limit) if isinstance(limit, tuple) else ""
+
+
 def require_valid(config: Mapping[str, Any]) -> None:
     """Raises `UsageError` for a value out of range; durations are checked by `parse`."""
     for path, value in options.flat(config).items():

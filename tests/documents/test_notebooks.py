@@ -103,12 +103,14 @@ def test_it_installs_from_the_projects_address(path):
     assert sources.count(URL) == sources.count("github.com") == 1
     assert sources.count(link) == sources.count(place) == 1
     assert link in notebook.cells[0].source
-    assert link in (ROOT / "README.md").read_text()
+    assert link in (ROOT / "docs" / "tutorials.md").read_text()
 
 
-def test_every_notebook_is_tested_and_the_readme_has_one_address():
+def test_every_notebook_is_tested_and_the_tutorials_have_one_address():
     assert {path.stem for path in NOTEBOOKS} == set(CHECKS)
-    others = re.findall(r"colab\.research\.google\.com/(github/[\w-]+/[\w-]+)/", (ROOT / "README.md").read_text())
+    others = re.findall(
+        r"colab\.research\.google\.com/(github/[\w-]+/[\w-]+)/", (ROOT / "docs" / "tutorials.md").read_text()
+    )
     assert set(others) == {URL.replace("https://github.com", "github")}
 
 

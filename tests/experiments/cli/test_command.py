@@ -237,3 +237,18 @@ def test_last_words_name_the_newest_checkpoint_of_the_run_under_way(tmp_path):
     for step in ("9", "10", "11.orbax-checkpoint-tmp"):
         (tmp_path / "dense" / "checkpoints" / step).mkdir(parents=True)
     assert command._peer_died(tmp_path).endswith(f"continues from step 10 in {tmp_path}/dense/checkpoints.")
+
+
+def test_the_page_of_options_has_every_option_once():
+    from experiments.cli import field_help
+    from experiments.settings import options, schema
+
+    rows = [line for line in field_help.markdown().splitlines() if line.startswith("| `")]
+    assert sorted(row.split("`")[1] for row in rows) == sorted(options.flat(field_help.base.base()))
+    assert len(rows) == len(options.flat(field_help.base.base()))
+    [strength] = [row for row in rows if row.startswith("| `method.strength` ")]
+    assert strength.endswith(" | [0, 1e+06] |")
+    [units] = [row for row in rows if row.startswith("| `pruning.extra_units` ")]
+    assert units.endswith(" | `heads`, `features` |")
+    assert schema.described(schema.Range(0, 1, "both")) == "(0, 1)"
+    assert schema.described(schema.Range(1, 2**31 - 1)) == "[1, ∞)"
