@@ -113,12 +113,13 @@ def markdown() -> str:
         if path.rpartition(".")[0] != section:
             section = path.rpartition(".")[0]
             about = comments().get(section, Comment("", "")).text
-            lines += ["", f"## {section or 'The run'}", *(["", about] if about else [])]
+            lines += ["", f"## {section or 'run'}", *(["", about] if about else [])]
             lines += ["", "| option | default | meaning | allowed |", "| --- | --- | --- | --- |"]
         meaning = f"{comment.heading} {comment.text}".strip() if comment.heading else comment.text
         meaning = meaning.replace("*", r"\*").replace("|", r"\|")
         default = options.as_text(usual[path]) or '""'
-        lines.append(f"| `{path}` | `{default}` | {meaning} | {schema.described(limits.get(path))} |")
+        name = path.rpartition(".")[2]
+        lines.append(f"| `{name}` | `{default}` | {meaning} | {schema.described(limits.get(path))} |")
     return "\n".join(lines[1:])
 
 

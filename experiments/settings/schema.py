@@ -329,7 +329,7 @@ def described(limit: Any) -> str:
         most = f"{limit.most:g}{high}" if limit.most < 2**30 else "∞)"
         return f"{low}{limit.least:g}, {most}"
     if isinstance(limit, Duration):
-        return "steps, `10ep` (epochs) or `50%` (of the run)"
+        return "steps, `10ep`, `50%`"
     if isinstance(limit, Patterns):
         return "shell-style patterns"
     return ", ".join(f"`{choice}`" for choice in limit) if isinstance(limit, tuple) else ""

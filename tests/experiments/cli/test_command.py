@@ -243,12 +243,16 @@ def test_the_page_of_options_has_every_option_once():
     from experiments.cli import field_help
     from experiments.settings import options, schema
 
-    rows = [line for line in field_help.markdown().splitlines() if line.startswith("| `")]
-    assert sorted(row.split("`")[1] for row in rows) == sorted(options.flat(field_help.base.base()))
-    assert len(rows) == len(options.flat(field_help.base.base()))
-    [strength] = [row for row in rows if row.startswith("| `method.strength` ")]
-    assert strength.endswith(" | [0, 1e+06] |")
-    [units] = [row for row in rows if row.startswith("| `pruning.extra_units` ")]
-    assert units.endswith(" | `heads`, `features` |")
+    paths, rows, section = [], {}, ""
+    for line in field_help.markdown().splitlines():
+        if line.startswith("## "):
+            section = "" if line == "## run" else line.removeprefix("## ") + "."
+        elif line.startswith("| `"):
+            paths.append(section + line.split("`")[1])
+            rows[paths[-1]] = line
+    assert sorted(paths) == sorted(options.flat(field_help.base.base()))
+    assert rows["method.strength"].endswith(" | [0, 1e+06] |")
+    assert rows["pruning.extra_units"].endswith(" | `heads`, `features` |")
+    assert rows["steps"] == "| `steps` | `2000` | Length of the run. | steps, `10ep`, `50%` |"
     assert schema.described(schema.Range(0, 1, "both")) == "(0, 1)"
     assert schema.described(schema.Range(1, 2**31 - 1)) == "[1, ∞)"
