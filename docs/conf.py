@@ -10,13 +10,13 @@ import math_core
 from docutils import nodes
 from sphinx.util import logging
 
-ROOT = Path(__file__).resolve().parent.parent
 # The other packages are used from the repository and not installed.
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import demp_jax
 from experiments.cli import field_help
 
+ROOT = Path(__file__).resolve().parent.parent
 setup_py = (ROOT / "setup.py").read_text()
 project = "demp_jax"
 author = "The demp_jax Authors"
