@@ -59,8 +59,8 @@ def leads(
         low, high = max(one[0][0], other[0][0]), min(one[-1][0], other[-1][0])
         if low < high:
             places = np.linspace(low, high, 50)
-            gap = [np.interp(places, *zip(*line, strict=True)) for line in (one, other)]
-            found[seed] = float(np.mean(gap[0] - gap[1])), (low, high)
+            heights = [np.interp(places, [x for x, _ in line], [y for _, y in line]) for line in (one, other)]
+            found[seed] = float(np.mean(heights[0] - heights[1])), (low, high)
     return found
 
 
@@ -96,7 +96,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return 0
         if options.lead:
             records = [record for path in options.paths for record in read_lines(path)]
-            command.say(_compared(records, *options.lead, options.by))
+            ours, theirs = options.lead
+            command.say(_compared(records, ours, theirs, options.by))
             return 0
         for path in options.paths:
             require(path.exists(), "paths", str(path), "files of records")
