@@ -77,6 +77,11 @@ class Program:
         self.compile_seconds = time.perf_counter() - started
 
     @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the compiled steps, but for the task."""
+        return self._state, *self._rest
+
+    @property
     def bytes(self) -> int | None:
         """Memory that a call takes at once, in bytes, its images included; `None` before it is compiled or unknown."""
         return None if self._compiled is None else taken_bytes(self._compiled)
@@ -172,10 +177,11 @@ def narrowed(
     net: network.Network,
     variables: Any,
     shape: tuple[int, int, int],
-    kept: Callable[[str, int], int],
+    kept: Callable[[str, int], float],
     multiple: int = 1,
+    min_units: int = 1,
 ) -> tuple[network.Network, Any]:
-    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real cut.
+    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real prune.
 
     It is made on the host's processor, which compiles in less time than an accelerator does.
     """
@@ -183,12 +189,12 @@ def narrowed(
     with jax.default_device(jax.devices("cpu")[0]):
         graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
         leave = {
-            site.name: np.arange(site.width) >= min(site.width, max(1, math.ceil(kept(site.name, site.width))))
+            site.name: np.arange(site.width) >= min(site.width, max(min_units, math.ceil(kept(site.name, site.width))))
             for site in graph.sites
         }
         # Rounding is the cut's: it takes units back in.
         x = jax.random.uniform(jax.random.key(0), (2, *shape))
-        options = demp_jax.PruneOptions(multiple=multiple, tolerance=math.inf)
+        options = demp_jax.PruneOptions(multiple=multiple, min_units=min_units, tolerance=math.inf)
         result = demp_jax.prune(net, variables, [x], params=lambda v: v["params"], remove=leave, options=options)
         left = jax.device_get(result.variables)
     assert isinstance(result.fn, network.Network)

@@ -27,7 +27,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, kernels, loop, overhead, paddings, shares, shortcuts, step, train
+from benchmarks import convolutions, cut, emptied, kernels, loop, overhead, paddings, shares, shortcuts, step, train
 from experiments.reporting import tables
 from experiments.rundir import records as records_lib
 
@@ -37,6 +37,7 @@ SUITES: dict[str, ModuleType] = {
     "kernels": kernels,
     "overhead": overhead,
     "cut": cut,
+    "emptied": emptied,
     "loop": loop,
     "convolutions": convolutions,
     "paddings": paddings,
@@ -53,11 +54,12 @@ _TURNS = (
     *["shortcuts"] * 8,
     "kernels",
     "cut",
+    "emptied",
     *["step"] * 2,
     "loop",
 )
 # Seconds that a case takes an H200, most of them for compiling, so that none is begun in vain; of some a guess.
-_SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
+_SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115, "emptied": 60}
 _NO_GPU = "--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works"
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
