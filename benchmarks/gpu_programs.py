@@ -51,7 +51,8 @@ device_description_str: "NVIDIA H200"
 """
 # Instructions that launch nothing: they name values, or belong to an asynchronous operation that is counted once.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "async-done", "after-all")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%[\w.-]+ = .*?[\])}] ([a-z][a-z0-9-]*)\(")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%[\w.-]+ = (.*?[\])}]) ([a-z][a-z0-9-]*)\(")
+_SHAPE = re.compile(r"[a-z]\w*\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:to_apply|body|calls|true_computation|false_computation)=%([\w.-]+)")
 
 
@@ -84,7 +85,8 @@ def operations_of(program: programs.Program) -> dict[str, int]:
 def operations(text: str) -> dict[str, int]:
     """Counts the operations of a compiled program: kernels, calls of libraries such as cuDNN, and copies.
 
-    Operations within a call, the body of a loop or the branches of a conditional count once.
+    Operations inside a call, the body of a loop or the branches of a conditional count once. Operations whose results
+    are empty arrays launch nothing and do not count.
 
     Args:
       text: the program after compilation, as HLO.
@@ -105,11 +107,12 @@ def _count(bodies: Mapping[str, list[str]], name: str) -> collections.Counter[st
     found: collections.Counter[str] = collections.Counter()
     for line in bodies[name]:
         match = _INSTRUCTION.match(line)
-        if not match or match[1] in _FREE:
+        if not match or match[2] in _FREE:
             continue
-        if match[1] in ("call", "while", "conditional", "async-start"):
+        shapes = _SHAPE.findall(match[1])
+        if match[2] in ("call", "while", "conditional", "async-start"):
             for called in _CALLED.findall(line):
                 found += _count(bodies, called)
-        else:
-            found[match[1].removesuffix("-start")] += 1
+        elif not shapes or any("0" not in shape.split(",") for shape in shapes):
+            found[match[2].removesuffix("-start")] += 1
     return found
