@@ -106,7 +106,9 @@ def _routed(
     # On a mesh with explicit axes, arrays in the derivative of `_taken_once` would need explicit shardings.
     sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
     gather = _taken_once if unique_indices and not sharded else _taken
-    if x.shape[-1] <= _FEW_CHANNELS:
+    if x.shape[-1] == 0:
+        taken = jnp.zeros((*x.shape[:-1], index.size), x.dtype)  # A gather from an empty axis is an error.
+    elif x.shape[-1] <= _FEW_CHANNELS:
         # Chosen when the program is lowered, so that an exported program uses the right one on each platform.
         taken = jax.lax.platform_dependent(x, index, cpu=_by_product, default=gather)
     else:
