@@ -193,7 +193,8 @@ def add_group_lasso(
         R = lambda_t * sum_g sqrt(n_g) * ||theta_g||      gradient lambda_t * sqrt(n_g) * theta_g / ||theta_g||
 
     The groups are those of the trace, given at each step: `tx.update(grads, state, params, groups=groups)` with
-    `groups = weight_groups(graph, params)`, which is computed again after a prune.
+    `groups = weight_groups(graph, params)`, which is computed again after a prune. Pruned inputs no longer count in n_g,
+    so a prune lowers the strength on the units that read them.
 
     Example:
       >>> from demp_jax import trace, weight_groups
