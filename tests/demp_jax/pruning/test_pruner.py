@@ -119,7 +119,7 @@ def _other_optimizer():
         (_other_optimizer, r"the state is not of this optimizer \(0\); opt_state/.*stored .*, wanted nothing"),
         (
             lambda: demp_jax.nnx.Pruner(_Net(nnx.Rngs(0)), None, [X], **OPTIONS),
-            "the optimizers must be none, as the pruner was made with; got 0",
+            "the optimizers of the state must be those of this pruner, none; got 0",
         ),
     ],
 )
