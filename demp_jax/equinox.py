@@ -362,7 +362,7 @@ def prune(
         removed only if it is dead in all of them.
       call: how to call the model on a batch in inference mode, `call(model, x, state)`.
       remove: by name of a site, `[width]` bool, the units to remove instead of dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, `[width]` bool, how many units may be removed; see `demp_jax.prune`.
+      at_most: by name of a site, `[width]` bool, limits how many units are removed; see `demp_jax.prune`.
       options: the criterion, the units to keep, and the tolerance.
 
     Returns:

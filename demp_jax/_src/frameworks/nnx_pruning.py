@@ -90,7 +90,7 @@ def prune(
         for other inputs. They may change variables of the model in place. Variables that they read are pruned along. By
         default, a call in training mode with dropout is added if some variables would not be read otherwise.
       remove: by name of a site, `[width]` bool, the units to remove instead of dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, `[width]` bool, how many units may be removed; see `demp_jax.prune`.
+      at_most: by name of a site, `[width]` bool, limits how many units are removed; see `demp_jax.prune`.
       options: the criterion, the units to keep, and the tolerance.
 
     Returns:

@@ -245,8 +245,8 @@ def with_activity(
       extra_units: further units, see `trace`.
 
     Returns:
-      A function with the same arguments that returns `(fn(...), {name of the site: activity})`. Activations inside
-      functions with their own derivative rule (custom_jvp or custom_vjp) cannot be measured and are absent.
+      A function with the same arguments that returns `(fn(...), {name of the site: activity})`. Sites strictly inside
+      a function with its own derivative rule (custom_jvp or custom_vjp) cannot be measured and are absent.
 
     Raises:
       ValueError: for an unknown criterion or unknown `extra_units`.

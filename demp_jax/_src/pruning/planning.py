@@ -184,11 +184,13 @@ def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.g
 
 
 def _span(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
+    """Returns maximum minus minimum of each unit; for complex values, the larger of the real and imaginary part."""
     span = _wide(activity.maximum) - _wide(activity.minimum)
     return np.maximum(span.real, span.imag) if np.iscomplexobj(span) else span
 
 
 def _middle(activity: Activity | Range) -> Inexact[np.ndarray, " units"]:
+    """Returns the mid-range of each unit, (maximum + minimum) / 2, which is used as its constant."""
     return (_wide(activity.maximum) + _wide(activity.minimum)) / 2
 
 

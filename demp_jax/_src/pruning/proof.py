@@ -155,6 +155,7 @@ class Proof:
             return Attempt(plan, self._subject, {}, 0.0, str(error), error)
 
     def _compared(self, plan: slicing.Plan) -> Attempt:
+        """Slices and runs the network and its copies, and compares the outputs with those before."""
         started = time.perf_counter()
         smaller = self._subject.sliced(plan, self._batches[0])
         sliced = time.perf_counter()

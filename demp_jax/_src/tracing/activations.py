@@ -497,7 +497,7 @@ def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid
 
     * `"zero"` if low is 0 at all |x| >= 2, and high is not 0 at |x| = 80;
     * `"soft"` if |low| < 0.01 at all |x| >= 50, and high grows from |x| = 50 to 80 by a factor between 1.3 and 5;
-    * `"negative"` if low is below and high above 0, |low| <= |high| / 2, and high grows as above.
+    * `"negative"` if low, at negative x, is below 0, high is above 0, |low| <= |high| / 2, and high grows as above.
     """
     for side, (low, high) in ((1, (below, above)), (-1, (above, below))):
         if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():

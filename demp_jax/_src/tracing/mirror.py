@@ -124,6 +124,7 @@ def _tables(groups: Sequence[Sequence[Leaf]], named: Callable[[Sequence[Any]], E
 def _match(
     leaves: Sequence[tuple[Entries, tuple[int, ...]]], tables: Sequence[_Table], alike: Callable[[int, int], bool]
 ) -> list[int | None]:
+    """Returns the index of the variable that each leaf mirrors, or `_UNKNOWN`, given the tables of full paths."""
     beneath = collections.Counter(path[:n] for path, _ in leaves for n in range(len(path) + 1))
     # For each table: how many of the leaves below a root have a full path that begins there.
     matched = [

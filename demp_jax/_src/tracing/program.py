@@ -6,9 +6,12 @@ variables of their own. Here every intermediate value of the whole tree has one 
 results are values of its body. An analysis therefore reads `Program.leaves`, a flat list of primitive operations.
 `evaluate` walks the tree, runs each call as JAX would, and can return any numbered value.
 
-A `scan` over layers, whose weights are stacked along their first axis, is also a call: its body is written out once per
-layer, so that the units of each layer are values of their own. `evaluate` runs the loop if no value inside it is
-requested, and otherwise the layers one by one.
+Example: in `jax.nn.relu(x @ w)` the numbers 0 and 1 are the inputs, 2 is the product, and 3 is the result of `max`,
+which is also the result of the call (custom_jvp) that contains it. The leaves are `dot_general` and `max`.
+
+A `scan` over layers, whose weights are stacked along their first axis, is also a call: its body is unrolled, so that
+the units of each layer have values of their own. `evaluate` runs the loop if no value inside it is requested, and
+otherwise the layers one by one.
 """
 
 from __future__ import annotations
@@ -224,6 +227,7 @@ class _Builder:
         return tuple(ops), tuple(map(read, jaxpr.outvars))
 
     def _op(self, eqn: Any, inputs: tuple[Operand, ...], readable: bool, caller: Any) -> Op:
+        """Returns the operation of an equation: a leaf, or a call with the operations of its body."""
         name = eqn.primitive.name
         line = caller or eqn
         opaque = name in _OPEN_CALLS and eqn.params["name"] in _OPAQUE_NAMES
@@ -370,6 +374,10 @@ def _read(env: dict[int, Any], operand: Operand) -> Any:
 def _run(
     ops: Sequence[Op], env: dict[int, Any], wanted: frozenset[int], replace: Mapping[int, Callable[[Any], Any]]
 ) -> None:
+    """Runs operations and stores their results in `env`.
+
+    Calls are run whole, unless a value inside is wanted or replaced. Then the operations of the body are run.
+    """
     for op in ops:
         hidden = (op.defines & wanted) - set(op.outputs) if op.body is not None else frozenset()
         # A value is replaced before the rest of its call reads it.

@@ -118,7 +118,7 @@ def _routed(
     return taken + jnp.broadcast_to(filled, taken.shape)
 
 
-# The tracer recognizes the call by its name and does not trace its body, whatever `identity` is.
+# The tracer recognizes the call by its name and does not trace its body.
 _routed.__name__ = _routed.__qualname__ = SELECT
 _select = functools.partial(jax.jit, static_argnames=("identity", "unique_indices"))(_routed)
 register_opaque(SELECT)

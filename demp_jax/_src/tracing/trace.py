@@ -327,6 +327,7 @@ class _Assembly:
         return branches
 
     def _consumers_of_units(self) -> list[Consumer]:
+        """Returns the contractions, routes and loops that read values of groups."""
         consumers = []
         sinks: list[tuple[int, int, axes_lib.Sink]] = []
         sinks += [(c.value, c.axis, c) for c in self._labels.contractions if self._watched(c)]
@@ -485,6 +486,7 @@ class _Assembly:
         return inputs.index(operand) if operand in inputs and alone else None
 
     def _producers(self) -> tuple[Producer, ...]:
+        """Returns the products of data with weights that compute values of groups."""
         producers = []
         for op in self._program.leaves:
             result = op.outputs[0]

@@ -247,7 +247,7 @@ class _Walk:
         return tuple(found)
 
     def _gathered(self, op: Op) -> Zero:
-        """Returns the zeros of a gather, along the axes that its slices take whole."""
+        """Returns the zeros of a gather, along the axes that its slices contain completely."""
         found: list[np.ndarray | None] = [None] * len(self._labels.shape(op.outputs[0]))
         if op.params["fill_value"] in (None, 0) or np.isnan(op.params["fill_value"]):
             zero = self._of(op.inputs[0])
