@@ -26,7 +26,7 @@ from baselines.subject import Subject
 def score(subject: Subject) -> np.ndarray:
     """Returns the mean of `|w|` over the kernels that compute a group, `[num_groups]`. Masked weights count as zeros.
 
-    Groups that no kernel computes, such as those of a sum, score 0. They are removed with the units of its operands.
+    Weights of a branch of a residual sum count for the group of the sum (`Graph.fed`). Groups of branches score 0.
 
     Raises:
       ValueError: if no kernel is known to compute a unit.
