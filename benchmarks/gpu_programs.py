@@ -85,7 +85,8 @@ def operations_of(program: programs.Program) -> dict[str, int]:
 def operations(text: str) -> dict[str, int]:
     """Returns the number of operations of a compiled program by kind: fusions, library calls (cuDNN), copies.
 
-    Operations in the body of a loop and in each branch of a conditional count once.
+    Operations in the body of a loop and in each branch of a conditional count once. Operations whose results are empty
+    arrays launch nothing and do not count.
 
     Args:
       text: the HLO of the program after compilation.
