@@ -76,7 +76,7 @@ setup(
         "slurm": ["submitit>=1.5"],  # For `experiments.sweep --launcher=slurm`.
         "wandb": ["wandb>=0.19"],  # For `config.tracker`.
         "cuda": ["jax[cuda13]>=0.10.2"],
-        "docs": ["furo>=2025.12", "math-core>=0.9", "myst-parser>=5.0", "sphinx>=9.0"],
+        "docs": ["furo>=2025.12", "myst-nb>=1.4", "math-core>=0.9", "myst-parser>=5.0", "sphinx>=9.0"],
         "equinox": ["equinox>=0.13"],
         # jax2onnx newer than 0.13.0 refuses Orbax newer than 0.11.36, which it does not use.
         "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],

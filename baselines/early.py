@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""When to prune early in training: once the distance the weights have travelled grows slowly (EarlyCroP).
+"""When to prune early in training: once the distance the weights have traveled grows slowly (EarlyCroP).
 
 Rachwan et al., 2022, https://arxiv.org/abs/2206.10451, section 4.3.
 """
@@ -80,8 +80,8 @@ def watch_distance(
             first = number == 1
             reference = jax.tree.map(lambda new, old: jnp.where(first, new, old), params, state.reference)
             state = state._replace(reference=reference, size=jnp.where(first, optax.tree.norm(params), state.size))
-        travelled = optax.tree.norm(jax.tree.map(jnp.subtract, params, state.reference))
-        distance = travelled / (state.size + (1e-6 if rule == "paper" else 0.0))
+        traveled = optax.tree.norm(jax.tree.map(jnp.subtract, params, state.reference))
+        distance = traveled / (state.size + (1e-6 if rule == "paper" else 0.0))
         change = jnp.abs(distance - state.distance)
         threshold = state.threshold
         if rule == "released":

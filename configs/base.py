@@ -125,9 +125,9 @@ def base() -> ml_collections.ConfigDict:
     c.method.strength_schedule = "one_cycle"  # one_cycle, one_cycle_cosine, warmup_hold, cosine_decay, constant.
     c.method.strength_span = "87%"  # Length of the schedule, from the start of the run.
     # lasso, l2; proximal: Lasso by soft thresholding after the update, by strength times the learning rate; group,
-    # proximal_group: group Lasso over the weights that compute each unit; ignores penalised.
+    # proximal_group: group Lasso over the weights that compute each unit; ignores penalized.
     c.method.regularizer = "lasso"
-    c.method.penalised = "scales"  # Regularized parameters: scales (of normalization layers), all.
+    c.method.penalized = "scales"  # Regularized parameters: scales (of normalization layers), all.
     c.method.decoupled = False  # Whether the regularizer updates parameters directly instead of being part of the loss.
     c.method.noise = 0.0  # Peak variance (or standard deviation) of the noise per step.
     c.method.noise_amplitude = "variance"  # Meaning of noise: variance (the paper's text), std (its released code).

@@ -14,13 +14,14 @@ Variants, joined by commas (`cpu,sgdm`):
 * `released`: follows the released code where it differs from the paper's text (docs/differences.md);
 * `cpu`: a quarter of the width, half-size feature maps, 12 epochs, cosine learning rate, regularizer over the first
   half of the run, no noise, constant units folded; 6 minutes on two cores. With `sgdm`, another `method.strength` is
-  needed; the README lists those that were tried;
+  needed; docs/results.md lists those that were tried;
 * `smoke`: 4 steps on 512 images.
 
-Expected results of `cpu` (results/benchmarks/train.jsonl), each of one seed, pruned against dense:
+Expected results of `cpu`, each of one seed, pruned against dense:
 
-* test accuracy 77.6% at 80.5% weight sparsity, against 78.7%;
-* with `--config.model.base_width=32`: 81.8% at 92.1% in 13 minutes, against 83.1% in 19;
+* test accuracy 77.7% at 80.2% weight sparsity, against 79.1% (results/shrinking);
+* with `--config.model.base_width=32`: 81.8% at 92.1% in 13 minutes, against 83.1% in 19
+  (results/benchmarks/train.jsonl);
 * with `--config.model.base_width=32 --config.method.strength=0.0005`: 83.2% at 74.4% in 15 minutes, against 83.1% in
   19; with another seed, 82.8% at 77.1%, against 83.5% in 17.
 """

@@ -2,6 +2,7 @@
 """How Sphinx builds these pages; `make docs` runs it."""
 
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -15,14 +16,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import demp_jax
 from experiments.cli import field_help
 
-setup_py = (Path(__file__).resolve().parent.parent / "setup.py").read_text()
+ROOT = Path(__file__).resolve().parent.parent
+setup_py = (ROOT / "setup.py").read_text()
 project = "demp_jax"
 author = "The demp_jax Authors"
 copyright = f"2026, {author}"  # noqa: A001
 release = demp_jax.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
-exclude_patterns = ["_build"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build", "jupyter_execute"]
+# The notebooks are shown with the outputs that they are kept with.
+shutil.copytree(ROOT / "notebooks", ROOT / "docs" / "tutorials", dirs_exist_ok=True)
+nb_execution_mode = "off"
+nb_merge_streams = True
+suppress_warnings = ["misc.highlighting_failure"]  # Of lines that start with `!` or `%` in notebooks.
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 html_theme = "furo"

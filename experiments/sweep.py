@@ -54,7 +54,7 @@ def grid(text: Sequence[str]) -> list[dict[str, str]]:
     return [dict(zip(axes, point, strict=True)) for point in itertools.product(*axes.values())]
 
 
-def _labelled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Run, str]:
+def _labeled(config: str, fixed: Sequence[str], axes: Sequence[str]) -> dict[Run, str]:
     """Returns the runs of a grid and their labels in the table."""
     same, *others = grid(fixed)
     if others:
@@ -102,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     signals.raise_on_signal()  # Lets the runs save.
     try:
-        labels = _labelled(options.config, options.set, options.grid)
+        labels = _labeled(options.config, options.set, options.grid)
         if options.launcher:
             more: dict[str, Any] = {"per_job": options.per_job, "parameters": _parameters(options.job)}
             outcomes = cluster.execute(labels, options.out, cluster=options.launcher, **more)

@@ -37,7 +37,7 @@ def drawn_folder(root: Path, classes: int = 3, images: int = 7) -> Path:
                 width, height = (int(size) for size in rng.integers(40, 90, 2))
                 coarse = rng.integers(0, 255, (5, 5, 3), np.uint8)
                 image = Image.fromarray(coarse).resize((width, height))
-                # Some of ImageNet's files are grey.
+                # Some of ImageNet's files are gray.
                 (image.convert("L") if i == 0 else image).save(folder / f"{i}.JPEG", quality=95)
     return root
 

@@ -25,9 +25,14 @@ _DENSE: dict[str, Any] = {"color": "black", "linestyle": ":"}
 
 
 def draw(figure: Figure, means: Sequence[Mean], *, scale: str, seeds: int) -> Picture:
-    """Draws means and their standard deviations, with the scale and the number of seeds in the title."""
-    columns = min(len(figure.panels), figure.columns)
-    rows = -(-len(figure.panels) // columns)
+    """Draws means and their standard deviations, with the scale and the number of seeds in the title.
+
+    Panels without runs are left out, unless there are no runs at all.
+    """
+    held = {mean.panel for mean in means}
+    panels = [(i, panel) for i, panel in enumerate(figure.panels) if not held or i in held]
+    columns = min(len(panels), figure.columns)
+    rows = -(-len(panels) // columns)
     picture = Picture(figsize=(5 * columns, 3.8 * rows + 0.8), layout="constrained")
     FigureCanvasAgg(picture)
     title = f"{figure.what[0].upper()}{figure.what[1:]} (scale {scale}, {seeds} seed{'' if seeds == 1 else 's'})"
@@ -36,9 +41,9 @@ def draw(figure: Figure, means: Sequence[Mean], *, scale: str, seeds: int) -> Pi
     picture.suptitle(textwrap.fill(title, 66 * columns), fontsize=10)
     looks, handles = _looks(figure, means)
     axes = np.ravel(picture.subplots(rows, columns))
-    for i, (panel, axis) in enumerate(zip(figure.panels, axes, strict=False)):
+    for (i, panel), axis in zip(panels, axes, strict=False):
         _draw_panel(axis, panel, [mean for mean in means if mean.panel == i], looks, figure, _markers(figure, means))
-    for axis in axes[len(figure.panels) :]:
+    for axis in axes[len(panels) :]:
         axis.set_visible(False)
     if handles:
         widest = max(len(str(handle.get_label())) for handle in handles)

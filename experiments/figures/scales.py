@@ -144,9 +144,9 @@ NO_DEMP: dict[str, Any] = {"method.strength": 0.0, "method.noise": 0.0}
 AT_END: dict[str, Any] = {"pruning.dynamic": False}
 DENSE_RUN: dict[str, Any] = {"method.name": "dense", **NO_DEMP}
 REGULARIZERS: dict[str, dict[str, Any]] = {
-    "L2": {"method.regularizer": "l2", "method.penalised": "all"},
+    "L2": {"method.regularizer": "l2", "method.penalized": "all"},
     "L2(gamma)": {"method.regularizer": "l2"},
-    "Lasso": {"method.penalised": "all"},
+    "Lasso": {"method.penalized": "all"},
     "Lasso(gamma)": {},
 }
 VARIANCES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)  # Of the noise.
@@ -202,7 +202,7 @@ def run_of(network: str, scale: str, *changes: Changes) -> Run:
     for each in changes:
         merged |= each
     if merged.get("method.strength") == 0:
-        for key in ("regularizer", "penalised", "strength_schedule", "strength_span"):
+        for key in ("regularizer", "penalized", "strength_schedule", "strength_span"):
             merged[f"method.{key}"] = recipe.get(f"method.{key}", defaults[f"method.{key}"])
     return Run.of(config, {key: value for key, value in merged.items() if defaults[key] != value})
 

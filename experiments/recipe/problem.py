@@ -194,8 +194,8 @@ def _require_units(settings: Settings, dense: demp_jax.Graph) -> None:
 
 def _require_pressure(settings: Settings, dense: demp_jax.Graph, params: Any) -> None:
     """Raises `UsageError` if the regularizer acts on no parameter of a removable unit: no target is reachable then."""
-    field, name = "config.method.penalised", settings.method.penalised
-    penalized = jax.tree.leaves(methods.PENALISED[name](params))
+    field, name = "config.method.penalized", settings.method.penalized
+    penalized = jax.tree.leaves(methods.PENALIZED[name](params))
     for variable, chosen in zip(dense.match(params), penalized, strict=True):
         axes = () if variable is None else dense.axes[variable]
         if chosen and any(groups is not None and (groups >= 0).any() for groups in axes):

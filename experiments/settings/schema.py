@@ -175,7 +175,7 @@ class Method:
     strength_schedule: Schedule
     strength_span: Steps1
     regularizer: Literal["lasso", "l2", "proximal", "group", "proximal_group"]
-    penalised: Literal["scales", "all"]
+    penalized: Literal["scales", "all"]
     decoupled: bool
     noise: Annotated[float, Range(0, 1e6)]
     noise_amplitude: Literal["variance", "std"]

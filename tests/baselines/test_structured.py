@@ -253,7 +253,7 @@ def test_when_to_prune_is_what_the_rule_says(rule, seed, sparsity, decay, epoch)
 def test_watching_changes_no_update():
     still = early.watch_distance(optax.sgd(0.0), epoch=1.0, sparsity=0.5)
     _, state = still.update({"w": jnp.ones(4)}, still.init({"w": jnp.ones(4)}), {"w": jnp.ones(4)})
-    assert early.fired_at(state) == -1  # The paper's rule wants some way travelled.
+    assert early.fired_at(state) == -1  # The paper's rule wants some way traveled.
     params = {"w": jnp.arange(4.0)}
     base = optax.adam(0.1)
     tx = early.watch_distance(base, epoch=1.0, sparsity=0.5)

@@ -109,9 +109,9 @@ def _random_variables(model, seed=0):
         if path[-1].key.startswith("fill"):
             return jnp.zeros(leaf.shape, leaf.dtype)
         spread = 0.3 if path[-1].key in ("kernel", "positions", "token") else 0.1
-        centre = 1.0 if path[-1].key in ("scale", "var") else 0.0
+        center = 1.0 if path[-1].key in ("scale", "var") else 0.0
         fan_in = np.prod(leaf.shape[:-1]) if path[-1].key == "kernel" else 1.0
-        return jnp.asarray(centre + spread * rng.normal(size=leaf.shape) * np.sqrt(8 / max(fan_in, 8)), leaf.dtype)
+        return jnp.asarray(center + spread * rng.normal(size=leaf.shape) * np.sqrt(8 / max(fan_in, 8)), leaf.dtype)
 
     nnx.update(model, jax.tree_util.tree_map_with_path(draw, state))
     model.eval()

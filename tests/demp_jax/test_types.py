@@ -32,8 +32,8 @@ def graph():
 
 @checked
 def test_a_wrong_rank_is_refused():
-    with pytest.raises(jaxtyping.TypeCheckError, match="'groups'"):
-        per_unit(np.array([True, False]), np.zeros((2, 2), int))
+    with pytest.raises(jaxtyping.TypeCheckError, match="'values'"):
+        per_unit(np.array([[True, False]]), np.zeros((2, 2), int))
 
 
 @checked

@@ -241,7 +241,7 @@ def with_activity(
     extra_units = tracing.checked_extra_units(extra_units)
 
     def wrapped(variables: Any, x: Any, *args: Any) -> tuple[Any, dict[str, Activity]]:
-        analysis = tracing.analyse(fn, variables, x, *args, batch_axis=batch_axis, extra_units=extra_units)
+        analysis = tracing.analyze(fn, variables, x, *args, batch_axis=batch_axis, extra_units=extra_units)
         unreadable = analysis.program.unreadable
         found = [a for a in analysis.activations if a.axis is not None and a.value not in unreadable]
         out, values = _run(analysis, (variables, x, *args), [a.value for a in found])

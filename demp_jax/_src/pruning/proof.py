@@ -82,6 +82,19 @@ def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
     return fn.resized(variables) if hasattr(fn, "resized") else fn
 
 
+class WidthError(ValueError):
+    """The network cannot run at smaller widths.
+
+    Attributes:
+      cause: the error of the network, as text.
+      remedy: what to do.
+    """
+
+    def __init__(self, widths: str, cause: str, remedy: str):
+        super().__init__(f"the network cannot run at smaller widths ({widths}): {cause}. {remedy}")
+        self.cause, self.remedy = cause, remedy
+
+
 @dataclasses.dataclass(frozen=True)
 class Attempt:
     """What a plan comes to.
@@ -91,6 +104,7 @@ class Attempt:
       differences: by run, the largest absolute difference of the outputs before and after.
       deviation: the largest difference of the outputs from those of the masked network.
       complaint: why it is not good; `None` if it is.
+      error: set if the smaller network cannot run.
     """
 
     plan: slicing.Plan
@@ -98,6 +112,7 @@ class Attempt:
     differences: dict[str, float]
     deviation: float
     complaint: str | None
+    error: WidthError | None = None
 
 
 class Proof:
@@ -130,6 +145,12 @@ class Proof:
 
     def __call__(self, plan: slicing.Plan) -> Attempt:
         """Returns what a plan comes to."""
+        try:
+            return self._compared(plan)
+        except WidthError as error:
+            return Attempt(plan, self._subject, {}, 0.0, str(error), error)
+
+    def _compared(self, plan: slicing.Plan) -> Attempt:
         started = time.perf_counter()
         smaller = self._subject.sliced(plan, self._batches[0])
         sliced = time.perf_counter()
@@ -169,7 +190,7 @@ class Proof:
             raise
 
     def _check_widths(self, fn: Callable[..., Any], variables: Any, plan: slicing.Plan) -> None:
-        """Raises `ValueError` where a network cannot run on the smaller variables."""
+        """Raises `WidthError` where a network cannot run on the smaller variables."""
         try:
             jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
         except Exception as error:
@@ -179,10 +200,9 @@ class Proof:
             what = (str(error).strip().splitlines() or [""])[0]
             # Only modules are told their new widths; other functions have nothing but their arrays.
             refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
-            raise ValueError(
-                f"the network cannot run at smaller widths ({widths}): {type(error).__name__}: {what} Let it read "
-                f"widths from its arrays, {refit}or keep the site by exclude=[...]."
-            ) from error
+            cause = f"{type(error).__name__}: {what.rstrip('.')}"
+            remedy = f"Let it read widths from its arrays, {refit}or keep the site by exclude=[...]."
+            raise WidthError(widths, cause, remedy) from error
 
 
 def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attempt]) -> tuple[list[str], Attempt | None]:

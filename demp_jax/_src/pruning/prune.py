@@ -163,8 +163,9 @@ def prune(
 
     exact = chosen is not None or _exact(graph, options.criterion)
     trial = proof.Proof(subject, evidence, batches, options, exact=exact)
-    attempt, spared = _prove(trial, plan, evidence, options, given)
+    attempt, spared, unfit = _prove(trial, plan, evidence, options, given)
     state.seconds.update(trial.seconds)
+    state.unfit.update(unfit)
     if attempt.complaint is not None:
         return dataclasses.replace(unchanged, record=state.record(attempt, spared, refused=attempt.complaint))
     return _finish(attempt, spared, state, opt_state, tx, copies or {})
@@ -324,8 +325,14 @@ def _prove(
     evidence: list[planning.Evidence],
     options: PruneOptions,
     given: dict[str, Any],
-) -> tuple[proof.Attempt, list[str]]:
-    """Returns the best attempt, and the sites that it leaves whole because they would change the outputs."""
+) -> tuple[proof.Attempt, list[str], dict[str, proof.WidthError]]:
+    """Returns the best attempt, and the sites that it leaves whole.
+
+    Those of the list would change the outputs; with fewer units of those of the dict, the network cannot run.
+
+    Raises:
+      ValueError: if the network cannot run with fewer units of any site.
+    """
     graph = evidence[0].graph
     attempt = trial(plan)
     if attempt.complaint is not None and any(plan.folds.values()) and not attempt.plan.folds_exactly:
@@ -333,20 +340,26 @@ def _prove(
         evidence = [each._replace(observation=_without_padded_folds(each)) for each in evidence]
         attempt = trial(planning.make_plan(evidence, options, **given))
     if attempt.complaint is None:
-        return attempt, []
+        return attempt, [], {}
+    unfit = {}
 
     def only(names: Sequence[str]) -> proof.Attempt:
         some = np.zeros(graph.num_groups, bool)
         for site in (*graph.sites, *graph.branches):
             if site.name in names:
                 some[site.groups[site.groups >= 0]] = True
-        return trial(planning.make_plan(evidence, options, only=some, **given))
+        tried = trial(planning.make_plan(evidence, options, only=some, **given))
+        if tried.error is not None and len(names) == 1:
+            unfit[names[0]] = tried.error
+        return tried
 
     names = [s.name for s in (*graph.sites, *graph.branches) if per_unit(plan.removed, s.groups).any()]
     good, best = proof.largest_good(names, only)
     if best is not None and best.plan.removed.any():
         attempt = best
-    return attempt, [name for name in names if name not in good]
+    if attempt.error is not None:
+        raise attempt.error
+    return attempt, [name for name in names if name not in (*good, *unfit)], unfit
 
 
 def _finish(
@@ -378,6 +391,15 @@ class _State:
     evidence: list[planning.Evidence]
     plan: slicing.Plan
     seconds: dict[str, float]
+    unfit: dict[str, proof.WidthError] = dataclasses.field(default_factory=dict)
+
+    def _unfit_sites(self) -> list[str]:
+        """Returns which sites are left whole as the network cannot run with fewer units, with the causes."""
+        by_cause: dict[str, list[str]] = {}
+        for name, error in self.unfit.items():
+            by_cause.setdefault(f"{error.cause}. {error.remedy}", []).append(name)
+        start = "left whole since the network cannot run with fewer units"
+        return [f"{start} of {', '.join(names)}: {cause}" for cause, names in by_cause.items()]
 
     def record(
         self,
@@ -418,7 +440,7 @@ class _State:
             saves=round(1 - graph.flops(plan.removed) / max(graph.flops(), 1), 6),
             reset=list(reset),
             unread=[] if stays else _left_wide(graph, removed),
-            warnings=_warnings(graph, plan),
+            warnings=[*_warnings(graph, plan), *self._unfit_sites()],
             seconds={stage: round(value, 4) for stage, value in self.seconds.items()},
         )
 

@@ -99,7 +99,7 @@ Sink = Contraction | Route | Read
 
 
 class Labels:
-    """The labelled axes of a program.
+    """The labeled axes of a program.
 
     Attributes:
       stacked: positions of the variables that hold the weights of layers, stacked along their first axis.
@@ -109,7 +109,7 @@ class Labels:
       frozen: pairs of a label array and the index of the reason it is frozen for.
       reasons: the reasons.
       unfollowed: operations without a rule, by name, and the index of the reason.
-      contractions, routes, reads: where labelled axes of data end.
+      contractions, routes, reads: where labeled axes of data end.
       bodies: by the identity of a loop or `cond`, the labels inside its bodies.
       data: numbers of the values that depend on the program's data, not on variables alone.
       looked_up: numbers of those that are variables all the same, read at positions that data names: `w[i]`.

@@ -48,7 +48,7 @@ def label(
     updates: Mapping[int, int] | None = None,
     stacked: Collection[int] = (),
 ) -> Labels:
-    """Returns the labelled axes of a program.
+    """Returns the labeled axes of a program.
 
     Args:
       program: a traced function.
@@ -306,13 +306,13 @@ def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -
     """Returns the one axis that `axes` are flattened to, the last running fastest."""
     if len(axes) == 1:
         return axes[0]
-    labelled = [i for i, axis in enumerate(axes) if isinstance(axis, np.ndarray)]
-    if len(labelled) > 1:
-        for i in labelled:
+    labeled = [i for i, axis in enumerate(axes) if isinstance(axis, np.ndarray)]
+    if len(labeled) > 1:
+        for i in labeled:
             labels.freeze(axes[i], "a reshape merges it with another axis of units", op)
         return _lost(op)
-    if labelled:
-        [i] = labelled
+    if labeled:
+        [i] = labeled
         shape = [size if j == i else 1 for j, size in enumerate(sizes)]
         axis = axes[i]
         assert isinstance(axis, np.ndarray)
@@ -705,8 +705,8 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     return [(*batch, *[mixed] * (len(labels.shape(output)) - stacked)) for output in op.outputs]
 
 
-# Control flow. A body is labelled as if its operations were part of the program, and one step of a loop stands for all
-# steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labelled again
+# Control flow. A body is labeled as if its operations were part of the program, and one step of a loop stands for all
+# steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labeled again
 # until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured. So
 # a unit that is summed over inside a body, in a product with weights, stays, unless its value enters the body as it is.
 # For example `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`. In `lax.scan(cell, state, xs)`
@@ -891,7 +891,7 @@ _CONTRACTIONS = {"dot_general", "conv_general_dilated", "ragged_dot_general"}
 
 
 def _contract(labels: Labels, op: Op, operand: int, axis: int, other: int) -> None:
-    """Notes that a labelled axis of data ends here, summed over with axis `other` of the other operand."""
+    """Notes that a labeled axis of data ends here, summed over with axis `other` of the other operand."""
     value = op.inputs[operand]
     if isinstance(value, int) and value in labels.data and has_labels(labels.axes[value][axis]):
         labels.contractions.append(Contraction(op, operand, value, axis, other))

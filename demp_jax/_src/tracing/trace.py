@@ -30,7 +30,7 @@ EXTRA_UNITS = ("heads", "features")
 
 
 class Analysis(NamedTuple):
-    """A traced function with its labelled axes and its activations, before groups are formed."""
+    """A traced function with its labeled axes and its activations, before groups are formed."""
 
     program: Program
     labels: axes_lib.Labels
@@ -40,7 +40,7 @@ class Analysis(NamedTuple):
     keys: tuple[tuple[Any, ...], ...]
 
 
-def analyse(
+def analyze(
     fn: Callable[..., Any],
     variables: Any,
     x: Any,
@@ -55,10 +55,10 @@ def analyse(
     """
     program = program_lib.trace(fn, variables, x, *args)
     given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
-    return _analyse(program, variables, x, program.stacked, updating=updating, **given)
+    return _analyze(program, variables, x, program.stacked, updating=updating, **given)
 
 
-def _analyse(
+def _analyze(
     program: Program,
     variables: Any,
     x: Any,
@@ -133,7 +133,7 @@ def trace(
     stacked = frozenset[int]().union(*(program.stacked for program in programs))
     given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
     analyses = [
-        _analyse(program, variables, x, stacked, updating=i >= modes, **given) for i, program in enumerate(programs)
+        _analyze(program, variables, x, stacked, updating=i >= modes, **given) for i, program in enumerate(programs)
     ]
     _exclude(analyses[0], exclude)
     grouping = _grouped(analyses)

@@ -63,7 +63,7 @@ def zeros(
 
     Args:
       program: the traced network.
-      labels: its labelled axes.
+      labels: its labeled axes.
       component: of every label, what leaves together.
       sites: the unit axis of every activation, by the number of its value.
     """

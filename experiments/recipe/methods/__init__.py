@@ -23,13 +23,13 @@ from baselines import (
 from experiments.core import named
 from experiments.core.errors import UsageError
 from experiments.recipe.methods.both import chased, demp_rigl
-from experiments.recipe.methods.demp import PENALISED, demp, dense
+from experiments.recipe.methods.demp import PENALIZED, demp, dense
 from experiments.recipe.methods.masked import dynamic, jaxpruner, masked, plain
 from experiments.recipe.methods.method import Builder, Method, Ranking
 from experiments.recipe.methods.ranked import ranked, slimmed
 from experiments.settings import Settings
 
-__all__ = ["METHODS", "PENALISED", "Method", "Ranking", "build", "masked", "ranked"]
+__all__ = ["METHODS", "PENALIZED", "Method", "Ranking", "build", "masked", "ranked"]
 
 _srigl = dynamic(srigl.SRigL, ablation="ablation", never_ablated="never_ablated")
 METHODS: dict[str, Builder] = {

@@ -14,7 +14,7 @@ from experiments.recipe import goal, optimizers
 from experiments.recipe.methods.method import Method, pruning
 from experiments.settings import Settings
 
-PENALISED: dict[str, Callable[[Any], Any]] = {"scales": demp_jax.norm_scales, "all": demp_jax.regularizers.all_params}
+PENALIZED: dict[str, Callable[[Any], Any]] = {"scales": demp_jax.norm_scales, "all": demp_jax.regularizers.all_params}
 
 
 def dense(settings: Settings, base: optax.GradientTransformation) -> Method:
@@ -36,7 +36,7 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
         noise=noise(1.0) if has_noise else 0.0,
         key=settings.seed,
         kind=section.regularizer,
-        where=PENALISED[section.penalised],
+        where=PENALIZED[section.penalized],
         decoupled=section.decoupled,
         amplitude=section.noise_amplitude,
         asymmetric=section.noise_asymmetric,

@@ -575,3 +575,26 @@ def test_named_units_that_have_to_stay_are_not_masked():
     chain = {"w1": batch((5, 2)), "b1": jnp.zeros(2), "shift": jnp.zeros(2), "w2": batch((2, 3), 1)}
     record = demp_jax.prune(network, chain, [x], remove={"b1": np.ones(2, bool)}).record
     assert (record.removed, record.protected, record.refused) == ({"b1": 1}, {"b1": 1}, None)
+
+
+def test_sites_that_the_network_needs_whole_do_not_stop_the_others():
+    """A width that is written in a reshape keeps its own site, which the record names with the cause and a remedy."""
+
+    def network(p, x):
+        h = jax.nn.relu(jax.nn.relu(x @ p["first"]) @ p["grouped"]).reshape(-1, 4, 2)
+        return jax.nn.relu(h.max(2) @ p["last"]) @ p["out"]
+
+    shapes = {"first": (5, 7), "grouped": (7, 8), "last": (4, 6), "out": (6, 3)}
+    params = {name: batch(shape, i) for i, (name, shape) in enumerate(shapes.items())}
+    for name, units in {"first": 2, "grouped": 2, "last": 1}.items():
+        params[name] = params[name].at[:, :units].set(0)
+    x = batch((16, 5))
+    result = demp_jax.prune(network, params, [x])
+    assert (result.record.removed["first"], result.record.removed["last"]) == (2, 1)
+    assert "grouped" not in result.record.removed
+    assert not result.record.spared
+    [warning] = result.record.warnings
+    assert warning.startswith("left whole since the network cannot run with fewer units of grouped: TypeError: ")
+    assert "exclude=[...]" in warning
+    assert warning in str(result.record)
+    np.testing.assert_allclose(network(result.variables, x), network(params, x), rtol=1e-5, atol=1e-6)

@@ -115,7 +115,8 @@ def test_pruned_trains_as_masked():
     for tree in (small_average, small_state[0].mu, small_state[0].nu):
         helpers.assert_same_shapes(tree, small)
     graph = result.plan.graph
-    alive = {site.name: ~demp_jax.tracing.per_unit(result.plan.removed, site.groups) for site in graph.sites}
+    removed = {site.name: demp_jax.tracing.per_unit(result.plan.removed, site.groups) for site in graph.sites}
+    alive = {name: jnp.asarray(~bits) for name, bits in removed.items()}
     mask = jax.tree.map(
         jnp.broadcast_to,
         demp_jax.masks.weight_mask(demp_jax.masks.weight_groups(graph, params), alive, params),

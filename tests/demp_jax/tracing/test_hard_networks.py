@@ -169,7 +169,7 @@ def test_scanned_layers_count():
 
 
 class _Tokens(nnx.Module):
-    """An MLP beside learned tokens, whose positions are labelled, too."""
+    """An MLP beside learned tokens, whose positions are labeled, too."""
 
     def __init__(self, tokens, rngs):
         self.embed = nnx.Linear(16, 8, rngs=rngs)

@@ -205,7 +205,7 @@ def test_variables_that_no_output_depends_on():
     assert "read by no output" not in demp_jax.trace(lambda p, x: _hidden(p, x) @ p["w2"], _params(), X).report()
 
 
-def _labelled(fn, params, updates):
+def _labeled(fn, params, updates):
     program = program_lib.trace(fn, params, X)
     names = sorted(params)
     numbered = {output: names.index(name) for output, name in updates.items()}
@@ -223,33 +223,33 @@ def _training(p, x):
 
 def test_a_state_update_goes_with_the_units_it_is_made_of():
     params = _params(seen=(8,)) | {"steps": jnp.zeros((), jnp.int32)}
-    axes, component, frozen = _labelled(_training, params, {1: "seen", 2: "steps"})
+    axes, component, frozen = _labeled(_training, params, {1: "seen", 2: "steps"})
     units = component[axes["w1"][1]]
     np.testing.assert_array_equal(component[axes["seen"][0]], units)
     assert (frozen[units] < 0).all()
-    axes, component, frozen = _labelled(_training, params, {})  # As an output of the network it stays.
+    axes, component, frozen = _labeled(_training, params, {})  # As an output of the network it stays.
     assert (frozen[component[axes["w1"][1]]] >= 0).all()
 
     def replaced(p, x):  # The new value does not read the old one.
         h = _hidden(p, x)
         return h @ p["w2"], (h > 0).mean(0)
 
-    axes, component, frozen = _labelled(replaced, params, {1: "seen"})
+    axes, component, frozen = _labeled(replaced, params, {1: "seen"})
     np.testing.assert_array_equal(component[axes["seen"][0]], component[axes["w1"][1]])
 
 
 def test_updates_that_are_none():
     params = _params(seen=(8,), rows=(4,)) | {"steps": jnp.zeros((), jnp.int32)}
     with pytest.raises(ValueError, match=r"updates\[0\]=3: the new value has shape \(4, 3\), the variable \(\)"):
-        _labelled(_training, params, {0: "steps"})
+        _labeled(_training, params, {0: "steps"})
     with pytest.raises(ValueError, match=r"updates\[7\]=2 must name one of 3 outputs and of 6 variables"):
-        _labelled(_training, params, {7: "seen"})
+        _labeled(_training, params, {7: "seen"})
 
     def rows(p, x):  # The new value lies along the examples, which stay.
         h = _hidden(p, x)
         return h @ p["w2"], h.mean(1)
 
-    axes, component, frozen = _labelled(rows, params, {1: "rows"})
+    axes, component, frozen = _labeled(rows, params, {1: "rows"})
     assert (frozen[component[axes["rows"][0]]] >= 0).all()
 
 

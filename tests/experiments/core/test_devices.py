@@ -258,7 +258,7 @@ def test_a_batch_in_parts(tmp_path):
     changes = {
         **CHANGES,
         "model.norm": False,
-        "method.penalised": "all",
+        "method.penalized": "all",
         "method.strength": 0.003,
         "optimizer.name": "sgdm",
     }

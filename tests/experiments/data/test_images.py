@@ -30,7 +30,7 @@ def test_an_evaluation_sees_the_centre():
 @pytest.mark.parametrize("shape", [(60, 100), (100, 60)])
 def test_an_evaluation_resizes_the_shorter_side(shape):
     seen = Framing(side=20, evaluation=30).for_evaluation(_file(_gradient(*shape))).astype(float)
-    # Half the size: the centre of pixel i lies at 2 i + 0.5.
+    # Half the size: the center of pixel i lies at 2 i + 0.5.
     rows, columns = ((size // 2 - 20) // 2 for size in shape)
     np.testing.assert_allclose(seen[:, 0, 0], 2 * (rows + np.arange(20)) + 0.5, atol=0.51)
     np.testing.assert_allclose(seen[0, :, 1], 2 * (columns + np.arange(20)) + 0.5, atol=0.51)
@@ -158,13 +158,13 @@ def _photo():
 def _by_hand(name, value):
     """The operations that have a formula, in NumPy."""
     x = np.asarray(_photo()).astype(float)
-    grey = np.asarray(_photo().convert("L")).astype(float)[..., None]
+    gray = np.asarray(_photo().convert("L")).astype(float)[..., None]
     low, high = x.min((0, 1)), x.max((0, 1))
     return {
         "identity": lambda: x,
         "brightness": lambda: x * (1 + value),
-        "color": lambda: grey + (1 + value) * (x - grey),
-        "contrast": lambda: round(grey.mean()) + (1 + value) * (x - round(grey.mean())),
+        "color": lambda: gray + (1 + value) * (x - gray),
+        "contrast": lambda: round(gray.mean()) + (1 + value) * (x - round(gray.mean())),
         "posterize": lambda: x.astype(int) & (256 - 2 ** round(value)),
         "solarize": lambda: np.where(x >= round(255 - value), 255 - x, x),
         "autocontrast": lambda: (x - low) * 255 / (high - low),

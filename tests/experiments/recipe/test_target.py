@@ -243,9 +243,9 @@ def test_a_target_needs_a_regularizer_of_neurons():
     from experiments.core.errors import UsageError
 
     changes = {**TARGET, "model.name": "vit", "model.patch": 4}
-    with pytest.raises(UsageError, match=r"penalised must choose .* 'scales' chooses none in config.model.name='vit'"):
+    with pytest.raises(UsageError, match=r"penalized must choose .* 'scales' chooses none in config.model.name='vit'"):
         pose(short_config(**changes))
-    assert pose(short_config(**changes, **{"method.penalised": "all"})).goal is not None
+    assert pose(short_config(**changes, **{"method.penalized": "all"})).goal is not None
 
 
 def test_other_methods_have_no_target():

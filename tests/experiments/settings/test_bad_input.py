@@ -70,7 +70,7 @@ BAD = {
         "l0",
         "config.method.regularizer must be one of group, l2, lasso, proximal, proximal_group; got 'l0'",
     ),
-    "method.penalised": ("biases", "config.method.penalised must be one of all, scales; got 'biases'"),
+    "method.penalized": ("biases", "config.method.penalized must be one of all, scales; got 'biases'"),
     "method.noise_amplitude": ("sigma", "config.method.noise_amplitude must be one of std, variance; got 'sigma'"),
     "pruning.every": ("0", r"config.pruning.every must be at least one step; got '0'"),
     "pruning.start": ("31", "config.pruning.start must be at most the run's 30 steps; got 31"),

@@ -94,7 +94,7 @@ def test_choices_are_those_of_the_code():
         "model.activation": models.ACTIVATIONS,
         "method.strength_schedule": demp_jax.schedules.SCHEDULES,
         "method.noise_schedule": demp_jax.schedules.SCHEDULES,
-        "method.penalised": methods.PENALISED,
+        "method.penalized": methods.PENALIZED,
         "pruning.criterion": demp_jax.activity.CRITERIA,
         "pruning.modes": demp_jax.activity.MODES,
         "masking.distribution": sparsity.DISTRIBUTIONS,

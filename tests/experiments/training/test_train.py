@@ -613,13 +613,13 @@ def test_pruning_at_the_end_only(tmp_path):
             marks=pytest.mark.slow,
         ),
         pytest.param(
-            {"method.regularizer": "l2", "method.penalised": "all", "method.decoupled": True}, marks=pytest.mark.slow
+            {"method.regularizer": "l2", "method.penalized": "all", "method.decoupled": True}, marks=pytest.mark.slow
         ),
         {"method.noise_amplitude": "std", "method.noise_asymmetric": False, "pruning.criterion": "sum"},
         pytest.param(
             {"pruning.constant": 0.01, "label_smoothing": 0.1, "pruning.min_units": 4}, marks=pytest.mark.slow
         ),
-        pytest.param({"model.norm": False, "method.penalised": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
+        pytest.param({"model.norm": False, "method.penalized": "all", "method.strength": 0.01}, marks=pytest.mark.slow),
         {"pruning.exclude": ("norm/1",), "pruning.start": "15", "fast_convolutions": False},
     ],
 )
