@@ -4,9 +4,9 @@
     python -m experiments.examples.ppo --seeds=3 --out=results/examples
     python -m experiments.examples.ppo --out=results/examples --fill=docs/ppo.md
 
-The first command trains, for each seed, a dense agent, a pruned agent and a dense agent of its final widths. It writes a
-record per run to OUT/ppo.jsonl and the tables to OUT/ppo.md. The second command trains nothing and writes the tables of
-the records into a page.
+The first command trains, for each seed, a dense agent, one pruned agent per rule for which units to remove, and for
+each of these a dense agent of its final widths. It writes a record per agent to OUT/ppo.jsonl and the tables to
+OUT/ppo.md. The second command trains nothing and writes the tables of the records into a page.
 
 The environment is MinAtar's Breakout in gymnax, `pip install gymnax`. Agents of a seed start from the same state of the
 environment and act for the same number of steps.
@@ -17,12 +17,9 @@ from __future__ import annotations
 import collections
 import functools
 import importlib.metadata
-import json
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.cli import command
@@ -39,9 +36,9 @@ import optax
 import demp_jax
 from experiments.core import timing
 from experiments.core.errors import UsageError, require
+from experiments.examples import study
 from experiments.figures import judging
 from experiments.reporting import tables
-from experiments.rundir import records
 
 ENVIRONMENT = "Breakout-MinAtar"
 HIDDEN = {"actor": (128, 128), "critic": (128, 128)}  # Hidden units of each layer.
@@ -49,15 +46,16 @@ ACTORS, STEPS = 64, 32  # Environments, and steps in each per update.
 EPOCHS, MINIBATCHES = 4, 8
 DISCOUNT, TRACE_DECAY, CLIP, ENTROPY, VALUE = 0.99, 0.95, 0.2, 0.01, 0.5
 LEARNING_RATE = 1e-3
-STRENGTH = 0.2
+STRENGTH = 0.03
+RULES = ("recent", "any")  # Which units a prune removes; see `train`.
 SPAN = 0.6  # Fraction of the updates in which units die.
 PRUNES = 10  # Every tenth of the updates.
+PRUNED, SMALL = "pruned, {rule}", "dense, widths of: pruned, {rule}"  # Settings.
 RECENT = 4  # Updates whose observations are the death set.
-UPDATES = 250
+UPDATES = 1000
 EPISODES = 256  # For the evaluation.
 DORMANT = 0.025  # Largest score of a dormant unit, as in Sokar et al., 2023.
 TIMED_SECONDS = 3.0
-NAME = "ppo"
 
 
 class Environment(NamedTuple):
@@ -147,8 +145,8 @@ def network(params: dict[str, list[Any]], observations: jax.Array) -> tuple[jax.
         x = observations
         *layers, last = params[name]
         for layer in layers:
-            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"])
-        outputs.append(x @ last["kernel"] + last["bias"])
+            x = jax.nn.relu(x @ layer["kernel"] + layer["bias"][None])
+        outputs.append(x @ last["kernel"] + last["bias"][None])
     return outputs[0], outputs[1][:, 0]
 
 
@@ -287,8 +285,8 @@ def update_of(env: Environment, tx: optax.GradientTransformation, steps: int = S
 def transformation(updates: int, strength: float | None) -> optax.GradientTransformation:
     """Returns Adam with clipping and a linear schedule; with a strength, wrapped so that hidden units die.
 
-    The proximal operator of a group Lasso follows each step. It shrinks the incoming weights and the bias of each hidden
-    unit together, and makes them exactly zero. Its strength is scaled with the learning rate.
+    The proximal operator of a group Lasso follows each step. It shrinks the incoming weights and the bias of each
+    hidden unit together, and makes them exactly zero. Its strength is scaled with the learning rate.
     """
     steps = updates * EPOCHS * MINIBATCHES
     rate = optax.linear_schedule(LEARNING_RATE, 0.0, steps)
@@ -335,9 +333,15 @@ def units_of(params: Any, observations: jax.Array) -> Units:
         magnitude = np.asarray(each.magnitude)
         dead.append(~np.asarray(demp_jax.alive(each)))
         dormant.append(magnitude <= DORMANT * magnitude.mean())
+    zero = zero_units(params, observations).values()
+    return Units(*(np.concatenate(list(each)) for each in (dead, dormant, zero)))
+
+
+def zero_units(params: Any, observations: jax.Array) -> dict[str, np.ndarray]:
+    """Returns which units are dead on any observation, `[width]` bool for each site."""
     layers = [layer for name in params for layer in params[name][:-1]]
     zero = [~np.any(layer["kernel"], axis=0) & (np.asarray(layer["bias"]) <= 0) for layer in layers]
-    return Units(*(np.concatenate(each) for each in (dead, dormant, zero)))
+    return dict(zip(_activity(params, observations), zero, strict=True))
 
 
 @jax.jit
@@ -345,25 +349,13 @@ def _outputs(params: Any, observations: jax.Array) -> tuple[jax.Array, jax.Array
     return network(params, observations)
 
 
-def masked(params: dict[str, list[Any]], dead: np.ndarray) -> dict[str, list[Any]]:
-    """Returns the parameters with zeros for the incoming weights and the bias of some hidden units."""
-    found: dict[str, list[Any]] = {}
-    for name, (*layers, last) in params.items():
-        found[name] = []
-        for layer in layers:
-            kept, dead = ~dead[: layer["bias"].size], dead[layer["bias"].size :]
-            found[name].append({key: leaf * kept for key, leaf in layer.items()})
-        found[name].append(last)
-    return found
-
-
 class Snapshot(NamedTuple):
-    """A network before a prune, and its death set.
+    """A network at a time of training, before a prune.
 
     Attributes:
       update: the number of updates so far.
       params: the parameters.
-      observations: the death set, `[example, feature]`.
+      observations: of the last rollouts, `[example, feature]`; the death set of the prune.
     """
 
     update: int
@@ -372,19 +364,21 @@ class Snapshot(NamedTuple):
 
 
 def hindsight(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
-    """Returns what the units that were dead at each snapshot but the last do on the observations of later snapshots.
+    """Returns whether the units that were dead at each snapshot would have stayed dead.
 
-    `dead`, `dormant` and `zero` are counts, see `Units`. `awake` is the number of dead units that are alive on some later
-    observation with the weights of the snapshot. `actions` is the fraction of the observations of the last snapshot on
-    which removing the dead units changes the most probable action. `revived` is the number of dead units that are alive
-    at the last snapshot; `None` if the network has other widths there.
+    An agent that learns visits other states. A unit that is dead on the states of today may be alive on those of
+    tomorrow, even if its weights do not change.
+
+    Returns:
+      For each snapshot but the last, its number of hidden units and how many of them are `dead`, `dormant` and `zero`,
+      see `Units`. `awake` is the number of dead units that are alive, with the weights of the snapshot, on observations
+      of a later snapshot. `revived` is the number of dead units that are alive at the last snapshot; `None` if the
+      network has other widths there.
     """
     found, end = [], snapshots[-1]
     for i, snapshot in enumerate(snapshots[:-1]):
         units = units_of(snapshot.params, snapshot.observations)
         later = [units_of(snapshot.params, each.observations).dead for each in snapshots[i + 1 :]]
-        pruned = masked(snapshot.params, units.dead)
-        choices = [_outputs(params, end.observations)[0].argmax(axis=1) for params in (snapshot.params, pruned)]
         at_end = units_of(end.params, end.observations).dead
         found.append(
             {
@@ -394,8 +388,283 @@ def hindsight(snapshots: Sequence[Snapshot]) -> list[dict[str, Any]]:
                 "dormant": int(units.dormant.sum()),
                 "zero": int((units.dead & units.zero).sum()),
                 "awake": int((units.dead & ~np.all(later, axis=0)).sum()),
-                "actions": float((choices[0] != choices[1]).mean()),
                 "revived": int((units.dead & ~at_end).sum()) if at_end.size == units.dead.size else None,
             }
         )
     return found
+
+
+def evaluate(env: Environment, params: Any, key: jax.Array, episodes: int = EPISODES) -> float:
+    """Returns the mean return of the first episode in each of `episodes` environments, with the policy's draws."""
+
+    @jax.jit
+    def total(params: Any, key: jax.Array) -> jax.Array:
+        def unfinished(carry: tuple[World, jax.Array, jax.Array]) -> jax.Array:
+            return jnp.isnan(carry[1]).any()
+
+        def step(carry: tuple[World, jax.Array, jax.Array]) -> tuple[World, jax.Array, jax.Array]:
+            world, returns, key = carry
+            key, subkey = jax.random.split(key)
+            world, rollout = collect(env, params, world, subkey, 1)
+            return world, jnp.where(jnp.isnan(returns), rollout.episode[0], returns), key
+
+        keys = jax.random.split(key)
+        start = begin(env, keys[0], episodes), jnp.full(episodes, jnp.nan), keys[1]
+        return jax.lax.while_loop(unfinished, step, start)[1].mean()
+
+    return float(total(params, key))
+
+
+class Trained(NamedTuple):
+    """An agent after its training.
+
+    Attributes:
+      params, opt_state, world: as training left them.
+      tx: the optimizer.
+      extra: what the update of the optimizer takes besides the gradients.
+      flops: mean FLOPs of the networks on one observation, over the updates.
+      returns: the mean return of the episodes that ended in each tenth of the training.
+      units: what `hindsight` says of the snapshots.
+      largest_change: the largest change of an output at a prune, relative to the largest output (at least 1).
+    """
+
+    params: Any
+    opt_state: Any
+    world: World
+    tx: optax.GradientTransformation
+    extra: dict[str, Any]
+    flops: float
+    returns: list[float]
+    units: list[dict[str, Any]]
+    largest_change: float
+
+
+def train(
+    env: Environment,
+    hidden: Mapping[str, Sequence[int]],
+    seed: int,
+    updates: int,
+    rule: str | None = None,
+    strength: float = STRENGTH,
+) -> Trained:
+    """Trains an agent, and with a rule prunes its networks.
+
+    Args:
+      env: the environment.
+      hidden: the hidden units of each layer of `"actor"` and `"critic"`.
+      seed: of the weights, the environments and the actions.
+      updates: the number of updates, a multiple of `PRUNES`.
+      rule: `"recent"` removes units that are dead on the observations of the last updates, `"any"` those that are dead
+        on any observation (`Units.zero`); `None` for dense training.
+      strength: the peak of the strength of the regularizer.
+    """
+    keys = jax.random.split(jax.random.key(seed), 3)
+    params, world = init_params(keys[0], env, hidden), begin(env, keys[1])
+    tx = transformation(updates, None if rule is None else strength)
+    opt_state, extra = tx.init(params), {} if rule is None else groups_of(params)
+    update = update_of(env, tx)
+    recent: collections.deque[jax.Array] = collections.deque(maxlen=RECENT)
+    snapshots, returns, ended = [], [], []
+    every, now, flops, change = updates // PRUNES, flops_of(params), 0.0, 0.0
+    for i in range(1, updates + 1):
+        params, opt_state, world, observations, episodes = update(
+            params, opt_state, world, jax.random.fold_in(keys[2], i), extra
+        )
+        recent.append(observations)
+        ended.append(episodes)
+        if i % every:
+            continue
+        flops += now / PRUNES
+        returns.append(float(np.nanmean(ended)))
+        ended.clear()
+        snapshots.append(Snapshot(i, params, jnp.concatenate(recent)))
+        if rule is not None:
+            death_set = snapshots[-1].observations
+            remove = zero_units(params, death_set) if rule == "any" else None
+            pruned = demp_jax.prune(network, params, [death_set], opt_state=opt_state, tx=tx, remove=remove)
+            if pruned.record.removed:
+                params, opt_state, extra = pruned.variables, pruned.opt_state, groups_of(pruned.variables)
+                now, change = flops_of(params), max(change, pruned.record.difference)
+    return Trained(params, opt_state, world, tx, extra, flops, returns, hindsight(snapshots), change)
+
+
+def hidden_of(params: Any) -> dict[str, list[int]]:
+    """Returns the hidden units of each layer."""
+    return {name: [layer["bias"].size for layer in layers[:-1]] for name, layers in params.items()}
+
+
+def parameters_of(params: Any) -> int:
+    """Returns the number of parameters."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def flops_of(params: Any) -> float:
+    """Returns the FLOPs of both networks on one observation."""
+    return float(demp_jax.trace(network, params, jnp.zeros((2, params["actor"][0]["kernel"].shape[0]))).flops())
+
+
+def compare(seed: int, updates: int, hidden: Mapping[str, Sequence[int]] = HIDDEN) -> Iterator[dict[str, Any]]:
+    """Trains all agents of a seed and yields a record for each.
+
+    A pruned agent starts as the dense one, with the same weights. Times and FLOPs are relative to the dense agent.
+    """
+    env = gymnax_environment(ENVIRONMENT)
+    facts = {"seed": seed, "updates": updates, "environment": f"{ENVIRONMENT}, gymnax {_version()}"}
+    dense = train(env, hidden, seed, updates)
+    times = {"update_ratio_start": 1.0, "update_ratio_end": 1.0}
+    yield {"setting": "dense", "rule": None, **facts, **_measured(env, dense, dense, seed), **times}
+    for rule in RULES:
+        pruned = train(env, hidden, seed, updates, rule)
+        small = train(env, hidden_of(pruned.params), seed, updates)
+        for name, run in {PRUNED: pruned, SMALL: small}.items():
+            named = {"setting": name.format(rule=rule), "rule": rule, "strength": STRENGTH, **facts}
+            yield {**named, **_measured(env, run, dense, seed), **_times(env, run, dense, hidden, seed)}
+
+
+def _version() -> str:
+    return importlib.metadata.version("gymnax")
+
+
+def _measured(env: Environment, run: Trained, dense: Trained, seed: int) -> dict[str, Any]:
+    return {
+        "return": evaluate(env, run.params, jax.random.fold_in(jax.random.key(seed), 1)),
+        "training_returns": run.returns,
+        "parameters": parameters_of(run.params),
+        "hidden": hidden_of(run.params),
+        "flops_ratio": flops_of(run.params) / flops_of(dense.params),
+        "training_flops_ratio": run.flops / dense.flops,
+        "units": run.units,
+        "largest_change": run.largest_change,
+    }
+
+
+def _times(
+    env: Environment, run: Trained, dense: Trained, hidden: Mapping[str, Sequence[int]], seed: int
+) -> dict[str, float]:
+    """Returns the time of an update at the start and at the end, relative to a dense update, interleaved."""
+    key = jax.random.key(seed)
+
+    def updates_of(
+        params: Any, opt_state: Any, world: World, tx: optax.GradientTransformation, extra: Any
+    ) -> Callable[[], Any]:
+        update = update_of(env, tx)
+        return lambda: jax.block_until_ready(update(params, opt_state, world, key, extra))
+
+    programs = {"dense": updates_of(*dense[:5]), "end": updates_of(*run[:5])}
+    if run.extra:
+        params = init_params(key, env, hidden)
+        programs["start"] = updates_of(params, run.tx.init(params), dense.world, run.tx, groups_of(params))
+    times = timing.median_seconds(programs, TIMED_SECONDS)
+    assert times is not None
+    start, end = times.get("start", times["end"]), times["end"]
+    return {"update_ratio_start": start / times["dense"], "update_ratio_end": end / times["dense"]}
+
+
+def claims(records_of_seed: Mapping[str, Mapping[str, Any]]) -> list[judging.Claim]:
+    """Returns what is claimed, with the effects of one seed, given its records by setting."""
+    dense, found = records_of_seed["dense"], []
+    for rule in dict.fromkeys(r["rule"] for r in records_of_seed.values() if r["rule"] is not None):
+        pruned, small = (records_of_seed[name.format(rule=rule)] for name in (PRUNED, SMALL))
+        effects = {
+            "The pruned agent is better than a dense agent of its widths": judging.Effect(
+                "return of pruned minus dense of its widths", pruned["return"] - small["return"]
+            ),
+            "The pruned agent is better than the dense agent": judging.Effect(
+                "return of pruned minus dense", pruned["return"] - dense["return"]
+            ),
+            "An update of the pruned agent is faster": judging.Effect(
+                "time of a dense update over a pruned update, at the end",
+                1 / pruned["update_ratio_end"],
+                above=1.0,
+                unit="times",
+            ),
+        }
+        found += [judging.Claim(f"{claim} ({rule}).", "", (effect,)) for claim, effect in effects.items()]
+    return found
+
+
+def results_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table with a row per setting and means over the seeds."""
+    rows: list[tuple[str, ...]] = [
+        ("agent", "seeds", "return", "parameters", "actor", "critic")
+        + ("FLOPs", "training FLOPs", "update at the start", "update at the end")
+    ]
+    for setting, group in study.settings(found).items():
+        ratios = ("flops_ratio", "training_flops_ratio", "update_ratio_start", "update_ratio_end")
+        rows.append(
+            (
+                setting,
+                str(len(group)),
+                study.mean_and_spread(group, "return", 1),
+                f"{study.mean(group, 'parameters'):,.0f}",
+                *(_widths(group, name) for name in HIDDEN),
+                *(f"x {study.mean(group, name):.2f}" for name in ratios),
+            )
+        )
+    return tables.lines(rows)
+
+
+def _widths(group: Sequence[Mapping[str, Any]], name: str) -> str:
+    layers = zip(*(record["hidden"][name] for record in group), strict=True)
+    return ", ".join(f"{statistics.mean(layer):.0f}" for layer in layers)
+
+
+def units_table(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a table of hidden units, means over the seeds, at 10, 50 and 90% of the training."""
+    rows: list[tuple[str, ...]] = [
+        ("agent", "training", "units", "dormant", "dead", "dead on any observation", "alive later")
+    ]
+    for setting, group in study.settings(found).items():
+        for i in (0, PRUNES // 2 - 1, PRUNES - 2):
+            at = [record["units"][i] for record in group]
+            counts = (f"{study.mean(at, name):.0f}" for name in ("units", "dormant", "dead", "zero", "awake"))
+            rows.append((setting, f"{(i + 1) / PRUNES:.0%}", *counts))
+    return tables.lines(rows)
+
+
+def page(found: Sequence[Mapping[str, Any]]) -> str:
+    """Returns the page of the results."""
+    first = found[0]
+    return f"""\
+# A PPO agent, pruned while it learns
+
+Written by `{first["command"]}` from the records in `{STUDY.name}.jsonl`. Each agent learned for {first["updates"]}
+updates of {ACTORS} x {STEPS} steps ({first["updates"] * ACTORS * STEPS:,} in all) in {first["environment"]}. The return
+is the mean over {EPISODES} episodes after the training, with the standard deviation over seeds. FLOPs are those of both
+networks on one observation at the end, and training FLOPs their mean over the updates. The time of an update, which
+includes the environments, is measured in one process, interleaved with dense updates. FLOPs and times are relative to
+the dense agent.
+
+{results_table(found)}
+
+Hidden units on the observations of the last {RECENT} updates, before a prune. A dormant unit has a mean activation of
+at most {DORMANT} times that of its layer. A unit is dead on any observation if its incoming weights are zero and its
+bias is not positive. The last column counts dead units that are alive, with the weights of that time, on observations
+of a later time.
+
+{units_table(found)}
+
+Differences are between agents of the same seed. Bounds are one-sided 90% t-bounds of their mean. A claim holds if the
+lower bound is above what is required, and does not hold if the upper bound is below it
+(`experiments/figures/judging.py`).
+
+{study.verdicts_table(STUDY, found)}
+
+The largest change of an output at a prune, on the death set, was {max(r["largest_change"] for r in found):.0e} of the
+largest output.
+
+Device: {first["device"]}. Commit: {first["commit"]}.
+"""
+
+
+def _summary(record: Mapping[str, Any]) -> str:
+    return f"return {record['return']:.2f}, {record['parameters']:,} parameters, hidden units {record['hidden']}"
+
+
+STUDY = study.Study(
+    "ppo", "updates", UPDATES, PRUNES, compare, claims, {"results": results_table, "units": units_table}, page, _summary
+)
+main = functools.partial(study.main, STUDY, __doc__)
+
+if __name__ == "__main__":
+    sys.exit(command.guarded(main))
