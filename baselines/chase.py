@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Chase: channels and connections leave together (Yin et al., 2023, https://arxiv.org/abs/2305.19454).
+"""Chase: prunes channels of a sparse network (Yin et al., 2023, https://arxiv.org/abs/2305.19454).
 
-Channels are cut for good, at a growing rate; what is left trains sparse, for most of the run with more connections than
-asked for (a soft memory bound). The released code masks the channels and removes them at the end; here they are cut
-when they leave.
+Channels are removed for good, at a growing rate. The remaining network trains sparse. For most of the run it has more
+connections than the target (a soft memory bound). The released code masks channels and removes them at the end. Here
+they are removed immediately.
 """
 
 from __future__ import annotations
@@ -24,33 +24,33 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the mean absolute weight of every class, `[K]`, of weights held at zero, too.
+    """Returns the mean absolute weight of every group, `[num_groups]`, including masked weights.
 
-    It is 0 for classes that no kernel computes: units of sums, which leave with the units that feed them.
+    It is 0 for groups that no kernel computes: units of sums, which are removed together with the units that feed them.
     """
     total, count = l1_norm.norms(subject)
     return total / np.maximum(count, 1)
 
 
 def channels(sparsity: float, *, end: int) -> Callable[[int], float]:
-    """Returns the channel sparsity by step: `S (1 - (1 - t / end)^3)`, S from `end` on."""
+    """Returns the channel sparsity by step t: `S (1 - (1 - t / end)^3)`, and S after `end`."""
     return lambda step: sparsity * (1 - (1 - min(step / end, 1.0)) ** 3)
 
 
 def floors(graph: demp_jax.Graph, sparsity: float, beta: float) -> Mapping[str, int]:
-    """Returns how many units every site keeps at least: `int(width * (1 - S) * beta)`, and at least one."""
+    """Returns the minimum number of units of each site: `int(width * (1 - S) * beta)`, at least 1."""
     return {name: max(int(width * (1 - sparsity) * beta), 1) for name, width in graph.widths.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chase(DynamicSparse):
-    """Moves connections: back to the target sparsity by `|w|`, then beyond it by `|dL/dw|`, until `switch`.
+    """Drops connections by `|w|` down to the target sparsity, and grows connections by `|dL/dw|` beyond it.
 
-    After that as many are grown as dropped.
+    After the step `switch`, as many connections are grown as dropped.
 
     Attributes:
-      extra: by step, how much of every parameter may be open beyond the target.
-      switch: the step after which nothing is beyond the target.
+      extra: by step, the fraction of every parameter that is connected beyond the target, in [0, 1].
+      switch: the last step with connections beyond the target.
     """
 
     extra: optax.Schedule = lambda _: 0.05
@@ -60,7 +60,7 @@ class Chase(DynamicSparse):
     after_step: bool = dataclasses.field(default=True, init=False)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:
-        """Returns the state with connections moved, and the moments of new ones at zero."""
+        """Returns the state with moved connections. The moments of new connections are zero."""
         drop, extra = self.drop(state.count), self.extra(state.count)
         beyond = state.count <= self.switch
 

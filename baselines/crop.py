@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""CroP (Rachwan et al., 2022, https://arxiv.org/abs/2206.10451): how a unit's removal changes the gradient flow."""
+"""CroP: scores units by the change of the gradient flow (Rachwan et al., 2022, https://arxiv.org/abs/2206.10451)."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns `|sum_b H_b g_b|` of every class, `[K]`, as the DemP paper's code computes it.
+    """Returns `|sum_b H_b g_b|` of every group, `[num_groups]`, as the code of the DemP paper computes it.
 
-    g_b and H_b are the gradient and the Hessian of the mean cross-entropy of batch b with respect to the gates c = 1,
-    which multiply the values before the activations. The product comes from forward-mode differentiation of the
-    gradient; no Hessian is formed.
+    g_b and H_b are the gradient and the Hessian of the mean cross-entropy of batch b with respect to gates c = 1, which
+    multiply the values before the activations. The product is the forward-mode derivative of the gradient, so that no
+    Hessian is formed.
     """
     return _total(subject, shift=False)
 
 
 def with_shift(subject: Subject) -> np.ndarray:
-    """Returns the score of the DemP paper's later code: the same over gates c and a threshold b per site.
+    """Returns the score of the later code of the DemP paper, with gates c and a threshold b per site.
 
-    With `act(c * x - b)`, gradient and Hessian are those of (c, b) together; the part of c is the score.
+    Gradient and Hessian are those of (c, b) in `act(c * x - b)`. The score is the part of c, `[num_groups]`.
     """
     return _total(subject, shift=True)
 
 
 def released(subject: Subject) -> np.ndarray:
-    """Returns `|d/dc sum_b <G, dL_b / dW>|` of every class, `[K]`, as CroP's own released code computes it.
+    """Returns `|d/dc sum_b <G, dL_b / dW>|` of every group, `[num_groups]`, as the released code of CroP computes it.
 
-    W are the kernels (parameters of two axes or more), `G = sum_b dL_b / dW` is held constant, L_b is the mean
+    W are the kernels (parameters with two or more axes), `G = sum_b dL_b / dW` is constant, L_b is the mean
     cross-entropy, and the gate c = 1 multiplies the product, before the normalization.
     """
     fn, variables, graph, batches, live, _, exclude = subject

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""When to prune early in training: once the distance the weights have traveled grows slowly (EarlyCroP).
+"""When to prune early in training: when the distance of the weights from the start grows slowly (EarlyCroP).
 
 Rachwan et al., 2022, https://arxiv.org/abs/2206.10451, section 4.3.
 """
@@ -19,13 +19,13 @@ class EarlyState(NamedTuple):
     """State of `watch_distance`.
 
     Attributes:
-      inner: of the optimizer it wraps.
-      reference: the parameters that distances are measured from.
-      size: the norm of the reference.
-      distance: from it at the end of the last epoch.
-      threshold: of the rule.
+      inner: the state of the wrapped optimizer.
+      reference: the parameters from which distances are measured.
+      size: the norm of the reference, `float32[]`.
+      distance: the relative distance from the reference at the end of the last epoch, `float32[]`.
+      threshold: the threshold of the rule, `float32[]`.
       step: number of updates so far, `int32[]`.
-      fired_at: the number of updates after which the rule fired, -1 before.
+      fired_at: the number of updates after which the rule fired, `int32[]`; -1 before.
     """
 
     inner: Any
@@ -40,24 +40,24 @@ class EarlyState(NamedTuple):
 def watch_distance(
     inner: optax.GradientTransformation, *, epoch: float, sparsity: float, rule: str = "paper"
 ) -> optax.GradientTransformationExtraArgs:
-    """Wraps an optimizer so that its state tells when it is time to prune; the updates are those of `inner`.
+    """Wraps an optimizer so that its state says when to prune. The updates are those of `inner`.
 
     At the end of epoch e = 1, 2, ..., with parameters theta_e, the rule fires for the first time when::
 
         paper:     0 < |d_e - d_{e-1}| < 1 - rho,                d_e = ||theta_e - theta_0|| / ||theta_0||
         released:  |d_e - d_{e-1}| < d_2 * min(1 - rho - 0.1, 0.99),   d_e = ||theta_e - theta_1|| / ||theta_1||, e > 1
 
-    The second never fires for rho >= 0.9: give it a latest time elsewhere. The state mirrors the parameters, so
-    `demp_jax.prune` slices it.
+    The second rule never fires for rho >= 0.9, so a latest time should be set elsewhere. The state mirrors the
+    parameters, so `demp_jax.prune` slices it.
 
     Args:
       inner: the optimizer.
-      epoch: steps per epoch, not rounded.
-      sparsity: rho, the fraction of neurons that will leave, in [0, 1).
+      epoch: steps per epoch, > 0, not rounded.
+      sparsity: rho, the fraction of neurons to remove, in [0, 1).
       rule: one of `RULES`.
 
     Raises:
-      ValueError: for an unknown rule, or a value out of its range.
+      ValueError: for an unknown rule, or an argument out of its range.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule=}.")
@@ -71,7 +71,7 @@ def watch_distance(
         zero = jnp.zeros([], jnp.float32)
         threshold = jnp.full([], 1 - sparsity if rule == "paper" else 0.0, jnp.float32)
         count, never = jnp.zeros([], jnp.int32), jnp.full([], -1, jnp.int32)
-        # A copy: the parameters' own memory is reused by the step.
+        # A copy, since the training step donates the memory of the parameters.
         reference = jax.tree.map(jnp.copy, params)
         return EarlyState(chain.init(params), reference, optax.tree.norm(params), zero, threshold, count, never)
 
@@ -98,7 +98,7 @@ def watch_distance(
         updates, inner_state = chain.update(grads, state.inner, params, **extra_args)
         state = state._replace(inner=inner_state, step=state.step + 1)
         number = jnp.floor(state.step / epoch)
-        # Epochs need not be whole numbers of steps: the end is the first step after it.
+        # Epochs may not be whole numbers of steps. An epoch ends at the first step after it.
         ends = number > jnp.floor((state.step - 1) / epoch)
         after = optax.apply_updates(params, updates)
         state = jax.lax.cond(ends & (state.fired_at < 0), at_end_of_epoch, lambda s, *_: s, state, after, number)
@@ -108,10 +108,13 @@ def watch_distance(
 
 
 def fired_at(opt_state: Any) -> int:
-    """Returns after how many updates the rule fired, -1 if it has not, from the state of an optimizer with it.
+    """Returns the number of updates after which the rule fired, or -1.
+
+    Args:
+      opt_state: the state of an optimizer that contains one `watch_distance`.
 
     Raises:
-      ValueError: when the optimizer holds no `watch_distance`.
+      ValueError: if the state does not contain one `watch_distance`.
     """
     found = [s for s in jax.tree.leaves(opt_state, is_leaf=_is_early) if _is_early(s)]
     if len(found) != 1:
@@ -120,7 +123,7 @@ def fired_at(opt_state: Any) -> int:
 
 
 def restarted(opt_state: Any, fresh: Any) -> Any:
-    """Returns a fresh state of an optimizer that still knows that its rule has fired, if it has one."""
+    """Returns a new state of an optimizer that keeps the state of its rule, if it has one."""
     if not _is_early(opt_state):
         return fresh
     return opt_state._replace(inner=fresh.inner)

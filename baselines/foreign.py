@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""jaxpruner, where it is installed: `pip install git+https://github.com/google-research/jaxpruner`.
+"""Updaters of jaxpruner, if it is installed: `pip install git+https://github.com/google-research/jaxpruner`.
 
-It is not on PyPI, and PyPI accepts no dependency on an address, so there is no extra for it. It uses `jax.tree_map`,
-which JAX has removed; here it gets that name back.
+jaxpruner is not on PyPI, and packages on PyPI cannot depend on it, so it is not an extra. It uses `jax.tree_map`, which
+JAX has removed, and which is restored here.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ import optax
 
 
 def jaxpruner() -> ModuleType:
-    """Returns the package jaxpruner, working with today's JAX.
+    """Returns the package jaxpruner, made compatible with current versions of JAX.
 
     Raises:
-      ImportError: when it is not installed; says how to.
+      ImportError: if it is not installed, with the command that installs it.
     """
     try:
         module = importlib.import_module("jaxpruner")
@@ -36,7 +36,7 @@ def jaxpruner() -> ModuleType:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adapted:
-    """An updater of another library, which a compiled step can take as it is hashable."""
+    """A hashable wrapper of an updater of another library, which can be an argument of a compiled step."""
 
     updater: Any
 
@@ -45,7 +45,7 @@ class Adapted:
         return self.updater.wrap_optax(inner)
 
     def pre_forward_update(self, params: Any, opt_state: Any) -> Any:
-        """Returns the parameters to compute with."""
+        """Returns the parameters for the forward pass."""
         return self.updater.pre_forward_update(params, opt_state)
 
     def post_gradient_update(self, params: Any, opt_state: Any) -> Any:
@@ -54,7 +54,7 @@ class Adapted:
 
 
 def _tree_map(fn: Callable[..., Any], tree: Any, *rest: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
-    """`jax.tree.map` as it was when it was called `jax.tree_map`: `None` in the first tree goes with anything."""
+    """`jax.tree_map` of older versions of JAX: a `None` in the first tree matches any subtree."""
 
     def one(leaf: Any, *others: Any) -> Any:
         return None if leaf is None else fn(leaf, *others)

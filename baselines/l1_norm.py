@@ -11,23 +11,23 @@ from demp_jax.tracing import per_unit
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the sum of absolute weights of every class, `[K]`: of all kernels that compute its units.
+    """Returns the L1 norm of the weights of every group, `[num_groups]`, over all kernels that compute its units.
 
     Raises:
-      ValueError: when no kernel can be told to compute a unit.
+      ValueError: if no kernel is known to compute a unit.
     """
     return norms(subject)[0]
 
 
 def norms(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of absolute weights of every class and how many they are, `[K]` each.
+    """Returns the sum of absolute weights of every group, and their number, `[num_groups]` each.
 
-    Weights that read groups which have left are not counted.
+    Weights that read masked groups do not count.
     """
     graph, live = subject.graph, subject.live
     leaves = jax.device_get(jax.tree.leaves(subject.variables))
     fed = np.append(graph.fed, -1)
-    # The last entry is for units that always stay.
+    # The last entry is for units that cannot be removed.
     there = np.append(np.where(fed[:-1] >= 0, live[fed[:-1]], True), True)
     total, count = np.zeros(graph.num_groups), np.zeros(graph.num_groups)
     for producer in graph.producers:

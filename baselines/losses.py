@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Losses of a network with gates, which the scores differentiate."""
+"""Losses of a network with gates, whose derivatives are scores."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def negative_logit(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean of minus the right class's logit: the negative log-likelihood of logits, by mistake."""
+    """Returns the mean of the negated logits of the labels, as released code that omits the log-softmax."""
     return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))
 
 
 def gated(
     fn: Callable[[Any, Any], Any], graph: demp_jax.Graph, exclude: tuple[str, ...], position: str, loss: Loss
 ) -> Callable[..., jax.Array]:
-    """Returns the loss of a batch as a function `(gates [K], thresholds [K], variables, x, y, live [K])`."""
+    """Returns the loss of a batch, `(gates, thresholds, variables, x, y, live)` with three arrays `[num_groups]`."""
     run = demp_jax.tracing.with_gates(fn, graph, position=position, exclude=exclude)
 
     def of(gates: jax.Array, thresholds: jax.Array, variables: Any, x: Any, y: Any, live: Any) -> jax.Array:

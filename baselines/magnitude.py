@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Magnitude pruning: the smallest weights are held at zero (Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
+"""Gradual pruning by magnitude (Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baselines.masking import Masking
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Magnitude(Masking):
-    """Holds the weights with the smallest `|w|` of every parameter at zero."""
+    """Masks the weights with the smallest `|w|` of every parameter."""
 
     def scores(self, params: Any, grads: Any, count: Any) -> Any:
         """Returns `|w|`."""

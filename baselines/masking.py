@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Methods that hold weights at zero: masks in the state of the optimizer, by jaxpruner's protocol.
+"""Methods that mask weights. Masks are in the state of the optimizer, with the protocol of jaxpruner.
 
-An updater here drops into a loop written for jaxpruner (Lee et al., 2023, https://arxiv.org/abs/2304.14082), and one of
-jaxpruner's into the training program::
+The updaters work in a loop written for jaxpruner (Lee et al., 2023, https://arxiv.org/abs/2304.14082), and updaters of
+jaxpruner work in the training program::
 
     tx = updater.wrap_optax(optax.adam(1e-3))
     opt_state = tx.init(params)
@@ -12,7 +12,7 @@ jaxpruner's into the training program::
         updates, opt_state = tx.update(grads, opt_state, params)
         params = updater.post_gradient_update(optax.apply_updates(params, updates), opt_state)
 
-Masking does not make a network smaller or faster; `idle_units` finds the units that came to have no weights, for a cut.
+Masking does not make a network smaller or faster. `idle_units` finds units without weights, which can be pruned.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ class SparseState(NamedTuple):
     """State of an optimizer wrapped by an updater.
 
     Attributes:
-      masks: a tree like the parameters of uint8 arrays, 1 where a weight may be other than zero; `None` for parameters
-        that stay dense.
-      inner_state: of the optimizer.
-      target_sparsities: a tree like the parameters of numbers, `None` for parameters that stay dense.
+      masks: a tree like the parameters of uint8 arrays, 1 for weights and 0 for masked weights; `None` for dense
+        parameters.
+      inner_state: the state of the wrapped optimizer.
+      target_sparsities: a tree like the parameters of numbers in [0, 1); `None` for dense parameters.
       count: number of steps so far, `int32[]`.
     """
 
@@ -50,13 +50,13 @@ class SparseState(NamedTuple):
 
 
 class Updater(Protocol):
-    """What a training loop uses of an updater, this package's or jaxpruner's."""
+    """The methods of an updater that a training loop calls, for updaters of this package and of jaxpruner."""
 
     def wrap_optax(self, inner: optax.GradientTransformation) -> optax.GradientTransformation:
         """Returns the optimizer with masks in its state."""
 
     def pre_forward_update(self, params: Any, opt_state: Any) -> Any:
-        """Returns the parameters to compute with."""
+        """Returns the parameters for the forward pass."""
 
     def post_gradient_update(self, params: Any, opt_state: Any) -> Any:
         """Returns the parameters after a step, masked."""
@@ -64,32 +64,32 @@ class Updater(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Masking:
-    """An updater that recomputes its masks from scores at the steps of a schedule; base of the others.
+    """The base class of updaters: recomputes masks from scores at the steps of a schedule.
 
     Attributes:
-      distribution: of the target sparsity over the parameters, see `baselines.sparsity`.
-      schedule: at which steps the masks change, and how sparse they are then.
-      seed: of what is random.
+      distribution: the distribution of the target sparsity over the parameters, see `baselines.sparsity`.
+      schedule: the steps at which the masks change, and the sparsity at these steps.
+      seed: the seed of random masks and scores.
     """
 
     distribution: Distribution
     schedule: Schedule
     seed: int = 0
-    # Whether the optimizer does nothing at the steps that change the masks.
+    # Whether the optimizer makes no update at steps that change the masks.
     skip_gradients: bool = dataclasses.field(default=False, init=False)
-    # Whether the optimizer does not see the gradients of weights that are held at zero.
+    # Whether the gradients of masked weights are zero for the optimizer.
     sparse_gradients: bool = dataclasses.field(default=False, init=False)
-    # Whether a step that changes the masks reads the gradients of weights that are held at zero.
+    # Whether a step that changes the masks reads the gradients of masked weights.
     dense_gradients: bool = dataclasses.field(default=False, init=False)
-    # Whether masks change after the optimizer's step, by its new weights, instead of before it.
+    # Whether masks change after the update of the optimizer, by the new weights, instead of before it.
     after_step: bool = dataclasses.field(default=False, init=False)
 
     def scores(self, params: Any, grads: Any, count: Any) -> Any:
-        """Returns a tree of scores like the parameters: what scores least is held at zero."""
+        """Returns a tree of scores like the parameters. Weights with the smallest scores are masked."""
         raise NotImplementedError
 
     def initial_masks(self, params: Any, sparsities: Any) -> Any:
-        """Returns the masks before the first step; by default everything is open."""
+        """Returns the masks before the first step; by default without masked weights."""
         return where(lambda p, _: jnp.ones(p.shape, MASK), params, sparsities)
 
     def new_masks(self, state: SparseState, params: Any, grads: Any) -> Any:
@@ -102,12 +102,12 @@ class Masking:
         return state._replace(masks=self.new_masks(state, params, grads))
 
     def init_state(self, params: Any) -> SparseState:
-        """Returns the state before the first step, without that of an optimizer."""
+        """Returns the state before the first step, without the state of an optimizer."""
         sparsities = self.distribution(params)
         return SparseState(self.initial_masks(params, sparsities), None, sparsities, jnp.zeros([], jnp.int32))
 
     def wrap_optax(self, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-        """Returns the optimizer with masks in its state, `SparseState`; further arguments go to `inner`."""
+        """Returns the optimizer with masks in its state, a `SparseState`. Its update passes extra arguments on."""
         chain = optax.with_extra_args_support(inner)
 
         def init(params: Any) -> SparseState:
@@ -137,7 +137,7 @@ class Masking:
                 updates, inner_state = step(state.inner_state)
             state = state._replace(inner_state=inner_state)
             if self.after_step:
-                # What was dropped may still have moments.
+                # Dropped connections may have nonzero moments.
                 updates = apply_masks(updates, state.masks)
                 state = moved(state, optax.apply_updates(params, updates))
             return updates, state._replace(count=state.count + 1)
@@ -145,7 +145,7 @@ class Masking:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def pre_forward_update(self, params: Any, opt_state: Any) -> Any:
-        """Returns the parameters as they are: they are masked already."""
+        """Returns the parameters, which are already masked."""
         del opt_state
         return params
 
@@ -154,14 +154,14 @@ class Masking:
         return apply_masks(params, opt_state.masks)
 
     def instant_sparsify(self, params: Any, grads: Any = None) -> tuple[Any, Any]:
-        """Returns the parameters at their target sparsity at once, and the masks."""
+        """Returns the parameters at their target sparsity, and the masks."""
         masks = where(top_mask, self.scores(params, grads, jnp.zeros([], jnp.int32)), self.distribution(params))
         return apply_masks(params, masks), masks
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class StaticSparse(Masking):
-    """Trains at a random sparsity that never changes."""
+    """Trains with random masks that never change."""
 
     sparse_gradients: bool = dataclasses.field(default=True, init=False)
 
@@ -170,41 +170,41 @@ class StaticSparse(Masking):
         return where(top_mask, random_like(params, jax.random.key(self.seed)), sparsities)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:
-        """Returns the state as it is."""
+        """Returns the state unchanged."""
         del params, grads
         return state
 
     def instant_sparsify(self, params: Any, grads: Any = None) -> tuple[Any, Any]:
-        """Raises `TypeError`: a method that trains sparse has no scores of its own."""
+        """Raises `TypeError`: methods that train sparse have no scores of trained weights."""
         raise TypeError(f"{type(self).__name__} trains sparse from the start; it cannot sparsify trained parameters.")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DynamicSparse(StaticSparse):
-    """Trains sparse, and moves connections: those with the smallest weights are dropped, and as many are grown.
+    """Trains sparse and moves connections: drops those with the smallest weights, and grows as many others.
 
-    Every parameter keeps its number of connections. What has just been dropped may be grown again. New connections
-    begin at zero, with moments of zero; at a step that moves connections the optimizer does nothing.
+    Every parameter keeps its number of connections. A connection that has just been dropped can be grown again. New
+    connections start at zero, with moments of zero. At a step that moves connections, the optimizer makes no update.
 
     Attributes:
-      drop: which part of the connections is dropped, by step.
+      drop: by step, the fraction of the connections to drop, in [0, 1].
     """
 
     drop: optax.Schedule = lambda _: 0.3
     skip_gradients: bool = dataclasses.field(default=True, init=False)
 
     def growth(self, params: Any, grads: Any, count: Any) -> Any:
-        """Returns a tree of scores like the parameters: what scores most is grown."""
+        """Returns a tree of scores like the parameters. Connections with the largest scores are grown."""
         raise NotImplementedError
 
     def new_masks(self, state: SparseState, params: Any, grads: Any) -> Any:
-        """Returns masks with connections moved."""
+        """Returns masks with moved connections."""
         drop = self.drop(state.count)
         growth = self.growth(params, grads, state.count)
         return where(lambda g, p, mask: moved(mask, jnp.abs(p), g, drop), growth, params, state.masks)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:
-        """Returns the state with connections moved, and the moments of new ones at zero."""
+        """Returns the state with moved connections. The moments of new connections are zero."""
         masks = self.new_masks(state, params, grads)
         grown = where(lambda new, old: (new == 1) & (old == 0), masks, state.masks)
         inner = restarted(state.inner_state, params, grown)
@@ -212,18 +212,18 @@ class DynamicSparse(StaticSparse):
 
 
 def top_mask(scores: jax.Array, sparsity: Any) -> jax.Array:
-    """Returns the mask of the `max(1, round(n (1 - sparsity)))` largest of n scores; of equal ones the first.
+    """Returns the mask of the `max(1, round(n (1 - sparsity)))` largest of n scores; the first of equal scores.
 
     Args:
-      scores: of any shape.
-      sparsity: in [0, 1], a number or an array of one.
+      scores: an array of any shape.
+      sparsity: in [0, 1], a number or a scalar array.
     """
     size = scores.size
     return top_count(scores, jnp.maximum(jnp.round(size * (1 - jnp.asarray(sparsity, jnp.float32))).astype(int), 1))
 
 
 def top_count(scores: jax.Array, count: Any) -> jax.Array:
-    """Returns the mask of the `count` largest scores; of equal ones the first."""
+    """Returns the mask of the `count` largest scores; the first of equal scores."""
     order = jnp.argsort(-scores.reshape(-1), stable=True)
     return (
         jnp.zeros(scores.size, MASK).at[order].set((jnp.arange(scores.size) < count).astype(MASK)).reshape(scores.shape)
@@ -231,26 +231,26 @@ def top_count(scores: jax.Array, count: Any) -> jax.Array:
 
 
 def moved(mask: jax.Array, weight: jax.Array, growth: jax.Array, drop: Any) -> jax.Array:
-    """Returns a mask with as many ones, a part `drop` of which has moved.
+    """Returns a mask with the same number of ones, of which a fraction has moved.
 
     Args:
-      mask: the connections.
-      weight: what scores least among them is dropped; at least one stays.
-      growth: what scores most among the others is grown.
-      drop: in [0, 1].
+      mask: the connections, 1 or 0.
+      weight: an array like the mask. Connections with the smallest values are dropped; at least one is kept.
+      growth: an array like the mask. Connections with the largest values are grown.
+      drop: the fraction to move, in [0, 1].
     """
     ones = jnp.sum(mask, dtype=jnp.int32)
-    # As jaxpruner rounds: by densities of the parameter.
+    # Rounded like in jaxpruner, which computes densities of the parameter.
     kept = jnp.maximum(jnp.round(ones * (1 - drop)).astype(jnp.int32), jnp.minimum(ones, 1))
     stays = top_count(jnp.where(mask == 1, weight, -jnp.inf), kept)
     return top_count(jnp.where(stays == 1, jnp.inf, growth), ones)
 
 
 def restarted(inner_state: Any, params: Any, grown: Any) -> Any:
-    """Returns the state of an optimizer with zero wherever it mirrors a connection in `grown`.
+    """Returns the state of an optimizer in which values of the connections in `grown` are zero.
 
-    A part of the state mirrors the parameters where it is a tree of their structure and shapes: so are the moments of
-    every optax optimizer but the factored ones.
+    A part of the state mirrors the parameters if it is a tree of their structure and shapes, such as the moments of
+    optax optimizers without factored moments.
     """
     structure: Any = jax.tree.structure(params)
     shapes = [p.shape for p in jax.tree.leaves(params)]
@@ -267,7 +267,7 @@ def restarted(inner_state: Any, params: Any, grown: Any) -> Any:
 
 
 def where(fn: Callable[..., Any], tree: Any, *trees: Any) -> Any:
-    """Maps `fn` over trees of which some leaves are `None`: those give `None`."""
+    """Maps `fn` over trees. The result is `None` where a leaf is `None`."""
 
     def one(*leaves: Any) -> Any:
         return None if any(leaf is None for leaf in leaves) else fn(*leaves)
@@ -276,7 +276,7 @@ def where(fn: Callable[..., Any], tree: Any, *trees: Any) -> Any:
 
 
 def apply_masks(tree: Any, masks: Any) -> Any:
-    """Returns a tree with zero where its mask is."""
+    """Returns a tree multiplied by its masks."""
     return jax.tree.map(lambda m, a: a if m is None else a * m.astype(a.dtype), masks, tree, is_leaf=_is_none)
 
 
@@ -292,7 +292,7 @@ def random_like(params: Any, key: jax.Array) -> Any:
 
 
 def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray]:
-    """Returns which units are only read with weights of zero, `[width]` bool by site: what `demp_jax.prune` removes."""
+    """Returns the units that are only read with weights of zero, `[width]` bool by site, for `demp_jax.prune`."""
     leaves = jax.tree.leaves(variables)
     read = np.zeros(graph.num_groups + 1, bool)
     for use in graph.consumers:
@@ -302,21 +302,21 @@ def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray
         weights = np.asarray(leaves[use.variable])
         weights = weights if use.layer is None else weights[use.layer]
         any_weight = (weights != 0).any(tuple(i for i in range(weights.ndim) if i != use.weight_axis))
-        # A flattened or grouped axis may be longer than that of the weights: then nothing is concluded.
+        # A flattened or grouped axis may be longer than that of the weights. Its units then count as read.
         read[use.groups[any_weight if len(any_weight) == len(use.groups) else slice(None)]] = True
     read[-1] = True
     return {site.name: ~read[site.groups] for site in graph.sites}
 
 
 def densities(params: Any, opt_state: Any) -> dict[str, float]:
-    """Returns which part of every masked parameter is open, by path.
+    """Returns the fraction of weights that are not masked, by path of a masked parameter.
 
     Args:
-      params: the parameters, masked.
+      params: the masked parameters.
       opt_state: the state of an optimizer wrapped by an updater.
     """
     masks = jax.tree.leaves(opt_state.masks, is_leaf=_is_none)
-    # A connection that has just been grown is open, and zero. (jaxpruner can pack its masks: then zeros are counted.)
+    # A new connection counts, although its weight is zero. If jaxpruner packs its masks, nonzero weights are counted.
     counted = {
         path: mask if jnp.shape(mask) == leaf.shape else leaf
         for path, leaf, mask in zip(demp_jax.tracing.leaf_paths(params), jax.tree.leaves(params), masks, strict=True)

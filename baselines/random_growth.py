@@ -13,9 +13,9 @@ from baselines.masking import DynamicSparse, random_like
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SET(DynamicSparse):
-    """Drops the connections with the smallest `|w|` and grows others at random."""
+    """Drops the connections with the smallest `|w|`, and grows random ones."""
 
     def growth(self, params: Any, grads: Any, count: Any) -> Any:
-        """Returns uniform random numbers, others at every step."""
+        """Returns uniform random numbers that differ between steps."""
         del grads
         return random_like(params, jax.random.fold_in(jax.random.key(self.seed), count))

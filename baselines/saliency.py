@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Saliency pruning: weights that change the loss least, to first order (https://arxiv.org/abs/1611.06440)."""
+"""Gradual pruning by saliency, `|weight x gradient|` (Molchanov et al., 2017, https://arxiv.org/abs/1611.06440)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from baselines.masking import Masking
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Saliency(Masking):
-    """Holds the weights with the smallest `|w dL/dw|` of every parameter at zero, on the batch of the step."""
+    """Masks the weights with the smallest `|w dL/dw|` of every parameter, on the batch of the step."""
 
     dense_gradients: bool = dataclasses.field(default=True, init=False)
 

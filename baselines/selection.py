@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which units leave, by their scores; and how much leaves at each stage of iterative pruning."""
+"""Selection of the units to remove by their scores, and the stages of iterative pruning."""
 
 from __future__ import annotations
 
@@ -17,29 +17,30 @@ def select(
     rule: str = "exact",
     min_units: int | Mapping[str, int] = 1,
 ) -> dict[str, np.ndarray]:
-    """Returns which units leave: a fraction of all, those that score least.
+    """Returns the units to remove: the fraction with the smallest scores.
 
-    Over all sites together, but for the last:
+    The rules, of which all but the last compare the units of all sites:
 
-    * `"percentile"`: those below the percentile of the scores, interpolated (the DemP paper's code);
-    * `"topk"`: all but the `k = int(n (1 - fraction))` that score most, at least one (the released SNAP and CroP);
-    * `"exact"`: `round(n * fraction)`, and where a site is at its floor those that score least elsewhere (Chase);
-    * `"layerwise"`: the same within each site, for scores that cannot be compared between layers.
+    * `"percentile"`: units below the interpolated percentile of the scores (the code of the DemP paper);
+    * `"topk"`: all but the `k = int(n (1 - fraction))` units with the largest scores, k >= 1 (released SNAP and CroP);
+    * `"exact"`: `round(n * fraction)` units; if a site is at its minimum, units of other sites instead (Chase);
+    * `"layerwise"`: like `"exact"` within each site, for scores that cannot be compared between layers.
 
-    By the first two, units with equal scores at the border stay.
+    The first two keep units whose scores equal the threshold.
 
     Args:
-      scores: by site, `[width]`; NaN for units that are not ranked and stay, minus infinity for those that have left.
-      fraction: how much of the ranked units leaves, in [0, 1).
+      scores: by site, `[width]`; NaN for unranked units, which are kept, and minus infinity for units that have been
+        removed.
+      fraction: the fraction of the ranked units to remove, in [0, 1).
       rule: one of `RULES`.
-      min_units: how many units every site keeps at least, those that score most, or how many by site; 0 to let a
-        site be emptied.
+      min_units: the minimum number of units of every site, >= 0, or such a number by site. The units with the largest
+        scores are kept. With 0, a site can be emptied.
 
     Returns:
-      By site, `[width]` bool: True for what leaves or has left.
+      By site, `[width]` bool: whether a unit is removed, or has been.
 
     Raises:
-      ValueError: for an unknown rule or a fraction out of its range.
+      ValueError: for an unknown rule, or a fraction out of its range.
     """
     if rule not in RULES:
         raise ValueError(f"rule must be one of {', '.join(RULES)}; got {rule=}.")
@@ -84,18 +85,18 @@ def _exact(scores: Mapping[str, np.ndarray], fraction: float, floors: Mapping[st
 
 
 def stages(sparsity: float, steps: int = 5) -> list[float]:
-    """Returns the neuron sparsity after each stage of iterative pruning: half at once, then ever smaller steps.
+    """Returns the neuron sparsity after each stage of iterative pruning: one half, and then smaller and smaller steps.
 
     After stage i it is::
 
         k_i = rho - (rho - 1/2) / 2^i, i = 0 ... steps, and then rho
 
-    With one step, or where half is too much already, all leaves at once (as in the DemP paper's code; the released
-    CroP would first remove half).
+    With one step, or if rho is at most 1/2, there is one stage (as in the code of the DemP paper; the released CroP
+    would remove one half first).
 
     Args:
-      sparsity: rho, the fraction of neurons that leaves in the end, in [0, 1).
-      steps: how many.
+      sparsity: rho, the fraction of neurons to remove in total, in [0, 1).
+      steps: the number of steps, >= 1.
     """
     if steps == 1 or sparsity <= 0.5:
         return [sparsity]
@@ -103,5 +104,5 @@ def stages(sparsity: float, steps: int = 5) -> list[float]:
 
 
 def fraction_of_rest(target: float, reached: float) -> float:
-    """Returns which part of the units that are left has to leave to get from one sparsity to a higher one."""
+    """Returns the fraction of the remaining units to remove, to get from sparsity `reached` to `target`."""
     return max((target - reached) / (1 - reached + 1e-8), 0.0)

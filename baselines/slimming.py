@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Network slimming (Liu et al., 2017, https://arxiv.org/abs/1708.06519), which DemP grew from.
+"""Network slimming (Liu et al., 2017, https://arxiv.org/abs/1708.06519), on which DemP builds.
 
-Train with an L1 penalty on the scales of the normalizations, cut the units with the smallest scales, train on.
+Training has an L1 penalty on the scales of normalization layers. Units with the smallest scales are removed, and
+training continues.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the sum of `|gamma|` of every class, `[K]`: of all normalizations whose channels compute its units.
+    """Returns the sum of `|gamma|` of every group, `[num_groups]`, over the normalization layers of its units.
 
     Raises:
-      ValueError: when a unit has no scale.
+      ValueError: if a unit has no scale.
     """
     graph = subject.graph
     scales = jax.tree.leaves(demp_jax.norm_scales(subject.variables))

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""SNAP (Verdenius et al., 2020, https://arxiv.org/abs/2006.00896): how much the loss changes when a unit is scaled."""
+"""SNAP: scores units by the gradient of their gates (Verdenius et al., 2020, https://arxiv.org/abs/2006.00896)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns `|sum_b dL_b / dc|` of every class, `[K]`, as the DemP paper's code computes it.
+    """Returns `|sum_b dL_b / dc|` of every group, `[num_groups]`, as the code of the DemP paper computes it.
 
-    L_b is the mean cross-entropy of batch b; the gate c = 1 multiplies the value before the activation.
+    L_b is the mean cross-entropy of batch b. The gate c = 1 multiplies the value before the activation.
     """
     grads, _ = _sums(subject, "preactivation", losses.cross_entropy)
     return np.abs(grads)
 
 
 def released(subject: Subject) -> np.ndarray:
-    """Returns `|sum_b dL_b / dc| / |sum_b L_b|` of every class, `[K]`, as SNAP's own released code computes it.
+    """Returns `|sum_b dL_b / dc| / |sum_b L_b|` of every group, `[num_groups]`, as the released code of SNAP does.
 
-    L_b is the mean of minus the right class's logit (that code applies the negative log-likelihood to logits, not to
-    log-probabilities); the gate c = 1 multiplies the product, before the normalization.
+    L_b is the mean of the negated logits of the labels, because that code applies the negative log-likelihood to logits
+    instead of log-probabilities. The gate c = 1 multiplies the product, before the normalization.
     """
     grads, total = _sums(subject, "product", losses.negative_logit)
     return np.abs(grads) / np.abs(total)

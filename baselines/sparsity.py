@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""How sparse each parameter is to be, and when."""
+"""Distributions of a sparsity over parameters, and schedules of masks."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ import demp_jax
 
 DISTRIBUTIONS = ("uniform", "erk")
 
-# From a tree of parameters to a tree of sparsities in [0, 1); `None` for parameters that stay dense.
+# From a tree of parameters to a tree of sparsities in [0, 1); `None` for dense parameters.
 Distribution = Callable[[Any], Any]
 
 
 def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> Distribution:
-    """Returns how a sparsity is distributed over parameters.
+    """Returns a distribution of a sparsity over parameters.
 
-    Parameters of one axis stay dense, as do those whose path matches a pattern of `exclude`.
+    Parameters with one axis are dense, and so are those whose path matches a pattern of `exclude`.
 
-    * `"uniform"`: the same for all;
-    * `"erk"`: by Erdos-Renyi-Kernel, see `erk`.
+    * `"uniform"`: equal sparsities;
+    * `"erk"`: Erdos-Renyi-Kernel, see `erk`.
 
     Args:
       kind: one of `DISTRIBUTIONS`.
-      sparsity: of all that are not dense together, in [0, 1).
+      sparsity: the sparsity of all parameters that are not dense together, in [0, 1).
       exclude: patterns as in `fnmatch`, such as `"stem*"`.
 
     Raises:
-      ValueError: for an unknown kind or a sparsity out of its range; by the result, where a pattern matches nothing or
-        nothing is left.
+      ValueError: for an unknown kind, or a sparsity out of its range. The distribution raises it if a pattern matches
+        no parameter, or if all parameters are dense.
     """
     if kind not in DISTRIBUTIONS:
         raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {kind!r}.")
@@ -64,15 +64,15 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
 def erk(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float]:
     """Returns sparsities by Erdos-Renyi-Kernel (Evci et al., 2020, https://arxiv.org/abs/1911.11134).
 
-    The density of a kernel is `eps * (sum of its sizes) / (product of its sizes)`, at most 1, with eps such that of
-    all weights together `1 - sparsity` are left.
+    The density of a kernel is `eps * (sum of its sizes) / (product of its sizes)`, at most 1. The factor eps is such
+    that a fraction `1 - sparsity` of all weights is kept.
 
     Example:
       >>> {name: round(s, 3) for name, s in erk({"a": (4, 4), "b": (16, 16)}, 0.5).items()}
       {'a': 0.0, 'b': 0.531}
 
     Args:
-      shapes: of the kernels.
+      shapes: the shapes of the kernels by name.
       sparsity: in [0, 1).
     """
     sizes = {name: int(np.prod(shape)) for name, shape in shapes.items()}
@@ -80,7 +80,7 @@ def erk(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float
     dense: set[str] = set()
     while True:
         rest = [name for name in shapes if name not in dense]
-        # Whole zeros per kernel, as the reference implementations count.
+        # Zeros are rounded per kernel, as in the reference implementations.
         ones = sum(sizes[n] - int(np.floor(sparsity * sizes[n])) for n in rest)
         ones -= sum(int(np.floor(sparsity * sizes[n])) for n in dense)
         eps = ones / sum(ratio[n] * sizes[n] for n in rest) if rest else 0.0
@@ -92,17 +92,17 @@ def erk(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """When masks change, and how sparse they are then.
+    """The steps at which masks change, and the sparsity at these steps.
 
     * `"polynomial"`: the sparsity grows as `s (1 - (1 - p)^3)` with `p = (t + 1 - start) / (end - start)` (Zhu and
-      Gupta, 2017, https://arxiv.org/abs/1710.01878), and reaches s at `end` at the latest;
-    * `"one_shot"`: all at `start`;
-    * `"periodic"`: at s throughout, as for methods that move connections.
+      Gupta, 2017, https://arxiv.org/abs/1710.01878), and is s at `end`;
+    * `"one_shot"`: masks change once, at `start`;
+    * `"periodic"`: the sparsity is always s, for methods that move connections.
 
     Attributes:
       kind: one of the three.
-      start, end: first and last step at which masks change.
-      every: steps between changes, counted from step 0; `end` is one of them for `"polynomial"`.
+      start, end: first and last step at which masks change, 0 <= start <= end.
+      every: masks change at multiples of this number of steps, >= 1, and for `"polynomial"` also at `end`.
     """
 
     kind: str = "periodic"
@@ -126,7 +126,7 @@ class Schedule:
         return periodic | (step == self.end) if self.kind == "polynomial" else periodic
 
     def part(self, step: Any) -> Any:
-        """Returns which part of the target sparsity holds at a step, in [0, 1]."""
+        """Returns the fraction of the target sparsity at a step, in [0, 1]."""
         if self.kind != "polynomial":
             return jnp.ones([], jnp.float32)
         length = self.end - self.start

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""SRigL: RigL with a constant fan-in, which ablates neurons (Lasby et al., 2024, https://arxiv.org/abs/2305.02299)."""
+"""SRigL: RigL with constant fan-in and neuron ablation (Lasby et al., 2024, https://arxiv.org/abs/2305.02299)."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from demp_jax.tracing import leaf_paths
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SRigL(StaticSparse):
-    """Moves connections so that all neurons of a kernel that are not ablated have as many.
+    """Moves connections so that all neurons of a kernel that are not ablated have equal fan-in.
 
-    Kernels have their outputs along the last axis, as Flax's. At a step that changes masks, after the optimizer's:
+    Kernels have their outputs along the last axis, as in Flax. A step that changes masks does, after the update:
 
-    1. salient are the connections with the largest `|w|` but for a part `drop`, and as many as are dropped with the
-       largest `|dL/dw|` of the whole kernel;
-    2. neurons with fewer salient connections than `ablation` times the fan-in of the start are ablated (they can come
-       back), but never so many that the others would need more than a dense fan-in;
-    3. every other neuron keeps its largest weights, and grows by `|dL/dw|` to the common fan-in.
+    1. Salient connections are all but a fraction `drop` of the connections, by `|w|`, and the same number as dropped
+       with the largest `|dL/dw|` of the whole kernel.
+    2. Neurons with fewer salient connections than `ablation` times the initial fan-in are ablated. They can come back.
+       Enough neurons are kept that none needs more than a dense fan-in.
+    3. Every other neuron keeps its largest weights, and grows connections by `|dL/dw|` up to the common fan-in.
 
-    The released code trims neurons with too many connections in no order, and fills up with zero weights where
-    ablation leaves too few; here they are trimmed by magnitude and filled up by the gradient.
+    The released code trims neurons with too many connections in arbitrary order, and adds zero weights if ablation
+    leaves too few connections. Here neurons are trimmed by magnitude, and connections are grown by the gradient.
 
     Attributes:
-      drop: which part of the connections is dropped, by step.
-      ablation: in [0, 1]; 0 for none (0.3 for the paper's ResNets, 0.95 for its ViT).
-      never_ablated: patterns of paths of parameters whose neurons all stay, such as the classifier.
+      drop: by step, the fraction of the connections to drop, in [0, 1].
+      ablation: in [0, 1]; 0 for none. The paper uses 0.3 for ResNets and 0.95 for a ViT.
+      never_ablated: patterns of paths of parameters without ablation, such as the classifier.
     """
 
     drop: optax.Schedule = lambda _: 0.3
@@ -43,7 +43,7 @@ class SRigL(StaticSparse):
     after_step: bool = dataclasses.field(default=True, init=False)
 
     def initial_masks(self, params: Any, sparsities: Any) -> Any:
-        """Returns random masks with the same fan-in for every neuron."""
+        """Returns random masks with equal fan-in of all neurons."""
 
         def one(score: jax.Array, sparsity: Any) -> jax.Array:
             flat = score.reshape(-1, score.shape[-1])
@@ -52,7 +52,7 @@ class SRigL(StaticSparse):
         return where(one, random_like(params, jax.random.key(self.seed)), sparsities)
 
     def update_state(self, state: SparseState, params: Any, grads: Any) -> SparseState:
-        """Returns the state with connections moved and neurons ablated."""
+        """Returns the state with moved connections and ablated neurons."""
         drop = self.drop(state.count)
         tree = jax.tree.structure(params)
         ablates = jax.tree.unflatten(
@@ -78,10 +78,10 @@ def constant_fan_in(
 
     Args:
       weight, grad: `[fan-in, neurons]`, absolute values.
-      mask: `[fan-in, neurons]`, the present mask.
-      sparsity: of the kernel.
-      drop: which part of the connections is dropped.
-      ablation: neurons with fewer salient connections than this part of their first fan-in are ablated.
+      mask: `[fan-in, neurons]`, the current mask.
+      sparsity: the sparsity of the kernel, in [0, 1).
+      drop: the fraction of the connections to drop, in [0, 1].
+      ablation: neurons with fewer salient connections than this fraction of their initial fan-in are ablated.
     """
     fan_in, neurons = weight.shape
     budget = _budget(weight, sparsity)
@@ -92,19 +92,19 @@ def constant_fan_in(
     salient = (top_count(active, kept) & mask) | top_count(grad, dropped)
     counts = jnp.sum(salient, 0, dtype=jnp.int32)
     least = jnp.maximum(jnp.floor(ablation * (budget // neurons)).astype(jnp.int32), 1)
-    # So many neurons are needed for the budget to fit.
+    # The minimum number of neurons with room for all connections.
     needed = jnp.maximum(-(-budget // fan_in), 1)
     least = jnp.minimum(least, jnp.sort(counts)[::-1][needed - 1])
     stays = counts >= least if ablation > 0 else jnp.ones(neurons, bool)
     width = jnp.minimum(budget // jnp.sum(stays), fan_in)
     keeps = (top_count(jnp.where(stays[None], active, -jnp.inf), kept) & mask) == 1
-    # What is kept comes first, the largest weight before the others, then what has the largest gradient.
+    # Kept connections come first, by weight, followed by others, by gradient.
     order = jnp.where(keeps & stays[None], 1 + weight, grad / (1 + jnp.max(grad)))
     return _first(order, width) * stays[None].astype(MASK)
 
 
 def _budget(kernel: jax.Array, sparsity: Any) -> jax.Array:
-    """Returns how many connections a kernel has, at least one per neuron."""
+    """Returns the number of connections of a kernel, at least one per neuron."""
     budget = jnp.floor(kernel.size * (1 - jnp.asarray(sparsity, jnp.float32)) + 1e-3).astype(jnp.int32)
     return jnp.maximum(budget, kernel.shape[1])
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Structured pruning by scores: score, rank, hold at zero, score again, and cut once."""
+"""Structured pruning by scores: units are scored, ranked and masked in stages, and removed at the end."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ FEEDBACK = ("planned", "measured")
 
 @dataclasses.dataclass(frozen=True)
 class Pruned:
-    """What pruning by scores came to.
+    """The result of pruning by scores.
 
     Attributes:
       cut: the smaller network, see `demp_jax.PruneResult`.
-      stages: of each stage the planned neuron sparsity and the one reached, relative to the network before it.
+      stages: for each stage, the planned and the measured neuron sparsity, relative to the given network.
     """
 
     cut: demp_jax.PruneResult
@@ -52,10 +52,10 @@ def prune(
     exclude: Sequence[str] = (),
     extra_units: Sequence[str] | str = (),
 ) -> Pruned:
-    """Cuts the units that score least.
+    """Removes the units with the smallest scores.
 
-    In several stages each is scored anew with those before it held at zero, which gives what scoring the cut network
-    would, without compiling for its shapes.
+    With several stages, units are scored again after each stage, with the units of earlier stages masked. The scores
+    are those of the pruned network, without compiling for its shapes.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,20 +70,20 @@ def prune(
     Args:
       fn: the network in evaluation mode, `fn(variables, x) -> logits`.
       variables: its variables.
-      batches: inputs and labels, all batches of one size; what the units are scored on, and the cut is proved on.
-      score: of the groups of units, such as `snap.score`.
-      sparsity: the fraction of the removable units that leaves, in [0, 1).
-      scored: the variables to score with, if not `variables`: such as with calibrated statistics.
-      steps: of iterative pruning, see `selection.stages`; 1 for all at once.
-      feedback: whether a stage goes by the sparsity that was `"planned"` for the one before it, or `"measured"`.
-      rule, min_units: see `selection.select`; with 0, sites are emptied where the outputs stay connected.
-      unranked: patterns of names of sites whose units are not ranked and stay.
-      key: random key or seed, for scores that draw.
-      extra_units: further units, see `demp_jax.trace`.
-      opt_state, tx, params, exclude: as for `demp_jax.prune`.
+      batches: inputs and labels, batches of one size, on which units are scored and outputs are compared.
+      score: the score of groups, such as `snap.score`.
+      sparsity: the fraction of the removable units to remove, in [0, 1).
+      scored: the variables to compute scores with, for example with calibrated statistics; by default `variables`.
+      steps: the number of steps of iterative pruning, >= 1, see `selection.stages`.
+      feedback: whether a stage continues from the `"planned"` or the `"measured"` sparsity of the stage before.
+      rule, min_units: see `selection.select`. With `min_units=0`, sites are emptied if the outputs stay connected.
+      unranked: patterns of names of sites whose units are not ranked, and kept.
+      key: random key or seed of random scores.
+      extra_units: extra units, see `demp_jax.trace`.
+      opt_state, tx, params, exclude: see `demp_jax.prune`.
 
     Raises:
-      ValueError: for a bad option, or when the network has no prunable neuron.
+      ValueError: for a bad argument, or if the network has no prunable unit.
     """
     if feedback not in FEEDBACK:
         raise ValueError(f"feedback must be one of {', '.join(FEEDBACK)}; got {feedback=}.")
@@ -105,7 +105,7 @@ def prune(
         values = np.where(subject.live, np.where(ranks, score(subject), np.nan), -np.inf)
         fraction = selection.fraction_of_rest(target, reached)
         leave = selection.select(by_site(graph, values), fraction, rule=rule, min_units=min_units)
-        # A group is removed where all its units do.
+        # A group is removed if all of its units are.
         live = np.zeros(graph.num_groups, bool)
         for site in graph.sites:
             live[site.groups[~leave[site.name] & (site.groups >= 0)]] = True
@@ -128,17 +128,17 @@ def prune(
 
 
 def ranked_units(graph: demp_jax.Graph, unranked: Sequence[str] = ()) -> dict[str, int]:
-    """Returns how many units of each site are ranked: those that can leave, but for sites named by `unranked`."""
+    """Returns the number of ranked units of each site: removable units of sites that `unranked` does not match."""
     ranks = np.append(_ranked_groups(graph, unranked), False)
     counts = {site.name: int(ranks[site.groups].sum()) for site in graph.sites}
     return {name: count for name, count in counts.items() if count}
 
 
 def unranked_groups(graph: demp_jax.Graph, patterns: Sequence[str]) -> np.ndarray:
-    """Returns `[K]` bool: which groups have units in sites whose names match a pattern.
+    """Returns `[num_groups]` bool, the groups with units in sites whose names match a pattern.
 
     Raises:
-      ValueError: when a pattern matches none.
+      ValueError: if a pattern matches no site.
     """
     found = np.zeros(graph.num_groups, bool)
     for pattern in patterns:
@@ -156,5 +156,5 @@ def _ranked_groups(graph: demp_jax.Graph, unranked: Sequence[str]) -> np.ndarray
 
 
 def _units(graph: demp_jax.Graph, live: np.ndarray) -> int:
-    """Returns how many removable units are in live groups."""
+    """Returns the number of removable units in live groups."""
     return sum(int(demp_jax.tracing.per_unit(live, site.groups).sum()) for site in graph.sites)

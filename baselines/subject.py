@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a score of units is computed from."""
+"""The arguments of scores of units."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ import demp_jax
 
 
 class Subject(NamedTuple):
-    """A network whose units are to be scored.
+    """A network whose units are scored.
 
     Attributes:
       fn: the network in evaluation mode, `fn(variables, x) -> logits [B, classes]`.
       variables: its variables.
       graph: its trace, with arrays.
-      batches: inputs and labels, `[(x, y [B] int32), ...]`, all of one size.
-      live: `[K]` bool, which classes of units are still there; the others are held at zero.
-      key: random key, for scores that draw.
-      exclude: as given to `demp_jax.trace`.
+      batches: inputs and labels, `[(x, y [B] int32), ...]`, of one size.
+      live: `[num_groups]` bool, the groups that are not masked.
+      key: random key of random scores.
+      exclude: see `demp_jax.trace`.
     """
 
     fn: Callable[[Any, Any], Any]
@@ -34,11 +34,11 @@ class Subject(NamedTuple):
     exclude: tuple[str, ...] = ()
 
 
-# The score of every class of units, `[K]`; what scores least leaves first.
+# The score of every group, `[num_groups]`. Groups with the smallest scores are removed first.
 Score = Callable[[Subject], np.ndarray]
 
 
 def by_site(graph: demp_jax.Graph, values: np.ndarray) -> Mapping[str, np.ndarray]:
-    """Returns values of classes, `[K]`, by site, `[width]`; NaN for units that cannot leave."""
+    """Returns values of groups, `[num_groups]`, by site, `[width]`; NaN for units that cannot be removed."""
     padded = np.append(np.asarray(values, np.float64), np.nan)
     return {site.name: padded[site.groups] for site in graph.sites}

@@ -1,1 +1,1 @@
-"""Speed, as ratios within one run; what a test may not assert."""
+"""Benchmarks: ratios of times within one run."""

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a device can do at most, as measured: products of large matrices, and copies of large arrays.
+"""Measured peak rates of a device: products of large matrices, and copies of large arrays.
 
 The roofline model (Williams, Waterman, Patterson, 2009): a program that does F FLOPs and moves B bytes takes at least
 max(F / FLOPs per second, B / bytes per second).
@@ -26,11 +26,11 @@ _REPEATS = 9
 def measure(dtype: str, side: int | None = None) -> dict[str, float]:
     """Returns the `gflops_per_second` of products in a dtype, on random numbers, and the `gbytes_per_second` of copies.
 
-    Bytes count once read and once written. Products are at JAX's default precision, as those of a step are.
+    Bytes count once for reading and once for writing. Products have the default precision of JAX, as in a step.
 
     Args:
-      dtype: of the products.
-      side: of the matrices; by default one that fills the device. Copies are as large as a matrix then.
+      dtype: dtype of the products.
+      side: side of the matrices, and the size of copies; by default large enough to fill the device.
     """
     backend = "cpu" if jax.default_backend() == "cpu" else "gpu"
     copied = _BYTES[backend] if side is None else 4 * side**2
@@ -51,11 +51,11 @@ def measure(dtype: str, side: int | None = None) -> dict[str, float]:
 
 
 def share(found: Mapping[str, float], step: Mapping[str, Any]) -> float:
-    """Returns the least time of a step by the roofline over the time that it took.
+    """Returns the minimum time of a step by the roofline over its measured time.
 
     Args:
-      found: what `measure` returned.
-      step: its `seconds`, `gflops_per_second` and `least_gbytes`.
+      found: the result of `measure`.
+      step: `seconds`, `gflops_per_second` and `least_gbytes` of the step.
     """
     arithmetic = step["gflops_per_second"] * step["seconds"] / found["gflops_per_second"]
     memory = step["least_gbytes"] / found["gbytes_per_second"]

@@ -1,8 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions as XLA computes them, and with `with_fast_convolutions` and the compiler options for it.
+"""Convolutions of XLA against those with `with_fast_convolutions` and its compiler options.
 
-Result and gradients, in GFLOP/s. FLOPs count every tap, also those on padding, so that a way that leaves them out looks
-faster for it.
+Results and gradients in GFLOP/s. FLOPs include taps on padding, so implementations that skip these have higher rates.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Where the time of a cut goes: measuring, slicing, proving, and compiling the step anew, without and with a cache.
+"""The time of a prune by stage: measuring, slicing, proving, and compiling the next step, without and with a cache.
 
-A part of the first stage's units dies by a bias far below zero; the cut, and the first step after it, are timed in a
-process that compiles everything, and again with what that left in JAX's persistent cache.
+Some units of the first stage are killed by a large negative bias. The prune and the first step after it are timed in a
+process that compiles everything, and in a second one that uses the persistent cache of the first.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
-    """Returns the seconds of one cut by stage, and those of a step before and after it."""
+    """Returns the seconds of one prune by stage, and those of a step before and after it."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     model = {"name": "resnet18", **model}
     net, variables = programs.initial(model, (32, 32, 3))

@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""How fast image files become batches.
+"""The rate at which image files become batches.
 
-`python -m benchmarks.input --dir=FOLDER` takes a folder of `CLASS/*.JPEG` and times, interleaved, how many images a
-second one thread turns into a training image of the ResNet-50 recipe (shorter side 256, random crop of 224), by each
-library that is installed (Pillow; OpenCV and simplejpeg where there), and then the whole pipeline with threads and with
-processes. Ratios are to Pillow at full size. With `--out=FILE` a record is appended.
+`python -m benchmarks.input --dir=FOLDER` reads a folder of `CLASS/*.JPEG`. It measures how many training images of the
+ResNet-50 recipe (shorter side 256, random crop of 224) one thread makes per second, interleaved, with Pillow and, if
+installed, OpenCV and simplejpeg. It then measures the whole pipeline with threads and with processes. Ratios are
+relative to Pillow at full size. With `--out=FILE` a record is appended.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def decoders(files: Folder, repeats: int) -> dict[str, float]:
 
 
 def pipelines(files: Folder, batches: int, batch: int, workers: int) -> dict[str, float]:
-    """Returns images per second of the training pipeline, the start of its processes left out."""
+    """Returns images per second of the training pipeline, without the start of its processes."""
     rgb = (0.0, 0.0, 0.0)
     dataset = Streamed(
         name="image_folder",

@@ -1,9 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What a device does in a step, as JAX's profiler saw it: how much of the time in which operations, how many, how idle.
+"""A profile of a step: time and number of operations by kind, and idle time, from the profiler of JAX.
 
-Kinds go by the names that XLA gives operations: convolutions, reductions (most of them BatchNorm's), products, and all
-else. On a GPU every operation is a kernel, or a few of them, and the device is idle where the host was not quick
-enough.
+Kinds follow the names that XLA gives to operations: convolutions, reductions (mostly of BatchNorm), products, copies,
+and others. On a GPU every operation is one or a few kernels, and the device is idle while it waits for the host.
 """
 
 from __future__ import annotations
@@ -58,18 +57,19 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _run(program: programs.Program, calls: int) -> None:
-    """Calls it and waits for the last result; a call reuses the memory of the one before."""
+    """Calls a program several times and waits for the last result. Each call reuses the memory of the one before."""
     for _ in range(calls):
         last = program()
     jax.block_until_ready(last)
 
 
 def summary(events: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """Returns what a device did, per step, from events of a trace.
+    """Returns the profile of a step from the events of a trace.
 
     Args:
-      events: in Chrome's format; those of a device's operations have an `hlo_op`. Of a GPU its streams count, else all.
-      steps: how many steps the trace holds.
+      events: events in the format of Chrome. Operations of a device have an `hlo_op`. For a GPU, only events of its
+        streams count.
+      steps: the number of steps in the trace.
     """
     threads: dict[tuple[Any, Any], str] = {}
     processes: dict[tuple[Any, Any], str] = {}

@@ -1,12 +1,11 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What stands around the step: the training program, the bare step, the step through `nnx.jit`, and PyTorch's.
+"""The overhead around a step: the training program, the bare step, the step with `nnx.jit`, and the step in PyTorch.
 
-The same ResNet-18 at the same batch, in ratios to the bare step. In every round each way takes its turn, and so do runs
-of the program, of which the median of their own records counts: reading the batches and writing the records are part of
-it, compiling and evaluating are left out. The program takes several steps in a call; so do `bare steps together`, with
-nothing around them. On a CPU the program runs with XLA's convolutions, too, a step per call. PyTorch takes part where
-it is installed, on a GPU if that is where the others are. A network of small arrays, as many as in the others, shows
-what the host takes.
+All run the same ResNet-18 at the same batch size, interleaved, in ratios to the bare step. Runs of the program count by
+the median of their records, which includes reading batches and writing records, but not compiling and evaluating. The
+program runs several steps per call, and so do `bare steps together`. On a CPU, the program also runs with the
+convolutions of XLA and one step per call. PyTorch is measured if it is installed, on the same kind of device. A network
+with equally many but small arrays shows the overhead of the host.
 """
 
 from __future__ import annotations
@@ -92,7 +91,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _in_a_row(call: Callable[[], Any], repeats: int) -> float:
-    """Returns the median seconds of calls one after the other, as the program makes them; the first does not count."""
+    """Returns the median seconds of consecutive calls without waiting, as in the program. The first does not count."""
     taken = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -102,7 +101,7 @@ def _in_a_row(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _summary(seconds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
-    """Returns the median of a way's seconds, and of its ratios to the bare step with the smallest and the largest."""
+    """Returns the median seconds, and the median, smallest and largest ratio to the bare step."""
     ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
     return {
         "seconds": round(statistics.median(seconds), 6),
@@ -112,7 +111,7 @@ def _summary(seconds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
 
 
 def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: Any) -> float:
-    """Returns the median seconds per step of a run of the training program, of DemP with nothing to cut."""
+    """Returns the median seconds per step of a run of the training program with DemP, without dead units."""
     changes = {
         "steps": str(steps),
         "batch_size": batch,
@@ -150,7 +149,7 @@ def _made_up(shape: tuple[int, int, int], batch: int) -> tuple[np.ndarray, np.nd
 
 
 def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
-    """Returns the step as NNX's documentation writes it: a model and an optimizer that `nnx.jit` updates."""
+    """Returns the step as in the documentation of NNX: `nnx.jit` updates a model and an optimizer."""
     dtype = jnp.dtype(model.get("dtype", "float32"))
     options: dict[str, Any] = {"stem_stride": model.get("stem_stride", 1), "base_width": model["base_width"]}
     net = models.ResNet(shape[-1], 10, dtype=dtype, rngs=nnx.Rngs(0), **options)
@@ -170,7 +169,7 @@ def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int)
 
 
 def _has_torch() -> bool:
-    """Returns whether PyTorch is installed, for the device that JAX has."""
+    """Returns whether PyTorch is installed for the device of JAX."""
     if not importlib.util.find_spec("torch"):
         return False
     import torch
@@ -179,7 +178,7 @@ def _has_torch() -> bool:
 
 
 def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
-    """Returns the same network's step in PyTorch, with AdamW."""
+    """Returns the step of the same network in PyTorch, with AdamW."""
     import torch
     from torch import nn
 

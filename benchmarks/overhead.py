@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What DemP costs a training step before anything is pruned: its parts alone and all together, to the plain step.
+"""The overhead of DemP in a training step before anything is pruned, for each part alone and for all together.
 
-Steps are taken as the training program takes them, ten in a call.
+As in the training program, a call runs ten steps.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _COMPILED = {"tiny": 1, "cpu": 6, "gpu": 1}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network: times and seconds to compile of every part."""
+    """Yields a record per network: times and compile times with each part."""
     for model, batch, repeats, names in cases:
         model = {"name": "resnet18", **model}
         net, variables = programs.initial(model, (32, 32, 3))
@@ -64,9 +64,9 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _compiling(steps: Mapping[str, programs.Program], repeats: int) -> dict[str, float]:
-    """Returns the least seconds from a function to its compiled program, each taking its turn.
+    """Returns the minimum compile time of each program, in seconds, interleaved.
 
-    What is compiled is the same every time: whatever takes longer than the least was something else on the machine.
+    The minimum counts, because the work is the same each time, and other programs on the machine only add time.
     """
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):

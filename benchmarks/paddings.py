@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions with channels of zero beside their own: how far XLA's own and ours are from the best padding.
+"""Convolutions with padded channels, compared with the best padding.
 
-On a CPU a convolution with, say, 9 inputs and 5 outputs takes longer than one with 16 and 8. Random numbers of channels
-are convolved by XLA as it comes, and with `compiler_options` by `with_fast_convolutions`, whose rule this checks, as
-they are, and padded to multiples of 4, 8 and 16; padding and slicing count.
+On a CPU, a convolution with 9 inputs and 5 outputs can take longer than one with 16 and 8. Convolutions of random
+numbers of channels are measured by XLA with its default options; by `with_fast_convolutions` with `compiler_options`,
+whose rule this checks; without padding; and padded to multiples of 4, 8 and 16. Times include padding and slicing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per size of images: of every convolution the seconds of each way."""
+    """Yields a record per size of images: the seconds of each convolution with each padding."""
     for side, examples, least, most, count in cases:
         draw = random.Random(f"{side}, {most}")
         found = []
@@ -43,7 +43,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _seconds(side: int, examples: int, inputs: int, outputs: int, repeats: int) -> dict[str, float]:
-    """Returns the median seconds of a 3 x 3 convolution by XLA as it comes, by our rule, as it is, by every padding."""
+    """Returns the median seconds of a 3 x 3 convolution by XLA, by our rule, without padding, and with each padding."""
     x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
     platform = jax.default_backend()
@@ -84,6 +84,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _to_best(chosen: Sequence[Mapping[str, float]], way: str) -> tuple[str, str]:
-    """Returns the geometric mean and the largest of the times of a way over those of the best way."""
+    """Returns the geometric mean and the maximum of the ratios to the best padding."""
     ratios = [seconds[way] / min(seconds.values()) for seconds in chosen]
     return f"x {statistics.geometric_mean(ratios):.2f}", f"x {max(ratios):.2f}"

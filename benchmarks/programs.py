@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Training steps to be timed: those of the training program, on made-up images."""
+"""Training steps of the training program on random images, to be timed."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from experiments.training.step import Data, Task, TrainState, compiled, train_st
 
 @dataclasses.dataclass
 class Program:
-    """A training step with its state; called, it takes so many steps as are taken together, on the same batches.
+    """A training step with its state. A call runs one or more steps, on the same batches every time.
 
     Attributes:
-      net, variables, graph: the network, its variables at the start, and its trace.
-      batch: how many examples a step takes.
-      task: what a step does.
-      compile_seconds: how long it took to trace and compile the step; `None` before that.
-      together: how many steps a call takes. One alone takes a batch as it is; several take theirs from a training set,
-        in a loop of the compiled program, as the training program takes up to ten of them.
+      net, variables, graph: the network, its initial variables, and its trace.
+      batch: the number of examples of a step.
+      task: the definition of the step.
+      compile_seconds: seconds to trace and compile the step; `None` before.
+      together: the number of steps of a call. A single step takes a batch. Several steps read their batches from a
+        training set, in a loop of the compiled program, like the training program, which runs up to ten.
     """
 
     net: network.Network
@@ -56,37 +56,43 @@ class Program:
         members = demp_jax.weight_groups(self.graph, self.variables["params"])
         self._compiled: Any = None
         self.compile_seconds: float | None = None
-        # Placed as the training program does, and as a step leaves its state: the compiled step takes no other.
+        # Placed on devices like the results of a step. The compiled step requires this.
         which: tuple[Any, ...] = (None,)
         if self.together > 1:
             which = (jnp.arange(examples).reshape(self.together, self.batch), jnp.asarray(self.together))
         self._state, *self._rest = Devices(1).everywhere((state, data, *which, members))
 
     def __call__(self) -> Any:
-        """Takes its steps; returns what can be waited for. Compiles if that was not done."""
+        """Runs the steps and returns arrays to wait for. The first call compiles."""
         if self._compiled is None:
             self.compile()
         self._state, metrics = self._compiled(self._state, *self._rest)
         return self._state, metrics
 
     def compile(self) -> None:
-        """Traces and compiles the steps, whether or not that was done before."""
+        """Traces and compiles the steps, also if they have been compiled before."""
         step = train_step if self.together == 1 else train_steps
         started = time.perf_counter()
         self._compiled = compiled(step, self._state, *self._rest, task=self.task)
         self.compile_seconds = time.perf_counter() - started
 
     @property
+    def arguments(self) -> tuple[Any, ...]:
+        """The arguments of the compiled steps, without the task."""
+        return self._state, *self._rest
+
+    @property
     def bytes(self) -> int | None:
-        """Memory that a call takes at once, in bytes, its images included; `None` before it is compiled or unknown."""
+        """Peak memory of a call in bytes, including images; `None` if it is not compiled, or unknown."""
         return None if self._compiled is None else taken_bytes(self._compiled)
 
     @property
     def least_bytes(self) -> int:
-        """Bytes of a step that its convolutions and products read and write, each array once.
+        """Bytes that the convolutions and products of a step read and write, if each array is moved once.
 
-        As FLOPs are, they are three times those of the forward pass: with an input x, weights w and a result y, that
-        moves x, w and y; the gradient to x moves y's, w and x's; the gradient to w moves x, y's and w's.
+        Like FLOPs, they are three times those of the forward pass. With an input x, weights w and a result y, the
+        forward pass moves x, w and y. The gradient of x moves those of y and x, and w. The gradient of w moves x, and
+        the gradients of y and w.
         """
         shape = self.graph.program.avals[self.graph.program.inputs[-1]].shape[1:]
         x = jax.ShapeDtypeStruct((self.batch, *shape), jnp.float32)
@@ -94,7 +100,7 @@ class Program:
 
     @property
     def parameters(self) -> int:
-        """How many parameters are trained."""
+        """The number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     @property
@@ -104,7 +110,7 @@ class Program:
 
 
 def products(jaxpr: Any) -> Iterator[Any]:
-    """Yields the convolutions and products of a jaxpr, those within others' too."""
+    """Yields the convolutions and products of a jaxpr, including those of inner jaxprs."""
     for eqn in jaxpr.eqns:
         if eqn.primitive.name in ("conv_general_dilated", "dot_general"):
             yield eqn
@@ -132,14 +138,14 @@ def built(
     together: int = 1,
     fast_convolutions: bool = True,
 ) -> Program:
-    """Returns the step of a network for images of a shape, with parts of DemP, and so many of them in a call.
+    """Returns the training step of a network for images of a shape, with parts of DemP.
 
-    With `fast_convolutions=False` convolutions are as XLA has them.
+    With `fast_convolutions=False`, convolutions are those of XLA. `together` is the number of steps of a call.
     """
     graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
     if strength or noise:
-        # At its peak throughout: a schedule's end, where the noise costs nothing, is not what is measured.
+        # Constant schedules, since noise costs nothing at the end of a schedule.
         schedules = [demp_jax.schedules.constant(amount, 10**6) if amount else 0.0 for amount in (strength, noise)]
         base = demp_jax.demp(base, strength=schedules[0], noise=schedules[1], key=0)
     task = Task(
@@ -172,23 +178,24 @@ def narrowed(
     net: network.Network,
     variables: Any,
     shape: tuple[int, int, int],
-    kept: Callable[[str, int], int],
+    kept: Callable[[str, int], float],
     multiple: int = 1,
+    min_units: int = 1,
 ) -> tuple[network.Network, Any]:
-    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real cut.
+    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real prune.
 
-    It is made on the host's processor, which compiles in less time than an accelerator does.
+    It runs on the CPU of the host, which compiles faster than an accelerator.
     """
     variables = jax.device_get(variables)
     with jax.default_device(jax.devices("cpu")[0]):
         graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
         leave = {
-            site.name: np.arange(site.width) >= min(site.width, max(1, math.ceil(kept(site.name, site.width))))
+            site.name: np.arange(site.width) >= min(site.width, max(min_units, math.ceil(kept(site.name, site.width))))
             for site in graph.sites
         }
-        # Rounding is the cut's: it takes units back in.
+        # The prune rounds by keeping more units.
         x = jax.random.uniform(jax.random.key(0), (2, *shape))
-        options = demp_jax.PruneOptions(multiple=multiple, tolerance=math.inf)
+        options = demp_jax.PruneOptions(multiple=multiple, min_units=min_units, tolerance=math.inf)
         result = demp_jax.prune(net, variables, [x], params=lambda v: v["params"], remove=leave, options=options)
         left = jax.device_get(result.variables)
     assert isinstance(result.fn, network.Network)

@@ -1,14 +1,13 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Speed, measured: `python -m benchmarks.run SUITE`.
+"""Measures speed: `python -m benchmarks.run SUITE`.
 
-Each suite adds its records, one line each as soon as it has been measured, to `results/benchmarks/SUITE.jsonl`, those
-of a GPU to `SUITE_gpu.jsonl`, and prints its table. Ratios are medians over rounds in which every program takes its
-turn. The scale is `gpu` where there is one, else `cpu`; `tiny` proves in seconds that a suite works, and leaves records
-only where `--out` says.
-`python -m benchmarks.run SUITE --table` prints the table of the records there are, and `--fill=benchmarks/README.md`
-writes it there. `--only=TEXT` measures the cases of which the line in the suite's `CASES` has that text:
-`train --only=vgg16`. `python -m benchmarks.run gpu` measures on one GPU what matters of all suites, what matters most
-first, and begins nothing that is not likely to end within `--minutes`.
+Each suite appends a record per case to `results/benchmarks/SUITE.jsonl` as soon as it is measured, on a GPU to
+`SUITE_gpu.jsonl`, and prints a table. Ratios are medians over rounds in which all programs are interleaved. The scale
+is `gpu` if there is one, and `cpu` otherwise. `tiny` checks in seconds that a suite works, and needs `--out` to write
+records. `python -m benchmarks.run SUITE --table` prints the table of the existing records, and
+`--fill=benchmarks/README.md` writes it to that page. `--only=TEXT` measures the cases whose line in `CASES` contains
+the text, as in `train --only=vgg16`. `python -m benchmarks.run gpu` measures the most important cases of all suites on
+one GPU, in order of importance, and starts no case that is not likely to end within `--minutes`.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from typing import Any
 
 import jax
 
-from benchmarks import convolutions, cut, kernels, loop, overhead, paddings, shares, shortcuts, step, train
+from benchmarks import convolutions, cut, emptied, kernels, loop, overhead, paddings, shares, shortcuts, step, train
 from experiments.reporting import tables
 from experiments.rundir import records as records_lib
 
@@ -37,14 +36,15 @@ SUITES: dict[str, ModuleType] = {
     "kernels": kernels,
     "overhead": overhead,
     "cut": cut,
+    "emptied": emptied,
     "loop": loop,
     "convolutions": convolutions,
     "paddings": paddings,
     "shortcuts": shortcuts,
     "train": train,
 }
-# The suite `gpu` takes the next case of each of these in turn, what matters most first; and what is left after them.
-# Whole runs are not among them: on a GPU those take longer than all else.
+# The order of the suites in `gpu`, which takes the next case of each. Other cases follow. Whole runs are left out,
+# since they take longer than all other cases.
 _TURNS = (
     *["step"] * 2,
     "kernels",
@@ -53,21 +53,22 @@ _TURNS = (
     *["shortcuts"] * 8,
     "kernels",
     "cut",
+    "emptied",
     *["step"] * 2,
     "loop",
 )
-# Seconds that a case takes an H200, most of them for compiling, so that none is begun in vain; of some a guess.
-_SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115}
+# Seconds of a case on an H200, most of them for compiling. Some are guesses.
+_SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115, "emptied": 60}
 _NO_GPU = "--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works"
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
 
 def chosen(suite: str, scale: str, only: str = "") -> list[Any]:
-    """Returns the cases of a suite that have a text in them.
+    """Returns the cases of a suite that contain a text.
 
     Raises:
-      ValueError: when none has it, or the suite has none at the scale.
+      ValueError: if no case contains it, or if the suite has no cases at the scale.
     """
     every = SUITES[suite].CASES.get(scale, ())
     if not every:
@@ -80,7 +81,7 @@ def chosen(suite: str, scale: str, only: str = "") -> list[Any]:
 
 
 def measure(suite: str, scale: str, out: Path, cases: Sequence[Any]) -> list[dict[str, Any]]:
-    """Runs cases of a suite and appends its records to a file as they come; returns them."""
+    """Runs cases of a suite, appends each record to a file when it is measured, and returns the records."""
     found = []
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -94,22 +95,22 @@ def measure(suite: str, scale: str, out: Path, cases: Sequence[Any]) -> list[dic
 
 
 def in_turn(cases: Mapping[str, Sequence[Any]], order: Sequence[str]) -> list[tuple[str, Any]]:
-    """Returns suite and case of all cases: each of the order takes the next case of its suite, the rest follows."""
+    """Returns all pairs of suite and case. Each entry of the order takes the next case of its suite; others follow."""
     left = {suite: list(of) for suite, of in cases.items()}
     found = [(suite, left[suite].pop(0)) for suite in order if left.get(suite)]
     return found + [(suite, case) for suite in dict.fromkeys(order) for case in left.get(suite, ())]
 
 
 def measure_all(scale: str, folder: Path, seconds: float) -> bool:
-    """Measures cases of all suites in turn, and prints their tables; a case that fails stops no other.
+    """Measures cases of all suites and prints their tables. A case that fails does not stop the others.
 
     Args:
-      scale: of the cases.
-      folder: of the record files.
-      seconds: how long it may take; no case is begun that is not likely to end by then.
+      scale: the scale of the cases.
+      folder: the folder of the record files.
+      seconds: the time limit. No case is started that is not likely to end before.
 
     Returns:
-      Whether every case that was begun ended well.
+      Whether every case that was started succeeded.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     well = True
@@ -132,22 +133,22 @@ def measure_all(scale: str, folder: Path, seconds: float) -> bool:
 
 
 def records_file(folder: Path, suite: str, scale: str) -> Path:
-    """Returns the file of a suite's records; those of a GPU have one of their own."""
+    """Returns the file of the records of a suite; records of a GPU have another file."""
     return folder / f"{suite}{'_gpu' * (scale == 'gpu')}.jsonl"
 
 
 def suite_of(path: Path) -> str:
-    """Returns the suite whose records a file holds."""
+    """Returns the suite of the records in a file."""
     return path.stem.removesuffix("_gpu")
 
 
 def markdown(suite: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns the table of a suite's records as Markdown."""
+    """Returns the table of the records of a suite as Markdown."""
     return tables.lines(SUITES[suite].table(records))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures or prints, by the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=[*SUITES, "gpu"], help="gpu: what matters of all on a GPU, in turn")
     parser.add_argument("--scale", choices=SCALES, help="by default gpu where there is one, else cpu")

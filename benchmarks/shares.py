@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What of a step is convolutions, and what is all else: dense and cut.
+"""The share of convolutions in a step, dense and pruned.
 
-FLOPs are those of convolutions and products. All else, BatchNorm and ReLU with their gradients mostly, shrinks as the
-widths do, FLOPs as their squares: so even if convolutions took time as they take FLOPs, a step would not. Timed are
-the step and a program of nothing but its convolutions and products with their gradients, by turns; the rest is the
-difference.
+FLOPs are those of convolutions and products, and fall with the square of the widths. The other operations, mostly
+BatchNorm and ReLU with their gradients, fall linearly. The time of a step therefore falls more slowly than its FLOPs,
+even if that of convolutions does not. The step is interleaved with a program that only has its convolutions and
+products with their gradients. The difference is the time of the other operations.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _ROUNDS = {"tiny": (2, 2), "cpu": (4, 7)}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network: times of the step, and of its convolutions alone, dense and of each cut."""
+    """Yields a record per network: times of the step and of its convolutions, dense and at each width."""
     together, rounds = _ROUNDS[scale]
     for model, shape, batch, names in cases:
         dense = programs.built(*programs.initial(model, shape), shape, batch, together=together)
@@ -66,10 +66,10 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def convolutions(program: programs.Program) -> Callable[[], Any]:
-    """Returns what computes the convolutions and products of a step, with their gradients, and nothing else.
+    """Returns a function that only computes the convolutions and products of a step, with their gradients.
 
-    As often as the step takes steps in a call, in a loop as there, on random numbers. The first has no gradient of its
-    input, which a step does not compute.
+    Like a call of the program, it loops over steps. Inputs are random. The first convolution has no gradient of its
+    input, which a step does not compute either.
     """
     shape = program.graph.program.avals[program.graph.program.inputs[-1]].shape[1:]
     x = jax.ShapeDtypeStruct((program.batch, *shape), jnp.float32)

@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The shortcut of a residual block whose two sides have lost different channels: ways to select, and a plain sum.
+"""Implementations of a residual sum whose operands have lost different channels.
 
-Timed is relu(y + selected x) with its gradients to both, for x and y with half of the channels left, other ones on each
-side: `take` (a gather; its gradient scatters), `scatter` (adds into y at positions; its gradient gathers), `matmul` (a
-product with a 0-1 matrix, in full precision, as no number may change), and `ours` (`demp_jax.select`: gathers forward
-and back, on a CPU products where channels are few), all in ratios to a plain sum of that many channels.
+The benchmark times relu(y + selected x) with the gradients of both, for x and y with different halves of the channels.
+`take` gathers, and its gradient scatters. `scatter` adds into y at given positions, and its gradient gathers. `matmul`
+multiplies by a 0-1 matrix in full precision. `ours` is `demp_jax.select`, which gathers forward and backward, and uses
+products for few channels on a CPU. Times are relative to a plain sum of equally many channels.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[tuple[int, int, int, str], ...]] = {
 
 
 def take(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds by a gather, zero where the index is out of bounds."""
+    """Adds gathered channels, and zero if the index is out of bounds."""
     return y + jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
@@ -43,7 +43,7 @@ def matmul(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def scatter(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds x into y at the positions that read it; what none reads falls out of bounds."""
+    """Adds x into y at the positions that read it. Channels that no position reads are dropped."""
     where = jnp.full(x.shape[-1], y.shape[-1]).at[index].set(jnp.arange(y.shape[-1]), mode="drop")
     return y.at[..., where].add(x, mode="drop")
 
@@ -55,7 +55,7 @@ def plain(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def ours(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds as the networks of the library do."""
+    """Adds like the networks of the library."""
     return y + demp_jax.select(x, index, jnp.zeros(index.size), unique_indices=True)
 
 
@@ -69,7 +69,7 @@ WAYS: dict[str, Callable[..., jax.Array]] = {
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per shape: times of every way."""
+    """Yields a record per shape: times of every implementation."""
     for examples, side, channels, dtype in cases:
         rng = np.random.default_rng(0)
         left, right = (np.sort(rng.choice(channels, channels // 2, replace=False)) for _ in range(2))

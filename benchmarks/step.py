@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training step, dense and cut: does its time fall as its FLOPs do?
+"""The training step, dense and pruned: does its time fall like its FLOPs?
 
-Efficiency is the ratio of FLOPs over the ratio of times, cut to dense: 1 where time falls as FLOPs do. Widths are cut
-evenly, every site to the same part, or as a run with DemP left them; and both again rounded up to multiples of 4, on a
-GPU of 8. Several steps are taken in a call, as the training program does. On a CPU the dense step is timed besides with
-convolutions as XLA has them, in the way that suits it, a step in a call.
+Efficiency is the ratio of FLOPs over the ratio of times, pruned relative to dense. It is 1 if time falls like FLOPs.
+Sites keep equal fractions of their units, or the fractions that a run with DemP kept, with and without rounding up to
+multiples of 4, on a GPU of 8. As in the training program, a call runs several steps. On a CPU, the dense step is also
+timed with the convolutions of XLA, with one step per call, which is faster for these.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPARSITIES = (0.8, 0.9, 0.95)
 # The dense step with convolutions as XLA computes them.
 _AS_XLA = "dense, XLA's convolutions"
 
-# Model, shape of an image, batch, and of which names its cuts are, all by default; by scale, what matters most first.
+# By scale: model, shape of an image, batch, and names of the widths, by default all; the most important cases first.
 _RESNET = {"name": "resnet18", "stem_stride": 1}
 _WIDE = {**_RESNET, "base_width": 64}
 _VGG = {"name": "vgg16", "base_width": 64}
@@ -45,7 +45,7 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str
         (_WIDE, (32, 32, 3), 16, None),
         ({**_VGG, "hidden": 512}, (32, 32, 3), 16, None),
     ],
-    # One cut a case, as compiling for a GPU tries kernels out: what was measured until time was up is on record.
+    # One width per case, since compiling for a GPU takes long, so that records are written early.
     "gpu": [
         (_WIDE | _BF16, (32, 32, 3), 512, ("90%, DemP, rounded",)),
         (_WIDE | _BF16, (32, 32, 3), 512, ("90%, DemP",)),
@@ -68,10 +68,10 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per case: times of the dense step and of each cut.
+    """Yields a record per case: times of the dense step and at each width.
 
     Raises:
-      ValueError: for a case with a cut that is not known.
+      ValueError: for a case with unknown names of widths.
     """
     together, rounds = _ROUNDS[scale]
     for model, shape, batch, names in cases:
@@ -113,7 +113,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _repeated(step: programs.Program, count: int) -> Callable[[], Any]:
-    """Returns what takes a step in each of so many calls, none of which is waited for but the last."""
+    """Returns a function that calls a step several times and returns the last result."""
 
     def take() -> Any:
         for _ in range(count):
@@ -125,12 +125,12 @@ def _repeated(step: programs.Program, count: int) -> Callable[[], Any]:
 
 @functools.cache
 def _dense(model: str, shape: tuple[int, int, int], batch: int, together: int) -> programs.Program:
-    """Returns the step of a network, given as JSON, compiled once for all cases with it."""
+    """Returns the step of a network, given as JSON, compiled once for all of its cases."""
     return programs.built(*programs.initial(json.loads(model), shape), shape, batch, together=together)
 
 
 def kinds(dense: programs.Program, multiples: Sequence[int]) -> dict[str, tuple[Callable[[str, int], int], int]]:
-    """Returns, by the name of a cut, how many units every site keeps, and of what it keeps a multiple."""
+    """Returns, by name, the number of units that each site keeps, and the multiple to which it is rounded."""
     found: dict[str, tuple[Callable[[str, int], int], int]] = {}
     for sparsity in SPARSITIES:
         for kind, kept in _widths(dense, sparsity).items():
@@ -140,7 +140,7 @@ def kinds(dense: programs.Program, multiples: Sequence[int]) -> dict[str, tuple[
 
 
 def _widths(dense: programs.Program, sparsity: float) -> dict[str, Callable[[str, int], int]]:
-    """Returns, by kind, how many units every site keeps at about this weight sparsity."""
+    """Returns, by kind, the number of units that each site keeps at about this weight sparsity."""
     part = math.sqrt(1 - sparsity)
     kinds: dict[str, Callable[[str, int], int]] = {"even": lambda _, width: math.ceil(part * width)}
     left = _left_by_demp(sparsity)
@@ -150,7 +150,7 @@ def _widths(dense: programs.Program, sparsity: float) -> dict[str, Callable[[str
 
 
 def _left_by_demp(sparsity: float) -> dict[str, float]:
-    """Returns which part of every site the run with DemP nearest to a weight sparsity kept."""
+    """Returns the fraction of each site that the run with DemP nearest to a weight sparsity kept."""
     runs = [json.loads(line) for line in _RUNS.read_text().splitlines()]
     runs = [run for run in runs if run["method"] == "demp" and run["model"] == "resnet18"]
     nearest = min(runs, key=lambda run: abs(run["weight_sparsity"] - sparsity))

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Times of several programs within one run, so that they can be compared on a machine that is not quiet."""
+"""Interleaved timing of several programs, whose ratios are comparable on a machine with other load."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Timing:
-    """How long a program takes.
+    """The time of a program.
 
     Attributes:
-      seconds: the median of its repeats, of one step where a call takes several.
-      ratio: the median, over rounds, of its time over that of the first program in the same round.
-      spread: the middle half of those ratios, from the 25th to the 75th percentile.
+      seconds: median seconds of one step.
+      ratio: median over rounds of its time over that of the first program in the same round.
+      spread: the 25th and 75th percentile of these ratios.
     """
 
     seconds: float
@@ -28,7 +28,7 @@ class Timing:
     spread: tuple[float, float]
 
     def record(self) -> dict[str, Any]:
-        """Returns the fields as they stand in a record."""
+        """Returns the fields of a record."""
         return {
             "seconds": round(self.seconds, 6),
             "ratio": round(self.ratio, 4),
@@ -37,12 +37,12 @@ class Timing:
 
 
 def interleaved(programs: Mapping[str, Callable[[], Any]], repeats: int, steps: int = 1) -> dict[str, Timing]:
-    """Times programs round by round, in another order each round; the first round warms up and does not count.
+    """Times programs in rounds, in another order in each round. The first round is a warm-up and does not count.
 
     Args:
-      programs: by name, what to call; results are waited for.
-      repeats: rounds that count, at least 1.
-      steps: how many steps a call takes.
+      programs: functions by name. Each call is timed until its results are ready.
+      repeats: the number of rounds that count, >= 1.
+      steps: the number of steps of a call, >= 1.
     """
     times: dict[str, list[float]] = {name: [] for name in programs}
     for repeat in range(repeats + 1):

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""From end to end: seconds, accuracy and FLOPs of the same recipe, dense and with DemP.
+"""Whole runs: seconds, accuracy and FLOPs of a recipe, dense and with DemP.
 
-The runs go one after the other with the whole machine, as a user's would; a machine whose speed changes meanwhile shows
-in the ratio. They are those of `experiments.run` in `runs/benchmarks/`: those that ended are not run again, and
-those that were interrupted go on. What is timed is the whole run: compiling, cutting, evaluating, saving.
+Runs use the whole machine, one after the other, so that changes of its speed affect the ratio. They are runs of
+`experiments.run` in `runs/benchmarks/`. Finished runs are not repeated, and interrupted runs resume. The time is that
+of the whole run, with compiling, pruning, evaluating and saving.
 """
 
 from __future__ import annotations
@@ -111,10 +111,10 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per recipe: what its runs came to.
+    """Yields a record per recipe with the results of its runs.
 
     Raises:
-      RuntimeError: when one of them failed.
+      RuntimeError: if a run failed.
     """
     del scale
     for name, config, common, changes in cases:

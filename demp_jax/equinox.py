@@ -40,9 +40,9 @@ __all__ = [
 
 
 def norm_weights(params: Any) -> Any:
-    """Returns the mask of the scale parameters of normalization layers, which Equinox calls `weight`.
+    """Returns the mask of the scale parameters of normalization layers, which Equinox names `weight`.
 
-    They are those of `eqx.nn.BatchNorm`, `GroupNorm`, `LayerNorm` and `RMSNorm`.
+    The layers are `eqx.nn.BatchNorm`, `GroupNorm`, `LayerNorm` and `RMSNorm`.
 
     Example:
       >>> norm = eqx.nn.LayerNorm(4)
@@ -50,10 +50,10 @@ def norm_weights(params: Any) -> Any:
       (True, False)
 
     Args:
-      params: a model, or what `eqx.filter` leaves of it.
+      params: a model, or the result of `eqx.filter`.
 
     Raises:
-      ValueError: when there is none.
+      ValueError: if there is no such layer.
     """
 
     def mask(node: Any) -> Any:
@@ -81,7 +81,7 @@ def _apply(model: Any, x: Any, state: Any) -> Any:
 class Forward:
     """A model in inference mode as a function of its arrays and a batch, `forward(variables, x)`, at any widths.
 
-    Two forwards of the same architecture are equal, so nothing is compiled twice.
+    Two forwards of the same architecture are equal and share compiled programs.
 
     Attributes:
       structure, leaves: the model without its arrays.
@@ -97,31 +97,31 @@ class Forward:
         return self.call(self.model(variables), x, variables["state"])
 
     def model(self, variables: Any) -> Any:
-        """Returns the model itself, in inference mode."""
+        """Returns the model in inference mode."""
         return refit(eqx.combine(variables["params"], jax.tree.unflatten(self.structure, self.leaves)))
 
     def training(self, variables: Any, x: Any) -> BatchStatistics | None:
-        """Returns the model with every `eqx.nn.BatchNorm` in training mode; all else, such as dropout, in inference.
+        """Returns the model with every `eqx.nn.BatchNorm` in training mode, and the rest in inference mode.
 
-        BatchNorm takes its statistics over the axis of a `jax.vmap` that has its `axis_name`. Without a `call` of your
-        own the model is mapped with that name; a `call` has to name the axis itself, as in
-        `jax.vmap(model, axis_name="batch", ...)`, which is allowed in inference mode, too.
+        BatchNorm takes its statistics over the axis of a `jax.vmap` with its `axis_name`. By default, the model is
+        mapped with that name. A `call` of your own has to name the axis, as in
+        `jax.vmap(model, axis_name="batch", ...)`, which is also allowed in inference mode.
 
         Args:
           variables: the variables of the model, or their shapes and dtypes.
           x: a batch of inputs, or its shape and dtype.
 
         Returns:
-          A function `train(variables, x)` of the same variables; `None` when the model has no BatchNorm, so that
-          nothing would differ, and when an axis that one needs is not there: two names without a `call` of your own,
-          or a `call` that does not name it.
+          A function `train(variables, x)` of the same variables. `None` if the model has no BatchNorm, so that training
+          mode does not differ, or if the axis of a BatchNorm is missing: if BatchNorms have different names and there
+          is no `call`, or if the `call` does not name the axis.
         """
         if not _batch_norms(jax.tree.unflatten(self.structure, self.leaves)):
             return None
         train = BatchStatistics(self)
         try:
             jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
-        except NameError:  # By which JAX says that an axis has no such name.
+        except NameError:  # The axis is missing.
             return None
         return train
 
@@ -169,7 +169,7 @@ def _replaced(module: Any, changes: dict[str, Any]) -> Any:
 
 
 def _copied(state: Any) -> Any:
-    """Returns a state that may be set: to set one makes it invalid."""
+    """Returns a copy of a state. Setting an entry makes the original invalid."""
     return jax.tree.map(lambda leaf: leaf, state)
 
 
@@ -190,22 +190,22 @@ def reestimate_batch_stats(
     """Returns a state with the running statistics of every `eqx.nn.BatchNorm` averaged over batches.
 
     The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the batch
-    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. In the mode `"batch"`, whose
-    running sums start from zero, the sums are set to what inference divides to these averages. A layer that is called
-    several times in one pass keeps the statistics of its last call.
+    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. In the mode `"batch"`, running
+    sums start from zero, and inference divides them by their total weight; they are set so that this gives the
+    averages. A layer that is called several times in one pass keeps the statistics of its last call.
 
     Args:
       model: an Equinox model, in training or inference mode.
       state: its state.
-      batches: batches of training inputs, of one shape: another shape is compiled anew. Every batch counts the same.
-      call: how to call the model on a batch, `call(model, x, state) -> (outputs, state)`; by default it is mapped over
-        the first axis, which gets the `axis_name` of its BatchNorms.
+      batches: batches of training inputs, with equal weights. Each new shape is compiled.
+      call: how to call the model on a batch, `call(model, x, state) -> (outputs, state)`. By default, it is mapped over
+        the first axis with the `axis_name` of its BatchNorms.
 
     Returns:
-      The state, of which only running statistics have changed; the one given stays valid.
+      The state with new running statistics. The given state stays valid.
 
     Raises:
-      ValueError: when the model has no BatchNorm, or there is no batch.
+      ValueError: if the model has no BatchNorm, or if there is no batch.
     """
     norms = _batch_norms(model)
     if not norms:
@@ -218,7 +218,7 @@ def reestimate_batch_stats(
         start = _copied(before)
         for norm in norms:
             index = _running(norm)
-            # Zero times a statistic that is not finite would not be zero.
+            # Zero times a statistic that is not finite is NaN.
             start = start.set(index, jax.tree.map(jnp.nan_to_num, start.get(index)))
         after = call(training, x, start)[1]
         return [(*after.get(_running(norm)), _calls(norm, before, after)) for norm in norms]
@@ -245,7 +245,7 @@ def _running(norm: Any) -> Any:
 
 
 def _calls(norm: Any, before: eqx.nn.State, after: eqx.nn.State) -> jax.Array:
-    """Returns a number that is zero when a BatchNorm has never set its statistics."""
+    """Returns a number that is zero if a BatchNorm has never set its statistics."""
     if norm.mode == "ema":
         return 1.0 - after.get(norm.ema_first_time_index)
     return jnp.float32(after.get(norm.batch_counter) - before.get(norm.batch_counter))
@@ -257,9 +257,10 @@ def forward(
     """Returns a model in inference mode as a pure function of a tree of arrays, and that tree.
 
     Args:
-      model: the model; it is not changed.
-      state: its state, where `eqx.nn.make_with_state` gave one.
-      call: how to call it on a batch; by default it is mapped over the first axis. Defined once, at module level.
+      model: the model. It is not changed.
+      state: its state from `eqx.nn.make_with_state`, or `None`.
+      call: how to call the model on a batch, `call(model, x, state)`; by default it is mapped over the first axis.
+        Define it once, at module level, so that forwards are equal.
     """
     params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
     leaves, structure = jax.tree.flatten(static)
@@ -281,11 +282,11 @@ def trace(
     Args:
       model: an Equinox model.
       x: a batch of inputs, or its shape and dtype.
-      state: the model's state, where it has one.
+      state: the state of the model, or `None`.
       call: how to call the model on a batch, `call(model, x, state)`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
-      extra_units: further units, see `demp_jax.trace`.
+      extra_units: extra units, see `demp_jax.trace`.
     """
     fn, variables = forward(model, state, call)
     train_fn = training_of(fn, variables, x)
@@ -298,12 +299,12 @@ class PruneResult(NamedTuple):
     """The result of a prune.
 
     Attributes:
-      model: the smaller model, in the mode of the one given.
-      state: its smaller state; `None` where it has none.
+      model: the smaller model, in the mode of the given one.
+      state: its smaller state, or `None`.
       opt_state: the smaller state of the optimizer.
       copies: the smaller copies, by name.
-      plan: what slices another tree like the model, as in `refit(plan.slice(average))`; `None` when nothing left.
-      record: what was done.
+      plan: slices other trees like the model, as in `refit(plan.slice(average))`; `None` if nothing was removed.
+      record: the record of the prune.
     """
 
     model: Any
@@ -333,22 +334,22 @@ def prune(
     Args:
       model: an Equinox model, in training or inference mode.
       batches: the death set, as batches of training inputs of one shape.
-      state: the model's state, where `eqx.nn.make_with_state` gave one.
+      state: its state from `eqx.nn.make_with_state`, or `None`.
       opt_state: the state of an optimizer over `eqx.filter(model, filter_spec)`.
-      tx: that optimizer.
-      filter_spec: which leaves are trained, as in `eqx.filter`.
+      tx: the optimizer.
+      filter_spec: the trained leaves, as in `eqx.filter`.
       copies: by name, other models of the same architecture and widths, such as an average of its weights. A unit is
         removed only if it is dead in all of them.
       call: how to call the model on a batch in inference mode, `call(model, x, state)`.
-      remove: by name of a site, which units to remove instead of the dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, which units may be removed; see `demp_jax.prune`.
-      options: what counts as dead, how much is kept, how exact it has to be.
+      remove: by name of a site, the units to remove instead of dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, the units that may be removed; see `demp_jax.prune`.
+      options: the criterion, the units to keep, and the tolerance.
 
     Returns:
-      The smaller model and what belongs to it; what was given is not changed.
+      The smaller model, state, optimizer state and copies. The arguments are not changed.
 
     Raises:
-      ValueError: as `demp_jax.prune`, and for an `opt_state` without its `tx`.
+      ValueError: see `demp_jax.prune`; also for an `opt_state` without its `tx`.
     """
     if opt_state is not None and tx is None:
         raise ValueError("prune: opt_state was given without tx, the optimizer that it belongs to.")
@@ -385,13 +386,13 @@ def prune(
 
 
 def refit(tree: Any) -> Any:
-    """Returns a model, or any tree of models, whose modules' static attributes agree with the shapes of their arrays.
+    """Returns a model, or a tree of models, with static attributes set to the shapes of its arrays.
 
-    A module of your own that keeps widths as static attributes may have a method `refit()`, which returns it as it is
-    to be. `eqx.nn.MLP` keeps its `width_size`: its layers may have come to differ.
+    Modules of your own with widths as static attributes can have a method `refit()`, which returns the new module.
+    `eqx.nn.MLP` keeps its `width_size`, because its layers may have different widths.
 
     Args:
-      tree: the tree, every module with its arrays.
+      tree: the model or tree, with arrays.
     """
     tree = jax.tree.map(
         lambda node: refit(node) if isinstance(node, eqx.Module) else node,

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Pruning of Flax Linen models.
 
-A Linen module has its widths as attributes, and refuses variables of other widths. Wrap it as `Forward(module)` for
-`demp_jax.prune`, and apply it within `widths_from_variables()` in training.
+A Linen module stores its widths as attributes, and refuses variables of other widths. Wrap it as `Forward(module)`
+for `demp_jax.prune`, and apply it inside `widths_from_variables()` in training.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ __all__ = ["Forward", "reestimate_batch_stats", "widths_from_variables"]
 
 @contextlib.contextmanager
 def widths_from_variables() -> Iterator[None]:
-    """Lets Linen modules take their widths from the variables they are applied to.
+    """A context in which Linen modules take their widths from the variables that they are applied to.
 
-    A Linen module checks its parameters against the widths it was written with, so it refuses variables that a prune
-    made smaller. Within this context `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose`, `nn.Embed` and
-    `nn.MultiHeadDotProductAttention` take the widths of their variables instead.
-    BatchNorm and LayerNorm follow their input anyway, and so does a GroupNorm written with `group_size`; one written
-    with `num_groups` does not know the size of its groups once there are fewer, so pruning through it is refused.
-    Initializing is not affected.
+    Linen modules compare their parameters with the widths of their attributes, so they refuse smaller variables. Inside
+    this context, `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose`, `nn.Embed` and
+    `nn.MultiHeadDotProductAttention` use the widths of their variables. BatchNorm and LayerNorm always use those of
+    their input, and so does a GroupNorm with `group_size`. A GroupNorm with `num_groups` cannot know the size of its
+    groups, so pruning through it is refused. Initialization is not affected.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -44,7 +43,7 @@ def widths_from_variables() -> Iterator[None]:
 
     def fitted(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
         module: Any = context.module
-        # `nn.Embed` reads its width when it is set up, other layers when they are called.
+        # `nn.Embed` reads its width in `setup`, other layers in `__call__`.
         if context.method_name not in ("__call__", "setup") or module.scope is None:
             return call(*args, **kwargs)
         if context.method_name == "setup" and not isinstance(module, nn.Embed):
@@ -59,9 +58,9 @@ def widths_from_variables() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
-    """Gives a module other attributes within the context."""
+    """A context in which a module has other attributes."""
     before = {name: getattr(module, name) for name in changes}
-    # Modules are frozen dataclasses, made anew by each `apply`.
+    # Modules are frozen dataclasses. Each `apply` makes new ones.
     for name, value in changes.items():
         object.__setattr__(module, name, value)
     try:
@@ -73,7 +72,7 @@ def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
-    """Lets every `nn.BatchNorm` normalize with batch statistics; gives the paths of those that were called."""
+    """A context in which every `nn.BatchNorm` uses batch statistics. Yields the paths of those that are called."""
     called: set[tuple[str, ...]] = set()
 
     def normalized(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -82,7 +81,7 @@ def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
             return call(*args, **kwargs)
         called.add(module.path)
         kwargs.pop("use_running_average", None)
-        # The whole batch is there: no mapped axis with the rest of it.
+        # The model is called with the whole batch, so no mapped axis holds the rest of it.
         local = {"use_running_average": False, "axis_name": None, "axis_index_groups": None}
         with _changed(module, {**local, **changes}):
             return call(*args[:1], **kwargs)
@@ -97,7 +96,7 @@ class Forward:
 
     Attributes:
       model: the module.
-      options: further arguments of its call in evaluation mode, as in `(("train", False),)`.
+      options: further arguments of its call in evaluation mode, such as `(("train", False),)`.
     """
 
     model: nn.Module
@@ -108,15 +107,15 @@ class Forward:
         return _applied(self, variables, x, mutable=False)
 
     def training(self, variables: Any, x: Any) -> BatchStatistics | None:
-        """Returns the model with batch statistics in its BatchNorms; all else as in evaluation mode.
+        """Returns the model with batch statistics in its BatchNorms, and otherwise in evaluation mode.
 
         Args:
           variables: the variables of the model, or their shapes and dtypes.
           x: a batch of inputs, or its shape and dtype.
 
         Returns:
-          A function `train(variables, x)` of the same variables; `None` when no `nn.BatchNorm` is called, so that
-          nothing would differ. A module of your own that keeps running statistics stays in evaluation mode.
+          A function `train(variables, x)` of the same variables. `None` if no `nn.BatchNorm` is called, so that
+          training mode does not differ. Modules of your own with running statistics stay in evaluation mode.
         """
         train = BatchStatistics(self)
         with _batch_statistics() as called:
@@ -155,20 +154,20 @@ def reestimate_batch_stats(model: nn.Module | Forward, variables: Any, batches: 
     times in one pass keeps the statistics of its last call.
 
     Args:
-      model: the model, or a `Forward` where its call in evaluation mode takes options such as `train=False`.
+      model: the model, or a `Forward` if its call in evaluation mode takes options such as `train=False`.
       variables: its variables, at any widths.
-      batches: batches of training inputs, of one shape: another shape is compiled anew. Every batch counts the same.
+      batches: batches of training inputs, with equal weights. Each new shape is compiled.
 
     Returns:
-      The variables, of which only running statistics have changed.
+      The variables with new running statistics.
 
     Raises:
-      ValueError: when the model calls no BatchNorm, or there is no batch.
+      ValueError: if the model calls no BatchNorm, or if there is no batch.
     """
     forward = model if isinstance(model, Forward) else Forward(model)
 
     def statistics(variables: Any, x: Any) -> Any:
-        # Zero times a statistic that is not finite would not be zero.
+        # Zero times a statistic that is not finite is NaN.
         old = jax.tree.map(jnp.nan_to_num, _unboxed(variables.get("batch_stats", {})))
         with _batch_statistics(momentum=0.0) as found:
             _, new = _applied(forward, {**variables, "batch_stats": old}, x, mutable=["batch_stats"])
@@ -190,8 +189,8 @@ def _steps(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
 def _unboxed(tree: Any) -> Any:
     """Returns a tree without the boxes that hold the names of axes, such as those of `nn.with_partitioning`.
 
-    A box of Flax constrains how its array is sharded when it is opened. Smaller arrays may not divide by the mesh any
-    more, so the constraint is left out.
+    Unboxing in Flax constrains the sharding of the array. The mesh may no longer divide the shape of a smaller array,
+    so the constraint is left out.
     """
 
     def value(box: meta.AxisMetadata[Any]) -> Any:

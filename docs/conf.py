@@ -12,6 +12,9 @@ from sphinx.util import logging
 
 # The other packages are used from the repository and not installed.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import pictures
 
 import demp_jax
 from experiments.cli import field_help
@@ -27,6 +30,9 @@ extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build", "jupyter_execute"]
 # The notebooks are shown with the outputs that they are kept with.
 shutil.copytree(ROOT / "notebooks", ROOT / "docs" / "tutorials", dirs_exist_ok=True)
+pictures.write(ROOT / "docs" / "_pictures")
+html_static_path = ["_pictures"]
+html_css_files = ["pictures.css"]
 nb_execution_mode = "off"
 nb_merge_streams = True
 suppress_warnings = ["misc.highlighting_failure"]  # Of lines that start with `!` or `%` in notebooks.

@@ -2,8 +2,8 @@
 """Prunes an architecture and measures how much of what was expected is removed, and how exactly.
 
 A third of the units is killed: their weights, biases and scales are set to zero, so that they are zero on every input.
-After the prune the network is compared with the one before on inputs that the prune has not seen, and trained beside
-the network that was not pruned, in which a mask keeps the killed units at zero.
+After the prune, the network is compared with the one before on inputs that the prune has not seen. It is then trained
+beside the network that was not pruned, in which the killed units are masked.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ EXACT = 1e-4
 
 
 def measure(case: Case, seed: int = 0) -> dict[str, Any]:
-    """Returns the record of an architecture; what the library refuses is its `reason`.
+    """Returns the record of an architecture. Its `reason` is the refusal of the library, if there is one.
 
     Raises:
-      ValueError: when the expected units of the case are not in its variables.
+      ValueError: if the expected units of the case are not in its variables.
     """
     rng = np.random.default_rng(seed)
     death = [case.inputs(rng, _EXAMPLES) for _ in range(2)]
@@ -205,7 +205,7 @@ def _floats(outputs: Any) -> list[Any]:
 
 
 def _step(subject: Subject, tx: Any, x: Any, targets: Sequence[np.ndarray]) -> Callable[..., Any]:
-    """Returns a training step `step(params, state, masks)`, in which masks keep weights at zero."""
+    """Returns a training step `step(params, state, masks)` with masked weights."""
     fn = subject.train or subject.fn
 
     def loss(params: Any) -> jax.Array:

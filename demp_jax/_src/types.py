@@ -12,9 +12,9 @@ Dimension names:
 * `labels`: the labels of a program, one per position of every axis of every variable;
 * `components`: sets of labels that can only be removed together.
 
-Names are bound call by call: in one call `groups` stands for one size. Arrays that differ in size, such as those of
-several sites in a list, have the nameless dimension `_`. A size between braces, as in `{graph.num_groups}`, is read off
-an argument of that name. Pytrees are declared with `typing.no_type_check`: JAX also builds them of leaves that are no
+Names are bound per call: in one call, `groups` is one size. Arrays that differ in size, such as those of
+several sites in a list, have the nameless dimension `_`. A size in braces, such as `{graph.num_groups}`, is that of
+an argument. Pytrees are declared with `typing.no_type_check`, because JAX also builds them with leaves that are not
 arrays, such as shapes or shardings.
 """
 
@@ -29,20 +29,20 @@ AnyArray = jax.Array | np.ndarray
 
 GroupMask = Bool[np.ndarray, " groups"]
 UnitMask = Bool[np.ndarray, " units"]
-# The group of each unit, -1 where it has none.
+# The group of each unit, -1 for none.
 UnitGroups = Int[np.ndarray, " units"]
 UnitValues = Num[AnyArray, " units"]
 
-# The label of each position of an axis; `-1 - k` where the position is fixed for the reason k.
+# The label of each position of an axis, or `-1 - k` if the position is fixed for the reason k.
 AxisLabels = Int[np.ndarray, "*positions"]
 AxisMask = Bool[np.ndarray, " positions"]
-# The component of each label, and the reason each component is frozen for, -1 where it is free.
+# The component of each label, and the reason why each component is frozen, -1 for none.
 LabelComponents = Int[np.ndarray, " labels"]
 ComponentReasons = Int[np.ndarray, " components"]
 
 # Of one site or axis among several. Axes of stacked weights have a group per layer and position.
 SomeMask = Bool[np.ndarray, " _"]
 SomeGroups = Int[np.ndarray, "..."]
-# `[positions]`, or `[layers, positions]` of weights that are stacked for a `scan`.
+# `[positions]`, or `[layers, positions]` for weights that are stacked for a `scan`.
 SomeLabels = Int[np.ndarray, "..."]
 SomePositions = Int[np.ndarray, "..."]

@@ -1,2 +1,2 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What the adapters of `demp_jax.nnx`, `linen` and `equinox` are made of."""
+"""The adapters for Flax NNX, and code that they share with those for Flax Linen and Equinox."""

@@ -11,24 +11,24 @@ import jax.numpy as jnp
 
 
 def batch_averages(statistics: Callable[[Any, Any], Any], variables: Any, batches: Iterable[Any]) -> Any:
-    """Returns the average over batches of the statistics of each.
+    """Returns the average over batches of the statistics of one batch.
 
     Args:
-      statistics: returns a tree of the statistics of one batch, `statistics(variables, x)`. It is compiled once for
-        all batches of one shape.
-      variables: its first argument.
+      statistics: `statistics(variables, x)` returns a tree of the statistics of one batch. It is compiled once for all
+        batches of one shape.
+      variables: the first argument of `statistics`.
       batches: batches of inputs. Every batch counts the same.
 
     Returns:
       The tree of averages, in the dtypes of the statistics. They are accumulated in float32 or wider.
 
     Raises:
-      ValueError: when there is no batch.
+      ValueError: if there is no batch.
     """
 
     @jax.jit
     def step(average: Any, count: jax.Array, variables: Any, x: Any) -> Any:
-        # In this form, statistics that do not differ between batches are their own average to the last bit.
+        # In this form, the average of equal statistics is exact.
         return jax.tree.map(lambda a, s: a + (s - a) / count, average, statistics(variables, x))
 
     average = dtypes = None

@@ -20,7 +20,7 @@ Call = Callable[[Any, Any], Any]
 
 
 def apply(model: Any, x: Any) -> Any:
-    """Calls a model on a batch alone."""
+    """Returns `model(x)`."""
     return model(x)
 
 
@@ -28,7 +28,7 @@ def apply(model: Any, x: Any) -> Any:
 class Forward:
     """A model in evaluation mode as a function of its state and an input, `forward(state, x)`.
 
-    Two forwards of the same architecture are equal, so nothing is compiled twice.
+    Two forwards of the same architecture are equal and share compiled programs.
 
     Attributes:
       graphdef: the model's structure.
@@ -56,9 +56,9 @@ class Forward:
           x: a batch of inputs, or its shape and dtype; the adapters of the other libraries need it.
 
         Returns:
-          A function `train(variables, x)` of the same variables; `None` when the model has no module whose flag
-          `use_running_average` can be set by `nnx.view`, so that nothing would differ. A BatchNorm that gets
-          `use_running_average` as an argument of its call does what the call says.
+          A function `train(variables, x)` of the same variables. `None` if the model has no module whose flag
+          `use_running_average` can be set by `nnx.view`, so that training mode does not differ. If a BatchNorm gets
+          `use_running_average` as an argument of its call, the argument decides.
         """
         del x
         model = nnx.merge(self.graphdef, variables)
@@ -66,15 +66,15 @@ class Forward:
         return None if same else BatchStatistics(self)
 
     def updating(self) -> Updating:
-        """Returns the model in training mode, as a function that returns the updated variables beside the outputs."""
+        """Returns the model in training mode, as a function that returns the outputs and the updated variables."""
         return Updating(self)
 
 
 def _viewed(model: Any, **flags: bool) -> Any:
-    """Returns a view of a model whose batch statistics are those of the batch it is called on."""
+    """Returns a view of a model with other flags, whose BatchNorms use no mapped axis."""
     view = nnx.view(model, raise_if_not_found=False, **flags)
     for norm in _batch_norms(view).values():
-        # The whole batch is there: no mapped axis with the rest of it.
+        # The model is called with the whole batch, so no mapped axis holds the rest of it.
         norm.axis_name = norm.axis_index_groups = None
     return view
 
@@ -87,7 +87,7 @@ def _batch_norms(model: Any) -> dict[Any, nnx.BatchNorm]:
 class BatchStatistics:
     """A model with batch statistics in its BatchNorms and without dropout, `train(variables, x)`.
 
-    What the model would write to its state, such as running statistics, is discarded.
+    Updates of its state, such as running statistics, are discarded.
 
     Attributes:
       forward: the same model in evaluation mode.
@@ -109,8 +109,8 @@ class BatchStatistics:
 class Updating:
     """A model in training mode, `updating(variables, x) -> (outputs, updated variables)`.
 
-    Dropout draws from the model's own random keys, whose counts are updated, too. The updated variables have the
-    structure of those given; variables that only exist after the call, such as what `sow` keeps, are left out.
+    Dropout draws from the random keys of the model, whose counts are updated. The updated variables have the structure
+    of the given ones. Variables that only exist after the call, such as those of `sow`, are left out.
 
     Attributes:
       forward: the same model in evaluation mode.
@@ -136,8 +136,8 @@ def forward(model: nnx.Module, call: Callable[[Any, Any], Any] = apply) -> tuple
     """Returns a model in evaluation mode as a pure function, and its state as a tree of arrays.
 
     Args:
-      model: the model; it is not changed.
-      call: how to call it, for models that take more than `x`; defined once, at module level.
+      model: the model. It is not changed.
+      call: how to call the model, `call(model, x)`. Define it once, at module level, so that forwards are equal.
     """
     evaluating = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(evaluating)
@@ -149,13 +149,11 @@ def reestimate_batch_stats(
 ) -> None:
     """Sets the running statistics of every `nnx.BatchNorm` to averages over batches, in place.
 
-    Running statistics lag behind the weights: with the default momentum of 0.99 they are those of a few hundred steps
-    ago. The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the
-    batch variances. These are the values that running averages tend to at fixed weights, for any momentum, and the
-    ones that training normalizes with; the variance of all examples together would also count how the batch means
-    differ. Batches count the same, whatever their sizes. Every layer sees inputs that were normalized with batch
-    statistics, without dropout. A layer that is called several times in one pass keeps the statistics of its last
-    call.
+    Running statistics lag behind the weights, with the default momentum of 0.99 by a few hundred steps. The new mean is
+    the mean over batches of the batch means, and the new variance the mean over batches of the batch variances. Running
+    averages tend to these values at fixed weights, for any momentum. (The variance of all examples would include the
+    variance of the batch means.) All batches have the same weight. The inputs of every layer are normalized with batch
+    statistics, without dropout. A layer that is called several times in one pass keeps the statistics of its last call.
 
     Example:
       >>> norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
@@ -164,12 +162,12 @@ def reestimate_batch_stats(
       ([3.5], [2.5])
 
     Args:
-      model: a Flax NNX model, in training or evaluation mode. Nothing but its running statistics changes.
-      batches: batches of training inputs, of one shape: another shape is compiled anew.
+      model: a Flax NNX model, in training or evaluation mode. Only its running statistics change.
+      batches: batches of training inputs. Each new shape is compiled.
       call: how to call the model, `call(model, x)`, as in `forward`.
 
     Raises:
-      ValueError: when the model has no BatchNorm, or there is no batch.
+      ValueError: if the model has no BatchNorm, or if there is no batch.
     """
     norms = _batch_norms(model)
     if not norms:
@@ -181,7 +179,7 @@ def reestimate_batch_stats(
         found = _batch_norms(view)
         for norm in found.values():
             norm.momentum = 0.0
-            # Zero times a statistic that is not finite would not be zero.
+            # Zero times a statistic that is not finite is NaN.
             norm.mean[...], norm.var[...] = (jnp.nan_to_num(v[...]) for v in (norm.mean, norm.var))
         call(view, x)
         return [(found[path].mean[...], found[path].var[...]) for path in norms]
@@ -192,10 +190,9 @@ def reestimate_batch_stats(
 
 
 def resize(model: nnx.Module, state: Any) -> None:
-    """Puts variables of other widths into a model, in place, and makes its attributes agree with them.
+    """Replaces the variables of a model by variables of other widths, in place, and updates its attributes.
 
-    Everything but the widths must be that of the model: the paths, the dtypes, the number of axes, and the size of the
-    window of a convolution.
+    Only widths may differ. Paths, dtypes, numbers of axes, and the window sizes of convolutions must be equal.
 
     Example:
       >>> small, wide = (nnx.Linear(2, width, rngs=nnx.Rngs(0)) for width in (3, 8))
@@ -204,15 +201,15 @@ def resize(model: nnx.Module, state: Any) -> None:
       3
 
     Args:
-      model: a model of the same architecture at any widths; one of `nnx.eval_shape` is enough, unless it has an
-        `nnx.WeightNorm`, whose scales are then missing.
+      model: a model of the same architecture at any widths. A model from `nnx.eval_shape` is enough, unless it has an
+        `nnx.WeightNorm`, whose scales would be missing.
       state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`, or such a tree as Orbax restores it
-        without a target: keys may be strings where the model has numbers or tuples, and an array may be within a
-        dictionary `{"value": array}`. Without random keys and their counts,
-        `nnx.state(model, nnx.Not(nnx.RngState))`, those of the model stay.
+        without a target: keys may be strings instead of numbers or tuples, and an array may be inside a dictionary
+        `{"value": array}`. Random keys and their counts may be missing, as in
+        `nnx.state(model, nnx.Not(nnx.RngState))`; the model then keeps its own.
 
     Raises:
-      ValueError: when the variables are not those of the model.
+      ValueError: if the variables are not those of the model.
     """
     wanted = dict(nnx.to_flat_state(nnx.as_pure(nnx.state(model))))
     paths = {tuple(map(str, path)): path for path in wanted}
@@ -245,13 +242,13 @@ def resize(model: nnx.Module, state: Any) -> None:
 
 
 def by_steps(tree: Any) -> dict[tuple[str, ...], Any]:
-    """Returns the leaves of a tree by their paths, every step as a string."""
+    """Returns the leaves of a tree by their paths, as tuples of strings."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {tuple(jax.tree_util.keystr((key,), simple=True) for key in path): leaf for path, leaf in leaves}
 
 
 def _kind(leaf: Any, window: bool) -> tuple[Any, ...]:
-    """Returns what of an array is no width: its dtype, its number of axes, and those of a convolution's window."""
+    """Returns the properties of an array that are no widths: dtype, number of axes, window of a convolution."""
     shape = np.shape(leaf)
     return getattr(leaf, "dtype", type(leaf)), len(shape), shape[:-2] if window else ()
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A pruner for training loops with Flax NNX: one call per step, and all of the training in one state."""
+"""A pruner for training loops with Flax NNX, whose state holds model, optimizers and copies."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from demp_jax._src.pruning.record import PruneRecord
 class Pruner:
     """Prunes a model while it trains, with its optimizer and its copies, in place.
 
-    Call `step` after every update of the parameters. At every `every`-th step it removes what is dead. With a `target`
-    it looks more often at the size that a prune would leave, and multiplies the strength of the regularizer (see
-    `demp_jax.demp`), so that the model ends at that size.
+    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, it
+    also previews the size that a prune would leave, and multiplies the strength of the regularizer (see
+    `demp_jax.demp`) by a factor, so that the model ends at that size.
 
-    `state` holds all that a training goes on from: model, optimizers, copies and the pruner, at the widths they have.
-    `restore` puts it into freshly built ones at any widths:
+    `state` returns model, optimizers, copies and pruner at their current widths. `restore` loads it into freshly built
+    ones at any widths:
 
       >>> import optax
       >>> def build():
@@ -41,13 +41,13 @@ class Pruner:
       >>> record.removed
       {'layers/0': 3}
       >>> other, pruner_of_other = build()
-      >>> pruner_of_other.restore(pruner.state())  # As it is, or from a checkpoint.
+      >>> pruner_of_other.restore(pruner.state())  # Directly, or from a checkpoint.
       >>> other.layers[0].out_features, pruner_of_other.steps
       (5, 100)
 
     Attributes:
-      steps: how many steps were taken.
-      factor: what the strength of the regularizer is multiplied by; 1 without a target.
+      steps: the number of calls of `step`.
+      factor: the factor of the strength of the regularizer, in [0, 50]; 1 without a target.
     """
 
     def __init__(
@@ -66,18 +66,18 @@ class Pruner:
         calls: Sequence[Call] = (),
         options: PruneOptions | None = None,
     ):
-        """Begins.
+        """Makes a pruner.
 
         Args:
           model, optimizer, copies, call, calls: see `demp_jax.nnx.prune`.
-          death_set: batches of training inputs of one shape, or a function that gives them.
-          every: steps between prunes, >= 1; the paper's tau.
-          start: no prune before this step.
-          target: one entry, what to end at: `"parameters"`, `"flops"` or `"neurons"` with the part of the dense model's
-            that is to be left, in (0, 1), or `"sparsity"` with the part of the weights to be removed.
-          span: steps in which units die, those of the schedule of the strength; needed with a `target`.
-          look_every: steps between looks at what a prune would leave; by default a hundredth of `span`.
-          options: of the prunes.
+          death_set: batches of training inputs of one shape, or a function that returns them.
+          every: steps between prunes, >= 1; tau in the paper.
+          start: the first step at which to prune.
+          target: a dict with one entry, the size at the end: for `"parameters"`, `"flops"` or `"neurons"` the fraction
+            of the dense model to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove.
+          span: steps in which units die, usually the length of the strength's schedule. Required with a `target`.
+          look_every: steps between previews for the target; by default a hundredth of `span`.
+          options: the options of the prunes.
 
         Raises:
           ValueError: for a bad argument.
@@ -103,27 +103,27 @@ class Pruner:
 
     @property
     def steps(self) -> int:
-        """How many steps were taken."""
+        """The number of calls of `step`."""
         return self._core.steps
 
     @property
     def factor(self) -> float:
-        """What the strength of the regularizer is multiplied by."""
+        """The factor of the strength of the regularizer."""
         return self._core.factor
 
     def step(self) -> PruneRecord | None:
-        """Takes note of an update of the parameters, steers, and prunes if it is time.
+        """Counts an update of the parameters, steers, and prunes if a prune is due.
 
         Returns:
-          What was done; `None` at a step without a prune.
+          The record of a prune; `None` at steps without one.
         """
         if not self._core.busy(self._core.steps + 1):
-            self._core.steps += 1  # The arrays of the model are not looked at.
+            self._core.steps += 1  # Without access to the arrays of the model.
             return None
         return self._take(self._core.step(**self._given()))
 
     def prune(self) -> PruneRecord:
-        """Prunes now, whatever the step; for the end of a training."""
+        """Prunes now, for example at the end of training."""
         record = self._take(self._core.prune(**self._given()))
         assert record is not None
         return record
@@ -146,9 +146,9 @@ class Pruner:
         return record
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the training goes on from, as a tree of arrays and numbers, to be saved with Orbax.
+        """Returns model, optimizers, copies and pruner as a tree of arrays and numbers, at their current widths.
 
-        It has the model, the optimizers, the copies and the pruner, at the widths that they have now.
+        The tree can be saved with Orbax.
         """
         return {
             "model": _saved(self._model),
@@ -158,14 +158,15 @@ class Pruner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` gave, also as Orbax restores it without a target.
+        """Continues from the result of `state()`, which Orbax may have restored without a target.
 
-        The model, the optimizers and the copies may have any widths; all else must be as it was.
+        Args:
+          state: the state. Only widths may differ from those of the model, the optimizers and the copies.
 
         Raises:
-          ValueError: when something other than the widths differs.
+          ValueError: if something other than the widths differs.
         """
-        self._core.load(state["pruner"])  # First, as it refuses what is of another training.
+        self._core.load(state["pruner"])  # First, since it refuses the state of another target.
         _require_keys("the optimizers", state.get("optimizers") or {}, map(str, self._optimizers))
         _require_keys("the copies", state.get("copies") or {}, self._copies)
         resize(self._model, _loaded(state["model"], self._model))
@@ -178,7 +179,7 @@ class Pruner:
 
 
 def _saved(node: Any) -> Any:
-    """Returns the variables of a model or an optimizer; random keys as their numbers, which any format holds."""
+    """Returns the variables of a model or an optimizer. Random keys become arrays of numbers."""
 
     def plain(leaf: Any) -> Any:
         return jax.random.key_data(leaf) if _is_key(leaf) else leaf
@@ -191,7 +192,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _loaded(stored: Any, node: Any) -> Any:
-    """Returns stored variables with the numbers of random keys as keys again, of the kind that `node` has."""
+    """Returns stored variables in which the numbers of random keys are keys of the same kind as in `node`."""
     own = by_steps(nnx.as_pure(nnx.state(node)))
 
     def key(path: Any, leaf: Any) -> Any:
@@ -204,7 +205,7 @@ def _loaded(stored: Any, node: Any) -> Any:
 
 
 def _restore_optimizer(optimizer: nnx.Optimizer, stored: Any, name: str) -> None:
-    """Puts the state of an optimizer into a fresh one, whose model may have had other widths."""
+    """Loads the state of an optimizer into a new one, whose model may have other widths."""
     wanted, found = by_steps(nnx.as_pure(nnx.state(optimizer))), by_steps(_loaded(stored, optimizer))
     for path in sorted({*wanted, *found}):
         one, other = found.get(path), wanted.get(path)

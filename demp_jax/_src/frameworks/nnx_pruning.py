@@ -37,10 +37,10 @@ def trace(
       model: a Flax NNX model, or a dict or list of models that `call` takes.
       x: a batch of inputs, or its shape and dtype.
       call: how to call the model in evaluation mode, `call(model, x)`.
-      calls: further ways in which it is called in training, see `prune`.
+      calls: further calls in training, see `prune`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
-      extra_units: further units, see `demp_jax.trace`.
+      extra_units: extra units, see `demp_jax.trace`.
     """
     fn, state = forward(whole(model), call)
     options = PruneOptions(batch_axis=batch_axis, exclude=exclude, extra_units=extra_units)
@@ -74,24 +74,24 @@ def prune(
     Args:
       model: a Flax NNX model, in training or evaluation mode, or a dict or list of models that `call` takes.
       batches: the death set, as batches of training inputs of one shape.
-      optimizer: the optimizer of the model. A list of optimizers each of which trains a part of it (`wrt`); or a dict
-        of optimizers, each of the submodel that is `model[key]` or `model.key`.
+      optimizer: the optimizer of the model; a list of optimizers, each of which trains a part of it (`wrt`); or a dict
+        of optimizers, each for the submodel `model[key]` or `model.key`.
       copies: other models of the same architecture and widths, such as an average of its weights or a target network,
         by name or in a list. A unit is removed only if it is dead in all of them.
-      call: how to call the model in evaluation mode, `call(model, x)`. For a model with several entry points it calls
-        them all, as in `lambda model, x: (model.actor(x), model.critic(x))`.
-      calls: further ways in which the model is called in training, `call(model, x)`, with changes of its variables in
-        place: a teacher that follows its student, an entry point of other inputs. What they read is pruned along. By
-        default the model itself in training mode, where that reads variables that evaluation does not.
-      remove: by name of a site, which units to remove instead of the dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, which units may be removed; see `demp_jax.prune`.
-      options: what counts as dead, how much is kept, how exact it has to be.
+      call: how to call the model in evaluation mode, `call(model, x)`. For a model with several entry points, it should
+        call all of them, as in `lambda model, x: (model.actor(x), model.critic(x))`.
+      calls: further calls in training, `call(model, x)`, which may change variables of the model in place, such as a
+        teacher that follows its student, or an entry point for other inputs. Variables that they read are pruned along.
+        By default, the model in training mode is added if it reads variables that evaluation mode does not.
+      remove: by name of a site, the units to remove instead of dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, the units that may be removed; see `demp_jax.prune`.
+      options: the criterion, the units to keep, and the tolerance.
 
     Returns:
-      What was done.
+      The record of the prune.
 
     Raises:
-      ValueError: as `demp_jax.prune`.
+      ValueError: see `demp_jax.prune`.
     """
     model = whole(model)
     fn, state = forward(model, call)
@@ -131,14 +131,14 @@ def preview(
     calls: Sequence[Call] = (),
     options: PruneOptions | None = None,
 ) -> prune_lib.Preview:
-    """Returns what a prune of all that is dead would leave of a model; see `demp_jax.preview`.
+    """Returns the sizes that a prune of all dead units would leave; see `demp_jax.preview`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode, or a dict or list of models that `call` takes.
       batches: the death set, as batches of training inputs of one shape.
-      wrt: the variables that count as parameters, as the optimizer has them.
-      copies, call, calls: as for `prune`.
-      options: what counts as dead, how much is kept.
+      wrt: the variables that count as parameters, as in `nnx.Optimizer`.
+      copies, call, calls: see `prune`.
+      options: the criterion and the units to keep.
     """
     model = whole(model)
     fn, state = forward(model, call)
@@ -149,14 +149,14 @@ def preview(
 
 
 def whole(model: Any) -> nnx.Module:
-    """Returns several models, in a dict or list, as one."""
+    """Returns a dict or list of models as one module."""
     if isinstance(model, Mapping):
         return nnx.Dict(model)
     return nnx.List(model) if isinstance(model, list | tuple) else model
 
 
 def named(copies: Copies) -> dict[str, nnx.Module]:
-    """Returns copies by name."""
+    """Returns the copies by name."""
     return dict(copies) if isinstance(copies, Mapping) else {f"copies[{i}]": copy for i, copy in enumerate(copies)}
 
 
@@ -166,7 +166,7 @@ def updating(fn: Forward, calls: Sequence[Call]) -> tuple[Updating, ...]:
 
 
 def optimizers_of(model: Any, optimizer: Optimizers) -> tuple[dict[Any, nnx.Optimizer], Any]:
-    """Returns the optimizers by key, and what picks the variables that each of them trains."""
+    """Returns the optimizers by key, and functions that pick the variables that each of them trains."""
     if optimizer is None:
         return {}, _trained(model, nnx.Param)
     if isinstance(optimizer, Mapping):
@@ -176,7 +176,7 @@ def optimizers_of(model: Any, optimizer: Optimizers) -> tuple[dict[Any, nnx.Opti
 
 
 def _trained(model: Any, wrt: Any, key: Any = None) -> Callable[[Any], Any]:
-    """Returns what picks the parameters from a state: of a model, or of the submodel that is called `key`."""
+    """Returns a function that picks the parameters of a model, or of its submodel `key`, from a state."""
     part = model if key is None else _part(model, key)
     trained = set(leaf_paths(nnx.as_pure(nnx.state(part, wrt))))
     return lambda tree: nnx.as_pure(_only(tree if key is None else tree[key], trained))
@@ -199,11 +199,11 @@ def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
     """Multiplies the strength of an optimizer's regularizer, in place; see `demp_jax.set_strength_factor`.
 
     Args:
-      optimizer: whose `tx` is made by `demp_jax.demp`.
-      factor: >= 0.
+      optimizer: an optimizer whose `tx` contains `demp_jax.demp`.
+      factor: the factor, >= 0.
 
     Raises:
-      ValueError: as `demp_jax.set_strength_factor`.
+      ValueError: see `demp_jax.set_strength_factor`.
     """
     changed = demp.set_strength_factor(nnx.as_pure(optimizer.opt_state), factor)
     nnx.update(optimizer.opt_state, nnx.state(changed))

@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Static attributes of Flax NNX modules, made to agree with the shapes of their variables.
+"""Updates static attributes of Flax NNX modules to the shapes of their variables.
 
-An NNX layer keeps its widths twice, in its arrays and as attributes that `__call__` reads: `Conv` checks
-`feature_group_count`, `MultiHeadAttention` compares its input with `in_features`, `GRUCell` makes its carry
-`hidden_features` wide. Pruning slices the arrays. The functions here set the attributes to what a layer that is built
-at the smaller widths has, so that `nnx.split` gives the same graphdef for both and nothing is compiled twice.
+NNX layers store their widths twice: in their arrays, and as attributes that `__call__` reads. For example, `Conv`
+checks `feature_group_count`, and `MultiHeadAttention` compares its input with `in_features`. A prune slices the arrays.
+The functions here set the attributes to those of a layer that is built at the smaller widths. `nnx.split` then returns
+the same graphdef for both, and compiled programs are shared.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 from flax import nnx
 from flax.core import FrozenDict
 
-# Layers of `flax.nnx` that keep no width as an attribute. Every other layer has an entry in `FITS`.
+# Layers of `flax.nnx` without widths as attributes. Every other layer has an entry in `FITS`.
 WITHOUT_WIDTHS: tuple[type, ...] = (
     nnx.Bidirectional,
     nnx.Dropout,
@@ -23,18 +23,18 @@ WITHOUT_WIDTHS: tuple[type, ...] = (
     nnx.RNN,
     nnx.SpectralNorm,
     nnx.WeightNorm,
-    # From Flax 0.12.12 on: tables of angles, whose features are rotated in pairs and stay.
+    # From Flax 0.12.12 on. Features are rotated in pairs, so they are not removed.
     *(getattr(nnx, name) for name in ("RoPE",) if hasattr(nnx, name)),
 )
 
 
 def refit(model: nnx.Module) -> None:
-    """Makes the static attributes of every module agree with the shapes of its variables, in place.
+    """Sets the static attributes of every module to the shapes of its variables, in place.
 
-    All layers of `flax.nnx` are known. A module of your own that keeps widths as attributes may have a method
-    `refit()`, which is called. A normalization layer without scale and bias has no variable to read its width from: a
-    `GroupNorm` then gets `num_groups=-1`, which takes the number of groups from the input, and the other ones keep
-    their `num_features`, which nothing reads.
+    All layers of `flax.nnx` are supported. Modules of your own with widths as attributes can have a method `refit()`,
+    which is called. A normalization layer without scale and bias has no variable with its width. A `GroupNorm` then
+    gets `num_groups=-1`, which takes the number of groups from the input. Others keep their `num_features`, which
+    nothing reads.
 
     Args:
       model: the model.

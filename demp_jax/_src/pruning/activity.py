@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What the activations of a network did on a set of examples, and which units a criterion calls alive.
+"""The activity of units on a set of examples, and the criteria that call units alive.
 
 Dimension names: units, those of one activation.
 """
@@ -22,7 +22,7 @@ from demp_jax._src.types import AnyArray, UnitValues
 
 CRITERIA = ("auto", "zero", "epsilon", "negative", "sum")
 _FIELDS = ("maximum", "minimum", "magnitude", "positive", "nonzero")
-# What a criterion reads of an activity.
+# The fields of an activity that each criterion reads.
 _READS = {
     "zero": ("nonzero",),
     "epsilon": ("maximum", "minimum"),
@@ -39,14 +39,14 @@ _READS = {
 )
 @dataclasses.dataclass(frozen=True)
 class Activity:
-    """What the units of one activation did on the examples seen so far; `None` where that was not wanted.
+    """Statistics of the units of one activation over a set of examples. Fields that were not requested are `None`.
 
     Attributes:
       maximum: `[units]`, largest value over examples and space.
       minimum: `[units]`, smallest value.
       magnitude: `[units]`, sum of absolute values in float32.
       positive: `[units]` bool, whether the sum over the examples and space of any one batch was positive.
-      nonzero: `[units]` bool, whether any value was other than zero; NaN is.
+      nonzero: `[units]` bool, whether any value was nonzero. NaN counts as nonzero.
       kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
     """
 
@@ -61,7 +61,7 @@ class Activity:
         """Returns the activity on both sets of examples.
 
         Raises:
-          ValueError: when other fields are known of one than of the other.
+          ValueError: if the two do not have the same fields.
         """
         known = [{name for name in _FIELDS if getattr(each, name) is not None} for each in (self, other)]
         if known[0] != known[1]:
@@ -85,9 +85,9 @@ class Activity:
 
 
 class Range(NamedTuple):
-    """The values of units read at one place, on the examples seen so far.
+    """The range of the values that a consumer reads, over a set of examples.
 
-    Of complex values, the real and the imaginary part each have a range of their own.
+    Complex values have separate ranges of their real and imaginary parts.
 
     Attributes:
       maximum: `[units]`, largest value over examples and space.
@@ -105,7 +105,7 @@ class Range(NamedTuple):
 
 
 def _by_part(combine: Callable[..., Any], *values: Any) -> Any:
-    """Returns `combine(*values)`, of complex values for both parts: there is no order of complex numbers."""
+    """Returns `combine(*values)`. Real and imaginary parts of complex values are combined separately."""
     if not any(jnp.iscomplexobj(value) for value in values):
         return combine(*values)
     return combine(*(value.real for value in values)) + 1j * combine(*(value.imag for value in values))
@@ -120,9 +120,9 @@ def summarize(
 
     Args:
       value: the values of an activation on a batch.
-      axis: where its units lie.
-      kind: how it saturates, see `Activity`.
-      criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
+      axis: the axis of the units.
+      kind: how the activation saturates, see `Activity`.
+      criterion: if given, only the fields that `alive` reads for this criterion are computed; the others are `None`.
 
     Raises:
       ValueError: for an unknown criterion.
@@ -131,7 +131,7 @@ def summarize(
 
 
 def read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
-    """Returns which fields of the activity of an activation of a kind a criterion reads; all of them with `None`."""
+    """Returns the fields that a criterion reads for an activation of this kind; all fields for `None`."""
     if criterion is None:
         return _FIELDS
     check_criterion(criterion, epsilon=1.0)
@@ -139,17 +139,17 @@ def read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
 
 
 def summary(value: Num[jax.Array, "..."], axis: int, kind: str, fields: Collection[str]) -> Activity:
-    """Returns those fields of an activity."""
+    """Returns an activity with only the given fields."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     reductions: dict[str, Callable[[], jax.Array]] = {
         "maximum": lambda: _by_part(lambda part: jnp.max(part, axes), value),
         "minimum": lambda: _by_part(lambda part: jnp.min(part, axes), value),
         "magnitude": lambda: jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
         "positive": lambda: jnp.sum(value, axes, dtype=jnp.float32) > 0,
-        # One pass over the values, where the largest and the smallest would be two.
+        # One pass over the values. Maximum and minimum would take two.
         "nonzero": lambda: jnp.any(value != 0, axes),
     }
-    # What is not read is not even traced, which takes as long as compiling some of it.
+    # Other fields are not traced, since tracing takes as long as compiling some of them.
     return Activity(**{name: reductions[name]() if name in fields else None for name in _FIELDS}, kind=kind)
 
 
@@ -174,7 +174,8 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
       `[units]` bool.
 
     Raises:
-      ValueError: for an unknown criterion, an epsilon that is not positive, or an activity that lacks what is read.
+      ValueError: for an unknown criterion, an epsilon that is not positive, or an activity without the fields that the
+        criterion reads.
     """
     check_criterion(criterion, epsilon)
     criterion = _resolved(criterion, activity.kind)
@@ -195,7 +196,7 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
 
 
 def _resolved(criterion: str, kind: str) -> str:
-    """Returns the criterion by which an activation of a kind is judged."""
+    """Returns the criterion for an activation of this kind: `"auto"` depends on the kind."""
     by_kind = {"zero": "zero", "soft": "epsilon", "negative": "negative", "branch": "zero"}
     return by_kind[kind] if criterion == "auto" else criterion
 
@@ -211,10 +212,9 @@ def check_criterion(criterion: str, epsilon: float) -> None:
 def with_activity(
     fn: Callable[..., Any], *, batch_axis: int = 0, criterion: str | None = None, extra_units: Sequence[str] | str = ()
 ) -> Callable[..., tuple[Any, dict[str, Activity]]]:
-    """Returns `fn` with the activity of its neurons beside its result.
+    """Returns a function that returns the result of `fn` and the activity of its neurons.
 
-    The result can be called under `jax.jit` and differentiated; what is not used of the activity costs nothing there
-    but the time to trace it.
+    It can be jitted and differentiated. Unused fields of the activity are removed by the compiler.
 
     Example:
       >>> def network(params, x):
@@ -227,7 +227,7 @@ def with_activity(
     Args:
       fn: a function `fn(variables, x, *args)`, in training or evaluation mode.
       batch_axis: the axis of `x` along which examples lie.
-      criterion: of the activity only what `alive` reads by this criterion, the rest `None`; by default all of it.
+      criterion: if given, only the fields that `alive` reads for this criterion are computed; the others are `None`.
       extra_units: further units, see `trace`.
 
     Returns:

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The state of an optimizer after a prune: sliced, with constants folded into its copies of the parameters.
 
-Optimizers keep four kinds of leaves, which a prune treats differently:
+The state of an optimizer has four kinds of leaves:
 
 * Moments, such as Adam's `mu`, mirror the parameters (see `mirror`) and are sliced like them. So is the one vector that
   `optax.flatten` makes of all parameters.
@@ -9,8 +9,8 @@ Optimizers keep four kinds of leaves, which a prune treats differently:
   them, each with its own weights. Schedule-free computes gradients at y = (1 - b) z + b x. A fold adds W c to a
   bias, with W the weights that are removed and c their constant input. It is linear in the bias and W together, so the
   relation of y, z and x still holds after it, while a copy without the fold would pull the bias back.
-* Leaves that know a parameter in another shape, such as the factored moments of Adafactor, cannot be sliced. All of
-  their transformation's state is initialized again and its paths are reported.
+* Leaves that belong to a parameter in another shape, such as the factored moments of Adafactor, cannot be sliced. The
+  whole state of their transformation is initialized again, and its paths are reported.
 * Anything else, such as step counts and hyperparameters, is kept.
 
 Dimension names: kept, the entries of the vector of all parameters that stay.
@@ -47,8 +47,8 @@ def slice_state(
       params_after: the trained part after the prune, as from `mirror.picked`.
       tx: the optimizer, or a dict or list of optimizers like `state`. With it the result is compared with
         `tx.init(params_after)`, state that cannot be sliced is initialized again, and copies of parameters are found.
-        With `None` nothing tells a copy from a moment, so no constants are folded into copies, and state that does not
-        mirror the parameters stays as it is.
+        With `None`, copies cannot be told from moments, so no constants are folded into copies, and state that does not
+        mirror the parameters is not changed.
 
     Returns:
       The smaller state, the paths of the leaves that were initialized again, and the paths of the copies of parameters
@@ -87,7 +87,7 @@ def slice_state(
                 small = put_like(np.asarray(leaf)[_flat_positions(plan, trained)], leaf)
             elif shape != want:
                 stale.add(n)
-            # Else the path ends as that of a parameter, and `tx.init` shows that the leaf mirrors none.
+            # Otherwise the path ends like that of a parameter, but `tx.init` shows that the leaf mirrors none.
         elif is_array(leaf) and variable is None and _shadows(plan, trained, path, shape):
             stale.add(n)
         sliced.append(small)
@@ -189,10 +189,10 @@ def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> Int[np.ndarra
 
 
 def _shadows(plan: Plan, trained: Sequence[mirror.Leaf], path: Sequence[Any], shape: Sequence[int]) -> bool:
-    """Returns whether a leaf holds something for a parameter that is sliced, without mirroring it.
+    """Returns whether a leaf belongs to a sliced parameter without mirroring it.
 
-    Such as the row means of a matrix's second moments, `v_row/kernel`, or the maxima along each axis of SM3,
-    `mu/kernel/0`. Scalars hold nothing that slicing could touch.
+    Examples are the row means of the second moments of a matrix, `v_row/kernel`, and the maxima along each axis of SM3,
+    `mu/kernel/0`. Scalars do not depend on the width.
     """
     if np.prod(shape, dtype=np.int64) <= 1:
         return False
@@ -216,10 +216,9 @@ def _fold_copies(
     before: Sequence[tuple[Sequence[Any], Any]],
     sliced: list[Any],
 ) -> set[int]:
-    """Folds the constants of a prune into copies of parameters, in place in `sliced`; returns which leaves these are.
+    """Folds the constants of a prune into copies of parameters in `sliced`, in place, and returns their indices.
 
-    The leaves of a copy take the places of the variables they are copies of, and this tree is sliced and folded as the
-    variables are.
+    The variables, with the leaves of a copy in place of the copied ones, are sliced and folded like the network's.
     """
     if not plan.absorbers & {leaf.variable for leaf in trained}:
         return set()
@@ -286,8 +285,8 @@ def _pieces(leaf: Any, ours: Sequence[mirror.Leaf]) -> dict[int, Any]:
 def _copies(params: Any, tx: Any) -> dict[Entries, list[int]]:
     """Returns, by path of a leaf of `tx.init(params)`, the parameters that it is a copy of.
 
-    They are one parameter, or all of them in one vector. A copy equals the parameters, up to its dtype, whatever these
-    are: here for two random draws.
+    A leaf copies one parameter, or all of them in one vector. It counts as a copy if it equals the parameters, up to
+    its dtype, for two random draws.
     """
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)

@@ -15,7 +15,7 @@ MODES = ("both", "evaluation")
 
 @dataclasses.dataclass(frozen=True)
 class PruneOptions:
-    """What counts as dead, how much is kept, and how exact a prune has to be.
+    """The criterion of dead units, the units to keep, and the tolerance of a prune.
 
     Example:
       >>> PruneOptions(min_units=8, exclude=("stem*",)).multiple
@@ -25,24 +25,24 @@ class PruneOptions:
       ValueError: min_units must be at least 0; got min_units=-1.
 
     Attributes:
-      criterion: what a unit is called dead by, one of `demp_jax.activity.CRITERIA`; see `demp_jax.alive`.
-      epsilon: threshold of the criterion `"epsilon"`, > 0.
-      modes: `"both"`, a unit is removed only if it is dead in evaluation and in training mode (batch statistics in
-        BatchNorm, no dropout), or `"evaluation"`, the criterion of the paper. A network without a training mode of its
-        own is looked at in evaluation mode alone, at no cost.
-      constant: past the paper, off by default: units whose value varies by at most this much wherever it is read are
-        removed, too, and their constant is folded into what reads it (a bias, a running mean, a skip).
-      tolerance: largest difference of the outputs before and after, relative to the largest output (at least 1), beyond
-        which nothing is removed. By default 1e-4, or 8 units in the last place of the narrowest floats the network
-        computes in if that is more (0.06 for bfloat16), where all removed units were exactly zero; 0.01 with
-        `constant`; and no limit for criteria that remove units that are not zero. There the outputs are compared with
-        those of the network in which the removed units are masked, at 1e-4.
-      min_units: every site keeps at least this many units, the most active ones. With 0, sites are emptied where every
-        output still depends on the inputs, as in a residual block, and keep one unit elsewhere.
-      multiple: every site keeps a multiple of this many units, the most active ones, or all that it has: a width of 32
-        can be faster than one of 29. What is kept can be removed later.
-      least_gain: nothing is removed unless it saves at least this part of the FLOPs, in [0, 1): a smaller network has
-        to be compiled again, which a unit or two do not repay. What is kept can be removed later.
+      criterion: the criterion of dead units, one of `demp_jax.activity.CRITERIA`; see `demp_jax.alive`.
+      epsilon: threshold of the criterion `"epsilon"`, > 0, in units of the activation.
+      modes: with `"both"`, a unit is removed only if it is dead in evaluation and in training mode (batch statistics in
+        BatchNorm, no dropout). `"evaluation"` is the criterion of the paper. A network without a training mode is only
+        measured in evaluation mode.
+      constant: if given, units whose value varies by at most this much, >= 0, wherever it is read are removed, too, and
+        their constant is folded into the consumer (a bias, a running mean, a skip). This goes past the paper.
+      tolerance: largest difference of the outputs before and after, >= 0, relative to the largest output (at least 1).
+        If it is exceeded, nothing is removed. The default for units that are exactly zero is 1e-4, or 8 units in the
+        last place of the narrowest floats in the network if that is larger (0.06 for bfloat16). It is 0.01 with
+        `constant`. There is no limit for criteria that remove nonzero units; their outputs are compared with those of
+        the masked network, at 1e-4.
+      min_units: the minimum number of units of a site, >= 0; the most active ones are kept. With 0, sites are emptied
+        if every output still depends on the inputs, as in a residual block, and keep one unit otherwise.
+      multiple: every site keeps a multiple of this many units, >= 1, or all of them; the most active ones are kept. A
+        width of 32 can be faster than one of 29. Units that are kept can be removed later.
+      least_gain: nothing is removed unless it saves at least this fraction of the FLOPs, in [0, 1). A smaller network
+        has to be compiled again, which does not pay for a unit or two. Units that are kept can be removed later.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
       extra_units: units besides those of activations that saturate at zero, removed where they are zero: `"heads"`,
         attention heads, and `"features"`, those of layers that no such activation follows.

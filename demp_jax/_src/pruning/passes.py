@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Passes over a death set: what a network did on it, and what it puts out.
+"""Passes over a death set: the activity of the units and the outputs of a network.
 
 Dimension names: units, those of one site.
 """
@@ -26,11 +26,11 @@ from demp_jax._src.tracing.graph import Graph
 
 @dataclasses.dataclass(frozen=True)
 class Observation:
-    """What a network did on a death set.
+    """The activity and the outputs of a network on a death set.
 
     Attributes:
       sites: the activity of every site and branch of the graph, in order.
-      consumers: the range of the values read by the consumers that were asked for, by their index in the graph.
+      consumers: by index of a consumer in the graph, the range of the values that it reads.
       outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
       examples: how many examples were seen.
     """
@@ -58,26 +58,25 @@ def observe(
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
 
     Args:
-      fn: the network in evaluation mode. Called again with an equal `fn` and equal shapes, nothing is compiled. Its
-        products are taken at the precision `"highest"` where it names none itself, whatever
-        `jax.default_matmul_precision` is.
+      fn: the network in evaluation mode. Calling again with an equal `fn` and equal shapes compiles nothing. Matrix
+        products without an explicit precision use `"highest"`, whatever `jax.default_matmul_precision` is.
       variables: its variables.
       batches: batches of inputs.
       graph: its trace for a batch of that shape; traced by default.
-      consumers: indices of the consumers of the graph whose values are wanted, too.
-      masked: per site and branch of the graph, `[width]`: the value each unit is held at, NaN where it keeps its own.
+      consumers: indices of the consumers of the graph whose ranges are measured.
+      masked: for each site and branch of the graph, `[width]`, the value that replaces each unit; NaN for no change.
       batch_axis: the axis of each batch along which examples lie.
       exclude: as given to `trace`.
-      criterion: of the activity only the magnitude and what `alive` reads by this criterion, the rest `None`, which
-        compiles in half the time.
+      criterion: if given, only the magnitude and the fields that `alive` reads for this criterion are computed, which
+        compiles in half the time. The others are `None`.
       extra_units: as given to `trace`.
-      with_outputs: whether the outputs are wanted; if not, they are empty.
+      with_outputs: whether to return the outputs; otherwise they are empty.
 
     Returns:
       The accumulated observation, on the host.
 
     Raises:
-      ValueError: when there is no batch, or for an unknown criterion.
+      ValueError: if there is no batch, or for an unknown criterion.
     """
     if criterion is not None:
         activity_lib.check_criterion(criterion, epsilon=1.0)
@@ -107,13 +106,13 @@ def outputs(
     batch_axis: int = 0,
     exclude: Sequence[str] = (),
 ) -> list[Any]:
-    """Returns the outputs of `fn(variables, x)` on every batch, on the host, as `observe` does beside the activity.
+    """Returns the outputs of `fn(variables, x)` on every batch, on the host.
 
-    Without the activity it compiles in half the time. This is the pass by which `prune` proves itself: right after a
-    prune, for batches of the death set's shape, nothing is compiled.
+    This compiles in half the time of `observe`. `prune` compares these outputs, so right after a prune nothing is
+    compiled for batches of the same shape.
 
     Args:
-      fn, variables, batches, graph, masked, batch_axis, exclude: see `observe`; the last two matter only with `masked`.
+      fn, variables, batches, graph, masked, batch_axis, exclude: see `observe`. The last two only matter with `masked`.
 
     Returns:
       A list with one tree of NumPy arrays per batch.
@@ -126,7 +125,7 @@ def outputs(
 
 @dataclasses.dataclass(frozen=True)
 class _Watch:
-    """What a pass looks at besides the outputs."""
+    """What a pass returns besides the outputs."""
 
     consumers: tuple[int, ...]
     criterion: str | None
@@ -138,20 +137,20 @@ class _Watch:
 
 
 class _Request(NamedTuple):
-    """What a compiled pass depends on."""
+    """The key of a compiled pass in the cache."""
 
     fn: Callable[..., Any]
     shapes: Any
     watch: _Watch | None
 
 
-# A network has a few passes at the widths it has and at those it is to have; older ones hold memory for nothing.
+# A prune needs a few passes at the widths before and after. Older ones would only take memory.
 _PASSES: dict[_Request, Callable[..., Any]] = {}
 _MOST = 8
 
 
 def clear_caches() -> None:
-    """Drops the compiled passes over death sets, so that their memory is freed; otherwise the newest few are kept."""
+    """Drops the compiled passes over death sets to free their memory. Otherwise the newest few are kept."""
     _PASSES.clear()
 
 
@@ -167,8 +166,8 @@ def _run_batches(
     fixed = None if masked is None else list(masked)
     shapes: Any = None
     for x in batches:
-        # Products of float32 in fewer bits, an accelerator's default, differ from one width to another by more than the
-        # order of sums does: a prune could not be proved.
+        # By default, accelerators multiply float32 with fewer bits. The outputs at two widths would then differ by more
+        # than the rounding of sums, and could not be compared.
         with jax.default_matmul_precision("highest"):
             if _shapes((variables, x)) != shapes:
                 first, shapes = shapes is None, _shapes((variables, x))
@@ -183,10 +182,10 @@ def _shapes(tree: Any) -> Any:
 
 
 def _compiled(request: _Request, graph: Graph | None, variables: Any, x: Any) -> Callable[..., Any]:
-    """Returns the pass, compiled at its first call; the same one for equal requests."""
+    """Returns the pass, which is compiled at its first call; equal requests share one."""
     try:
         found = _PASSES.get(request)
-    except TypeError:  # The network cannot be hashed, such as a module with a list for an attribute.
+    except TypeError:  # The network cannot be hashed, such as a module with a list attribute.
         return _compile(request, graph, variables, x)
     if found is None:
         found = _PASSES[request] = _compile(request, graph, variables, x)
@@ -206,14 +205,14 @@ def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> 
 
 
 def _jit(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `jax.jit(fn)` for a program that runs a few times: it compiles in two thirds of the time."""
+    """Returns `jax.jit(fn)` with fewer optimizations. It compiles in two thirds of the time, and runs a few times."""
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 1})
 
 
 def _watched(
     graph: Graph, watch: _Watch, variables: Any, x: Any, masked: list[Inexact[jax.Array, " _"]] | None
 ) -> tuple[Any, list[Activity], list[Range]]:
-    """Runs the traced network, units masked where asked for, and reduces what is watched."""
+    """Runs the traced network with units masked, and reduces the values of sites and consumers."""
     sites = (*graph.sites, *graph.branches)
     read = [graph.consumers[i] for i in watch.consumers]
     wanted = [*(site.value for site in sites), *(consumer.value for consumer in read)] if watch.activity else []
@@ -238,7 +237,7 @@ def _watched(
 def _put(
     values: Inexact[jax.Array, " units"], axis: int, first: Callable[[Any], Any] | None, x: Num[jax.Array, "*shape"]
 ) -> Num[jax.Array, "*shape"]:
-    """Returns `x` with `values` at the units where that is a number."""
+    """Returns `x` with `values` at the units whose value is not NaN."""
     x = x if first is None else first(x)
     shape = tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim))
     values = jnp.reshape(values, shape)
@@ -246,7 +245,7 @@ def _put(
 
 
 def _on_host(tree: Any) -> Any:
-    """Returns a tree of arrays as NumPy arrays, whole, also where a part of them lies on other hosts."""
+    """Returns a tree of whole NumPy arrays, gathered from other hosts if necessary."""
 
     def whole(leaf: Any) -> Any:
         if leaf.is_fully_addressable or leaf.is_fully_replicated:

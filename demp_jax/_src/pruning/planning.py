@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which units are removed: the criterion's verdict, made safe.
+"""Plans a prune: chooses which dead units can be removed.
 
-A unit that a criterion calls dead is removed only if nothing else needs it: every consumer of its value must read zero,
-or a constant that another variable can absorb. That has to hold in every mode of the network, and in every copy of it
-that is pruned along. A site is only emptied if that is asked for, and the outputs still depend on the inputs.
+A unit that a criterion calls dead is removed only if no consumer needs it: every consumer must read zero, or a constant
+that another variable can absorb. This must hold in every mode of the network and in every copy. A site is only emptied
+with `min_units=0`, and only if the outputs still depend on the inputs.
 
 Example: after `h = relu(x @ w)`, `y = (h + c) @ v + b` reads the dead units of `h` as the constants `c`. They are
 removed, and `b` absorbs `c @ v` over them. Without a `b` they are kept: `needed`.
@@ -29,13 +29,13 @@ from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
 class Evidence(NamedTuple):
-    """What one network did in one mode.
+    """The observation of one network in one mode.
 
     Attributes:
       name: `"evaluation"`, `"training"`, the name of a call or of a copy.
-      graph: the view of that mode or call.
-      observation: of the death set.
-      own: whether it has variables of its own: evaluation mode and copies. Others have those of evaluation mode.
+      graph: the trace of that mode or call.
+      observation: its activity and outputs on the death set.
+      own: whether it has its own variables, like evaluation mode and copies. Others use those of evaluation mode.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Evidence(NamedTuple):
 
 
 def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:
-    """Returns the consumers whose values decide whether a unit may be removed: those that may read more than zero."""
+    """Returns the consumers that may read nonzero values of dead units. They decide whether a unit can be removed."""
     needed = []
     for i, consumer in enumerate(graph.consumers):
         if constant is not None or not consumer.negligible[consumer.groups >= 0].all():
@@ -61,15 +61,14 @@ def make_plan(
     at_most: Mapping[str, SomeMask] | None = None,
     only: GroupMask | None = None,
 ) -> Plan:
-    """Returns which groups are removed.
+    """Returns the plan of a prune.
 
     Args:
-      evidence: what the network did in evaluation mode, then in training mode and what its copies did, if any.
-      options: the criterion, and how much is kept.
-      chosen: `[num_groups]` bool, removed instead of what the criterion calls dead; they were masked when observed.
-      at_most: by name of a site or branch, `[width]` bool: no more units are removed of each than are named here, these
-        before others (but for channels that nothing reads), and none of those that are not named.
-      only: `[num_groups]` bool, which may be removed; all by default.
+      evidence: the observations of the network in evaluation mode, in training mode if it has one, and of its copies.
+      options: the criterion, and the units to keep.
+      chosen: `[num_groups]` bool, the groups to remove instead of dead ones. They were masked when observed.
+      at_most: by name of a site or branch, `[width]` bool, see `prune`.
+      only: `[num_groups]` bool, the groups that may be removed; by default all.
     """
     graph, sites = evidence[0].graph, evidence[0].observation.sites
     dead, dead_alone = _dead(evidence, options) if chosen is None else (chosen, {})
@@ -104,7 +103,7 @@ def make_plan(
 
 
 def masked_values(evidence: Evidence, plan: Plan) -> list[Inexact[np.ndarray, " _"]]:
-    """Returns what a plan makes of every unit, per site and branch: zero, its constant, or NaN where it stays."""
+    """Returns the values of units in the masked network, per site and branch: zero, a constant, or NaN if kept."""
     values = []
     graph = evidence.graph
     for site, activity in zip((*graph.sites, *graph.branches), evidence.observation.sites, strict=True):
@@ -114,14 +113,14 @@ def masked_values(evidence: Evidence, plan: Plan) -> list[Inexact[np.ndarray, " 
 
 
 def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[GroupMask, dict[str, int]]:
-    """Returns which groups are dead in all networks and modes, and how many units are dead in one mode alone."""
+    """Returns the groups that are dead in all networks and modes, and how many units are dead in only one mode."""
     by_name = {}
     for name, graph, observation, own in evidence:
         verdicts = [alive(a, options.criterion, epsilon=options.epsilon) for a in observation.sites[: len(graph.sites)]]
         zero = [np.asarray(activity.magnitude) == 0 for activity in observation.sites[: len(graph.sites)]]
         by_name[name] = dead_groups(graph, verdicts, zero)
         if not own:
-            # What a mode or call has no site for is judged by evaluation mode.
+            # For groups without a site in this mode or call, evaluation mode decides.
             by_name[name] |= by_name["evaluation"] & ~_held(graph)
     alone = {}
     if "training" in by_name:
@@ -133,7 +132,7 @@ def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[GroupMas
 
 
 def _held(graph: Graph) -> Bool[np.ndarray, " {graph.num_groups}"]:
-    """Returns `[num_groups]` bool: which groups have units of an activation."""
+    """Returns `[num_groups]` bool, the groups with units of an activation."""
     held = np.zeros(graph.num_groups, bool)
     for site in graph.sites:
         held[site.groups[site.groups >= 0]] = True
@@ -143,12 +142,12 @@ def _held(graph: Graph) -> Bool[np.ndarray, " {graph.num_groups}"]:
 def dead_groups(
     graph: Graph, verdicts: Sequence[Bool[AnyArray, " _"]], zero: Sequence[Bool[np.ndarray, " _"]]
 ) -> Bool[np.ndarray, " {graph.num_groups}"]:
-    """Returns `[num_groups]`: which groups are dead at all of their activations, or zero at one that is sufficient.
+    """Returns `[num_groups]` bool, the groups that are dead at all of their activations, or zero at a sufficient one.
 
     Args:
       graph: the network.
-      verdicts: by site, which units are alive.
-      zero: by site, which units are exactly zero on every example.
+      verdicts: for each site, which units are alive.
+      zero: for each site, which units are exactly zero on every example.
     """
     lives, gated = np.zeros((2, graph.num_groups), bool)
     for site, bits, nothing, enough in zip(graph.sites, verdicts, zero, graph.sufficient, strict=True):
@@ -163,7 +162,7 @@ def dead_groups(
 
 
 def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.graph.num_groups}"]:
-    """Returns which groups are read as constants by every consumer."""
+    """Returns the groups that every consumer reads as a constant."""
     graph, observation = evidence.graph, evidence.observation
     idle = np.ones(graph.num_groups, bool)
     for i, consumer in enumerate(graph.consumers):
@@ -188,12 +187,12 @@ def _wide(values: Any) -> Inexact[np.ndarray, " units"]:
 def _blocked(
     evidence: Sequence[Evidence], dead: GroupMask, idle: GroupMask, constant: float | None
 ) -> Int[np.ndarray, " groups"]:
-    """Returns `[num_groups]`: a number of what needs each group, -1 where nothing does.
+    """Returns `[num_groups]`, the number of a consumer that needs each group; -1 for none.
 
-    The number counts the consumers of all evidence, one after the other. A consumer needs a unit when what it reads
-    varies, or is a constant other than zero that nothing absorbs. In training mode and in further calls the variable
-    that absorbs is the one of evaluation mode, so the constant has to be the same there; and where the mean over the
-    examples is subtracted afterwards, any constant will do.
+    Consumers are numbered through all evidence. A consumer needs a unit if the value that it reads varies, or is a
+    nonzero constant that no variable absorbs. Training mode and further calls use the absorbing variable of evaluation
+    mode, so they must read the same constant. If the mean over the examples is subtracted afterwards, any constant can
+    be removed.
     """
     blocked_by = np.full(len(dead), -1)
     absorbed = _constants(evidence[0])
@@ -207,7 +206,7 @@ def _blocked(
             ours = consumer.groups >= 0
             rounding = 1e-6 * (1 + np.abs(middle))
             slack = np.where(ours & per_unit(idle, consumer.groups), constant or 0.0, rounding)
-            # What a criterion with a soft tail calls dead is small here, not constant: it is removed all the same.
+            # For activations with a soft tail, values of dead units are small and not constant. They are removed.
             small = ours & consumer.negligible & per_unit(dead, consumer.groups)
             stays = ~(span <= np.where(small, np.inf, slack))
             if own:
@@ -225,7 +224,7 @@ def _blocked(
 
 
 def _key(consumer: Consumer) -> Any:
-    """Returns what tells a consumer in two modes of one network."""
+    """Returns a key that identifies a consumer in two modes of one network."""
     if isinstance(consumer.sink, axes_lib.Route):
         return "route", consumer.sink.index
     if isinstance(consumer.sink, axes_lib.Read):
@@ -234,7 +233,7 @@ def _key(consumer: Consumer) -> Any:
 
 
 def _constants(evidence: Evidence) -> dict[Any, Inexact[np.ndarray, " _"]]:
-    """Returns the constants that are absorbed in evaluation mode, by consumer; what is read there twice is not."""
+    """Returns the constants that evaluation mode absorbs, by consumer, without consumers that share a key."""
     found: dict[Any, Inexact[np.ndarray, " _"]] = {}
     twice = set()
     for i, consumer in enumerate(evidence.graph.consumers):
@@ -247,7 +246,7 @@ def _constants(evidence: Evidence) -> dict[Any, Inexact[np.ndarray, " _"]]:
 
 
 def _reasons(evidence: Sequence[Evidence], kept: GroupMask, blocked_by: Int[np.ndarray, " groups"]) -> dict[str, str]:
-    """Returns by site why units that a criterion calls dead are kept."""
+    """Returns, by site, why dead units are kept."""
     numbered = [(each.name, consumer) for each in evidence for consumer in each.graph.consumers]
     reasons = {}
     graph = evidence[0].graph
@@ -272,10 +271,10 @@ def _keep_floor(
     company: bool,
     at_most: Mapping[str, SomeMask] | None,
 ) -> None:
-    """Keeps units where `make_plan` allows less to be removed: those not in `at_most` first, then the most active.
+    """Keeps units of sites that would lose too many: those not in `at_most` first, then the most active.
 
-    With `company` no site keeps a single unit. What is `unread`, `[num_groups]` bool, comes last. So a sum and its
-    operands that lose equally many channels lose the same ones, and the sum stays a plain one.
+    With `company` no site keeps a single unit. Groups in `unread`, `[num_groups]` bool, are kept last. If a sum and its
+    operands lose equally many channels, they then lose the same ones, and the sum selects nothing.
     """
     for site, activity in zip(sites, activities, strict=True):
         gone = per_unit(removed, site.groups)
@@ -286,17 +285,17 @@ def _keep_floor(
             floor = 2  # An axis of size one is not recognized as one of units, so its last unit could never be removed.
         short = min(floor, site.width) - kept
         if short > 0:
-            # Of those to be removed: the ones that are read first, of these the ones not named, then by activity.
+            # Of those to be removed: first units that are read, then units that are not named, then by activity.
             useless = per_unit(unread, site.groups)
             ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~gone))
             removed[site.groups[ranked[:short]]] = False
 
 
 def _keep_one_width(graph: Graph, removed: GroupMask) -> None:
-    """Keeps dead units of stacked layers, so that all layers of a stack keep as many units as the widest.
+    """Keeps dead units of stacked layers, so that all layers of a stack have the width of the widest.
 
-    Example: of two layers with 4 units each, 3 are dead in the first and 1 is in the second. One unit leaves each, and
-    the first layer keeps 2 dead units.
+    Example: of two layers with 4 units each, 3 units are dead in the first and 1 in the second. One unit is removed
+    from each, and the first layer keeps 2 dead units.
     """
     grouped = (groups for axes in graph.axes for groups in axes)
     stacks = {groups.tobytes(): groups for groups in grouped if groups is not None and groups.ndim > 1}
@@ -307,17 +306,17 @@ def _keep_one_width(graph: Graph, removed: GroupMask) -> None:
             gone = per_unit(removed, groups)
             least = gone.sum(1).min()
             for layer, bits in zip(groups, gone, strict=True):
-                # Groups that lie along several stacks are looked at again, until all agree.
+                # Groups can lie along several stacks. Repeat until all agree.
                 extra = np.flatnonzero(bits)[least:]
                 removed[layer[extra]] = False
                 changed |= bool(extra.size)
 
 
 def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:
-    """Keeps the most active unit of sites whose last units the outputs need to depend on the inputs.
+    """Keeps the most active unit of sites without which the outputs would not depend on the inputs.
 
-    Sites are emptied in the order of the network as long as every output is still fed. Example: of two blocks in
-    parallel without a skip, both dead, the first is emptied and the second keeps a unit.
+    Sites are emptied in the order of the network as long as every output depends on the inputs. Example: of two
+    parallel blocks without a skip, both dead, the first is emptied and the second keeps a unit.
     """
     graph, activities = evidence[0].graph, evidence[0].observation.sites
     views = [each.graph for each in evidence if each.name in ("evaluation", "training")]
@@ -337,7 +336,7 @@ def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:
 
 
 def _drop_unread(graph: Graph, removed: GroupMask) -> GroupMask:
-    """Removes the channels of branches that no `select` reads any more; returns these, `[num_groups]` bool."""
+    """Removes the channels of branches that no `select` reads any more, and returns them, `[num_groups]` bool."""
     while True:
         read = np.ones(graph.num_groups, bool)
         for branch in graph.branches:

@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The proof of a prune: what the smaller network puts out is what the network put out before.
+"""The proof of a prune: the smaller network has the same outputs.
 
-A plan is tried on the variables of the network and of its copies, and the outputs on the death set are compared, in
-every mode. Where removing all that is dead changes them, the largest part of it that does not is found by halving the
-sites: with sites a, b, c and d of which only c changes the outputs, [a b c d] fails, [a b] passes, [c d] fails, [c]
-fails, [d] passes, and [a b d] is proved and taken.
+A plan is applied to the variables of the network and of its copies, and the outputs on the death set are compared in
+every mode. If removing all dead units changes them, a large set of sites that does not is found by bisection. Example:
+of sites a, b, c and d, only c changes the outputs. [a b c d] fails, [a b] passes, [c d] fails, [c] fails, [d] passes,
+and [a b d] passes and is used.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from demp_jax._src.tracing.graph import Graph, per_unit
 
 # Removing units that are exactly zero changes the order of float32 sums, and nothing else.
 ROUNDING = 1e-4
-# What folding constants that vary a little may change.
+# The same for units that are folded although their values vary slightly.
 _FOLDING = 1e-2
 
 
@@ -35,11 +35,11 @@ class Subject:
 
     Attributes:
       fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
-      follows: whether training mode is what the network itself says it is, and not a function that was given.
-      calls: by name, further calls that are traced along; what they put out is not compared.
+      follows: whether training mode is derived from the network, and not given as a function.
+      calls: by name, further calls that are traced along. Their outputs are not compared.
       variables: by name, `"evaluation"` for the network itself and the names of its copies.
-      owned: by name of a copy, which leaves of the variables are its own, in the order of the copy; others are the
-        network's.
+      owned: by name of a copy, the indices of the variables that it has, in the order of the copy. The others are
+        those of the network.
     """
 
     fns: Mapping[str, Callable[..., Any]]
@@ -50,7 +50,7 @@ class Subject:
 
     @property
     def runs(self) -> list[tuple[str, str, str]]:
-        """Every run whose outputs are compared: its name, its mode, and whose variables it takes."""
+        """Every run whose outputs are compared: its name, its mode, and the name of its variables."""
         modes = [(mode, mode, "evaluation") for mode in self.fns]
         return [*modes, *((name, "evaluation", name) for name in self.variables if name != "evaluation")]
 
@@ -74,7 +74,7 @@ class Subject:
 
 
 def training_of(fn: Callable[..., Any], variables: Any, x: Any) -> Callable[..., Any] | None:
-    """Returns a network in training mode, where it says how; `None` where that is nothing else."""
+    """Returns a network in training mode, by its method `training`; `None` if it has none or does not differ."""
     return fn.training(variables, x) if hasattr(fn, "training") else None
 
 
@@ -97,13 +97,13 @@ class WidthError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Attempt:
-    """What a plan comes to.
+    """The result of applying a plan.
 
     Attributes:
       plan, subject: the plan, and the smaller network.
       differences: by run, the largest absolute difference of the outputs before and after.
       deviation: the largest difference of the outputs from those of the masked network.
-      complaint: why it is not good; `None` if it is.
+      complaint: why the outputs are not the same; `None` if they are.
       error: set if the smaller network cannot run.
     """
 
@@ -116,7 +116,7 @@ class Attempt:
 
 
 class Proof:
-    """Applies plans to a network, and compares what it puts out."""
+    """Applies plans to a network, and compares its outputs."""
 
     def __init__(
         self,
@@ -127,14 +127,14 @@ class Proof:
         *,
         exact: bool,
     ):
-        """Begins.
+        """Initializes the proof.
 
         Args:
-          subject: the network before.
-          evidence: what it did, run by run in the order of `subject.runs`, and then what its further calls did.
+          subject: the network before the prune.
+          evidence: the observations of its runs, in the order of `subject.runs`, and of its further calls.
           batches: the death set.
           options: of the prune.
-          exact: whether what is removed should have been zero, so that the outputs may not change at all.
+          exact: whether removed units are exactly zero, so that the outputs only change by rounding.
         """
         self._subject, self._evidence, self._batches, self._options = subject, evidence, batches, options
         self._exact = exact
@@ -144,7 +144,7 @@ class Proof:
         self.seconds = {"slice": 0.0, "prove": 0.0}
 
     def __call__(self, plan: slicing.Plan) -> Attempt:
-        """Returns what a plan comes to."""
+        """Returns the result of applying a plan."""
         try:
             return self._compared(plan)
         except WidthError as error:
@@ -190,7 +190,7 @@ class Proof:
             raise
 
     def _check_widths(self, fn: Callable[..., Any], variables: Any, plan: slicing.Plan) -> None:
-        """Raises `WidthError` where a network cannot run on the smaller variables."""
+        """Raises `WidthError` if a network cannot run with the smaller variables."""
         try:
             jax.eval_shape(lambda *args: fn(*args), variables, self._batches[0])
         except Exception as error:
@@ -198,7 +198,7 @@ class Proof:
             removed = [(s.name, s.width, int(per_unit(plan.removed, s.groups).sum())) for s in sites]
             widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in removed if n)
             what = (str(error).strip().splitlines() or [""])[0]
-            # Only modules are told their new widths; other functions have nothing but their arrays.
+            # Only modules can be told their new widths. Other functions only have their arrays.
             refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
             cause = f"{type(error).__name__}: {what.rstrip('.')}"
             remedy = f"Let it read widths from its arrays, {refit}or keep the site by exclude=[...]."
@@ -206,9 +206,9 @@ class Proof:
 
 
 def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attempt]) -> tuple[list[str], Attempt | None]:
-    """Returns as many sites as can be pruned together, found by halving, and the attempt that does it."""
+    """Returns sites that can be pruned together, found by bisection, and the attempt that prunes them."""
     if len(names) == 1:
-        return [], None  # Its attempt failed as a part of a larger one that is known to fail.
+        return [], None  # The caller has tried it, and it failed.
     halves = []
     for part in (list(names[: len(names) // 2]), list(names[len(names) // 2 :])):
         tried = attempt(part)
@@ -222,10 +222,10 @@ def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attemp
 
 
 def rounding(graph: Graph, constant: float | None) -> float:
-    """Returns how much of the largest output may change by the order of sums, in the network's narrowest floats."""
+    """Returns the tolerance of outputs for rounding, relative to the largest, in the network's narrowest floats."""
     dtypes = [aval.dtype for aval in graph.program.avals if jnp.issubdtype(aval.dtype, jnp.inexact)]
     epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-    # A few units in the last place: what float32 is allowed is far more than that already.
+    # A few units in the last place. For float32, `ROUNDING` is larger.
     allowed = max(ROUNDING, 8 * epsilon)
     return allowed if constant is None else max(allowed, _FOLDING)
 
@@ -245,7 +245,7 @@ def _complaint(name: str, found: float, limit: float, scale: float, what: str) -
 def difference(before: Sequence[Any], after: Sequence[Any]) -> float:
     """Returns the largest absolute difference of two lists of outputs; NaN where only one of two values is NaN.
 
-    Complex values are compared whole. What is NaN, or infinite with one sign, on both sides is equal.
+    NaN equals NaN, and infinities of the same sign are equal.
     """
     worst = [0.0]
     for one, other in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):

@@ -1,12 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Prune a network from end to end: measure what is dead, plan, slice, prove that it computes the same.
+"""Prunes a network: measures dead units, plans, slices, and proves that the outputs stay the same.
 
-The steps, each a function of its own:
+The steps:
 
-1. `_begin` traces the network in its modes and finds the groups of units;
-2. `_measure` runs the network, its modes and its copies on the death set;
-3. `planning.make_plan` says which groups are removed;
-4. `proof.Proof` slices, runs again and compares; what changes the outputs is left whole;
+1. `_begin` traces the network in its modes and finds the groups of units.
+2. `_measure` runs the network in its modes, and its copies, on the death set.
+3. `planning.make_plan` chooses the groups to remove.
+4. `proof.Proof` slices, runs again and compares. Sites that would change the outputs are left whole.
 5. `_finish` slices the optimizer state and writes the record.
 """
 
@@ -28,7 +28,7 @@ from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph, Site, per_unit
 from demp_jax._src.tracing.paths import leaf_paths
 
-# Running statistics count as stale when so many of the units are dead in one mode alone.
+# Running statistics count as stale if more than this fraction of the units is dead in only one mode.
 _STALE = 0.02
 
 
@@ -37,12 +37,12 @@ class PruneResult:
     """The result of a prune.
 
     Attributes:
-      fn: the network as it is to be called with the smaller variables.
+      fn: the network, to be called with the smaller variables.
       variables: the smaller variables.
       opt_state: the smaller state of the optimizer.
       copies: the smaller copies, by name.
-      plan: what slices any other tree that mirrors the variables; `None` when nothing was removed.
-      record: what was done.
+      plan: slices other trees that mirror the variables; `None` if nothing was removed.
+      record: counts of removed and kept units, sizes, and differences of the outputs.
     """
 
     fn: Callable[..., Any]
@@ -54,12 +54,12 @@ class PruneResult:
 
     @property
     def removed(self) -> dict[str, np.ndarray]:
-        """By name of a site or branch, `[width]` bool: which of its units were removed; other sites are absent."""
+        """The removed units, by name of a site or branch `[width]` bool. Sites without removed units are absent."""
         return {} if self.plan is None else _units(self.plan.graph, self.plan.removed)
 
 
 def _units(graph: Graph, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the units of some groups, by name of a site or branch; those that have none are absent."""
+    """Returns the units of some groups, by name of a site or branch. Those without such units are absent."""
     units = {site.name: per_unit(groups, site.groups) for site in (*graph.sites, *graph.branches)}
     return {name: bits for name, bits in units.items() if bits.any()}
 
@@ -81,9 +81,9 @@ def prune(
 ) -> PruneResult:
     """Removes dead units from a network, from copies of it, and from the state of its optimizer.
 
-    A unit is removed only if it is dead in evaluation and in training mode, and in every copy. A unit that is dead, but
-    whose value is a constant other than zero where it is read (as after a ReLU, a BatchNorm), is removed with that
-    constant folded into what reads it; whatever could still be trained of the constant goes with it.
+    A unit is removed only if it is dead in evaluation and in training mode, and in every copy. A consumer may read a
+    dead unit as a nonzero constant, for example if a BatchNorm follows the ReLU. The constant is then folded into the
+    consumer, and the parameters that computed it are removed.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,44 +95,44 @@ def prune(
       ((1, 2), {'hidden': 1}, 0.0)
 
     Args:
-      fn: the network in evaluation mode, `fn(variables, x)`. Two methods are called if it has them:
-        `resized(variables)` gives the network for smaller variables, which a function whose shapes follow from its
-        arguments does not need; `training(variables, x)` gives it in training mode, as `train_fn`, or `None`.
+      fn: the network in evaluation mode, `fn(variables, x)`. Two optional methods are called: `resized(variables)`
+        returns the network for smaller variables, for networks whose shapes do not follow from their arguments;
+        `training(variables, x)` returns the network in training mode, like `train_fn`, or `None`.
       variables: its variables.
-      batches: the death set, a list of batches of one shape, each an array or a tree of arrays; the paper takes 512
-        training examples, 2048 for ImageNet.
-      opt_state: the state of an optimizer over `params(variables)`; of several, a dict or list of states.
-      tx: that optimizer, or a dict or list of optimizers like `opt_state`. With it, copies of parameters inside the
-        state are found and folded, and state that mirrors no parameter is initialized again where it has to be.
-      params: picks the trained part of the variables, as in `lambda v: v["params"]`; all of them by default. Of several
-        optimizers, a dict or list like `opt_state`.
+      batches: the death set, a list of batches of one shape, each an array or a tree of arrays. The paper takes 512
+        training examples, and 2048 for ImageNet.
+      opt_state: the state of an optimizer over `params(variables)`. For several optimizers, a dict or list of states.
+      tx: the optimizer, or a dict or list of optimizers like `opt_state`. It is needed to fold constants into copies of
+        parameters inside the state, and to initialize again state that cannot be sliced.
+      params: picks the trained part of the variables, such as `lambda v: v["params"]`; by default all of them. For
+        several optimizers, a dict or list like `opt_state`.
       copies: by name, other values of the variables or of a part of them, such as an average of weights, a target
-        network or a teacher. Each is measured, folded and proved in evaluation mode with its own numbers; variables
-        that it does not have are the network's.
+        network or a teacher. Each is measured, folded and compared in evaluation mode with its own values. Variables
+        that a copy lacks are those of the network.
       train_fn: the network in training mode, `train_fn(variables, x)`: batch statistics in BatchNorm, no dropout, and
-        the same outputs. Needed only where `fn` has no method `training`, and its training mode differs.
-      calls: further ways in which the variables are used, `call(variables, x)`, each of which returns its outputs and
-        new values of all variables, or `None`: an auxiliary head, counters of units, a teacher that follows its
-        student. What they read is pruned along, and units are removed only if they are dead there, too; their outputs
-        are not compared. Needed only for what neither `fn` nor its training mode reads, where `fn` has no method
-        `updating()` that gives such a call. The record names variables that nothing reads.
-      remove: by name of a site, `[width]` bool: remove these units, whatever they do, instead of those that a criterion
-        calls dead. What is left computes what the network computes with those units masked. Units that can only be
-        removed together are removed where all of them are named.
-      at_most: by name of a site or branch, `[width]` bool, such as `PruneResult.removed` of a trial some steps before:
-        no more units are removed of each than are named here, these before others (but for channels of a branch that
-        nothing reads any more), and none of those that are not named. Where as many are still dead the widths are those
-        of the trial, for which a step may have been compiled meanwhile.
-      options: what counts as dead, how much is kept, how exact it has to be.
+        the same outputs. Only needed if training mode differs and `fn` has no method `training`.
+      calls: further functions `call(variables, x)` that use the variables, such as an auxiliary head, counters of
+        units, or a teacher that follows its student. Each returns its outputs and new values of all variables, or
+        `None`. Variables that they read are pruned along. Units are removed only if they are dead there, too. Their
+        outputs are not compared. Only needed for variables that neither `fn` nor its training mode reads, and if `fn`
+        has no method `updating()` that returns such a call. The record names variables that nothing reads.
+      remove: by name of a site, `[width]` bool: the units to remove, instead of those that a criterion calls dead. The
+        result computes the outputs of the network with these units masked. A group is removed if all of its units are
+        named.
+      at_most: by name of a site or branch, `[width]` bool, such as `PruneResult.removed` of a trial some steps earlier.
+        Each site loses at most as many units as are named, and named units before others, except for channels of a
+        branch that nothing reads any more. Absent sites lose none. If as many units are still dead, the widths are
+        those of the trial, for which a step may have been compiled in the meantime.
+      options: the criterion, the units to keep, and the tolerance.
 
     Returns:
-      The smaller network, or the same one when nothing is dead or the prune was refused. Where only some sites would
-      change the outputs beyond the tolerance, the others are pruned.
+      The smaller network, or the same one if nothing is dead or the prune was refused. If only some sites would change
+      the outputs beyond the tolerance, the others are pruned.
 
     Raises:
-      ValueError: when the network has no prunable unit, cannot run at smaller widths, or for a bad argument. A network
-        that is pruned again and again can come to have none, where only the last group of every GroupNorm is left:
-        `trace(...).prunable` tells.
+      ValueError: if the network has no prunable unit, if it cannot run at smaller widths, or for a bad argument. After
+        many prunes a network may have no prunable unit left, for example if every GroupNorm has one group left; see
+        `trace(...).prunable`.
     """
     options = options or PruneOptions()
     started = time.perf_counter()
@@ -146,7 +146,7 @@ def prune(
     evidence = _measure(subject, graph, batches, options, chosen)
     plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
     if chosen is not None and (chosen & ~plan.removed).any():
-        # What has to stay is not masked: measure the network without the others alone.
+        # Some of the units have to stay. Measure the network again with only the others masked.
         first, chosen = plan, chosen & plan.removed
         evidence = _measure(subject, graph, batches, options, chosen)
         plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
@@ -200,7 +200,7 @@ def _begin(
     options: PruneOptions,
     graph: Graph | None = None,
 ) -> tuple[proof.Subject, Graph]:
-    """Returns what is pruned, and its groups of units."""
+    """Returns the network and its copies, and the graph with the groups of units."""
     fns = {"evaluation": fn}
     follows = train_fn is None
     if options.modes == "both":
@@ -234,13 +234,13 @@ def traced(
     train_fn: Callable[..., Any] | None = None,
     calls: Sequence[Callable[..., Any]] = (),
 ) -> Graph:
-    """Returns the graph of a network for passes over a death set, which run the traced programs.
+    """Returns the graph of a network. Passes over a death set run its traced programs.
 
-    Where some variables are read by nothing, the network is also traced as it updates its variables in training.
+    If nothing reads some variables, the call in which the network updates its variables in training is traced, too.
     """
     if options.modes == "both":
         train_fn = train_fn or proof.training_of(fn, variables, x)
-    # Products of less precision than the outputs are compared with could not be proved.
+    # Matrix products of lower precision would make the outputs differ by more than the tolerance.
     given: dict[str, Any] = {"batch_axis": options.batch_axis, "exclude": options.exclude, "train_fn": train_fn}
     given["extra_units"] = options.extra_units
     with jax.default_matmul_precision("highest"):
@@ -251,13 +251,13 @@ def traced(
 
 
 def _unread(graph: Graph) -> list[int]:
-    """Returns the indices of the variables that nothing reads, but for single numbers and random keys."""
+    """Returns the indices of the variables that nothing reads, except single numbers and random keys."""
     unread = set(graph.unread)
     return [i for i, path in enumerate(graph.paths) if path in unread and np.prod(graph.shapes[i], dtype=np.int64) > 1]
 
 
 def _places(graph: Graph, trained: Sequence[mirror.Leaf], name: str, copy: Any) -> list[int]:
-    """Returns which variable each leaf of a copy is a value of, by its full path."""
+    """Returns the index of the variable of each leaf of a copy, matched by its full path."""
     places = []
     for path, leaf, variable in zip(leaf_paths(copy), jax.tree.leaves(copy), graph.match(copy, trained), strict=True):
         if variable is None:
@@ -276,7 +276,7 @@ def _measure(
     options: PruneOptions,
     chosen: np.ndarray | None = None,
 ) -> list[planning.Evidence]:
-    """Returns what the network did on the death set in its modes, and what its copies did."""
+    """Returns the observations of the network in its modes, and of its copies, on the death set."""
 
     def observed(fn: Callable[..., Any], variables: Any, view: Graph, with_outputs: bool = True) -> passes.Observation:
         masked = None
@@ -328,7 +328,7 @@ def _prove(
 ) -> tuple[proof.Attempt, list[str], dict[str, proof.WidthError]]:
     """Returns the best attempt, and the sites that it leaves whole.
 
-    Those of the list would change the outputs; with fewer units of those of the dict, the network cannot run.
+    Sites in the list would change the outputs. The network cannot run with fewer units of the sites in the dict.
 
     Raises:
       ValueError: if the network cannot run with fewer units of any site.
@@ -365,7 +365,7 @@ def _prove(
 def _finish(
     attempt: proof.Attempt, spared: list[str], state: _State, opt_state: Any, tx: Any, copies: Mapping[str, Any]
 ) -> PruneResult:
-    """Slices what is not part of the network, and writes the record."""
+    """Slices the optimizer state and the copies, and writes the record."""
     smaller, made = attempt.subject, attempt.plan
     variables = smaller.variables["evaluation"]
     made = dataclasses.replace(made, trained=mirror.trained_leaves(state.params, state.variables))
@@ -383,7 +383,7 @@ def _finish(
 
 @dataclasses.dataclass(frozen=True)
 class _State:
-    """What the record of a prune is made of."""
+    """The data for the record of a prune."""
 
     graph: Graph
     variables: Any
@@ -394,7 +394,7 @@ class _State:
     unfit: dict[str, proof.WidthError] = dataclasses.field(default_factory=dict)
 
     def _unfit_sites(self) -> list[str]:
-        """Returns which sites are left whole as the network cannot run with fewer units, with the causes."""
+        """Returns warnings about sites that are left whole because the network cannot run with fewer units."""
         by_cause: dict[str, list[str]] = {}
         for name, error in self.unfit.items():
             by_cause.setdefault(f"{error.cause}. {error.remedy}", []).append(name)
@@ -446,7 +446,7 @@ class _State:
 
 
 def _left_wide(graph: Graph, removed: np.ndarray) -> list[str]:
-    """Returns the variables that nothing reads and that have the width of an axis that became smaller."""
+    """Returns the variables that nothing reads and that have the width of a pruned axis."""
     widths = {
         len(groups) for axes in graph.axes for groups in axes if groups is not None and per_unit(removed, groups).any()
     }
@@ -454,7 +454,7 @@ def _left_wide(graph: Graph, removed: np.ndarray) -> list[str]:
 
 
 def _warnings(graph: Graph, plan: slicing.Plan) -> list[str]:
-    """Returns what the user should know."""
+    """Returns the warnings about running statistics."""
     alone = sum(plan.dead_alone.values())
     if alone <= _STALE * graph.neurons:
         return []
@@ -466,7 +466,7 @@ def _warnings(graph: Graph, plan: slicing.Plan) -> list[str]:
 
 
 def counter(graph: Graph, variables: Any, params: mirror.Params) -> Callable[[np.ndarray | None], int]:
-    """Returns a function that counts the trained parameters that are left without some groups."""
+    """Returns a function that counts the trained parameters that remain if some groups are removed."""
     leaves = mirror.trained_leaves(params, variables)
     trained = {graph.paths[leaf.variable] for leaf in leaves if leaf.variable is not None}
     return lambda removed: graph.parameters(trained.__contains__, removed)
@@ -482,14 +482,14 @@ def _check_bits(what: str, bits_of: Mapping[str, np.ndarray], sites: Sequence[Si
 
 
 def _chosen(graph: Graph, remove: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Returns `[num_groups]`: which groups have units that are all named in `remove`."""
+    """Returns `[num_groups]` bool, the groups whose units are all named in `remove`."""
     _check_bits("remove", remove, graph.sites)
     stay = [~np.asarray(remove.get(site.name, np.zeros(site.width)), bool) for site in graph.sites]
     return planning.dead_groups(graph, stay, [np.zeros(site.width, bool) for site in graph.sites])
 
 
 def _without_padded_folds(evidence: planning.Evidence) -> passes.Observation:
-    """Returns the observation as if units read by a padded convolution were not constant."""
+    """Returns the observation in which units that a padded convolution reads do not count as constant."""
     consumers = {}
     for i, seen in evidence.observation.consumers.items():
         varies = evidence.graph.consumers[i].padded & ((seen.maximum != 0) | (seen.minimum != 0))
@@ -498,22 +498,22 @@ def _without_padded_folds(evidence: planning.Evidence) -> passes.Observation:
 
 
 def _exact(graph: Graph, criterion: str) -> bool:
-    """Returns whether all that a criterion calls dead is exactly zero."""
+    """Returns whether every unit that a criterion calls dead is exactly zero."""
     return criterion == "zero" or (criterion == "auto" and all(site.kind == "zero" for site in graph.sites))
 
 
 def _judged(graph: Graph, criterion: str) -> str | None:
-    """Returns the criterion if that is all the activity is wanted for; `None` where the middle of it is, too."""
+    """Returns the criterion, or `None` if the mid-range values of removed units are needed as well."""
     return criterion if _exact(graph, criterion) else None
 
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-    """What a prune would do.
+    """The effect of a prune.
 
     Attributes:
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
-      removed: which units would be removed, as `PruneResult.removed`.
+      removed: the units that would be removed, like `PruneResult.removed`.
     """
 
     neurons: tuple[int, int]
@@ -534,17 +534,17 @@ def preview(
     graph: Graph | None = None,
     options: PruneOptions | None = None,
 ) -> Preview:
-    """Returns what a prune of all that is dead would leave, and removes nothing.
+    """Returns the sizes that a prune of all dead units would leave, and removes nothing.
 
-    It takes one evaluation of the death set per mode and copy. A prune is also proved, and leaves out what would change
-    the outputs; `options.multiple` and `options.least_gain` do not count here.
+    It evaluates the death set once per mode and copy. Unlike `prune`, it does not compare outputs, and it ignores
+    `options.multiple` and `options.least_gain`.
 
     Args:
       fn, variables, batches, params, copies, train_fn, calls, options: see `prune`.
       graph: the trace of the network with the same `train_fn` and `calls`; by default it is traced.
 
     Raises:
-      ValueError: when there is no batch, or for a bad argument.
+      ValueError: if there is no batch, or for a bad argument.
     """
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)

@@ -20,11 +20,11 @@ TARGETS = ("parameters", "flops", "neurons", "sparsity")
 
 
 class Pruned(NamedTuple):
-    """What a step of a `Pruner` gives back.
+    """The result of a step of a `Pruner`.
 
     Attributes:
-      variables, opt_state, copies: to go on with, as they were given where nothing was removed.
-      record: of the prune; `None` at a step that has none.
+      variables, opt_state, copies: to continue with. They are the given ones if nothing was removed.
+      record: the record of the prune; `None` at steps without one.
     """
 
     variables: Any
@@ -34,11 +34,11 @@ class Pruned(NamedTuple):
 
 
 class Pruner:
-    """Prunes a network while it trains, and steers it to a size if one is asked for.
+    """Prunes a network while it trains, and can steer it to a given size.
 
-    Call `step` after every update of the parameters. At every `every`-th step it removes what is dead. With a
-    `target` it looks more often at the size that a prune would leave, and multiplies the strength of the regularizer
-    (see `demp`) by what `TargetController` says, so that the network ends at that size.
+    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, it
+    also previews the size that a prune would leave, and multiplies the strength of the regularizer (see `demp`) by the
+    factor of a `TargetController`, so that the network ends at that size.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -53,9 +53,9 @@ class Pruner:
       ((1, 2), {'hidden': 1})
 
     Attributes:
-      fn: the network as it is to be called with the present variables.
-      steps: how many steps were taken.
-      factor: what the strength of the regularizer is multiplied by; 1 without a target.
+      fn: the network, to be called with the current variables.
+      steps: the number of calls of `step`.
+      factor: the factor of the strength of the regularizer, in [0, 50]; 1 without a target.
     """
 
     def __init__(
@@ -73,19 +73,19 @@ class Pruner:
         calls: Sequence[Callable[..., Any]] = (),
         options: PruneOptions | None = None,
     ):
-        """Begins.
+        """Makes a pruner.
 
         Args:
           fn: the network in evaluation mode, `fn(variables, x)`, see `prune`.
-          death_set: batches of training inputs of one shape, or a function that gives them.
-          every: steps between prunes, >= 1; the paper's tau.
-          start: no prune before this step.
-          target: one entry, what to end at: `"parameters"`, `"flops"` or `"neurons"` with the part of the dense
-            network's that is to be left, in (0, 1), or `"sparsity"` with the part of the weights to be removed.
-          span: steps in which units die, those of the schedule of the strength; needed with a `target`.
-          look_every: steps between looks at what a prune would leave; by default a hundredth of `span`.
-          tx, params, calls: the optimizer, what picks the trained variables, further calls; see `prune`.
-          options: of the prunes.
+          death_set: batches of training inputs of one shape, or a function that returns them.
+          every: steps between prunes, >= 1; tau in the paper.
+          start: the first step at which to prune.
+          target: a dict with one entry, the size at the end: for `"parameters"`, `"flops"` or `"neurons"` the fraction
+            of the dense network to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove.
+          span: steps in which units die, usually the length of the strength's schedule. Required with a `target`.
+          look_every: steps between previews for the target; by default a hundredth of `span`.
+          tx, params, calls: see `prune`.
+          options: the options of the prunes.
 
         Raises:
           ValueError: for a bad argument.
@@ -116,19 +116,19 @@ class Pruner:
 
     @property
     def fn(self) -> Callable[..., Any]:
-        """The network as it is to be called with the present variables."""
+        """The network, to be called with the current variables."""
         return self._network.fn
 
     def step(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
-        """Takes note of an update of the parameters, steers, and prunes if it is time.
+        """Counts an update of the parameters, steers, and prunes if a prune is due.
 
         Args:
           variables: the variables after the update.
           opt_state: the state of the optimizer `tx` after the update.
-          copies: by name, averages of the weights and the like, see `prune`.
+          copies: by name, copies of the variables such as averages, see `prune`.
 
         Returns:
-          What to go on with.
+          The variables, optimizer state and copies to continue with, and the record of a prune.
         """
         self.steps += 1
         copies = dict(copies or {})
@@ -139,18 +139,18 @@ class Pruner:
         return self.prune(variables, opt_state, copies)
 
     def busy(self, step: int) -> bool:
-        """Returns whether `step` does more at a step than to count it."""
+        """Returns whether `step` previews or prunes at a step, and does not just count it."""
         return self._looks(step) or self._prunes(step)
 
     def _looks(self, step: int) -> bool:
-        # The first step tells the size of the dense network; the one after the span ends what is left of the strength.
+        # The first step measures the dense network. The one after the span sets the strength to zero.
         return self._controller is not None and (step % self._look_every == 0 or step in (1, self._span + 1))
 
     def _prunes(self, step: int) -> bool:
         return step % self._every == 0 and step >= self._start
 
     def prune(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
-        """Prunes now, whatever the step; for the end of a training. Arguments and result are those of `step`."""
+        """Prunes now, for example at the end of training. Arguments and result are those of `step`."""
         self._measure_dense(variables, copies or {})
         result = prune_lib.prune(
             self._network,
@@ -169,11 +169,11 @@ class Pruner:
         return Pruned(result.variables, result.opt_state, result.copies, result.record)
 
     def _steer(self, variables: Any, opt_state: Any, copies: Mapping[str, Any]) -> Any:
-        """Returns the state of the optimizer with the strength that brings the network to its target."""
+        """Returns the state of the optimizer with a new factor of the strength."""
         assert self._controller is not None
         self._measure_dense(variables, copies)
         if self.steps > self._span:
-            self.factor = 0.0  # Its work is done, or can no longer be.
+            self.factor = 0.0
         else:
             seen = self._preview(variables, copies)
             sizes = {"neurons": seen.neurons[1], "parameters": seen.parameters[1], "flops": seen.flops[1]}
@@ -189,7 +189,7 @@ class Pruner:
         return prune_lib.preview(self._network, variables, batches, **given, options=self._options)
 
     def _measure_dense(self, variables: Any, copies: Mapping[str, Any]) -> None:
-        """Notes the size of the network before its first prune."""
+        """Stores the size of the network before its first prune."""
         if not self._dense and self._controller is not None:
             seen = self._preview(variables, copies)
             self._dense = {"neurons": seen.neurons[0], "parameters": seen.parameters[0], "flops": seen.flops[0]}
@@ -198,9 +198,9 @@ class Pruner:
         return list(self._death_set() if callable(self._death_set) else self._death_set)
 
     def state(self) -> dict[str, Any]:
-        """Returns all that the pruner has to remember, as numbers, strings, dicts: for a checkpoint, or JSON."""
+        """Returns the state of the pruner as dicts of numbers, for a checkpoint or JSON."""
         controller = {} if self._controller is None else dataclasses.asdict(self._controller)
-        # What is not there yet is a number, too, so that the tree is the same at every step.
+        # Missing values are numbers, too, so that the tree is the same at every step.
         if controller:
             controller["begun"] = -1 if controller["begun"] is None else controller["begun"]
         dense = {kind: self._dense.get(kind, 0) for kind in ("neurons", "parameters", "flops")}
@@ -212,15 +212,14 @@ class Pruner:
         fn: Callable[..., Any] | None = None,
         calls: Sequence[Callable[..., Any]] | None = None,
     ) -> None:
-        """Goes on from what `state` gave.
+        """Continues from a state.
 
         Args:
-          state: of a pruner with the same target.
-          fn, calls: the network and further calls at the widths that the variables have now; by default those it was
-            made with.
+          state: the result of `state()` of a pruner with the same target.
+          fn, calls: the network and further calls at the current widths; by default those given to the constructor.
 
         Raises:
-          ValueError: when the state is of a pruner with another target.
+          ValueError: if the state belongs to a pruner with another target.
         """
         controller = dict(state["controller"])
         if bool(controller) != (self._controller is not None):
@@ -249,7 +248,7 @@ def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
 
 
 class _Network:
-    """A network that is itself wherever it is looked up, also if it cannot be hashed or is made anew at every call."""
+    """A network with an identity of its own, as a key of caches: `fn` may not be hashable, or be new at every call."""
 
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
@@ -266,7 +265,7 @@ class _Network:
         return self._training
 
     def __getattr__(self, name: str) -> Any:
-        if name == "updating":  # Only where the network has it.
+        if name == "updating":  # An AttributeError if the network has none.
             make = self.fn.updating  # type: ignore[attr-defined]
             self._updating = self._updating or _Network(make())
             return lambda: self._updating

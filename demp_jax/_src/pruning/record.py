@@ -8,33 +8,33 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class PruneRecord:
-    """What one prune did.
+    """The record of one prune.
 
     Attributes:
       removed: by site, how many units were removed.
       protected: by site, how many units were dead but kept, so that the site is not emptied or has a round width.
-      needed: by site, how many units were dead but kept for a consumer of their value.
-      needed_by: by site, which consumer that is.
-      dead_alone: by mode, how many units were dead in that mode alone, and so kept.
-      folded: how many units were removed whose constant was folded into what reads it.
+      needed: by site, how many units were dead but kept because a consumer needs their value.
+      needed_by: by site, that consumer.
+      dead_alone: by mode, how many units were dead only in that mode, and therefore kept.
+      folded: how many units were removed whose constant was folded into a consumer.
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
       examples: size of the death set.
-      differences: the largest absolute difference of the outputs on the death set before and after: in
-        `"evaluation"` and `"training"` mode, and of each copy. Before means with the units masked, where they were
-        named by `remove`.
-      deviation: largest absolute difference of the outputs after from those of the network in which the removed units
-        are masked with zero, or with their constant: the error of the prune itself, whatever the criterion. Measured
-        where the criterion removes units that are not zero; elsewhere it is `difference`.
-      scale: largest finite absolute output before, in evaluation mode.
-      spared: sites that were left whole, because pruning them would have changed the outputs.
-      refused: why nothing was removed, else `None`.
-      waiting: how many units were dead but kept, because removing them would have saved too little.
-      saves: which part of the FLOPs is saved by what was removed, or would be by what waits.
-      reset: leaves of the optimizer state that could not be sliced and were initialized again, with all of the state of
-        their transformation.
-      unread: variables that no traced call reads and that have the width of a pruned site. They were left as they were.
-      warnings: what the user should know, each with a remedy.
-      seconds: by stage, `measure`, `slice` and `prove`; what compiles is in the stage that first runs it.
+      differences: the largest absolute difference of the outputs on the death set before and after the prune, in
+        `"evaluation"` and `"training"` mode and for each copy. For units named by `remove`, the outputs before are
+        those with these units masked.
+      deviation: the largest absolute difference between the outputs after the prune and those of the network in which
+        the removed units are masked with zero or with their constant. This is the error of the prune itself. It is
+        measured if the criterion removes nonzero units; otherwise it equals `difference`.
+      scale: largest finite absolute output before the prune, in evaluation mode.
+      spared: sites that were left whole because pruning them would have changed the outputs.
+      refused: why nothing was removed, or `None`.
+      waiting: how many units were dead but kept because removing them would have saved too little.
+      saves: the fraction of the FLOPs that the prune saves, or that the units in `waiting` would save.
+      reset: leaves of the optimizer state that could not be sliced. They were initialized again, with the rest of the
+        state of their transformation.
+      unread: variables that no traced call reads and that have the width of a pruned site. They were not changed.
+      warnings: warnings, each with a remedy.
+      seconds: by stage, `measure`, `slice` and `prove`. Compiling counts for the stage that first runs a program.
     """
 
     removed: dict[str, int]
@@ -79,7 +79,7 @@ class PruneRecord:
         return "; ".join([done, sizes, *([f"outputs differ: {changes}"] if changes else []), *self._kept()])
 
     def _kept(self) -> list[str]:
-        """Returns why dead units were kept, and what else there is to know."""
+        """Returns why dead units were kept, and the warnings."""
         lines = []
         if self.protected:
             lines.append(f"{sum(self.protected.values())} dead units kept by the floor of {', '.join(self.protected)}")

@@ -1,8 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The plan of a prune, and how it slices every tree that mirrors the variables of a network.
 
-This is the only place that slices. It runs on the host: slicing there compiles nothing, while on the device every
-new shape would.
+All slicing is done here, on the host. On a device, every new shape would be compiled.
 
 Dimension names: positions, those of one axis that are kept.
 """
@@ -29,11 +28,11 @@ from demp_jax._src.types import GroupMask, SomeGroups, SomePositions
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Constants of removed units, to be absorbed elsewhere.
+    """Constants of removed units, which another variable absorbs.
 
     Attributes:
       consumer: index of the consumer that reads them.
-      constants: `[size of the consumer's axis]`, the constant of each position that is removed, 0 elsewhere.
+      constants: `[size of the consumer's axis]`, the constant of each removed position, 0 elsewhere.
     """
 
     consumer: int
@@ -42,18 +41,18 @@ class Fold:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """Which groups of units are removed, to be applied to trees.
+    """The groups of units to remove. A plan slices any tree that mirrors the variables.
 
     Attributes:
-      graph: the network before.
-      removed: which groups are removed.
-      dead: which groups the criterion calls dead; others are removed because they are constant.
-      folds: by name of the network itself (`"evaluation"`) and of its copies, the constants to absorb.
-      protected: by site, how many units were dead but kept by the floor of the site.
-      needed: by site, how many units were dead but kept for a consumer of their value.
-      needed_by: by site, what reads them, and why that cannot do without.
-      dead_alone: by mode, how many units are dead in that one alone.
-      trained: the leaves of the trained tree, whose paths `slice` matches, too.
+      graph: the network before the prune.
+      removed: the groups to remove.
+      dead: the groups that the criterion calls dead. Other removed groups are constant.
+      folds: the constants to absorb, for `"evaluation"`, the network itself, and by name of its copies.
+      protected: by site, how many units are dead but kept by the floor of the site.
+      needed: by site, how many units are dead but kept because a consumer needs their value.
+      needed_by: by site, that consumer and the reason.
+      dead_alone: by mode, how many units are dead only in that mode.
+      trained: the leaves of the trained tree. `slice` also matches their paths.
     """
 
     graph: Graph
@@ -68,9 +67,9 @@ class Plan:
 
     @functools.cached_property
     def keep(self) -> tuple[tuple[SomePositions | None, ...], ...]:
-        """Per variable, per axis, the positions that are kept, ascending; `None` where all are.
+        """For each variable and axis, the kept positions, ascending; `None` if all are kept.
 
-        Of stacked weights `[layers, positions]`, as many in every layer.
+        For stacked weights, `[layers, positions]`, equally many for every layer.
         """
 
         def kept(groups: SomeGroups | None) -> SomePositions | None:
@@ -83,15 +82,15 @@ class Plan:
         return tuple(tuple(map(kept, axes)) for axes in self.graph.axes)
 
     def slice(self, tree: Any) -> Any:
-        """Returns a tree that mirrors the variables, or some of them, without what is removed.
+        """Returns a tree that mirrors the variables, or some of them, without the removed units.
 
-        A leaf mirrors the variable whose full path its own path ends with, if their shapes are equal, too (see
-        `Graph.match`); any other leaf is returned as it is. So parameters, gradients, moments, masks and the state of
-        an optimizer chain all go through here, alone or inside larger trees. The index of a `select` is renumbered,
-        too. Constants are not folded: for a copy of the variables, such as their average, see `slice_variables`.
+        A leaf mirrors a variable if its path ends with the full path of the variable and the shapes are equal (see
+        `Graph.match`). Other leaves are returned unchanged. This slices parameters, gradients, moments, masks and the
+        state of an optimizer chain, alone or inside larger trees. The index of a `select` is renumbered. Constants are
+        not folded; for a copy of the variables, such as their average, use `slice_variables`.
 
         Raises:
-          ValueError: when two variables that are sliced differently match a leaf equally well.
+          ValueError: if two variables that are sliced differently match a leaf equally well.
         """
         leaves, structure = jax.tree.flatten(tree)
         matched = self.graph.match(tree, self.trained)
@@ -99,7 +98,7 @@ class Plan:
         return jax.tree.unflatten(structure, sliced)
 
     def slice_leaf(self, leaf: Any, variable: int) -> Any:
-        """Returns a leaf that mirrors a variable, given by its index, without what is removed."""
+        """Returns a leaf that mirrors a variable, given by its index, without the removed units."""
         if not is_array(leaf):
             return leaf
         if variable in self._routed and np.issubdtype(leaf.dtype, np.integer):
@@ -136,12 +135,12 @@ class Plan:
         return put_like(array, leaf)
 
     def slice_variables(self, variables: Any, network: str = "evaluation") -> Any:
-        """Returns the smaller variables of a network: sliced, selections of channels renumbered, constants folded.
+        """Returns the smaller variables of a network: sliced, with indices renumbered and constants folded.
 
         Args:
-          variables: a tree like that of the network's variables.
-          network: whose constants are folded, with the weights in `variables`: the name of a copy that was pruned
-            along; by default the network itself.
+          variables: a tree like the variables of the network. Constants are multiplied by its weights.
+          network: whose constants to fold: `"evaluation"`, the network itself, or the name of a copy that was pruned
+            along.
         """
         leaves = jax.tree.leaves(variables)
         smaller = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
@@ -159,7 +158,7 @@ class Plan:
         return jax.tree.unflatten(jax.tree.structure(variables), smaller)
 
     def _renumbered(self, consumer: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
-        """Returns the index of a route, in the numbering of the smaller operand."""
+        """Returns the index of a route that selects from the smaller operand."""
         removed = per_unit(self.removed, consumer.groups)
         position = np.where(removed, NOTHING, np.cumsum(~removed) - 1)
         index = self.graph.indices[number]
@@ -176,7 +175,7 @@ class Plan:
         return consumer.absorber.variable
 
     def _absorbed(self, fold: Fold, leaves: Sequence[Any]) -> tuple[int, Num[np.ndarray, "..."]]:
-        """Returns the variable that takes up folded constants, and its change, at the widths before the prune."""
+        """Returns the variable that absorbs constants, and its change, at the widths before the prune."""
         consumer = self.graph.consumers[fold.consumer]
         if isinstance(consumer.sink, axes_lib.Route):
             index = self.graph.indices[self.graph.variable(consumer.sink.index)]
@@ -221,7 +220,7 @@ class Plan:
 
     @property
     def folds_exactly(self) -> bool:
-        """Whether folding loses nothing: no constant is read by a convolution that pads with zeros."""
+        """Whether folding is exact: no constant is read by a convolution that pads with zeros."""
         return not any(self.graph.consumers[fold.consumer].padded for folds in self.folds.values() for fold in folds)
 
 
@@ -236,9 +235,9 @@ def is_array(leaf: Any) -> bool:
 
 
 def put_like(array: Shaped[np.ndarray, "..."], leaf: Any) -> Any:
-    """Returns `array` where `leaf` lives: on its devices with its sharding, or on the host.
+    """Returns `array` on the devices of `leaf` and with its sharding, or on the host.
 
-    An array that was free to move stays so: a step compiled for free arrays would be compiled again for bound ones.
+    An array that is not committed to a device stays uncommitted. Otherwise a compiled step would be compiled again.
     """
     if not isinstance(leaf, jax.Array):
         return array
@@ -246,7 +245,7 @@ def put_like(array: Shaped[np.ndarray, "..."], leaf: Any) -> Any:
 
 
 def _fitting(sharding: Any, shape: Sequence[int]) -> Any:
-    """Returns a sharding without the mesh axes that do not divide a shape any more."""
+    """Returns a sharding without the mesh axes whose sizes no longer divide the shape."""
     if not isinstance(sharding, jax.sharding.NamedSharding):
         return sharding
     kept = []

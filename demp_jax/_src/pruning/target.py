@@ -10,18 +10,18 @@ from __future__ import annotations
 import dataclasses
 import math
 
-# Units that are dead before this part of the span were dead at the start, and may revive.
+# Units that are dead before this fraction of the span were dead at the start, and may revive.
 _BEGIN = 0.03
-# Progress at which pruning counts as started. Until then the logarithm of the factor grows by `_WAITING` per span, as
-# scales need time to come to zero whatever the strength.
+# Progress at which pruning counts as started. Until then the logarithm of the factor grows by `_WAITING` per span,
+# because scales need time to reach zero, whatever the strength.
 _BEGUN, _WAITING = 0.02, 10.0
-# Part of the span for which units go on dying after the regularizer has stopped.
+# Fraction of the span for which units continue to die after the regularizer has stopped.
 _COASTING = 0.04
-# Part of the remaining units that dies over a span without the regularizer, because their scales are small.
+# Fraction of the remaining units that dies over a span without the regularizer, because their scales are small.
 _UNAIDED = 0.03
-# The regularizer fades out over this part of the progress, on the logarithmic scale.
+# The regularizer fades out over this much of the progress, on the logarithmic scale.
 _GENTLE = 0.08
-# Gains of the logarithm of the factor: proportional, and integral per remaining part of the span, at least `_LATE`.
+# Gains of the logarithm of the factor: proportional, and integral per remaining fraction of the span, at least `_LATE`.
 _PROPORTIONAL, _INTEGRAL, _LATE = 4.0, 15.0, 0.1
 # Upper bound of the logarithm of the factor. More strength only makes units constant, not dead.
 _MOST = math.log(50)
@@ -31,22 +31,22 @@ _LEAST = 0.01
 
 @dataclasses.dataclass
 class TargetController:
-    """Gives the factor on the strength of a regularizer with which a network ends at a given size.
+    """Computes the factor of a regularizer's strength with which a network ends at a given size.
 
-    Let r be the part of the network that a prune would leave, and r* the part that is to be left. Both are taken on a
-    logarithmic scale, because units die in proportion to those that are there: z = log r / log r* goes from 0 to 1.
-    With c = 4% of the span, the time for which units go on dying after the regularizer has stopped::
+    Let r be the fraction of the network that a prune would leave, and r* the fraction to keep. Both are compared on a
+    logarithmic scale, because units die in proportion to their number: z = log r / log r* goes from 0 to 1. With c = 4%
+    of the span, the time for which units continue to die after the regularizer has stopped::
 
         z+(t)  = z(t) + c dz/dt                                predicted progress
         z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     wanted progress
         e(t)   = z*(t + c) - z+(t)                             error
         factor = exp(4 e + 15 integral of e dt / (span - t))   fading near z+ = 1, 0 beyond it
 
-    The wanted progress z* is that of a constant regularizer: most units die early. It begins at t_0, when the first
-    have died; until then the factor grows, because scales need time to come to zero. It ends at T, 30% to 60% of the
-    span, the earlier the more is to be removed, which leaves time to correct and to recover. The less of the span is
-    left, the larger the integral gain: with a smaller learning rate, fewer units die of the same strength. Time is
-    counted in steps and nothing is random, so runs repeat.
+    The wanted progress z* is that of a constant regularizer: most units die early. It starts at t_0, when the first
+    units have died. Until then the factor grows, because scales need time to reach zero. It ends at T, 30% to 60% of
+    the span, and earlier for smaller targets, which leaves time to correct and to recover. The integral gain grows
+    toward the end of the span, because fewer units die at the same strength when the learning rate is smaller. Time is
+    counted in steps and nothing is random, so runs are reproducible.
 
     Example:
       >>> controller = TargetController(left=0.2, span=1000)
@@ -56,15 +56,15 @@ class TargetController:
       0.0
 
     Attributes:
-      left: the part that is to be left, in (0, 1), of whatever `update` is told of: parameters, neurons, FLOPs.
-      span: steps in which units die, as in the schedules.
-      first: the factor to begin with.
-      integral: of how far the network was behind, in parts of what was left of the span.
-      step: of the last update.
+      left: the fraction to keep, in (0, 1), of the quantity passed to `update`: parameters, neurons or FLOPs.
+      span: steps in which units die, usually the length of the strength's schedule, >= 1.
+      first: the first factor, in (0, 50].
+      integral: the integral of e dt / (span - t).
+      step: the step of the last update.
       reached: z at the last update.
-      rate: of z, in 1 / steps, averaged over about 4% of the span.
-      begun: the step at which the first were seen to have died; `None` before.
-      factor: that the last update gave; `first` before.
+      rate: dz/dt in 1 / steps, averaged over about 4% of the span.
+      begun: t_0, the step at which the first units had died; `None` before.
+      factor: the factor of the last update; `first` before.
     """
 
     left: float
@@ -88,15 +88,15 @@ class TargetController:
             raise ValueError(f"TargetController: first must be in (0, 50]; got first={self.first}.")
 
     def aim(self, step: int) -> float:
-        """Returns the part at which the regularizer stops: above `left` by those that still die without it."""
+        """Returns the fraction at which the regularizer stops: `left` plus the units that will die without it."""
         return min(self.left * (1 + _UNAIDED * max(1 - step / self.span, 0.0)), (1 + self.left) / 2)
 
     def update(self, step: int, left: float) -> float:
-        """Returns the factor from now on.
+        """Returns the new factor.
 
         Args:
-          step: how many updates of the parameters were made; not less than at the last call.
-          left: the part of the network that a prune would leave now, in (0, 1].
+          step: the number of updates of the parameters so far, not less than at the last call.
+          left: the fraction of the network that a prune would leave now, in (0, 1].
 
         Returns:
           The factor, in [0, 50]; 0 when the target is reached.
@@ -130,19 +130,19 @@ class TargetController:
 
     @property
     def _end(self) -> float:
-        """The step at which the target should be reached: the earlier, the more is to be removed."""
+        """T, the step at which the target should be reached; earlier for smaller targets."""
         end = min(max(0.65 + 0.13 * math.log(self.left), 0.3), 0.6) * self.span
         return max(end, (self.begun or 0) + 0.3 * self.span)
 
     def outlook(self) -> float | None:
-        """Returns the part that is left at the end if it goes on like this; `None` where it is too early to tell."""
+        """Returns the fraction that is left at the end at the current rate; `None` before T."""
         if self.step < self._end:
             return None
         remaining = max(self.span - self.step, 0)
         return self.aim(self.step) ** (self.reached + max(self.rate, 0.0) * remaining)
 
     def _course(self, step: float) -> float:
-        """Returns where z should be at a step."""
+        """Returns z*, the wanted progress at a step."""
         begun = self.begun or 0
         progress = min(max((step - begun) / (self._end - begun), 0.0), 1.0)
         return 1 - (1 - progress) ** 2

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Finds the activations of a traced network: functions of one value that saturate at zero on one side.
+"""Finds the activations of a traced network: pointwise functions of one value that saturate at zero.
 
 An activation is recognized by what it computes, not by its name. Every maximal pointwise function of a single value,
 such as `max(x, 0)`, `x * sigmoid(x)` or `where(x > 0, x, a * x)`, is evaluated on a grid and classified by its tail:
@@ -45,7 +45,7 @@ class Activation(NamedTuple):
       alone: whether the activation is the only consumer of its root.
       axis: the axis of the units, or `None`.
       kind: one of `KINDS`.
-      name: path of the module whose variables it was computed with, such as `"blocks/0/bn1"`.
+      name: path of the module whose variables compute it, such as `"blocks/0/bn1"`.
       source: the line of user code.
       problem: why the units cannot be traced, or `None`.
     """
@@ -211,8 +211,8 @@ def _heads(
 
     Heads are a batch axis of products whose positions come from the network's weights. Example: in
     `scores = einsum("bnhd,bmhd->bhnm", q, k)` and `out = einsum("bhnm,bmhd->bnhd", softmax(scores), v)` the axis `h` is
-    one of both products, and ties the weights of queries, keys, values and the output. The last product is the output
-    of the heads.
+    a batch axis of both products, and connects the weights of queries, keys, values and the output. The last product is
+    the output of the heads.
     """
     component, frozen = labels.components()
     taken = _held(labels, component, activations)
@@ -253,12 +253,12 @@ def _features(
     producers: Mapping[Operand, Op],
     activations: Sequence[Activation],
 ) -> list[Activation]:
-    """Returns units that no activation holds, at the last place where they are read.
+    """Returns units without an activation, at the last place where they are read.
 
-    Example: in `relu((x @ a) @ b)` the columns of `a` are read by the second product. One is dead if `x @ a` is zero
-    there on every example. Of features that several layers add up, such as those of a residual stream, the last sum
-    counts; that the others are zero, too, is checked wherever they are read. The parts of an attention head are no
-    units of their own: their number scales the scores, and layers of Flax want as many in each head.
+    Example: in `relu((x @ a) @ b)` the second product reads the columns of `a`. A column is dead if it is zero in
+    `x @ a` on every example. For features that several layers add up, such as those of a residual stream, the site is
+    the last sum; the other values are checked wherever they are read. The features of an attention head are not units:
+    their number scales the scores, and Flax requires equal sizes of all heads.
     """
     component, frozen = labels.components()
     taken = _held(labels, component, activations)
@@ -308,7 +308,7 @@ def _unique_names(found: list[Activation]) -> list[Activation]:
 
 
 class _Flow:
-    """For the values of a program, what they were computed from.
+    """The origin of each value of a program: the value that it is a pointwise function of, and its module.
 
     Example: in `h = x @ w; y = h * sigmoid(h); z = y @ v`, the root of `y` is `h`, of which it is a pointwise function.
     `y` has a consumer that is not a pointwise function of `h`, the product, so `y` is in `outputs`. The module that
@@ -366,7 +366,7 @@ class _Flow:
             return
         roots = {self.root.get(i, i) for i in numbers}
         large = any(isinstance(i, Constant) and np.ndim(i.value) > 0 for i in op.inputs)
-        # Where complex numbers or integers become real numbers, a new root begins.
+        # A conversion of complex numbers or integers to real numbers is a new root.
         turned = len({self._field(i) for i in (*numbers, *op.outputs)} - {None}) > 1
         if pointwise and len(roots) == 1 and not large and not turned and roots <= self._data:
             [root] = roots
@@ -493,5 +493,5 @@ def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid
 
 @functools.cache
 def describe(kind: str) -> str:
-    """Returns what dead means for an activation of a kind, in a few words."""
+    """Returns a short description of what dead means for an activation of this kind."""
     return {"zero": "zero on every example", "soft": "below epsilon", "negative": "never positive"}[kind]

@@ -1,18 +1,21 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which positions of which axes belong together: labels, handed from operation to operation.
+"""Labels: which positions of which axes can only be removed together.
 
-Every position of every axis of every variable gets a label. Walking the operations of a program hands the labels on
-to intermediate values and unites those that must stay or leave together: elementwise operations unite their
-operands position by position, a contraction unites the contracted axes, a convolution unites its input features with
-the kernel's input axis, and so on. What a position cannot leave without changing the computation is frozen, with
-the reason and the line of the user's code. What each operation does to labels is in `rules.py`.
+Every position of every axis of every variable has a label. Labels are propagated through the operations of a program.
+Operations unite labels that can only be removed together: elementwise operations unite their operands position by
+position, a contraction unites the contracted axes, a convolution unites its input features with the input axis of the
+kernel. Positions that cannot be removed are frozen, with the reason and the line of the user's code. `rules.py` has the
+rule of each operation.
+
+Example: in `relu(x @ w) @ v` with `w` of shape `[3, 4]`, the axis of 4 labels of `w` passes to the product and through
+the ReLU. The second product unites it with the first axis of `v`. The axis of 3 labels meets the input and is frozen.
 
 An axis of an intermediate value is one of
 
-* `None`: the same value at every position (a broadcast), so it can take any size;
-* `Fixed`: positions that cannot be removed, such as examples, space, or the network's input;
-* an integer array: one label per position; entry `-1 - k` marks a position fixed for `reasons[k]`. Weights of layers
-  that a `scan` runs have a label per layer and position, `[layers, positions]`.
+* `None`: the same value at every position (a broadcast), so that it can have any size;
+* `Fixed`: positions that cannot be removed, such as examples, space, or the input of the network;
+* an integer array: a label per position, where an entry `-1 - k` is fixed for `reasons[k]`. Weights of layers that a
+  `scan` runs have a label per layer and position, `[layers, positions]`.
 
 Dimension names: positions, labels and components as in `types`.
 """
@@ -63,10 +66,10 @@ class Reason(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """Axis `axis` of value `value`, operand `operand` of `op`, is summed over: the unit's influence ends there.
+    """`op` sums over the axis `axis` of `value`, its operand `operand`.
 
-    It is multiplied by axis `other` of the other operand, most often weights. Where that holds data, too, such as the
-    keys of attention, there are two contractions, one for each operand.
+    It is multiplied by the axis `other` of the other operand, usually weights. If both operands depend on data, such as
+    queries and keys, there are two contractions, one for each operand.
     """
 
     op: Op
@@ -78,7 +81,7 @@ class Contraction:
 
 @dataclasses.dataclass(frozen=True)
 class Route:
-    """A selection of channels: `demp_jax.select(x, index, fill)`. Labels of `x` do not pass; those of `index` do."""
+    """A selection of channels, `demp_jax.select(x, index, fill)`. The result has the labels of `index`, not of `x`."""
 
     op: Op
     value: int
@@ -88,7 +91,7 @@ class Route:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """Axis `axis` of value `value` is summed over inside the loop or branch `op`, which it enters as it is."""
+    """The loop or branch `op` sums over the axis `axis` of `value`, which enters it unchanged."""
 
     op: Op
     value: int
@@ -104,17 +107,16 @@ class Labels:
     Attributes:
       stacked: positions of the variables that hold the weights of layers, stacked along their first axis.
       axes: the axes of every value, by its number.
-      size: how many labels there are.
+      size: the number of labels.
       edges: pairs of label arrays that are united position by position.
-      frozen: pairs of a label array and the index of the reason it is frozen for.
+      frozen: pairs of a label array and the index of the reason why it is frozen.
       reasons: the reasons.
       unfollowed: operations without a rule, by name, and the index of the reason.
       contractions, routes, reads: where labeled axes of data end.
       bodies: by the identity of a loop or `cond`, the labels inside its bodies.
-      data: numbers of the values that depend on the program's data, not on variables alone.
-      looked_up: numbers of those that are variables all the same, read at positions that data names: `w[i]`.
-      statistics: numbers of the values summed over units, or over all there is (means and variances of a norm), not
-        themselves units.
+      data: numbers of the values that depend on the inputs, and not only on variables.
+      looked_up: numbers of those that are rows of variables at indices that depend on the inputs, `w[i]`.
+      statistics: numbers of the values that are sums over units or over all positions, such as the mean of a norm.
     """
 
     def __init__(
@@ -167,7 +169,7 @@ class Labels:
         return (Fixed(DATA, "it meets a constant that the function captured"),) * len(program.avals[number].shape)
 
     def inside(self, program: Program, axes: Sequence[Axes], data: Collection[int]) -> Labels:
-        """Returns the labels for the body of a loop or branch: values of its own, what is united and frozen shared.
+        """Returns the labels of the body of a loop or branch. Values are its own, united and frozen labels are shared.
 
         Args:
           program: the body.
@@ -184,23 +186,23 @@ class Labels:
         labels.looked_up, labels.statistics = set(), set()
         return labels
 
-    # What rules use.
+    # Methods for rules.
 
     def shape(self, operand: Operand) -> tuple[int, ...]:
         """Returns the shape of an operand."""
         if isinstance(operand, Constant):
             return np.shape(operand.value)
-        # Opaque values such as random keys have a shape, too; anything without one is a scalar to us.
+        # Random keys have a shape. A value without a shape counts as a scalar.
         return tuple(getattr(self.program.avals[operand], "shape", ()))
 
     def operand_axes(self, operand: Operand) -> Axes:
-        """Returns the axes of an operand; an array written in the program text is fixed."""
+        """Returns the axes of an operand. A literal array is fixed."""
         if isinstance(operand, int):
             return self.axes[operand]
         return (Fixed(DATA, "it meets a constant array"),) * np.ndim(operand.value)
 
     def reason(self, text: str, op: Op | None = None) -> int:
-        """Returns the index of a reason, adding it if it is new; it names the operation and its line of user code."""
+        """Returns the index of a reason, with the operation and its line of user code. New reasons are added."""
         if op is not None and f"`{op.name}`" not in text:
             text += f" (`{op.name}`)"
         reason = Reason(text, op.source if op is not None else "")
@@ -215,7 +217,7 @@ class Labels:
             self.frozen.append((axis[axis >= 0], self.reason(text, op)))
 
     def unite(self, first: AxisLabels, second: AxisLabels) -> AxisLabels:
-        """Unites two label arrays of one shape position by position; the result is fixed where either is."""
+        """Unites two label arrays of one shape position by position. The result is fixed where either is fixed."""
         both = (first >= 0) & (second >= 0)
         if (first[both] != second[both]).any():
             self.edges.append((first[both], second[both]))
@@ -242,7 +244,7 @@ class Labels:
         return self.unite(first, second)
 
     def of_one_width(self, axis: AxisLabels) -> Int[np.ndarray, " positions"]:
-        """Returns an axis of stacked layers with the same labels for all layers, whose units leave together."""
+        """Returns an axis of stacked layers with equal labels for all layers, which can only be removed together."""
         if axis.ndim == 1:
             return axis
         for layer in axis[1:]:
@@ -250,7 +252,7 @@ class Labels:
         return axis[0]
 
     def components(self) -> tuple[LabelComponents, ComponentReasons]:
-        """Returns what can only be removed together in this program; see `components`."""
+        """Returns the components of this program; see `components`."""
         return components([self])
 
     def marked(self, axis: Axis, size: int, op: Op) -> Int[np.ndarray, " {size}"]:
@@ -267,15 +269,16 @@ def has_labels(axis: Axis) -> bool:
 
 
 def components(traced: Sequence[Labels]) -> tuple[LabelComponents, ComponentReasons]:
-    """Returns what can only be removed together, in all of several programs over the same variables.
+    """Returns the components of labels that can only be removed together, over several programs of the same variables.
 
-    Labels are handed out to the positions of variables alone, in order, so the same number stands for the same position
-    in every program. What one program unites is united, and what one freezes is frozen: a unit that training mode ties
-    to an auxiliary head has the head's weights in its group, though evaluation mode never reads them.
+    Only positions of variables have labels, in order, so that a label is the same position in every program. Labels
+    that one program unites are united, and labels that one program freezes are frozen. Example: training mode unites a
+    unit with the weights of an auxiliary head, which are then in the group of the unit, although evaluation mode never
+    reads them.
 
     Returns:
-      Of every label the number of its component; and of every component the index of the first reason it is frozen
-      for, or -1, into the reasons of all programs, one after the other.
+      For each label, the number of its component. For each component, the index of the first reason why it is frozen,
+      or -1, into the reasons of all programs in order.
     """
     empty = np.empty(0, np.int64)
     edges = [edge for labels in traced for edge in labels.edges]

@@ -65,10 +65,10 @@ class Site:
     """A place in the network where units have values: an activation, or a branch on its way into a `select`.
 
     Attributes:
-      name: the path of the module whose variables it was computed with.
+      name: the path of the module whose variables compute it.
       kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; `"branch"` for a branch.
-      width: how many units it has.
-      groups: `[width]`, the group each unit belongs to, or -1 for a unit that cannot be removed.
+      width: the number of units.
+      groups: `[width]`, the group of each unit, or -1 for a unit that cannot be removed.
       value: number of the value in the program.
       root: number of the value that the activation is a pointwise function of.
       alone: whether the activation is the only consumer of its root.
@@ -89,7 +89,7 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Consumer:
-    """An operation in which the axis of the units ends: a product that sums over it, a loop with one, or a `select`.
+    """An operation in which an axis of units ends: a product that sums over it, a loop that does, or a `select`.
 
     Attributes:
       value, axis: the value that is read, and its axis of units.
@@ -100,7 +100,7 @@ class Consumer:
       centered: whether the mean over the examples is subtracted from the result, so that a constant cancels.
       variable: index of the variable that holds the weights of the contraction, or `None` if it is not a single one.
       weight_axis: the axis of these weights along which the units lie.
-      layer: where the variable stacks the weights of layers along its first axis, the layer; else `None`.
+      layer: the layer, if the variable stacks the weights of layers along its first axis; otherwise `None`.
     """
 
     value: int
@@ -127,7 +127,7 @@ class Consumer:
 
     @property
     def padded(self) -> bool:
-        """Whether a convolution pads it with zeros, so that a constant is not constant at the border."""
+        """Whether a convolution pads the units with zeros, so that a constant differs at the border."""
         op = self.sink.op
         return op.name == "conv_general_dilated" and any(tuple(pair) != (0, 0) for pair in op.params["padding"])
 
@@ -149,7 +149,7 @@ class Producer:
       groups: `[size]`, the group of each unit or -1.
       variable: index of the variable that holds the weights, or `None` if they are computed from several.
       weight_axis: the axis of these weights along which the units lie.
-      layer: where the variable stacks the weights of layers along its first axis, the layer; else `None`.
+      layer: the layer, if the variable stacks the weights of layers along its first axis; otherwise `None`.
     """
 
     value: int
@@ -177,21 +177,21 @@ class Product:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Graph:
-    """The removable units of a network at its present widths.
+    """The removable units of a network at its current widths.
 
     Attributes:
       paths: the path of every variable, in the order of the flattened tree.
-      keys: the same as key paths of JAX.
-      shapes: their shapes.
-      axes: for each variable, for each axis, the group of each position (-1 for none), or `None` if there are none. Of
-        a variable that stacks the weights of layers along its first axis, `[layers, size of the axis]`.
-      num_groups: how many removable groups there are.
+      keys: the key path of JAX of every variable.
+      shapes: the shape of every variable.
+      axes: for each variable and axis, the group of each position (-1 for none), or `None` if there are none. For a
+        variable that stacks the weights of layers along its first axis, `[layers, size of the axis]`.
+      num_groups: the number of removable groups.
       sites: the activations, in the order they are computed; their units are the network's neurons.
       branches: channels that only a `select` reads; they are removable, and not counted as neurons.
       consumers: the operations that read values of groups.
       producers: the products that compute values of groups.
       routes: the selections of channels.
-      indices: the present index of every route, by the index of its variable; empty for a trace of shapes alone.
+      indices: the current index array of every route, by the index of its variable; empty for a trace from shapes.
       refusals: what cannot be pruned, with reasons.
       unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
         evaluation mode or a head that only training calls.
@@ -199,15 +199,14 @@ class Graph:
       batched: whether an output has an axis of examples.
       program: the traced forward pass.
       products: its matrix products and convolutions.
-      emptied_by: by number of a value, the groups of an axis of it all of whose positions can be removed; without them
-        the value is empty.
-      sufficient: by site, `[width]` bool: whether all consumers of a unit read zero once it is zero at this site alone,
-        as where two activations are multiplied. A group of several sites is dead if it is dead at all of them, or zero
-        at such a one.
+      emptied_by: by number of a value, the groups of an axis that can be removed completely, which empties the value.
+      sufficient: for each site, `[width]` bool, whether all consumers of a unit read zero if the unit is zero at this
+        site, for example if two activations are multiplied. A group of several sites is dead if it is dead at all of
+        them, or zero at one that is sufficient.
       linear: paths of the kernels whose features could be removed but have no activation that saturates at zero.
-      training: the same groups in training mode, where that was traced, too.
-      calls: the same groups in further calls that were traced along.
-      extra_units: which further units were looked for, of `"heads"` and `"features"`.
+      training: the trace in training mode, with the same groups, or `None`.
+      calls: the traces of further calls, with the same groups.
+      extra_units: the extra units of the trace, of `"heads"` and `"features"`.
     """
 
     paths: tuple[str, ...]
@@ -241,7 +240,7 @@ class Graph:
 
     @property
     def neurons(self) -> int:
-        """How many neurons the network has, the units of all its activations, as the paper counts."""
+        """The number of neurons, the units of all activations, as the paper counts them."""
         return sum(site.width for site in self.sites)
 
     @property
@@ -251,12 +250,12 @@ class Graph:
 
     @functools.cached_property
     def fed(self) -> Int[np.ndarray, " {self.num_groups}"]:
-        """`[num_groups]`: for a group of a branch, the group of activations it is routed to; else the group itself.
+        """`[num_groups]`: for a group of a branch, the group of activations it is routed to; otherwise itself.
 
         It is -1 for groups of branches without a consumer.
 
         Raises:
-          ValueError: if the graph was traced from shapes and has channels routed by `select`, whose indices it lacks.
+          ValueError: if the graph was traced from shapes and has channels routed by `select`.
         """
         held = np.zeros(self.num_groups, bool)
         for site in self.sites:
@@ -370,7 +369,7 @@ class Graph:
         return total
 
     def connected(self, removed: Bool[np.ndarray, " {self.num_groups}"]) -> bool:
-        """Returns whether every output still depends on the batch, of those that did, once groups are removed.
+        """Returns whether every output that depends on the batch still does if groups are removed.
 
         Example: in `y = x + relu(x @ w) @ v` all hidden units can be removed, as `x` is still added. In
         `y = relu(x @ w) @ v` the last one cannot.
@@ -446,7 +445,7 @@ class Graph:
         return zero, constant
 
     def _into(self, consumer: int) -> str:
-        """Returns into which variable a constant that a consumer reads is folded, as text."""
+        """Returns text that says into which variable a constant is folded."""
         sink, absorber = self.consumers[consumer].sink, self.consumers[consumer].absorber
         variable = self.variable(sink.fill) if isinstance(sink, axes_lib.Route) else absorber and absorber.variable
         assert variable is not None

@@ -1,14 +1,14 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """A traced function as a tree of operations over numbered values.
 
-`jax.make_jaxpr` gives nested jaxprs: `jit`, `remat` and custom-derivative calls each carry an inner jaxpr with
-variables of their own. Here every intermediate value of the whole tree has one number, and a call adds no value:
-its results *are* the inner values. So an analysis reads `Program.leaves`, a flat list of primitive operations,
-while `evaluate` walks the tree, runs each call as JAX would, and can hand out any numbered value on the way.
+`jax.make_jaxpr` returns nested jaxprs: `jit`, `remat` and custom-derivative calls each have an inner jaxpr with
+variables of their own. Here every intermediate value of the whole tree has one number. A call adds no values: its
+results are values of its body. An analysis therefore reads `Program.leaves`, a flat list of primitive operations.
+`evaluate` walks the tree, runs each call as JAX would, and can return any numbered value.
 
-A `scan` over layers, whose weights are stacked along their first axis, is such a call, too: its body is written out
-once per layer. So the units of each layer are values of their own. `evaluate` runs the loop where no value inside it is
-wanted, and the layers one by one where one is.
+A `scan` over layers, whose weights are stacked along their first axis, is also a call: its body is written out once per
+layer, so that the units of each layer are values of their own. `evaluate` runs the loop if no value inside it is
+requested, and otherwise the layers one by one.
 """
 
 from __future__ import annotations
@@ -24,46 +24,46 @@ import jaxtyping
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
-# Calls whose body is read as part of the program. Values strictly inside the first group can be handed out by
-# `evaluate`; calls with a rule of their own for derivatives, batching or lowering must stay whole, or it would be lost.
+# Calls whose body is part of the program. `evaluate` can return values inside the first two groups. Calls with their
+# own rule for derivatives, batching or lowering must stay whole, since the rule would be lost otherwise.
 _OPEN_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 _WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vmap_call": "call"}
 _WHOLE_CALLS |= {"composite": "jaxpr" if jax.__version_info__ < (0, 12) else "call_jaxpr"}
 _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 
-# A scan over more steps than this is no stack of layers; written out, it would take minutes to compile.
+# A scan over more steps does not count as a stack of layers. Written out, it would take minutes to compile.
 _MOST_LAYERS = 512
 # Operations that keep the layers of stacked weights in place.
 LAYER_COPIES = {"convert_element_type", "copy", "copy_p", "name", "sharding_constraint", "stop_gradient"}
 STACK = "demp_jax.stack_layers"
 
-# Functions of JAX itself are traced once and kept: what stands inside them carries no line of the user's code.
+# JAX caches the traces of its own functions, so operations inside them carry no line of the user's code.
 _JAX_FILES = os.path.dirname(jax.__file__) + os.sep
-# Where the user's code is not. (Models of this library count as the user's.)
+# Files that are not the user's code. The models of this library count as the user's.
 _OUR_FILES = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _LIBRARY_FILES = (
     _JAX_FILES,
     os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),
-    # Functions whose shapes are checked are called through it, the user's or, in tests, this library's.
+    # Functions with checked shapes are called through jaxtyping.
     os.path.dirname(jaxtyping.__file__) + os.sep,
     os.path.join(_OUR_FILES, "_src", ""),
     os.path.join(_OUR_FILES, "nnx.py"),
     os.path.join(_OUR_FILES, "linen.py"),
 )
 
-# Named jit calls that stand for one operation of this library and are not looked into.
+# Names of jit calls that count as one operation.
 _OPAQUE_NAMES: set[str] = set()
 
 
 def register_opaque(name: str) -> None:
-    """Makes `jit` calls called `name` leaves of every program traced from now on."""
+    """Makes `jit` calls with this name leaves of every program that is traced afterwards."""
     _OPAQUE_NAMES.add(name)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Constant:
-    """A literal operand, part of the program text: `value` is a NumPy scalar or array."""
+    """A literal operand of the jaxpr; `value` is a NumPy scalar or array."""
 
     value: Any
 
@@ -76,14 +76,14 @@ class Op:
     """One operation, or one call with its body.
 
     Attributes:
-      name: the primitive's name; for an opaque call its registered name.
-      eqn: the jaxpr equation it came from.
-      caller: the equation whose line of user code stands for it: its own, or that of the call of a JAX function.
+      name: the name of the primitive, or the registered name of an opaque call.
+      eqn: its jaxpr equation.
+      caller: the equation with its line of user code: its own, or that of the call of a JAX function.
       inputs: value numbers or constants, one per operand.
       outputs: value numbers, one per result; those of a call are values of its body (or its operands).
       body: the operations of a call in order, `None` for a leaf.
       defines: numbers of all values computed strictly inside the body.
-      readable: whether values strictly inside the body can be handed out.
+      readable: whether `evaluate` can return values inside the body.
     """
 
     name: str
@@ -101,7 +101,7 @@ class Op:
 
     @property
     def source(self) -> str:
-        """Where in the user's code the operation was written, as `file:line (function)`; "" where unknown."""
+        """The line of the user's code, as `file:line (function)`; "" if unknown."""
         traceback = self.caller.source_info.traceback
         frames = traceback.frames if traceback is not None else ()
         for frame in frames:
@@ -116,13 +116,13 @@ class Program:
 
     Attributes:
       ops: the operations in order, calls with their bodies.
-      leaves: the same without the calls: primitive operations in the order they run. Those without results, such as
-        `jax.debug.print`, are left out: nothing is computed from them.
+      leaves: the primitive operations in the order they run, without calls, and without operations that have no
+        results, such as `jax.debug.print`.
       avals: shape and dtype of every value, by its number.
       inputs: value numbers of the flattened arguments.
       outputs: value numbers or constants of the flattened results.
       constants: arrays the function captured, by value number.
-      unreadable: numbers of values that `evaluate` cannot hand out.
+      unreadable: numbers of values that `evaluate` cannot return.
       stacked: positions of the inputs that stack, along their first axis, the weights of layers that a `scan` runs.
       in_tree, out_tree: tree structures of the arguments and of the results.
     """
@@ -140,7 +140,7 @@ class Program:
 
 
 def same(one: Program, other: Program) -> bool:
-    """Returns whether two programs run the same operations on the same values, up to parameters that hold jaxprs."""
+    """Returns whether two programs run the same operations on the same values, up to parameters with jaxprs."""
     if len(one.leaves) != len(other.leaves) or one.outputs != other.outputs:
         return False
     return all(_same_op(a, b) for a, b in zip(one.leaves, other.leaves, strict=True))
@@ -166,18 +166,18 @@ def trace(fn: Callable[..., Any], variables: Any, *args: Any) -> Program:
 
 
 def subprogram(closed: Any) -> Program:
-    """Returns the body of a loop or branch, a closed jaxpr, as a program with numbers of its own."""
+    """Returns the body of a loop or branch, a closed jaxpr, as a program with its own numbers."""
     return _Builder(0).build(closed, None, None)
 
 
 class _Builder:
-    """Numbers the values of a closed jaxpr, of whose inputs the first `variables` are variables."""
+    """Numbers the values of a closed jaxpr. Its first `variables` inputs are variables."""
 
     def __init__(self, variables: int) -> None:
         self.avals: list[Any] = []
         self.constants: dict[int, Any] = {}
         self.unreadable: set[int] = set()
-        # By value that is a copy of a variable, the variable's position.
+        # For each value that is a copy of a variable, the position of the variable.
         self._copies = {i: i for i in range(variables)}
         self._stacked: set[int] = set()
 
@@ -241,12 +241,12 @@ class _Builder:
         body, results = self._scope(jaxpr, consts, inputs, inside, line if library else caller)
         defines = frozenset(range(first, len(self.avals)))
         if readable:
-            # What a whole call returns is in reach again.
+            # The results of a whole call can be returned.
             self.unreadable.difference_update(r for r in results if isinstance(r, int))
         return Op(name, eqn, line, inputs, results, body, defines, inside)
 
     def _runs_layers(self, eqn: Any, inputs: Sequence[Operand]) -> bool:
-        """Returns whether a `scan` runs over layers, slices of variables, and notes these variables."""
+        """Returns whether a `scan` runs over layers, slices of variables, and stores these variables."""
         constants, carried = scan_counts(eqn.params)
         layers = [self._copies[i] for i in inputs[constants + carried :] if i in self._copies]
         if not layers or not 0 < eqn.params["length"] <= _MOST_LAYERS:
@@ -280,7 +280,7 @@ def _stacked(*layers: Any) -> Any:
     return jax.lax.concatenate([jax.lax.expand_dims(layer, (0,)) for layer in layers], 0)
 
 
-# The tracer recognizes the call by its name: results of layers stay apart, each with units of its own.
+# The tracer recognizes the call by its name. Results of different layers have different units.
 _stacked.__name__ = _stacked.__qualname__ = STACK
 _stack_layers = jax.jit(_stacked)
 register_opaque(STACK)
@@ -313,7 +313,7 @@ def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns how many operands of a `scan` are the same at every step, and how many are carried from step to step."""
+    """Returns the numbers of operands of a `scan` that are constants, and that are carried from step to step."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     constants, carry, _ = params["ft_in"].unpack()  # From JAX 0.12 on.
@@ -329,7 +329,7 @@ def _read_operands(op: Op, wanted: set[int]) -> set[int]:
         return set(range(len(op.inputs)))
     body, (constants, carried) = subprogram(op.params["jaxpr"]), scan_counts(op.params)
     while True:
-        # What the next step reads of the carry, this one has to compute.
+        # A step has to compute the part of the carry that the next step reads.
         read = read_inputs(body, wanted)
         carry = {i - constants for i in read if constants <= i < constants + carried}
         if carry <= wanted:
@@ -348,8 +348,8 @@ def evaluate(
     Args:
       program: the traced function.
       args: the flattened arguments.
-      wanted: numbers of intermediate values to hand out, none of them in `program.unreadable`.
-      replace: by number, what to put in the place of an intermediate value, given that value.
+      wanted: numbers of intermediate values to return, none of them in `program.unreadable`.
+      replace: by number of an intermediate value, a function of it whose result replaces it.
 
     Returns:
       The flattened results and the wanted values, in order.
@@ -388,15 +388,15 @@ def _run(
 def run_flat(
     program: Program, args: Sequence[Any], rules: Mapping[str, Callable[[Op, Sequence[Any]], Any | None]]
 ) -> list[Any]:
-    """Runs a program as its leaves alone: without calls, and with what depends on no argument computed at once.
+    """Runs the leaves of a program, without calls. Operations that depend on no argument are computed immediately.
 
-    The results are the same; rules of derivatives and rematerialisation are lost.
+    The results are the same. Custom derivatives and rematerialization are lost.
 
     Args:
       program: the traced function.
       args: the flattened arguments.
-      rules: by the name of an operation of one result, a function of the operation and its operands; it returns the
-        result, or `None` to leave the operation as it is. Operands that depend on no argument are arrays.
+      rules: by name of an operation with one result, a function of the operation and its operands that returns the
+        result, or `None` to apply the operation. Operands that depend on no argument are arrays.
 
     Returns:
       The flattened results.
@@ -406,7 +406,7 @@ def run_flat(
     for op in program.leaves:
         operands = [_read(env, operand) for operand in op.inputs]
         shapes = [program.avals[output].shape for output in op.outputs if isinstance(output, int)]
-        # Sizes that are not known yet, such as that of a batch, are arguments, too.
+        # Symbolic sizes, such as that of a batch, are not known.
         known = all(isinstance(size, int) for shape in shapes for size in shape)
         known = known and not any(isinstance(operand, jax.core.Tracer) for operand in operands)
         with jax.ensure_compile_time_eval() if known else contextlib.nullcontext():
@@ -419,7 +419,7 @@ def run_flat(
 
 @contextlib.contextmanager
 def _at(op: Op) -> Iterator[None]:
-    """Gives what is traced meanwhile the name and the line of `op`."""
+    """Gives operations that are traced inside the context the name and the line of `op`."""
     eqn = op.eqn
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:
@@ -442,7 +442,7 @@ def _bind(op: Op, env: dict[int, Any]) -> None:
 
 
 def _run_remat(op: Op, env: dict[int, Any], hidden: frozenset[int]) -> None:
-    """Runs a rematerialised call so that `hidden` values leave it as further results."""
+    """Runs a rematerialized call so that it also returns its `hidden` values."""
     assert op.body is not None
     body = op.body
     numbers = sorted({operand for operand in op.inputs if isinstance(operand, int)})
@@ -454,5 +454,5 @@ def _run_remat(op: Op, env: dict[int, Any], hidden: frozenset[int]) -> None:
         _run(body, inner, hidden, {})
         return [inner[number] for number in results]
 
-    rematerialised = jax.checkpoint(run, prevent_cse=op.params["prevent_cse"], policy=op.params["policy"])
-    env.update(zip(results, rematerialised(*[env[number] for number in numbers]), strict=True))
+    rematerialized = jax.checkpoint(run, prevent_cse=op.params["prevent_cse"], policy=op.params["policy"])
+    env.update(zip(results, rematerialized(*[env[number] for number in numbers]), strict=True))

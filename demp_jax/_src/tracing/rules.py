@@ -1,8 +1,11 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""What each operation does to the labels of its operands.
+"""The rules by which operations propagate labels.
 
-A rule takes the axes of the operands and returns those of the results. It may unite labels, freeze them, or note where
-they end. An operation without a rule freezes what it touches: nothing is guessed, and nothing is silent.
+A rule takes the axes of the operands and returns those of the results. It may unite labels, freeze them, or record
+where they end. An operation without a rule freezes the labels of its operands, and the report names it.
+
+Example: the rule of `dot_general` for `x @ w` unites the last axis of `x` with the first axis of `w`, records that it
+ends here, and returns the first axis of `x` and the second axis of `w`.
 """
 
 from __future__ import annotations
@@ -35,7 +38,7 @@ RULES: dict[str, Rule] = {}
 
 
 def _lost(op: Op) -> Fixed:
-    """Returns the axis of a result whose positions are not followed."""
+    """Returns the axis of a result whose positions are not tracked."""
     where = f" ({op.source})" if op.source else ""
     return Fixed(DATA, f"it meets the result of `{op.name}`{where}, whose positions are not followed")
 
@@ -52,17 +55,17 @@ def label(
 
     Args:
       program: a traced function.
-      variables: how many of its first inputs are variables.
-      inputs: how many of the next are arrays of a batch.
-      batch_axis: the axis of each of them along which examples lie.
-      updates: for each output that is the new value of a variable, its position among the program's outputs and the
-        position of the variable among the inputs. Such an output is no output of the network: its units can be removed,
-        together with those of the variable. For example `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)`, returned as the
-        new value of `seen`, loses the units that `h` loses.
+      variables: the number of its first inputs that are variables.
+      inputs: the number of the following inputs that are arrays of a batch.
+      batch_axis: the axis of these arrays along which examples lie.
+      updates: for each output that is the new value of a variable, its position among the outputs and the position of
+        the variable among the inputs. Such an output is not frozen: its units can be removed together with those of the
+        variable. Example: `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)`, returned as the new value of `seen`, loses the
+        same units as `h`.
       stacked: positions of the variables that hold the weights of layers, see `Program.stacked`.
 
     Raises:
-      ValueError: when an update's shape is not that of its variable, or there is no such output or variable.
+      ValueError: if an update has another shape than its variable, or if there is no such output or variable.
     """
     labels = Labels(program, variables, inputs, batch_axis, stacked)
     updates = {} if updates is None else updates
@@ -96,7 +99,7 @@ def _check_updates(labels: Labels, variables: int, updates: Mapping[int, int]) -
 
 
 def _join_update(labels: Labels, output: Operand, variable: int, op: Op | None) -> None:
-    """Unites the axes of a variable with those of its new value, which is read as that variable by the next step."""
+    """Unites the axes of a variable with those of its new value, which the next step reads as the variable."""
     for axis, old in zip(labels.operand_axes(output), labels.axes[variable], strict=True):
         if isinstance(axis, Fixed):
             labels.freeze(old, f"its new value does not follow the units: {axis.reason}", op)
@@ -114,15 +117,15 @@ def _visit(labels: Labels, op: Op) -> None:
     depends = [operand for operand in numbers if operand in labels.data]
     outs = RULES.get(op.name, _unknown)(labels, op, ins)
     statistic = bool(depends) and all(operand in labels.statistics for operand in depends)
-    # With weights of its own a statistic becomes the input of units, such as those of a squeeze-and-excitation block.
+    # A statistic that meets weights is an input of units, as in a squeeze-and-excitation block.
     statistic &= not any(has_labels(axis) for operand in set(numbers) - labels.data for axis in labels.axes[operand])
     if op.name in _CONTRACTIONS:
         statistic = False
     elif op.name in _REDUCTIONS:
-        # Over units, or with no unit left: the mean or variance of a norm.
+        # A reduction over units, or over all positions, such as the mean or variance of a norm.
         over_units = any(_is_unit_axis(ins[0][a]) for a in _reduced_axes(op))
         statistic |= over_units or not any(_is_unit_axis(axis) for axis in outs[0])
-    # Weights that data chooses among, such as those of a token's experts.
+    # Weights that are chosen by data, such as those of the experts of a token.
     looked_up = all(operand in labels.looked_up for operand in depends)
     if op.name == "gather":
         looked_up = op.inputs[0] in labels.looked_up or op.inputs[0] not in labels.data
@@ -163,7 +166,7 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-# Operations with bodies of their own, and what is said of units that are summed over inside one.
+# Operations with bodies, and the reason why units that are summed over inside them are kept.
 LOOPS = {
     "scan": "it is read inside a `scan`, where units are not followed",
     "while": "it is read inside a `while` loop, where units are not followed",
@@ -185,7 +188,7 @@ def _unknown(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             labels.freeze(axis, text, op)
     if any(has_labels(axis) for axes in ins for axis in axes):
         labels.unfollowed.append((op.name, labels.reason(text, op)))
-    # An axis of examples usually comes out where it went in.
+    # Assume that an axis of examples keeps its position.
     batch = {
         (i, labels.shape(operand)[i])
         for operand, axes in zip(op.inputs, ins, strict=True)
@@ -219,13 +222,13 @@ def _elementwise(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def is_pointwise(op: Op) -> bool:
-    """Returns whether every entry of the result depends on the same entry of each operand alone."""
+    """Returns whether every entry of the result only depends on the same entry of each operand."""
     return RULES.get(op.name) is _elementwise
 
 
 @_rule("bitcast_convert_type")
 def _bitcast(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Passes the axes; between types of different widths a number's parts lie along one axis more, or less."""
+    """Propagates the axes. Between types of different sizes, the parts of a number are a further axis."""
     rank = len(labels.shape(op.outputs[0]))
     for axis in ins[0][rank:]:
         labels.freeze(axis, "its values are parts of one number", op)
@@ -284,7 +287,7 @@ def _reshape(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Returns the smallest groups of old and new dimensions, of size over 1, that hold the same elements."""
+    """Returns the smallest groups of old and new dimensions, larger than 1, that have the same elements."""
     sources = [i for i, size in enumerate(old) if size > 1]
     targets = [i for i, size in enumerate(new) if size > 1]
     segments = []
@@ -303,7 +306,7 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
 
 
 def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
-    """Returns the one axis that `axes` are flattened to, the last running fastest."""
+    """Returns the axis that `axes` are flattened to, in row-major order."""
     if len(axes) == 1:
         return axes[0]
     labeled = [i for i, axis in enumerate(axes) if isinstance(axis, np.ndarray)]
@@ -327,7 +330,7 @@ def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axi
     if len(sizes) == 1 or axis is None:
         return [axis] * len(sizes)
     if isinstance(axis, Fixed):
-        # Examples stay on the axis that runs slowest; the rest is space.
+        # Examples are on the slowest axis. The others count as space.
         return [axis, *[Fixed(DATA, axis.reason)] * (len(sizes) - 1)]
     grid = axis.reshape(sizes)
     for j in range(len(sizes)):
@@ -337,7 +340,7 @@ def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axi
             out: list[Axis] = [Fixed(DATA, "it is flattened with space")] * len(sizes)
             out[j] = line
             return out
-    # Groups of units: a group can leave, its members cannot leave one by one.
+    # The axis is split into groups of units, which can only be removed as a whole.
     groups = grid.reshape(sizes[0], -1)
     for member in groups.T[1:]:
         labels.unite(groups[:, 0].copy(), member.copy())
@@ -382,7 +385,7 @@ def _unstack(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule("tile")
 def _tile(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Repeats axes; all copies of a unit leave together."""
+    """Repeats axes. All copies of a unit can only be removed together."""
     del labels
     return [
         tuple(np.tile(a, n) if isinstance(a, np.ndarray) else a for a, n in zip(ins[0], op.params["reps"], strict=True))
@@ -407,7 +410,7 @@ def _pad(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule(STACK)
 def _stack_layers(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Stacks results of layers, which keep labels of their own."""
+    """Stacks results of layers, which have their own labels."""
     out: list[Axis] = [Fixed(DATA, "it meets the layers of a stack")]
     for i, size in enumerate(labels.shape(op.inputs[0])):
         axes = [axes[i] for axes in ins]
@@ -442,13 +445,13 @@ def _split_rule(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     if isinstance(axis, np.ndarray):
         parts = list(np.split(axis, np.cumsum(sizes)[:-1]))
         if len(set(sizes)) == 1:
-            # Equal parts stay equal only if they lose the same positions.
+            # Equal parts only stay equal if they lose the same positions.
             for piece in parts[1:]:
                 assert isinstance(parts[0], np.ndarray)
                 assert isinstance(piece, np.ndarray)
                 labels.unite(parts[0].copy(), piece.copy())
         else:
-            # `split(x, [4])` cuts at 4 whatever the width: what lies before stays. The rest may shrink to one unit.
+            # `split(x, [4])` splits at 4 for every width, so the first 4 positions stay. The rest keeps one unit.
             fixed = axis[: sum(sizes[:-1]) + 1]
             labels.freeze(fixed, "its axis is split into parts of fixed, unequal sizes", op)
         parts = [part if size > 1 else None for part, size in zip(parts, sizes, strict=True)]
@@ -476,10 +479,10 @@ def _dynamic_update_slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[A
 
 @_rule("gather")
 def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Looks up slices of the operand at positions that the indices name.
+    """Looks up slices of the operand at given indices.
 
-    Axes taken in full are handed on, such as the features of an embedding or of experts (`w[i]`); axes looked up along
-    are frozen. Axes of the indices and axes that both share (`take_along_axis`) come out as they are.
+    Axes that slices take whole pass, such as the features of an embedding or of experts (`w[i]`). Axes along which
+    slices are looked up are frozen. Axes of the indices, and axes that both share (`take_along_axis`), pass.
     """
     numbers = op.params["dimension_numbers"]
     offsets, shared = _window_axes(op, numbers.offset_dims, len(labels.shape(op.outputs[0])))
@@ -497,7 +500,7 @@ def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             out[offset] = ins[0][i]
     batch = [d for d in range(len(out)) if d not in numbers.offset_dims]
     for d, axis in zip(batch, ins[1][:-1], strict=True):
-        # Examples that are looked up, such as the neighbors of a graph's nodes, are examples again.
+        # Looked-up examples, such as the neighbors of nodes in a graph, are examples.
         out[d] = axis if examples is None or has_labels(axis) else examples
     for i, (offset, index) in shared.items():
         out[offset] = labels.join(ins[0][i], ins[1][index], op)
@@ -508,7 +511,7 @@ def _taken_whole(op: Op, offsets: Collection[int]) -> set[int]:
     """Returns the axes of a gather's operand that its slices take whole."""
     sizes = op.eqn.invars[0].aval.shape
     full = {i for i, size in enumerate(sizes) if op.params["slice_sizes"][i] == size and i in offsets}
-    # Only index 0 can take a whole axis, unless others are filled.
+    # A slice of a whole axis has index 0. Other indices can occur if they are filled.
     filled = op.params["mode"] == GatherScatterMode.FILL_OR_DROP
     return full - set(op.params["dimension_numbers"].start_index_map) if filled else full
 
@@ -535,9 +538,9 @@ def _window_axes(
 
     Args:
       op: a gather or a scatter.
-      window: axes of the slices (a gather's result, a scatter's updates) that are axes of the operand; NumPy integers
-        where `jax.vmap` made them.
-      rank: how many axes the slices have.
+      window: axes of the slices (the result of a gather, the updates of a scatter) that are axes of the operand. They
+        are NumPy integers if `jax.vmap` made them.
+      rank: the number of axes of the slices.
 
     Returns:
       For each axis of the operand that a slice extends along, its axis in the slices; and for each axis that operand
@@ -560,10 +563,10 @@ def _window_axes(
 
 @_rule("scatter", "scatter-add", "scatter-sub", "scatter-mul", "scatter-min", "scatter-max")
 def _scatter(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Writes or adds slices at positions that the indices name, as the sums over segments of a graph network.
+    """Writes or adds slices at given indices, such as sums over segments in a graph network.
 
-    Axes along which whole slices are written pass, united with those of the slices; axes written to at single positions
-    are frozen.
+    Axes along which whole slices are written pass, and are united with those of the slices. Axes along which single
+    positions are written are frozen.
     """
     numbers = op.params["dimension_numbers"]
     sizes, updates = labels.shape(op.inputs[0]), labels.shape(op.inputs[2])
@@ -581,7 +584,7 @@ def _scatter(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
             labels.freeze(axis, "its axis is written to at fixed positions", op)
             if i in window:
                 labels.freeze(ins[2][window[i]], "it is written into part of an axis", op)
-            # What is summed over segments of examples holds examples.
+            # Sums over segments of examples count as examples.
             out.append((examples or [axis if isinstance(axis, Fixed) else _lost(op)])[0])
     taken = {update for update, _ in shared.values()} | set(map(int, numbers.update_window_dims))
     for d, axis in enumerate(ins[2]):
@@ -628,13 +631,13 @@ def _reduce(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i in gone:
             text = "it is reduced over together with other units (mean, norm or softmax over units)"
             labels.freeze(axes[i], text, op)
-    # Of `reduce` all operands have the same axes; the initial values come after them.
+    # All operands of `reduce` have the same axes, and are followed by the initial values.
     return [tuple(axis for i, axis in enumerate(axes) if i not in gone) for axes in ins[: len(op.outputs)]]
 
 
 @_rule("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort", "top_k", "approx_top_k")
 def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Mixes the positions of one axis and leaves the others alone."""
+    """Mixes the positions of one axis. The other axes pass."""
     rank = len(labels.shape(op.inputs[0]))
     where = op.params.get("axis", op.params.get("dimension", op.params.get("reduction_dimension", rank - 1)))
     dim = int(where) % rank
@@ -643,7 +646,7 @@ def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i, axis in enumerate(axes):
             if i == dim:
                 labels.freeze(axis, f"`{op.name}` mixes it with other units", op)
-                # The order of examples is one of examples, even if they are sorted beside their numbers.
+                # Sorted examples are examples, also if their indices are sorted along.
                 out[i] = labels.join(out[i], axis if isinstance(axis, Fixed) else _lost(op), op)
             else:
                 out[i] = labels.join(out[i], axis, op)
@@ -666,7 +669,7 @@ def _window(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule("select_and_scatter_add", "select_and_gather_add")
 def _window_pairs(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Handles the derivatives of pooling, which pass axes that are not pooled over."""
+    """Propagates axes that are not pooled over through the derivatives of pooling."""
     out: list[Axis] = []
     for i, (first, second, window) in enumerate(zip(ins[0], ins[1], op.params["window_dimensions"], strict=True)):
         if window == 1 and labels.shape(op.inputs[0])[i] == labels.shape(op.inputs[1])[i]:
@@ -691,7 +694,7 @@ def _fft(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     qr schur svd symmetric_product triangular_solve tridiagonal tridiagonal_solve""".split()
 )
 def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Freezes rows and columns of matrices; the axes before them, along which matrices are stacked, pass."""
+    """Freezes rows and columns of matrices. Batch axes pass."""
     single = 1 if op.name in ("lu_pivots_to_permutation", "tridiagonal_solve") else 2
     stacked = max(len(ins[0]) - single, 0)
     batch: list[Axis] = [None] * stacked
@@ -705,16 +708,16 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     return [(*batch, *[mixed] * (len(labels.shape(output)) - stacked)) for output in op.outputs]
 
 
-# Control flow. A body is labeled as if its operations were part of the program, and one step of a loop stands for all
-# steps: what a loop carries comes back to where it went in, so both ends are united, and the body is labeled again
-# until the carried axes no longer change. Units inside a body can be followed, but their values cannot be measured. So
-# a unit that is summed over inside a body, in a product with weights, stays, unless its value enters the body as it is.
-# For example `lax.map(lambda row: jnp.tanh(row * scale), h)` hands on the units of `h`. In `lax.scan(cell, state, xs)`
-# with a cell `tanh(state @ u + x @ w)`, the units of `xs` can leave, and those of `state` stay.
+# Control flow. The body of a loop is labeled like the rest of the program, and one step stands for all steps. The carry
+# of a step is the input of the next one, so their labels are united, and the body is labeled again until the axes of
+# the carry no longer change. Units inside a body have labels, but their values cannot be measured. A unit that a
+# product inside a body sums over is therefore kept, unless its value enters the body unchanged. Example:
+# `lax.map(lambda row: jnp.tanh(row * scale), h)` passes the units of `h`. In `lax.scan(cell, state, xs)` with the cell
+# `tanh(state @ u + x @ w)`, the units of `xs` can be removed, and those of `state` are kept.
 
 
 def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:
-    """Labels one run of a body, given the axes of its inputs; returns those of its outputs and the labels inside."""
+    """Labels a body, given the axes of its inputs. Returns the axes of its outputs and the labels inside."""
     program = subprogram(jaxpr)
     inside = labels.inside(program, ins, data)
     for leaf in program.leaves:
@@ -729,14 +732,14 @@ def _hold(
     entries: Mapping[int, tuple[Operand, int]],
     special: Mapping[str, Collection[int]] | None = None,
 ) -> None:
-    """Notes where units that enter a body are summed over inside it, and freezes others that are.
+    """Records units that enter a body unchanged and are summed over inside, and freezes others that are summed over.
 
     Args:
-      labels: those of the program around it.
-      op: the loop or the branch.
+      labels: the labels of the program that contains the loop or branch.
+      op: the loop or branch.
       inside: the labels of its body.
-      entries: for inputs of the body, the operand of `op` that they are, and how many axes of it, in front, they lack.
-      special: more specific reasons, each with inputs of the body; it applies where an operand depends on one of them.
+      entries: for inputs of the body, their operand of `op`, and the number of leading axes that they lack.
+      special: more specific reasons, each with inputs of the body. A reason applies if an operand depends on them.
     """
     labels.bodies.setdefault(id(op), []).append(inside)
     made = {reason: _made_from(inside.program, numbers) for reason, numbers in (special or {}).items()}
@@ -779,17 +782,17 @@ def _carried(
     rest: Sequence[Axes],
     data: set[int],
 ) -> tuple[list[Axes], list[Axes], Labels]:
-    """Labels the body of a loop, whose inputs are constants, what it carries, and slices.
+    """Labels the body of a loop. Its inputs are constants, the carry, and slices.
 
     Args:
-      labels: those of the program around it.
+      labels: the labels of the program that contains the loop.
       op: the loop.
       jaxpr: its body.
-      fixed, carry, rest: axes of the body's inputs.
+      fixed, carry, rest: axes of the constants, the carry and the slices.
       data: positions of the inputs that depend on data.
 
     Returns:
-      The axes of what is carried, those of further outputs, and the labels inside.
+      The axes of the carry, those of further outputs, and the labels inside.
     """
     data = set(data)
     now = [list(axes) for axes in carry]
@@ -808,12 +811,12 @@ def _carried(
             _kind(a) == _kind(b) for old, new in zip(now, joined, strict=True) for a, b in zip(old, new, strict=True)
         ):
             return [tuple(axes) for axes in joined], outs[len(now) :], inside
-        # Axes only ever go from `None` to labels and on to fixed, so this ends.
+        # Axes only change from `None` to labels, and from labels to fixed, so the loop ends.
         now, data = joined, data | flows
 
 
 def _kind(axis: Axis) -> object:
-    """Returns what of an axis matters to a body, besides which labels it holds."""
+    """Returns the part of an axis that decides how a body is labeled, without the labels themselves."""
     return (axis < 0).tobytes() if isinstance(axis, np.ndarray) else axis if axis is None else axis.kind
 
 
@@ -891,14 +894,14 @@ _CONTRACTIONS = {"dot_general", "conv_general_dilated", "ragged_dot_general"}
 
 
 def _contract(labels: Labels, op: Op, operand: int, axis: int, other: int) -> None:
-    """Notes that a labeled axis of data ends here, summed over with axis `other` of the other operand."""
+    """Records that a labeled axis of data ends here, and is summed over with axis `other` of the other operand."""
     value = op.inputs[operand]
     if isinstance(value, int) and value in labels.data and has_labels(labels.axes[value][axis]):
         labels.contractions.append(Contraction(op, operand, value, axis, other))
 
 
 def dot_dimensions(op: Op) -> tuple[tuple[Sequence[int], Sequence[int]], tuple[Sequence[int], Sequence[int]]]:
-    """Returns the axes that a matrix product sums over, and those along which its operands are stacked."""
+    """Returns the contracted axes of a matrix product, and its batch axes."""
     if op.name == "ragged_dot_general":
         return op.params["ragged_dot_dimension_numbers"].dot_dimension_numbers
     return op.params["dimension_numbers"]
@@ -919,7 +922,7 @@ def _dot_general(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule("ragged_dot_general")
 def _ragged_dot(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Handles the product of sorted rows with the matrices of their groups, as of tokens with their experts."""
+    """Multiplies sorted rows by the matrices of their groups, such as tokens by the weights of their experts."""
     numbers = op.params["ragged_dot_dimension_numbers"]
     (left, right), (left_batch, right_batch) = dot_dimensions(op)
     groups = list(map(int, numbers.rhs_group_dimensions))
@@ -967,7 +970,7 @@ def _convolution(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def _grouped(labels: Labels, op: Op, inputs: Axis, outputs: Axis, groups: int) -> Axis:
-    """Unites each group's inputs and outputs: only a whole group can leave. Depthwise: a channel with its outputs."""
+    """Unites the inputs and outputs of each group of a convolution, which can only be removed as a whole."""
     width = labels.shape(op.inputs[0])[op.params["dimension_numbers"].lhs_spec[1]]
     per_group = labels.marked(inputs, width, op).reshape(groups, -1)
     if not isinstance(outputs, np.ndarray):

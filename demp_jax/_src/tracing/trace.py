@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""From a function to its graph: labels are gathered into groups, and groups into sites, consumers and refusals.
+"""Traces a function to a graph: labels form groups, and groups form sites, producers, consumers and refusals.
 
 Dimension names: positions, labels and components as in `types`.
 """
@@ -49,9 +49,9 @@ def analyze(
     updating: bool = False,
     extra_units: Collection[str] = (),
 ) -> Analysis:
-    """Traces `fn(variables, x, *args)` and finds its activations, and further units if asked for.
+    """Traces `fn(variables, x, *args)` and finds its activations and extra units.
 
-    With `updating` it returns a pair: its outputs, and new values of the variables or `None`.
+    With `updating`, `fn` returns a pair: its outputs, and new values of the variables or `None`.
     """
     program = program_lib.trace(fn, variables, x, *args)
     given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
@@ -76,7 +76,7 @@ def _analyze(
 
 
 def _updates(program: Program, variables: int) -> dict[int, int]:
-    """Returns, by position of an output that is the new value of a variable, the position of the variable."""
+    """Returns the position of the variable by the position of the output that is its new value."""
     children = program.out_tree.children()
     if len(children) != 2 or children[1].num_leaves not in (0, variables):
         raise ValueError(
@@ -101,35 +101,35 @@ def trace(
     """Finds the removable units of `fn(variables, x, *args)`.
 
     Args:
-      fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), from JAX code of any kind.
+      fn: the network in evaluation mode (BatchNorm with running statistics, no dropout), any JAX function.
       variables: a tree of arrays or `jax.ShapeDtypeStruct`: parameters, statistics, indices of `select`.
-      x: a batch of inputs, an array or a tree of arrays, or their shapes and dtypes; at least two examples.
-      *args: further arguments, handed on.
+      x: a batch of at least two examples, an array or a tree of arrays, or their `jax.ShapeDtypeStruct`.
+      *args: further arguments of `fn`.
       batch_axis: the axis of each array of `x` along which examples lie.
-      exclude: a pattern or patterns (as in `fnmatch`) of names of sites none of whose units may be removed.
-      train_fn: the same network in training mode, `train_fn(variables, x, *args)`. What it ties together is tied in the
-        graph, and `Graph.training` is its own view of the same groups; `None` where the two are the same program.
-      calls: further ways in which the variables are used in training, `call(variables, x, *args)`. Each returns its
-        outputs and new values of the variables, or `None`. They are traced along, so what they tie to units is pruned
-        with them: an auxiliary head, counters of units, a teacher that follows its student.
-      extra_units: what counts as units besides those of activations that saturate at zero: `"heads"`, attention heads,
-        which are removed from queries, keys, values and the output, and `"features"`, those of layers that no such
-        activation follows, dead where they are zero.
+      exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
+      train_fn: the network in training mode, `train_fn(variables, x, *args)`. Groups are those of both modes, and
+        `Graph.training` is the trace in training mode, with the same groups; `None` if both are the same program.
+      calls: further functions that use the variables in training, `call(variables, x, *args)`, such as an auxiliary
+        head, counters of units, or a teacher that follows its student. Each returns its outputs and new values of the
+        variables, or `None`. Their variables join the groups.
+      extra_units: units besides those of activations that saturate at zero: `"heads"`, attention heads, which are
+        removed from queries, keys, values and the output; `"features"`, features of layers that no such activation
+        follows, which are dead if they are zero.
 
     Returns:
       The graph of removable units.
 
     Raises:
-      ValueError: when a pattern of `exclude` matches no site, or for unknown `extra_units`.
+      ValueError: if a pattern of `exclude` matches no site, or for unknown `extra_units`.
     """
     extra_units = checked_extra_units(extra_units)
     exclude = (exclude,) if isinstance(exclude, str) else exclude
     programs = [program_lib.trace(each, variables, x, *args) for each in (fn, train_fn) if each is not None]
     if len(programs) > 1 and program_lib.same(*programs):
-        del programs[1]  # No BatchNorm, or one with statistics of its own in both modes.
+        del programs[1]  # No BatchNorm, or one that uses batch statistics in both modes.
     modes = len(programs)
     programs += [program_lib.trace(each, variables, x, *args) for each in calls]
-    # The same labels in all programs.
+    # A variable that one program stacks has a label per layer in all of them.
     stacked = frozenset[int]().union(*(program.stacked for program in programs))
     given: dict[str, Any] = {"batch_axis": batch_axis, "extra_units": extra_units}
     analyses = [
@@ -157,7 +157,7 @@ def trace(
 
 
 def checked_extra_units(extra_units: Sequence[str] | str) -> tuple[str, ...]:
-    """Returns the names of further kinds of units as a tuple; raises `ValueError` for unknown ones."""
+    """Returns the names of extra units as a tuple. Raises `ValueError` for unknown names."""
     names = (extra_units,) if isinstance(extra_units, str) else tuple(extra_units)
     unknown = [name for name in names if name not in EXTRA_UNITS]
     if unknown:
@@ -169,7 +169,7 @@ def _exclude(analysis: Analysis, patterns: Sequence[str]) -> None:
     """Freezes the units of the sites that match a pattern."""
     placed = [activation for activation in analysis.activations if activation.axis is not None]
     for pattern in patterns:
-        # A layer of a stack has brackets in its name.
+        # The name of a layer in a stack has brackets, which are special in patterns.
         matched = [a for a in placed if a.name == pattern or fnmatch.fnmatch(a.name, pattern)]
         if not matched:
             names = ", ".join(activation.name for activation in placed)
@@ -186,11 +186,11 @@ class _Grouping:
     """The groups of units that all programs agree on.
 
     Attributes:
-      component: of every label, what it can only be removed with.
-      frozen: of every component, the index of the reason it stays for, or -1.
-      reasons: the reasons, of all programs.
-      group_of: of every label its group, or -1 if it stays.
-      num_groups: how many groups there are.
+      component: for each label, its component: labels that can only be removed together.
+      frozen: for each component, the index of the reason why it is kept, or -1.
+      reasons: the reasons of all programs.
+      group_of: for each label, its group, or -1 if it is kept.
+      num_groups: the number of groups.
     """
 
     component: LabelComponents
@@ -201,9 +201,9 @@ class _Grouping:
 
 
 def _grouped(analyses: Sequence[Analysis]) -> _Grouping:
-    """Returns the groups: components that hold a unit of the first program and are frozen by none.
+    """Returns the groups: components with a unit of the first program that no program freezes.
 
-    Example: in `relu(x @ w) @ v` the axis of 4 units gives 4 components, each of a column of `w` and a row of `v`. The
+    Example: in `relu(x @ w) @ v` with 4 units there are 4 components, each of a column of `w` and a row of `v`. The
     axes of the input and of the output are frozen, so there are 4 groups. Groups are numbered in the order of their
     sites.
     """
@@ -223,10 +223,10 @@ def _grouped(analyses: Sequence[Analysis]) -> _Grouping:
 
 
 def examples_of(x: Any, batch_axis: int) -> int:
-    """Returns how many examples a batch holds.
+    """Returns the number of examples in a batch.
 
     Raises:
-      ValueError: when it holds no array with that axis.
+      ValueError: if no array of the batch has the axis `batch_axis`.
     """
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(x) if hasattr(leaf, "shape")]
     sizes = [shape[batch_axis] for shape in shapes if len(shape) > batch_axis]
@@ -298,7 +298,7 @@ class _Assembly:
         )
 
     def _branches(self, sites: Sequence[Site]) -> list[Site]:
-        """Returns the operands of routes, as far as their groups hold no activation."""
+        """Returns the operands of routes with groups without an activation."""
         ours = np.concatenate([np.empty(0, np.int64), *(site.groups for site in sites)])
         branches = []
         taken = {site.name for site in sites}
@@ -338,10 +338,11 @@ class _Assembly:
         return consumers
 
     def _watched(self, sink: axes_lib.Contraction) -> bool:
-        """Returns whether a contraction is a consumer of its own.
+        """Returns whether a contraction is a consumer.
 
-        In a product of data with data, such as of queries with keys, or of hidden units with the weights of the experts
-        that a token chose, each unit is summed over once: one factor is watched, the one that is no looked-up weight.
+        A product of two values that both depend on data is only one consumer, of one of its operands. Examples are
+        queries and keys, or hidden units and the weights of the expert that a token chose. Of the latter, the units are
+        the operand, not the weights that were looked up.
         """
         other = sink.op.inputs[1 - sink.operand]
         paired = any(
@@ -353,10 +354,10 @@ class _Assembly:
         return looked_up == [False, True] or (looked_up[0] == looked_up[1] and sink.operand == 0)
 
     def _read_zero(self, value: int, axis: int, sink: axes_lib.Sink, zero: Mapping[int, zeros_lib.Zero]) -> AxisMask:
-        """Returns where along its axis a consumer reads zero, given where values are zero because units are dead."""
+        """Returns the positions at which a consumer reads zero, given the zeros that follow from dead units."""
         operands: list[tuple[program_lib.Operand, int]] = [(value, axis)]
         if isinstance(sink, axes_lib.Contraction):
-            # A product is zero where either factor is.
+            # A product is zero if either factor is.
             operands.append((sink.op.inputs[1 - sink.operand], sink.other))
         found = np.zeros(self._program.avals[value].shape[axis], bool)
         for operand, along in operands:
@@ -367,8 +368,8 @@ class _Assembly:
     def _sufficient(self, sites: Sequence[Site], consumers: Sequence[Consumer]) -> tuple[SomeMask, ...]:
         """Returns `Graph.sufficient`.
 
-        Sites that share groups are looked at one after the other: in the first pass those that hold a group first, in
-        the second those that hold it second, and so on.
+        Sites that share groups are tested one at a time: the first pass tests the first site of each group, the second
+        pass the second site, and so on.
         """
         held, ranks = np.zeros(self._num_groups, int), []
         for site in sites:
@@ -418,15 +419,15 @@ class _Assembly:
                     return Absorber(variable, -sign if op.name == "sub" and first else sign)
             elif op.name not in ("convert_element_type", "copy", "name"):
                 return None
-            # What is added to other data passes on to where they go together.
+            # Added to other data, such as a skip. Follow the sum.
             result = op.outputs[0]
         return None
 
     def _centered(self, sink: axes_lib.Contraction) -> bool:
         """Returns whether the result of a contraction is averaged over the examples, as BatchNorm does in training.
 
-        A constant that is added to all examples is then subtracted again with their mean. Whether all of it is (with
-        zero padding it is not) is left to the proof of the outputs.
+        The mean then cancels a constant that is added to all examples. With zero padding it does not cancel completely,
+        which the comparison of the outputs finds.
         """
         waiting, seen = list(sink.op.outputs), set()
         while waiting:
@@ -449,7 +450,7 @@ class _Assembly:
         return False
 
     def _lies_along(self, operand: int, result: int, kept: Sequence[int]) -> bool:
-        """Returns whether an operand that is added to `result` varies along the axes `kept`, all of them, alone."""
+        """Returns whether an operand that is added to `result` varies along the axes `kept` and along no others."""
         shape = self._labels.shape(result)
         axes = self._labels.axes[operand]
         if len(axes) != len(shape):
@@ -461,7 +462,7 @@ class _Assembly:
         )
 
     def _variable_behind(self, operand: int) -> int | None:
-        """Returns the index of the one variable that `operand` is a reshaped copy of, if it is read nowhere else."""
+        """Returns the index of the variable that `operand` is a reshaped copy of, if nothing else reads it."""
         while operand in self._made_by:
             op = self._made_by[operand]
             copies = ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze")
@@ -493,9 +494,9 @@ class _Assembly:
         return tuple(producers)
 
     def _weights(self, number: program_lib.Operand) -> tuple[int | None, int | None]:
-        """Returns the index of the variable that a value is a copy of, in any precision, and of which layer of it.
+        """Returns the index of the variable that a value copies, in any precision, and its layer if it copies only one.
 
-        The layer is `None` where the value has the variable's shape, and both are where it is no such copy.
+        The layer is `None` if the value has the shape of the variable. Both are `None` if the value is no copy.
         """
         number = self._original(number)
         squeeze = self._made_by.get(number)
@@ -510,13 +511,13 @@ class _Assembly:
         return variable, layer
 
     def _original(self, number: program_lib.Operand) -> program_lib.Operand:
-        """Returns the value that another is a copy of, of the same shape."""
+        """Returns the value of the same shape that another value is a copy of."""
         while number in self._made_by and self._made_by[number].name in ("convert_element_type", "copy", "name"):
             number = self._made_by[number].inputs[0]
         return number
 
     def _with_bias(self, result: int) -> int:
-        """Returns the sum of a product and its bias, where a bias is all that reads it; else the product."""
+        """Returns the sum of a product and its bias, if nothing else reads the product; otherwise the product."""
         if len(self._consumers.get(result, ())) != 1:
             return result
         [op] = self._consumers[result]
@@ -565,7 +566,7 @@ class _Assembly:
 
     def graph(self) -> Graph:
         sites = tuple(self._site(activation) for activation in self._activations)
-        # A variable that is handed on as it is, is not read.
+        # A variable that is returned unchanged is not read.
         own = [i for i, out in enumerate(self._program.outputs) if out not in self._program.inputs]
         read = program_lib.read_inputs(self._program, own)
         inputs = self._program.inputs[: len(self._paths)]
@@ -634,7 +635,7 @@ def _is_batch(axis: axes_lib.Axis) -> bool:
 
 
 def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
-    """Returns the axes of a contraction's result that come from the other operand; `None` when that is batched."""
+    """Returns the axes of a contraction's result that come from the other operand; `None` if it is batched."""
     if op.name == "conv_general_dilated":
         return [op.params["dimension_numbers"].out_spec[1]]
     if op.name != "dot_general":
@@ -647,7 +648,7 @@ def _kept_axes(op: Op, operand: int, ranks: Sequence[int]) -> list[int] | None:
 
 
 def _free_axes(op: Op, operand: int) -> list[int]:
-    """Returns the axes of the weights `operand` that a contraction hands on to its result, in that order."""
+    """Returns the axes of the weights `operand` that are axes of the contraction's result, in that order."""
     if op.name != "dot_general":
         return [op.params["dimension_numbers"].rhs_spec[0]] if operand == 1 else []
     contracted, batched = op.params["dimension_numbers"]

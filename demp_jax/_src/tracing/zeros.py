@@ -1,5 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Where values are zero because a unit is dead: removing the unit loses nothing where it is read as zero.
+"""Finds where values are zero because a unit is dead. Such a unit can be removed without changing its consumers.
+
+Example: if unit 2 of `h = relu(x @ w)` is dead, `h * 3` is zero at position 2, but `h + 1` is not.
 
 Dimension names: positions and labels as in `types`.
 """
@@ -18,27 +20,27 @@ from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program
 from demp_jax._src.types import AxisMask, LabelComponents, SomeMask
 
-# For a value, by axis: the positions at which it is zero whenever the activations of the unit there are zero.
+# For each axis of a value, the positions at which it is zero if the activations of the unit there are zero.
 Zero = tuple[SomeMask | None, ...]
 
-# Operations that give zero where their first operand is zero, position by position.
+# Operations whose result is zero where their first operand is zero, position by position.
 _KEEP = set(
     """abs asin asinh atan atanh bessel_i1e bitcast_convert_type cbrt ceil conj convert_element_type copy copy_p div erf
     erf_inv expm1 floor imag integer_pow layout_constraint log1p name neg real reduce_precision rem reshard round sign
     sin sinh sqrt square stop_gradient tan tanh sharding_constraint optimization_barrier shift_left
     shift_right_arithmetic shift_right_logical with_memory_space_constraint""".split()
 )
-# The same, at other positions of other axes: a unit is followed by its labels.
+# The same, but the positions move to other axes, where labels identify the units.
 _MOVE = set(
     """broadcast_in_dim cumprod cummax cummin cumsum dynamic_slice fft reduce_max reduce_min reduce_or reduce_prod
     reduce_sum reduce_window_max reduce_window_min reduce_window_sum reshape rev slice split squeeze tile
     transpose unstack""".split()
 )
-# Operations that give zero where all their operands are zero.
+# Operations whose result is zero where all of their operands are zero.
 _ALL = {"add", "add_any", "complex", "or", "sub", "xor"}
 _ANY = {"and", "mul"}
 _SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-min", "scatter-max"}
-# The value of an operation where each of its operands is zero or a known number.
+# Functions that compute an operation on operands that are zero or a known number.
 _VALUE: dict[str, Callable[..., float]] = {
     "clamp": lambda low, x, high: min(max(x, low), high),
     "eq": operator.eq,
@@ -50,7 +52,7 @@ _VALUE: dict[str, Callable[..., float]] = {
     "min": min,
     "ne": operator.ne,
 }
-# Operations that hand on an array of one number as such.
+# Operations whose result is filled with one number if their operand is.
 _COPIES = set(
     "broadcast_in_dim convert_element_type copy reshape rev slice squeeze stop_gradient tile transpose".split()
 )
@@ -59,13 +61,13 @@ _COPIES = set(
 def zeros(
     program: Program, labels: axes_lib.Labels, component: LabelComponents, sites: Mapping[int, int]
 ) -> dict[int, Zero]:
-    """Returns where each value is zero.
+    """Returns, by number of a value, where it is zero.
 
     Args:
       program: the traced network.
       labels: its labeled axes.
-      component: of every label, what leaves together.
-      sites: the unit axis of every activation, by the number of its value.
+      component: the component of each label.
+      sites: the unit axis of each activation, by the number of its value.
     """
     return _Walk(program, labels, component).run(sites)
 
@@ -91,20 +93,20 @@ class _Walk:
         return self._zero
 
     def _components(self, operand: Operand, axis: int) -> Int[np.ndarray, " positions"]:
-        """Returns what the positions of an axis belong to, -1 where to nothing."""
+        """Returns the component of each position of an axis, -1 for none."""
         found = self._labels.operand_axes(operand)[axis]
         if not isinstance(found, np.ndarray) or found.ndim > 1:  # Stacked weights are not known to be zero.
             return np.full(self._labels.shape(operand)[axis], -1)
         return np.where(found >= 0, self._component[np.maximum(found, 0)], -1)
 
     def _note_number(self, op: Op) -> None:
-        """Notes an array that holds one number, written in the program, at every position."""
+        """Stores the number if the result is an array filled with one known number."""
         number = self._known(op.inputs[0]) if op.name in _COPIES else None
         if number is not None and isinstance(op.outputs[0], int):
             self._number[op.outputs[0]] = number
 
     def _known(self, operand: Operand) -> float | None:
-        """Returns the number that an operand is at every position; `None` where that is not known."""
+        """Returns the number that an operand is filled with; `None` if it is not known to be one number."""
         if not isinstance(operand, Constant):
             return self._number.get(operand)
         value = np.asarray(operand.value)
@@ -156,18 +158,18 @@ class _Walk:
         if name in _SCATTERS:
             return [self._written(op, (op.inputs[0], op.inputs[2]), rules.written_axes(op))]
         if name in ("sort", "scatter-mul", "select_and_scatter_add", "top_k"):
-            # What is multiplied stays zero, and zeros are sorted among zeros; the places found by `top_k` are none.
+            # Products with zero are zero, and sorted zeros are zero. The indices of `top_k` are not.
             zeros = [self._along(out, operand) for out, operand in zip(op.outputs, op.inputs, strict=False)]
             return zeros + self._nothing(op)[len(zeros) :]
         if name == "conv_general_dilated" and op.params["feature_group_count"] > 1:
-            # Each group's outputs belong to the units of its inputs. Otherwise the outputs are units of their own.
+            # The outputs of a group belong to the units of its inputs. Without groups, the outputs are new units.
             return self._moved(op)
         if name == "dot_general":
             return [self._product(op)]
         return self._nothing(op)
 
     def _all_zero(self, out: Operand, terms: Sequence[Operand]) -> Zero:
-        """Returns where a result is zero that is zero wherever all its operands are."""
+        """Returns the zeros of an operation whose result is zero where all of its operands are."""
         return self._pointwise(out, [term for term in terms if self._known(term) != 0], np.logical_and)
 
     def _pointwise(self, out: Operand, operands: Sequence[Operand], join: Callable[..., np.ndarray]) -> Zero:
@@ -204,7 +206,7 @@ class _Walk:
         return tuple(zero if axes_lib.has_labels(a) and axes_lib.has_labels(b) else None for a, b, zero in pairs)
 
     def _side_by_side(self, op: Op) -> Zero:
-        """Returns where arrays laid side by side along one axis are all zero."""
+        """Returns the zeros of concatenated or stacked arrays."""
         dim = op.params["dimension" if op.name == "concatenate" else "axis"]
         parts = [list(self._of(operand)) for operand in op.inputs]
         found: list[np.ndarray | None] = []
@@ -221,7 +223,7 @@ class _Walk:
         return tuple(found)
 
     def _padded(self, op: Op) -> Zero:
-        """Returns where a padded array is zero: where it was, if what surrounds it is zero, too."""
+        """Returns the zeros of a padded array. Along other axes they remain only if the padding is zero."""
         found: list[np.ndarray | None] = []
         padding = op.params["padding_config"]
         blank = self._known(op.inputs[1]) == 0
@@ -234,7 +236,7 @@ class _Walk:
         return tuple(found)
 
     def _gathered(self, op: Op) -> Zero:
-        """Returns where looked-up values are zero: along whole axes of what they are looked up in."""
+        """Returns the zeros of a gather, along the axes that its slices take whole."""
         found: list[np.ndarray | None] = [None] * len(self._labels.shape(op.outputs[0]))
         if op.params["fill_value"] in (None, 0) or np.isnan(op.params["fill_value"]):
             zero = self._of(op.inputs[0])
@@ -243,7 +245,7 @@ class _Walk:
         return tuple(found)
 
     def _written(self, op: Op, operands: Sequence[Operand], places: Mapping[int, int]) -> Zero:
-        """Returns where an array is zero after slices were written into it: where both are zero."""
+        """Returns the zeros of an array that slices were written into: where both are zero."""
         old, new = (self._of(operand) for operand in operands)
         sizes, written = (self._labels.shape(operand) for operand in operands)
         return tuple(
