@@ -90,7 +90,10 @@ def filled(study: Study, page: str, found: Sequence[Record]) -> str:
 
 
 def main(study: Study, usage: str, arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line of a study, described by `usage`; returns the exit status."""
+    """Runs the command line of a study, described by `usage`; returns the exit status.
+
+    Records are written once all networks of a seed are trained. Seeds that are recorded are not run again.
+    """
     parser, flag = command.Parser(usage), f"--{study.length}"
     add = parser.add_argument
     add("--seeds", type=int, default=3, metavar="N", help="number of seeds; %(default)s by default")
@@ -120,11 +123,14 @@ def _run(study: Study, options: argparse.Namespace) -> None:
         f"a positive multiple of {study.multiple}, the number of prunes",
     )
     options.out.mkdir(parents=True, exist_ok=True)
-    provenance, found = records.provenance(), []
+    found = [record for record in records.read_lines(path) if record[study.length] == length] if path.is_file() else []
+    done = {record["seed"] for record in found}
     for seed in range(options.seeds):
-        for record in study.compare(seed, length):
-            found.append({**record, **provenance})
-            records.write_text(path, "".join(json.dumps(each) + "\n" for each in found))
+        new = []
+        for record in study.compare(seed, length) if seed not in done else ():
+            new.append({**record, **records.provenance()})
             command.say(f"seed {seed}, {record['setting']}: {study.summary(record)}")
+        found += new
+        records.write_text(path, "".join(json.dumps(each) + "\n" for each in found))
     records.write_text(path.with_suffix(".md"), study.page(found))
     command.say(f"{path}, {path.with_suffix('.md').name}")

@@ -167,6 +167,10 @@ def test_records_become_tables_and_verdicts(tmp_path, monkeypatch, capsys):
     main = functools.partial(study.main, ppo.STUDY._replace(multiple=3), "Compares agents.")
     assert main(["--updates=3", "--seeds=1", f"--out={tmp_path}"]) == 0
     written = (tmp_path / "ppo.md").read_text()
+    assert capsys.readouterr().out.count("seed 0, ") == 3
+    assert main(["--updates=3", "--seeds=1", f"--out={tmp_path}"]) == 0
+    assert "seed 0" not in capsys.readouterr().out  # Recorded before.
+    assert (tmp_path / "ppo.md").read_text() == written
     assert all(part in written for part in ("| dense | 1 | ", "| pruned, any | 33% | 35 | ", "undecided"))
     (tmp_path / "page.md").write_text(
         "".join(f"<!-- table ppo.jsonl {of} -->\n" for of in ("results", "units", "claims"))
