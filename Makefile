@@ -1,9 +1,9 @@
-# All set-up happens here: a virtual environment in .venv with the tested versions.
+# Creates a virtual environment in .venv with the tested versions, and runs demo, tests, linters and docs in it.
 PYTHON ?= python3
 VENV ?= .venv
 RUN = $(VENV)/bin/python
 TESTS ?=
-# Packages of which a new environment gets the newest version in place of the tested one.
+# Packages that a new environment installs in their newest version instead of the tested one.
 UPGRADE ?=
 
 .PHONY: demo test test-all lint docs clean
@@ -32,7 +32,7 @@ $(VENV)/.docs: $(VENV)/.installed docs/requirements.txt
 
 $(VENV)/.installed: requirements.txt setup.py
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON) is older than Python 3.11; give a newer one, as in: make demo PYTHON=python3.12"; exit 2; }
+		{ echo "error: $(PYTHON) is older than Python 3.11; use a newer one: make demo PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
 	$(if $(UPGRADE),$(VENV)/bin/pip install --quiet --disable-pip-version-check --upgrade $(UPGRADE))

@@ -41,8 +41,9 @@ setup(
         "Typing :: Typed",
     ],
     python_requires=">=3.11",
-    # An editable install then adds this folder to the path. Otherwise, setuptools installs an import hook, which comes
-    # after the path: from the parent of a clone named demp_jax, the clone would be imported as a namespace package.
+    # With this, an editable install adds this folder to the path. Otherwise, setuptools installs an import hook, which
+    # comes after the path, and `import demp_jax` in the parent of the clone would import the clone as a namespace
+    # package.
     package_dir={"": "."},
     # Configs, experiments and tests are run from the repository; the library alone is installed.
     packages=find_packages(include=["demp_jax", "demp_jax.*"]),
@@ -56,7 +57,7 @@ setup(
         "scipy>=1.13",
     ],
     extras_require={
-        # What the training program needs besides the library.
+        # Dependencies of the training program.
         "experiments": [
             "absl-py>=2.1",
             "array_record>=0.8",
@@ -78,7 +79,7 @@ setup(
         "cuda": ["jax[cuda13]>=0.10.2"],
         "docs": ["furo>=2025.12", "myst-nb>=1.4", "math-core>=0.9", "myst-parser>=5.0", "sphinx>=9.0"],
         "equinox": ["equinox>=0.13"],
-        # jax2onnx newer than 0.13.0 refuses Orbax newer than 0.11.36, which it does not use.
+        # jax2onnx after 0.13.0 does not allow Orbax after 0.11.36, although it does not use Orbax.
         "onnx": ["jax2onnx>=0.13.0", "onnxruntime>=1.24.1"],
         "test": [
             "beartype>=0.22.2",

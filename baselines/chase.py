@@ -24,32 +24,38 @@ from baselines.subject import Subject
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the mean absolute weight of every group, `[num_groups]`, including masked weights.
+    """Returns the mean of `|w|` over the kernels that compute a group, `[num_groups]`. Masked weights count as zeros.
 
-    It is 0 for groups that no kernel computes: units of sums, which are removed together with the units that feed them.
+    Weights of a branch of a residual sum count for the group of the sum (`Graph.fed`). Groups of branches score 0.
+
+    Raises:
+      ValueError: if no kernel is known to compute a unit.
     """
     total, count = l1_norm.norms(subject)
     return total / np.maximum(count, 1)
 
 
 def channels(sparsity: float, *, end: int) -> Callable[[int], float]:
-    """Returns the channel sparsity by step t: `S (1 - (1 - t / end)^3)`, and S after `end`."""
+    """Returns the channel sparsity at step t: `S (1 - (1 - min(t / end, 1))^3)`, with S in [0, 1) and `end` > 0."""
     return lambda step: sparsity * (1 - (1 - min(step / end, 1.0)) ** 3)
 
 
 def floors(graph: demp_jax.Graph, sparsity: float, beta: float) -> Mapping[str, int]:
-    """Returns the minimum number of units of each site: `int(width * (1 - S) * beta)`, at least 1."""
+    """Returns the minimum number of units of each site: `max(int(width * (1 - S) * beta), 1)`."""
     return {name: max(int(width * (1 - sparsity) * beta), 1) for name, width in graph.widths.items()}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chase(DynamicSparse):
-    """Drops connections by `|w|` down to the target sparsity, and grows connections by `|dL/dw|` beyond it.
+    """Keeps connections by `|w|`, and grows more of them than the target sparsity allows by `|dL/dw|`.
 
-    After the step `switch`, as many connections are grown as dropped.
+    At step t, a parameter with n weights and target sparsity s keeps the `k = max(round(n (1 - s)), 1)` connections
+    with the largest `|w|`. Until the step `switch`, `round(n extra(t))` connections with the largest `|dL/dw|` of the
+    step's batch are added. After it, the mask has k connections, and a fraction `drop(t)` of them moves as in RigL.
+    Masks change after the update of the optimizer.
 
     Attributes:
-      extra: by step, the fraction of every parameter that is connected beyond the target, in [0, 1].
+      extra: by step, the number of connections beyond the target as a fraction of n, in [0, 1].
       switch: the last step with connections beyond the target.
     """
 

@@ -17,9 +17,9 @@ from baselines.subject import Subject
 def score(subject: Subject) -> np.ndarray:
     """Returns `|sum_b H_b g_b|` of every group, `[num_groups]`, as the code of the DemP paper computes it.
 
-    g_b and H_b are the gradient and the Hessian of the mean cross-entropy of batch b with respect to gates c = 1, which
-    multiply the values before the activations. The product is the forward-mode derivative of the gradient, so that no
-    Hessian is formed.
+    g_b and H_b are the gradient and the Hessian of the mean cross-entropy of batch b with respect to gates c at c = 1.
+    A gate multiplies the value before an activation. The product is computed in forward mode over the gradient, without
+    forming the Hessian.
     """
     return _total(subject, shift=False)
 
@@ -35,8 +35,8 @@ def with_shift(subject: Subject) -> np.ndarray:
 def released(subject: Subject) -> np.ndarray:
     """Returns `|d/dc sum_b <G, dL_b / dW>|` of every group, `[num_groups]`, as the released code of CroP computes it.
 
-    W are the kernels (parameters with two or more axes), `G = sum_b dL_b / dW` is constant, L_b is the mean
-    cross-entropy, and the gate c = 1 multiplies the product, before the normalization.
+    W are the kernels, parameters with two or more axes. `G = sum_b dL_b / dW` is held constant. L_b is the mean
+    cross-entropy of batch b. The gate c, at c = 1, multiplies the output of a kernel, before the normalization.
     """
     fn, variables, graph, batches, live, _, exclude = subject
     static = (fn, graph, exclude, "product", losses.cross_entropy)

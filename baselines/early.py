@@ -47,8 +47,8 @@ def watch_distance(
         paper:     0 < |d_e - d_{e-1}| < 1 - rho,                d_e = ||theta_e - theta_0|| / ||theta_0||
         released:  |d_e - d_{e-1}| < d_2 * min(1 - rho - 0.1, 0.99),   d_e = ||theta_e - theta_1|| / ||theta_1||, e > 1
 
-    The second rule never fires for rho >= 0.9, so a latest time should be set elsewhere. The state mirrors the
-    parameters, so `demp_jax.prune` slices it.
+    The second rule never fires for rho >= 0.9, so callers should also set a latest step. The reference has the
+    structure of the parameters, so `demp_jax.prune` slices it with them.
 
     Args:
       inner: the optimizer.
@@ -98,7 +98,7 @@ def watch_distance(
         updates, inner_state = chain.update(grads, state.inner, params, **extra_args)
         state = state._replace(inner=inner_state, step=state.step + 1)
         number = jnp.floor(state.step / epoch)
-        # Epochs may not be whole numbers of steps. An epoch ends at the first step after it.
+        # `epoch` need not be an integer. An epoch ends at the first step at or after its multiple.
         ends = number > jnp.floor((state.step - 1) / epoch)
         after = optax.apply_updates(params, updates)
         state = jax.lax.cond(ends & (state.fired_at < 0), at_end_of_epoch, lambda s, *_: s, state, after, number)
@@ -123,7 +123,7 @@ def fired_at(opt_state: Any) -> int:
 
 
 def restarted(opt_state: Any, fresh: Any) -> Any:
-    """Returns a new state of an optimizer that keeps the state of its rule, if it has one."""
+    """Returns the state `fresh` of an optimizer, with the rule's state of `opt_state` if that is an `EarlyState`."""
     if not _is_early(opt_state):
         return fresh
     return opt_state._replace(inner=fresh.inner)

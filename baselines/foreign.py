@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Updaters of jaxpruner, if it is installed: `pip install git+https://github.com/google-research/jaxpruner`.
 
-jaxpruner is not on PyPI, and packages on PyPI cannot depend on it, so it is not an extra. It uses `jax.tree_map`, which
-JAX has removed, and which is restored here.
+jaxpruner (Lee et al., 2023, https://arxiv.org/abs/2304.14082) is not on PyPI, so it cannot be an extra of this package.
+It calls `jax.tree_map`, which newer versions of JAX have removed; this module restores it.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def jaxpruner() -> ModuleType:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Adapted:
-    """A hashable wrapper of an updater of another library, which can be an argument of a compiled step."""
+    """Makes an updater of another library hashable, so that it can be a static argument of a compiled step."""
 
     updater: Any
 

@@ -11,7 +11,7 @@ from demp_jax.tracing import per_unit
 
 
 def score(subject: Subject) -> np.ndarray:
-    """Returns the L1 norm of the weights of every group, `[num_groups]`, over all kernels that compute its units.
+    """Returns `sum |w|` of every group, `[num_groups]`, over the weights of all kernels that compute its units.
 
     Raises:
       ValueError: if no kernel is known to compute a unit.
@@ -20,14 +20,17 @@ def score(subject: Subject) -> np.ndarray:
 
 
 def norms(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the sum of absolute weights of every group, and their number, `[num_groups]` each.
+    """Returns the sum of `|w|` of every group and the number of these weights, `[num_groups]` each.
 
-    Weights that read masked groups do not count.
+    Weights that read masked groups are left out.
+
+    Raises:
+      ValueError: if no kernel is known to compute a unit.
     """
     graph, live = subject.graph, subject.live
     leaves = jax.device_get(jax.tree.leaves(subject.variables))
     fed = np.append(graph.fed, -1)
-    # The last entry is for units that cannot be removed.
+    # Units that cannot be removed have group -1, the last entry.
     there = np.append(np.where(fed[:-1] >= 0, live[fed[:-1]], True), True)
     total, count = np.zeros(graph.num_groups), np.zeros(graph.num_groups)
     for producer in graph.producers:
@@ -48,5 +51,5 @@ def norms(subject: Subject) -> tuple[np.ndarray, np.ndarray]:
         np.add.at(count, units[units >= 0], counted.sum(others)[units >= 0])
     missing = [s.name for s in graph.sites if not per_unit(count > 0, s.groups, True).all()]
     if missing:
-        raise ValueError(f"no kernel can be told to compute the units of {', '.join(missing)}; leave them unranked.")
+        raise ValueError(f"no kernel is known to compute the units of {', '.join(missing)}; leave them unranked.")
     return total, count

@@ -22,14 +22,26 @@ def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def negative_logit(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """Returns the mean of the negated logits of the labels, as released code that omits the log-softmax."""
+    """Returns the mean of the negated logits of the labels, as in released code that omits the log-softmax."""
     return -jnp.mean(jnp.take_along_axis(logits, labels[:, None], 1))
 
 
 def gated(
     fn: Callable[[Any, Any], Any], graph: demp_jax.Graph, exclude: tuple[str, ...], position: str, loss: Loss
 ) -> Callable[..., jax.Array]:
-    """Returns the loss of a batch, `(gates, thresholds, variables, x, y, live)` with three arrays `[num_groups]`."""
+    """Returns the loss of a batch as a function of gates.
+
+    Args:
+      fn: the network in evaluation mode, `fn(variables, x) -> logits [B, classes]`.
+      graph: its trace.
+      exclude: see `demp_jax.trace`.
+      position: where the gates are, see `demp_jax.tracing.with_gates`.
+      loss: the loss of logits and labels.
+
+    Returns:
+      `loss(gates, thresholds, variables, x, y, live) -> float[]`. Gates, thresholds and `live`, which is False for
+      masked groups, are `[num_groups]`.
+    """
     run = demp_jax.tracing.with_gates(fn, graph, position=position, exclude=exclude)
 
     def of(gates: jax.Array, thresholds: jax.Array, variables: Any, x: Any, y: Any, live: Any) -> jax.Array:

@@ -14,7 +14,7 @@ from baselines.masking import Masking
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Magnitude(Masking):
-    """Masks the weights with the smallest `|w|` of every parameter."""
+    """Masks the weights with the smallest `|w|` of every parameter, at the sparsity of `sparsity.Schedule`."""
 
     def scores(self, params: Any, grads: Any, count: Any) -> Any:
         """Returns `|w|`."""

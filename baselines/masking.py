@@ -12,7 +12,8 @@ jaxpruner work in the training program::
         updates, opt_state = tx.update(grads, opt_state, params)
         params = updater.post_gradient_update(optax.apply_updates(params, updates), opt_state)
 
-Masking does not make a network smaller or faster. `idle_units` finds units without weights, which can be pruned.
+Masking does not make a network smaller or faster. `idle_units` finds units that only masked weights read, which can be
+pruned.
 """
 
 from __future__ import annotations
@@ -36,10 +37,9 @@ class SparseState(NamedTuple):
     """State of an optimizer wrapped by an updater.
 
     Attributes:
-      masks: a tree like the parameters of uint8 arrays, 1 for weights and 0 for masked weights; `None` for dense
-        parameters.
+      masks: a tree like the parameters: uint8 arrays, 0 for masked weights, else 1; `None` for dense parameters.
       inner_state: the state of the wrapped optimizer.
-      target_sparsities: a tree like the parameters of numbers in [0, 1); `None` for dense parameters.
+      target_sparsities: a tree like the parameters: numbers in [0, 1); `None` for dense parameters.
       count: number of steps so far, `int32[]`.
     """
 
@@ -81,7 +81,7 @@ class Masking:
     sparse_gradients: bool = dataclasses.field(default=False, init=False)
     # Whether a step that changes the masks reads the gradients of masked weights.
     dense_gradients: bool = dataclasses.field(default=False, init=False)
-    # Whether masks change after the update of the optimizer, by the new weights, instead of before it.
+    # Whether masks are computed from the weights after the optimizer's update instead of before it.
     after_step: bool = dataclasses.field(default=False, init=False)
 
     def scores(self, params: Any, grads: Any, count: Any) -> Any:
@@ -107,7 +107,10 @@ class Masking:
         return SparseState(self.initial_masks(params, sparsities), None, sparsities, jnp.zeros([], jnp.int32))
 
     def wrap_optax(self, inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-        """Returns the optimizer with masks in its state, a `SparseState`. Its update passes extra arguments on."""
+        """Returns the optimizer with masks in its state, a `SparseState`. Extra arguments are passed to `inner`.
+
+        Its update raises `ValueError` without parameters.
+        """
         chain = optax.with_extra_args_support(inner)
 
         def init(params: Any) -> SparseState:
@@ -145,7 +148,7 @@ class Masking:
         return optax.GradientTransformationExtraArgs(init, update)
 
     def pre_forward_update(self, params: Any, opt_state: Any) -> Any:
-        """Returns the parameters, which are already masked."""
+        """Returns the parameters unchanged, since `post_gradient_update` masks them."""
         del opt_state
         return params
 
@@ -240,7 +243,7 @@ def moved(mask: jax.Array, weight: jax.Array, growth: jax.Array, drop: Any) -> j
       drop: the fraction to move, in [0, 1].
     """
     ones = jnp.sum(mask, dtype=jnp.int32)
-    # Rounded like in jaxpruner, which computes densities of the parameter.
+    # Rounded to the nearest integer, as in jaxpruner.
     kept = jnp.maximum(jnp.round(ones * (1 - drop)).astype(jnp.int32), jnp.minimum(ones, 1))
     stays = top_count(jnp.where(mask == 1, weight, -jnp.inf), kept)
     return top_count(jnp.where(stays == 1, jnp.inf, growth), ones)
@@ -292,7 +295,10 @@ def random_like(params: Any, key: jax.Array) -> Any:
 
 
 def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray]:
-    """Returns the units that are only read with weights of zero, `[width]` bool by site, for `demp_jax.prune`."""
+    """Returns the units that consumers only read with weights of zero, `[width]` bool by site.
+
+    The result can be passed to `demp_jax.prune` as `remove`.
+    """
     leaves = jax.tree.leaves(variables)
     read = np.zeros(graph.num_groups + 1, bool)
     for use in graph.consumers:
@@ -302,7 +308,7 @@ def idle_units(graph: demp_jax.Graph, variables: Any) -> Mapping[str, np.ndarray
         weights = np.asarray(leaves[use.variable])
         weights = weights if use.layer is None else weights[use.layer]
         any_weight = (weights != 0).any(tuple(i for i in range(weights.ndim) if i != use.weight_axis))
-        # A flattened or grouped axis may be longer than that of the weights. Its units then count as read.
+        # After a flatten, or with feature groups, there are more positions than weights. All then count as read.
         read[use.groups[any_weight if len(any_weight) == len(use.groups) else slice(None)]] = True
     read[-1] = True
     return {site.name: ~read[site.groups] for site in graph.sites}
@@ -316,7 +322,7 @@ def densities(params: Any, opt_state: Any) -> dict[str, float]:
       opt_state: the state of an optimizer wrapped by an updater.
     """
     masks = jax.tree.leaves(opt_state.masks, is_leaf=_is_none)
-    # A new connection counts, although its weight is zero. If jaxpruner packs its masks, nonzero weights are counted.
+    # Masks are counted, because new connections have zero weights. If jaxpruner packs its masks, nonzero weights are.
     counted = {
         path: mask if jnp.shape(mask) == leaf.shape else leaf
         for path, leaf, mask in zip(demp_jax.tracing.leaf_paths(params), jax.tree.leaves(params), masks, strict=True)

@@ -13,7 +13,7 @@ from baselines.masking import DynamicSparse, random_like
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class SET(DynamicSparse):
-    """Drops the connections with the smallest `|w|`, and grows random ones."""
+    """Drops a fraction `drop(t)` of the connections, those with the smallest `|w|`, and grows as many random ones."""
 
     def growth(self, params: Any, grads: Any, count: Any) -> Any:
         """Returns uniform random numbers that differ between steps."""

@@ -14,7 +14,10 @@ from baselines.masking import DynamicSparse
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class RigL(DynamicSparse):
-    """Drops the connections with the smallest `|w|` and grows those with the largest `|dL/dw|` of the step's batch."""
+    """Drops the connections with the smallest `|w|` and grows those with the largest `|dL/dw|` of the step's batch.
+
+    In the paper, step t moves a fraction `drop(t) = a / 2 (1 + cos(pi t / T))` with a = 0.3, up to the step T.
+    """
 
     dense_gradients: bool = dataclasses.field(default=True, init=False)
 

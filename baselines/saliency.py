@@ -14,7 +14,10 @@ from baselines.masking import Masking
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Saliency(Masking):
-    """Masks the weights with the smallest `|w dL/dw|` of every parameter, on the batch of the step."""
+    """Masks the weights with the smallest `|w dL/dw|` of every parameter, at the sparsity of `sparsity.Schedule`.
+
+    The gradient is that of the step's batch.
+    """
 
     dense_gradients: bool = dataclasses.field(default=True, init=False)
 

@@ -29,15 +29,14 @@ def select(
     The first two keep units whose scores equal the threshold.
 
     Args:
-      scores: by site, `[width]`; NaN for unranked units, which are kept, and minus infinity for units that have been
-        removed.
+      scores: by site, `[width]`; NaN for unranked units, which are kept, and minus infinity for removed units.
       fraction: the fraction of the ranked units to remove, in [0, 1).
       rule: one of `RULES`.
       min_units: the minimum number of units of every site, >= 0, or such a number by site. The units with the largest
         scores are kept. With 0, a site can be emptied.
 
     Returns:
-      By site, `[width]` bool: whether a unit is removed, or has been.
+      By site, `[width]` bool: whether a unit is removed, now or before.
 
     Raises:
       ValueError: for an unknown rule, or a fraction out of its range.
@@ -85,14 +84,14 @@ def _exact(scores: Mapping[str, np.ndarray], fraction: float, floors: Mapping[st
 
 
 def stages(sparsity: float, steps: int = 5) -> list[float]:
-    """Returns the neuron sparsity after each stage of iterative pruning: one half, and then smaller and smaller steps.
+    """Returns the neuron sparsity after each stage of iterative pruning: `steps + 2` increasing values.
 
-    After stage i it is::
+    They start at 1/2, and the distance to rho halves with each stage::
 
         k_i = rho - (rho - 1/2) / 2^i, i = 0 ... steps, and then rho
 
-    With one step, or if rho is at most 1/2, there is one stage (as in the code of the DemP paper; the released CroP
-    would remove one half first).
+    With one step, or if rho is at most 1/2, rho is the only stage, as in the code of the DemP paper. The released code
+    of CroP would remove one half first.
 
     Args:
       sparsity: rho, the fraction of neurons to remove in total, in [0, 1).
@@ -104,5 +103,5 @@ def stages(sparsity: float, steps: int = 5) -> list[float]:
 
 
 def fraction_of_rest(target: float, reached: float) -> float:
-    """Returns the fraction of the remaining units to remove, to get from sparsity `reached` to `target`."""
+    """Returns the fraction of the remaining units to remove: `(target - reached) / (1 - reached)`, at least 0."""
     return max((target - reached) / (1 - reached + 1e-8), 0.0)

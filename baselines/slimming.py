@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Network slimming (Liu et al., 2017, https://arxiv.org/abs/1708.06519), on which DemP builds.
 
-Training has an L1 penalty on the scales of normalization layers. Units with the smallest scales are removed, and
-training continues.
+The network is trained with an L1 penalty on the scales gamma of its normalization layers. Then units with the smallest
+scales are removed, and training continues.
 """
 
 from __future__ import annotations

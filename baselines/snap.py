@@ -17,7 +17,7 @@ from baselines.subject import Subject
 def score(subject: Subject) -> np.ndarray:
     """Returns `|sum_b dL_b / dc|` of every group, `[num_groups]`, as the code of the DemP paper computes it.
 
-    L_b is the mean cross-entropy of batch b. The gate c = 1 multiplies the value before the activation.
+    L_b is the mean cross-entropy of batch b. The gate c, at c = 1, multiplies the value before the activation.
     """
     grads, _ = _sums(subject, "preactivation", losses.cross_entropy)
     return np.abs(grads)
@@ -27,7 +27,7 @@ def released(subject: Subject) -> np.ndarray:
     """Returns `|sum_b dL_b / dc| / |sum_b L_b|` of every group, `[num_groups]`, as the released code of SNAP does.
 
     L_b is the mean of the negated logits of the labels, because that code applies the negative log-likelihood to logits
-    instead of log-probabilities. The gate c = 1 multiplies the product, before the normalization.
+    instead of log-probabilities. The gate c, at c = 1, multiplies the output of a kernel, before the normalization.
     """
     grads, total = _sums(subject, "product", losses.negative_logit)
     return np.abs(grads) / np.abs(total)

@@ -30,12 +30,12 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
 
     Args:
       kind: one of `DISTRIBUTIONS`.
-      sparsity: the sparsity of all parameters that are not dense together, in [0, 1).
+      sparsity: the fraction of zeros in all parameters that are not dense, counted together, in [0, 1).
       exclude: patterns as in `fnmatch`, such as `"stem*"`.
 
     Raises:
-      ValueError: for an unknown kind, or a sparsity out of its range. The distribution raises it if a pattern matches
-        no parameter, or if all parameters are dense.
+      ValueError: for an unknown kind, or a sparsity out of its range. The returned function raises `ValueError` if a
+        pattern matches no parameter, or if all parameters are dense.
     """
     if kind not in DISTRIBUTIONS:
         raise ValueError(f"distribution must be one of {', '.join(DISTRIBUTIONS)}; got {kind!r}.")
@@ -47,14 +47,14 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
         leaves = jax.tree.leaves(params)
         for pattern in exclude:
             if not fnmatch.filter(paths, pattern):
-                raise ValueError(f"no parameter's path matches {pattern!r}. Paths are such as {paths[0]!r}.")
+                raise ValueError(f"no parameter's path matches {pattern!r}. An example of a path is {paths[0]!r}.")
         shapes = {
             path: leaf.shape
             for path, leaf in zip(paths, leaves, strict=True)
             if leaf.ndim > 1 and not any(fnmatch.fnmatch(path, pattern) for pattern in exclude)
         }
         if not shapes:
-            raise ValueError("there is no parameter of two axes or more to make sparse.")
+            raise ValueError("no parameter with two or more axes is left to sparsify.")
         chosen = erk(shapes, sparsity) if kind == "erk" else dict.fromkeys(shapes, sparsity)
         return jax.tree.unflatten(jax.tree.structure(params), [chosen.get(path) for path in paths])
 
@@ -64,8 +64,8 @@ def distribution(kind: str, sparsity: float, *, exclude: Sequence[str] = ()) -> 
 def erk(shapes: Mapping[str, Sequence[int]], sparsity: float) -> dict[str, float]:
     """Returns sparsities by Erdos-Renyi-Kernel (Evci et al., 2020, https://arxiv.org/abs/1911.11134).
 
-    The density of a kernel is `eps * (sum of its sizes) / (product of its sizes)`, at most 1. The factor eps is such
-    that a fraction `1 - sparsity` of all weights is kept.
+    The density of a kernel is `min(eps * sum(shape) / prod(shape), 1)`. The factor eps is chosen so that the fraction
+    `1 - sparsity` of all weights is kept.
 
     Example:
       >>> {name: round(s, 3) for name, s in erk({"a": (4, 4), "b": (16, 16)}, 0.5).items()}

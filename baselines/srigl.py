@@ -21,18 +21,19 @@ class SRigL(StaticSparse):
 
     Kernels have their outputs along the last axis, as in Flax. A step that changes masks does, after the update:
 
-    1. Salient connections are all but a fraction `drop` of the connections, by `|w|`, and the same number as dropped
-       with the largest `|dL/dw|` of the whole kernel.
+    1. Of m connections, `d = floor(m drop(t))` are dropped. Salient are the m - d connections with the largest `|w|`,
+       and the d weights with the largest `|dL/dw|` of the whole kernel.
     2. Neurons with fewer salient connections than `ablation` times the initial fan-in are ablated. They can come back.
        Enough neurons are kept that none needs more than a dense fan-in.
-    3. Every other neuron keeps its largest weights, and grows connections by `|dL/dw|` up to the common fan-in.
+    3. The common fan-in of the other neurons is `floor(n (1 - S)) // (number of these neurons)`, for a kernel of n
+       weights and sparsity S. Each keeps its largest weights, and grows connections by `|dL/dw|` up to this fan-in.
 
-    The released code trims neurons with too many connections in arbitrary order, and adds zero weights if ablation
-    leaves too few connections. Here neurons are trimmed by magnitude, and connections are grown by the gradient.
+    The released code trims neurons with too many connections in arbitrary order. If ablation leaves too few
+    connections, it adds arbitrary ones. Here neurons are trimmed by magnitude, and connections added by the gradient.
 
     Attributes:
       drop: by step, the fraction of the connections to drop, in [0, 1].
-      ablation: in [0, 1]; 0 for none. The paper uses 0.3 for ResNets and 0.95 for a ViT.
+      ablation: the fraction in step 2, in [0, 1]; 0 for no ablation. The paper uses 0.3 for ResNets and 0.95 for a ViT.
       never_ablated: patterns of paths of parameters without ablation, such as the classifier.
     """
 
@@ -74,7 +75,7 @@ class SRigL(StaticSparse):
 def constant_fan_in(
     weight: jax.Array, grad: jax.Array, mask: jax.Array, sparsity: Any, drop: Any, ablation: float
 ) -> jax.Array:
-    """Returns the next mask of one kernel.
+    """Returns the next mask of one kernel, `[fan-in, neurons]`.
 
     Args:
       weight, grad: `[fan-in, neurons]`, absolute values.
@@ -92,7 +93,7 @@ def constant_fan_in(
     salient = (top_count(active, kept) & mask) | top_count(grad, dropped)
     counts = jnp.sum(salient, 0, dtype=jnp.int32)
     least = jnp.maximum(jnp.floor(ablation * (budget // neurons)).astype(jnp.int32), 1)
-    # The minimum number of neurons with room for all connections.
+    # The minimum number of neurons that can hold all connections at a dense fan-in.
     needed = jnp.maximum(-(-budget // fan_in), 1)
     least = jnp.minimum(least, jnp.sort(counts)[::-1][needed - 1])
     stays = counts >= least if ablation > 0 else jnp.ones(neurons, bool)

@@ -156,5 +156,5 @@ def _ranked_groups(graph: demp_jax.Graph, unranked: Sequence[str]) -> np.ndarray
 
 
 def _units(graph: demp_jax.Graph, live: np.ndarray) -> int:
-    """Returns the number of removable units in live groups."""
+    """Returns the number of removable units in the groups of a mask, `[num_groups]` bool."""
     return sum(int(demp_jax.tracing.per_unit(live, site.groups).sum()) for site in graph.sites)

@@ -1,7 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions of XLA against those with `with_fast_convolutions` and its compiler options.
+"""XLA's convolutions, compared with `with_fast_convolutions` and its compiler options.
 
-Results and gradients in GFLOP/s. FLOPs include taps on padding, so implementations that skip these have higher rates.
+Results and both gradients are measured in GFLOP/s. FLOPs include taps on padding, so an algorithm that skips these taps
+has a higher rate.
 """
 
 from __future__ import annotations
@@ -36,17 +37,17 @@ _SHAPES = (
     (2, 29, 37, 1),
 )
 _LOOPED = ((16, 16, 16, 1), (8, 64, 64, 1), (4, 64, 128, 2))
-# Those, whether within a loop, and examples; by scale.
+# By scale: shape, whether the convolution runs in a loop, number of examples.
 CASES: dict[str, list[tuple[tuple[int, int, int, int], bool, int]]] = {
     "tiny": [((8, 2, 3, 1), False, 4), ((2, 3, 2, 1), False, 4), ((8, 2, 3, 1), True, 4)],
     "cpu": [*((shape, False, 128) for shape in _SHAPES), *((shape, True, 128) for shape in _LOOPED)],
 }
-# How often a loop goes round.
+# Iterations of a loop.
 _ROUNDS = 4
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per shape: times of the result and of both gradients, and the largest relative difference."""
+    """Yields a record per shape: times of the result and both gradients, and their largest relative differences."""
     for (side, inputs, outputs, stride), loop, examples in cases:
         x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
         kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
@@ -68,7 +69,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _looped(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that computes `fn` several times, in a loop."""
+    """Returns a function that calls `fn` several times in a loop."""
 
     def rounds(*args: jax.Array) -> jax.Array:
         return lax.map(lambda xs: fn(*xs), tuple(jnp.stack([each] * _ROUNDS) for each in args))

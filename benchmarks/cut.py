@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The time of a prune by stage: measuring, slicing, proving, and compiling the next step, without and with a cache.
+"""Time of a prune by stage: measuring, slicing, proving, retracing and recompiling the step.
 
-Some units of the first stage are killed by a large negative bias. The prune and the first step after it are timed in a
-process that compiles everything, and in a second one that uses the persistent cache of the first.
+A third of the units inside residual blocks is made dead by a large negative bias. The prune and the first step after it
+are timed in a process that compiles everything (`cold`), and again with the persistent cache that it wrote (`warm`).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import demp_jax
 from benchmarks import programs
 from experiments.recipe.network import Network
 
-# A process that takes longer hangs.
+# Timeout of a process.
 _SECONDS = 300
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -38,7 +38,11 @@ CASES: dict[str, list[tuple[dict[str, Any], int, int]]] = {
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network and cache, cold and warm: seconds by stage."""
+    """Yields a record per network with a cold cache, and one with a warm cache: seconds by stage.
+
+    Raises:
+      RuntimeError: if a process fails.
+    """
     for case in cases:
         with tempfile.TemporaryDirectory() as cache:
             for state in ("cold", "warm"):
@@ -58,7 +62,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
-    """Returns the seconds of one prune by stage, and those of a step before and after it."""
+    """Returns the seconds of one prune by stage, the seconds of a step after it, and the memory before and after."""
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     model = {"name": "resnet18", **model}
     net, variables = programs.initial(model, (32, 32, 3))
@@ -100,7 +104,7 @@ def once(model: dict[str, Any], batch: int, examples: int) -> dict[str, Any]:
 
 
 def _with_dead_units(variables: Any) -> Any:
-    """Returns variables with every third unit of every block's first normalization far below zero."""
+    """Returns variables with a bias of -100 for every third unit of the first normalization layer of every block."""
 
     def kill(path: Any, leaf: jax.Array) -> jax.Array:
         name = jax.tree_util.keystr(path)

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Residual blocks that lose all their units: what a training step saves, against blocks that keep one unit.
+"""Residual blocks without units: what a training step saves, compared with blocks that keep one unit.
 
-Of some blocks, the units inside are removed, down to one (`PruneOptions(min_units=1)`) or all of them (`min_units=0`).
-All other sites keep the same fraction of their units. Steps are timed, interleaved, and compiled for an H200 without
-one (`benchmarks.gpu_programs`) to count the operations that a GPU would launch.
+In some blocks, all units but one (`PruneOptions(min_units=1)`) or all units (`min_units=0`) are removed. All other
+sites keep an equal fraction of their units. Steps are timed in interleaved rounds. They are also compiled for an H200,
+without needing one (`benchmarks.gpu_programs`), to count the operations that a GPU would launch.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[int
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per case: times and operations of the dense step and of both pruned ones."""
+    """Yields a record per case: times and GPU operations of the dense step and of both pruned steps."""
     for model, shape, batch, blocks, fraction in cases:
         net, variables = programs.initial(model, shape)
         inside = tuple(f"blocks/{block}/bn" for block in blocks)

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Programs compiled for a GPU on a machine without one, to count the operations that they launch.
 
-XLA compiles for a description of a device. This needs JAX's CUDA plugin (`pip install "jax[cuda12]"`) and, where no
-driver is installed, the environment variable `JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1`. Nothing is tried out on a device, so
-XLA picks the algorithms of convolutions and products by default, and counts can differ from those on a GPU.
+XLA compiles for a description of a device. This needs JAX's CUDA plugin (`pip install "jax[cuda12]"`) and, without an
+installed driver, the environment variable `JAX_SKIP_CUDA_CONSTRAINTS_CHECK=1`. XLA does not autotune convolutions and
+products without a device, so counts can differ from those on a GPU.
 """
 
 from __future__ import annotations
@@ -49,9 +49,10 @@ dnn_version_info { major: 9 minor: 8 }
 runtime_version { major: 12 minor: 9 }
 device_description_str: "NVIDIA H200"
 """
-# Instructions that launch nothing: they name values, or belong to an asynchronous operation that is counted once.
+# Instructions that launch nothing: they name values, or end an asynchronous operation, which is counted at its start.
 _FREE = ("parameter", "constant", "tuple", "get-tuple-element", "bitcast", "copy-done", "async-done", "after-all")
-_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%[\w.-]+ = .*?[\])}] ([a-z][a-z0-9-]*)\(")
+_INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%[\w.-]+ = (.*?[\])}]) ([a-z][a-z0-9-]*)\(")
+_SHAPE = re.compile(r"[a-z]\w*\[([\d,]*)\]")
 _CALLED = re.compile(r"(?:to_apply|body|calls|true_computation|false_computation)=%([\w.-]+)")
 
 
@@ -71,7 +72,7 @@ def available() -> bool:
 
 
 def operations_of(program: programs.Program) -> dict[str, int]:
-    """Returns how many operations a training step launches on a GPU, by kind; see `operations`."""
+    """Returns the number of operations that a training step launches on a GPU, by kind; see `operations`."""
     sharding = _device()
     task = dataclasses.replace(program.task, replicated=sharding, fast_convolutions=False)
     arguments = jax.tree.map(
@@ -82,12 +83,13 @@ def operations_of(program: programs.Program) -> dict[str, int]:
 
 
 def operations(text: str) -> dict[str, int]:
-    """Counts the operations of a compiled program: kernels, calls of libraries such as cuDNN, and copies.
+    """Returns the number of operations of a compiled program by kind: fusions, library calls (cuDNN), copies.
 
-    Operations within a call, the body of a loop or the branches of a conditional count once.
+    Operations in the body of a loop and in each branch of a conditional count once. Operations whose results are empty
+    arrays launch nothing and do not count.
 
     Args:
-      text: the program after compilation, as HLO.
+      text: the HLO of the program after compilation.
     """
     bodies: dict[str, list[str]] = {}
     entry = name = ""
@@ -105,11 +107,12 @@ def _count(bodies: Mapping[str, list[str]], name: str) -> collections.Counter[st
     found: collections.Counter[str] = collections.Counter()
     for line in bodies[name]:
         match = _INSTRUCTION.match(line)
-        if not match or match[1] in _FREE:
+        if not match or match[2] in _FREE:
             continue
-        if match[1] in ("call", "while", "conditional", "async-start"):
+        shapes = _SHAPE.findall(match[1])
+        if match[2] in ("call", "while", "conditional", "async-start"):
             for called in _CALLED.findall(line):
                 found += _count(bodies, called)
-        else:
-            found[match[1].removesuffix("-start")] += 1
+        elif not shapes or any("0" not in shape.split(",") for shape in shapes):
+            found[match[2].removesuffix("-start")] += 1
     return found

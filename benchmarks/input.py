@@ -1,10 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The rate at which image files become batches.
+"""Throughput of reading image files, for a folder of `CLASS/*.JPEG`: `python -m benchmarks.input --dir=FOLDER`.
 
-`python -m benchmarks.input --dir=FOLDER` reads a folder of `CLASS/*.JPEG`. It measures how many training images of the
-ResNet-50 recipe (shorter side 256, random crop of 224) one thread makes per second, interleaved, with Pillow and, if
-installed, OpenCV and simplejpeg. It then measures the whole pipeline with threads and with processes. Ratios are
-relative to Pillow at full size. With `--out=FILE` a record is appended.
+First, one thread decodes and crops images as in the ResNet-50 recipe (shorter side 256, random crop of 224), with each
+installed library: Pillow, OpenCV, simplejpeg. Then the input pipeline runs with threads and with processes. Results are
+images per second, and ratios to decoding at full size with Pillow. `--out=FILE` appends a record to a file.
 """
 
 from __future__ import annotations
@@ -80,7 +79,7 @@ def _listed(folder: Path) -> Folder:
 
 
 def decoders(files: Folder, repeats: int) -> dict[str, float]:
-    """Returns images per second of one thread, by decoder: medians of interleaved repeats."""
+    """Returns images per second of one thread by decoder, medians of interleaved repeats."""
     rng = np.random.default_rng(0)
     data = [files[i][0] for i in range(len(files))]
     present = {name: function for name, (module, function) in DECODERS.items() if importlib.util.find_spec(module)}
@@ -95,7 +94,7 @@ def decoders(files: Folder, repeats: int) -> dict[str, float]:
 
 
 def pipelines(files: Folder, batches: int, batch: int, workers: int) -> dict[str, float]:
-    """Returns images per second of the training pipeline, without the start of its processes."""
+    """Returns images per second of the training pipeline, without the time to start its processes."""
     rgb = (0.0, 0.0, 0.0)
     dataset = Streamed(
         name="image_folder",
@@ -131,14 +130,14 @@ def pipelines(files: Folder, batches: int, batch: int, workers: int) -> dict[str
 
 
 def main() -> None:
-    """Measures, prints a table, and appends a record if asked."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--dir", type=Path, required=True)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=12)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--dir", type=Path, required=True, help="folder of CLASS/*.JPEG")
+    parser.add_argument("--repeats", type=int, default=5, help="timed repeats of every decoder")
+    parser.add_argument("--batches", type=int, default=12, help="timed batches of the pipeline")
+    parser.add_argument("--batch", type=int, default=64, help="images per batch")
+    parser.add_argument("--workers", type=int, default=2, help="threads or processes of the pipeline")
+    parser.add_argument("--out", type=Path, help="file that the record is appended to; none by default")
     options = parser.parse_args()
     files = _listed(options.dir)
     found: dict[str, dict[str, float]] = {

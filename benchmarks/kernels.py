@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A profile of a step: time and number of operations by kind, and idle time, from the profiler of JAX.
+"""A profile of a training step: time and number of launches by kind of operation, and idle time of the device.
 
-Kinds follow the names that XLA gives to operations: convolutions, reductions (mostly of BatchNorm), products, copies,
-and others. On a GPU every operation is one or a few kernels, and the device is idle while it waits for the host.
+Kinds are told by XLA's names of operations: convolutions, products, reductions (mostly of BatchNorm), copies, and all
+else. On a GPU, an operation is one kernel or a few, and the device is idle while it waits for the host.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ import jax
 
 from benchmarks import programs, step
 
-# Model, shape of an image, batch, and a cut of the suite `step`, or "dense"; by scale.
+# By scale: model, shape of an image, batch, and "dense" or the name of a prune as in the suite `step`.
 _WIDE: dict[str, Any] = {"name": "resnet18", "stem_stride": 1, "base_width": 64, "dtype": "bfloat16"}
 CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, str]]] = {
     "tiny": [({"name": "resnet18", "stem_stride": 2, "base_width": 4}, (16, 16, 3), 8, "dense")],
     "gpu": [(_WIDE, (32, 32, 3), 512, cut) for cut in ("90%, DemP, rounded", "dense", "90%, DemP")],
 }
-# Steps in a call, and calls that are traced.
+# Steps per call, and profiled calls.
 _TOGETHER, _CALLS = 5, 3
-# By kind, what names have in them, in lower case and but for casts ("convert"); the first that fits.
+# Substrings of lower-case names, without "convert" (a cast, not a convolution), by kind. The first kind that matches.
 _KINDS = {
     "convolutions": ("conv", "fprop", "dgrad", "wgrad", "implicit_gemm", "cudnn"),
     "products": ("gemm", "dot", "cublas", "nvjet"),
@@ -57,19 +57,19 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _run(program: programs.Program, calls: int) -> None:
-    """Calls a program several times and waits for the last result. Each call reuses the memory of the one before."""
+    """Calls the program and waits for the last result. Each call donates the memory of the previous one."""
     for _ in range(calls):
         last = program()
     jax.block_until_ready(last)
 
 
 def summary(events: Sequence[Mapping[str, Any]], steps: int) -> dict[str, Any]:
-    """Returns the profile of a step from the events of a trace.
+    """Returns time, idle fraction and launches of a device per step, from the events of a profile.
 
     Args:
-      events: events in the format of Chrome. Operations of a device have an `hlo_op`. For a GPU, only events of its
-        streams count.
-      steps: the number of steps in the trace.
+      events: events in Chrome's trace format. Operations of a device have an `hlo_op`. On a GPU, only the events of its
+        streams count, because other threads repeat them.
+      steps: the number of profiled steps.
     """
     threads: dict[tuple[Any, Any], str] = {}
     processes: dict[tuple[Any, Any], str] = {}

@@ -1,11 +1,16 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The overhead around a step: the training program, the bare step, the step with `nnx.jit`, and the step in PyTorch.
+"""The overhead around a training step: in the training program, in `nnx.jit`, and in PyTorch.
 
-All run the same ResNet-18 at the same batch size, interleaved, in ratios to the bare step. Runs of the program count by
-the median of their records, which includes reading batches and writing records, but not compiling and evaluating. The
-program runs several steps per call, and so do `bare steps together`. On a CPU, the program also runs with the
-convolutions of XLA and one step per call. PyTorch is measured if it is installed, on the same kind of device. A network
-with equally many but small arrays shows the overhead of the host.
+All train the same ResNet-18 with the same batch size. Times are relative to the bare compiled step, in interleaved
+rounds:
+
+* `program` is the median of the records of a run. It includes reading batches and writing records, but not compiling
+  or evaluating. The program runs several steps per call. On a CPU it is also timed with XLA's convolutions and one step
+  per call.
+* `bare steps together` are as many compiled steps per call, with nothing around them.
+* `PyTorch` is timed on the same device, if it is installed.
+
+A network with arrays that are small but just as many shows the overhead of the host.
 """
 
 from __future__ import annotations
@@ -33,16 +38,16 @@ from experiments.rundir import records as records_lib
 from experiments.training.loop import train_and_evaluate
 
 _SMALL: dict[str, Any] = {"base_width": 4, "stem_stride": 2}
-# Data, model, batch, steps of the program.
+# By scale: data, model, batch, steps of the program.
 CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
     "tiny": [("digits", _SMALL, 8, 8)],
     "cpu": [
         ("digits", _SMALL, 8, 800),
         ("cifar10", {"base_width": 16, "stem_stride": 2}, 128, 60),
-        # What an even cut of 80% of the weights leaves of it: how much of the saving does PyTorch get?
+        # The network above after an even prune of 80% of its weights, to compare what PyTorch gains by pruning.
         ("cifar10", {"base_width": 7, "stem_stride": 2}, 128, 120),
         ("cifar10", {"base_width": 16}, 128, 24),
-        # Of the recipe that `train` measures with most seeds.
+        # The recipe with the most seeds in the suite `train`.
         ("cifar10", {"base_width": 32, "stem_stride": 2}, 128, 40),
     ],
     "gpu": [
@@ -51,23 +56,23 @@ CASES: dict[str, list[tuple[str, dict[str, Any], int, int]]] = {
     ],
 }
 _SHAPES = {"digits": (8, 8, 1), "cifar10": (32, 32, 3)}
-# Of the regularizer, in the program and in bare steps; noise there is in none (the suite `overhead` has what it takes).
+# Strength of the regularizer, in the program and in bare steps. Noise is measured by the suite `overhead`.
 _STRENGTH = 1e-3
-# Steps in a call of the program, at most: `config.steps_per_call`.
+# Maximum number of steps per call of the program: the default of `config.steps_per_call`.
 _TOGETHER = 10
-# Rounds, and calls of each way in one; by scale.
+# By scale: rounds, and calls per round.
 _ROUNDS = {"tiny": (1, 1), "cpu": (3, 15), "gpu": (2, 50)}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network: seconds per step by way of running it, and ratios to the bare step."""
+    """Yields a record per network: seconds per step, and ratios to the bare step, of each way to run it."""
     rounds, repeats = _ROUNDS[scale]
     for data, model, batch, steps in cases:
         model, shape = {"name": "resnet18", **model}, _SHAPES[data]
         net, variables = programs.initial(model, shape)
         bare = programs.built(net, variables, shape, batch, strength=_STRENGTH)
         ways: dict[str, Callable[[], Any]] = {"bare step": bare, "nnx.jit": _through_nnx(model, shape, batch)}
-        # As many as the program takes in a call, which does as they do.
+        # As many steps per call as the program runs.
         together = programs.built(net, variables, shape, batch, strength=_STRENGTH, together=_TOGETHER)
         if _has_torch() and model.get("dtype", "float32") == "float32":
             ways["PyTorch"] = _through_torch(model, shape, batch)
@@ -91,7 +96,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _in_a_row(call: Callable[[], Any], repeats: int) -> float:
-    """Returns the median seconds of consecutive calls without waiting, as in the program. The first does not count."""
+    """Returns the median seconds of consecutive calls, after one warm-up call."""
     taken = []
     for _ in range(repeats + 1):
         started = time.perf_counter()
@@ -101,7 +106,7 @@ def _in_a_row(call: Callable[[], Any], repeats: int) -> float:
 
 
 def _summary(seconds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
-    """Returns the median seconds, and the median, smallest and largest ratio to the bare step."""
+    """Returns the median of the seconds, and median, minimum and maximum of the ratios to the bare step."""
     ratios = [a / b for a, b in zip(seconds, bare, strict=True)]
     return {
         "seconds": round(statistics.median(seconds), 6),
@@ -111,12 +116,12 @@ def _summary(seconds: Sequence[float], bare: Sequence[float]) -> dict[str, Any]:
 
 
 def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: Any) -> float:
-    """Returns the median seconds per step of a run of the training program with DemP, without dead units."""
+    """Returns the median seconds per step of a run of the training program: DemP without a prune before the end."""
     changes = {
         "steps": str(steps),
         "batch_size": batch,
         "data.name": data,
-        # As of `programs.built`.
+        # As in `programs.built`.
         "data.crop": 4,
         "data.flip": True,
         "log_every": str(max(steps // 4, 1)),
@@ -135,11 +140,11 @@ def _program(model: dict[str, Any], batch: int, steps: int, data: str, **more: A
         try:
             train_and_evaluate(config, Path(folder) / "run")
         finally:
-            # It turns the cache of compiled programs on, which is not for what others measure in this process.
+            # The run enables the cache of compiled programs. Other measurements in this process compile without it.
             jax.config.update("jax_compilation_cache_dir", cache)
             compilation_cache.reset_cache()
         lines = records_lib.read_lines(Path(folder) / "run" / "metrics.jsonl")
-    # Before the first line of metrics the program does not know how many steps it can take in a call.
+    # The program chooses the number of steps per call after the first line of metrics.
     return statistics.median([line["seconds_per_step"] for line in lines if "seconds_per_step" in line][1:])
 
 
@@ -149,7 +154,7 @@ def _made_up(shape: tuple[int, int, int], batch: int) -> tuple[np.ndarray, np.nd
 
 
 def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
-    """Returns the step as in the documentation of NNX: `nnx.jit` updates a model and an optimizer."""
+    """Returns a training step in the style of NNX's documentation: `nnx.jit` updates model and optimizer in place."""
     dtype = jnp.dtype(model.get("dtype", "float32"))
     options: dict[str, Any] = {"stem_stride": model.get("stem_stride", 1), "base_width": model["base_width"]}
     net = models.ResNet(shape[-1], 10, dtype=dtype, rngs=nnx.Rngs(0), **options)
@@ -169,7 +174,7 @@ def _through_nnx(model: dict[str, Any], shape: tuple[int, int, int], batch: int)
 
 
 def _has_torch() -> bool:
-    """Returns whether PyTorch is installed for the device of JAX."""
+    """Returns whether PyTorch is installed and supports the device that JAX uses."""
     if not importlib.util.find_spec("torch"):
         return False
     import torch
@@ -178,7 +183,7 @@ def _has_torch() -> bool:
 
 
 def _through_torch(model: dict[str, Any], shape: tuple[int, int, int], batch: int) -> Callable[[], Any]:
-    """Returns the step of the same network in PyTorch, with AdamW."""
+    """Returns a training step of the same network in PyTorch, with AdamW."""
     import torch
     from torch import nn
 

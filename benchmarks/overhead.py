@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The overhead of DemP in a training step before anything is pruned, for each part alone and for all together.
+"""The cost of DemP in a training step of an unpruned network: each part alone and all together.
 
-As in the training program, a call runs ten steps.
+Times are ratios to the plain step. As in the training program, ten steps run per call.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "everything": {"strength": 5e-3, "noise": 5e-5},
 }
 _SOME = ("plain", "alive bits", "everything")
-# Model, batch, rounds, parts; by scale.
+# By scale: model, batch, rounds, parts.
 CASES: dict[str, list[tuple[dict[str, Any], int, int, tuple[str, ...]]]] = {
     "tiny": [({"base_width": 4, "stem_stride": 2}, 8, 2, tuple(PARTS))],
     "cpu": [
@@ -33,12 +33,12 @@ CASES: dict[str, list[tuple[dict[str, Any], int, int, tuple[str, ...]]]] = {
     "gpu": [({"base_width": 64, "dtype": dtype}, 512, 11, _SOME) for dtype in ("bfloat16", "float32")],
 }
 _TOGETHER = 10
-# How often each is compiled.
+# How many times each part is compiled.
 _COMPILED = {"tiny": 1, "cpu": 6, "gpu": 1}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network: times and compile times with each part."""
+    """Yields a record per network: the time of a step and the time to compile it, with each part."""
     for model, batch, repeats, names in cases:
         model = {"name": "resnet18", **model}
         net, variables = programs.initial(model, (32, 32, 3))
@@ -47,7 +47,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
             for name in names
         }
         if scale == "gpu":
-            # A process tries kernels out once: whichever is compiled first would pay for those that all share.
+            # Kernels are autotuned once per process. Without this, the first part would pay for kernels that all share.
             steps["plain"].compile()
         compiling = _compiling(steps, _COMPILED[scale])
         timings = interleaved(steps, repeats, _TOGETHER)
@@ -64,9 +64,9 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _compiling(steps: Mapping[str, programs.Program], repeats: int) -> dict[str, float]:
-    """Returns the minimum compile time of each program, in seconds, interleaved.
+    """Returns the minimum seconds to trace and compile each step, over interleaved repeats.
 
-    The minimum counts, because the work is the same each time, and other programs on the machine only add time.
+    Every repeat compiles the same program, so more than the minimum is noise of the machine.
     """
     taken: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(repeats):

@@ -1,9 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Convolutions with padded channels, compared with the best padding.
+"""Convolutions with padded channels: how far XLA's convolutions and ours are from the best padding.
 
-On a CPU, a convolution with 9 inputs and 5 outputs can take longer than one with 16 and 8. Convolutions of random
-numbers of channels are measured by XLA with its default options; by `with_fast_convolutions` with `compiler_options`,
-whose rule this checks; without padding; and padded to multiples of 4, 8 and 16. Times include padding and slicing.
+On a CPU, a convolution with 9 inputs and 5 outputs can take longer than one with 16 and 8. Convolutions with random
+numbers of channels are timed with XLA's default options. With `compiler_options`, they are timed unpadded, padded to
+multiples of 4, 8 and 16, and by `with_fast_convolutions`, whose padding rule this checks. Times include padding and
+slicing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from jax import lax
 from benchmarks.timing import interleaved
 from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 
-# Side of the image, examples, least and most channels, how many random convolutions; by scale.
+# By scale: side of the image, examples, minimum and maximum of the channels, number of random convolutions.
 CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
     "tiny": ((4, 2, 3, 9, 2),),
     "cpu": ((32, 32, 3, 32, 30), (16, 128, 3, 32, 40), (16, 64, 17, 64, 20), (8, 128, 3, 48, 30), (4, 256, 8, 64, 30)),
@@ -30,7 +31,7 @@ CASES: dict[str, tuple[tuple[int, int, int, int, int], ...]] = {
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per size of images: the seconds of each convolution with each padding."""
+    """Yields a record per image size: seconds of every convolution, by algorithm."""
     for side, examples, least, most, count in cases:
         draw = random.Random(f"{side}, {most}")
         found = []
@@ -43,7 +44,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _seconds(side: int, examples: int, inputs: int, outputs: int, repeats: int) -> dict[str, float]:
-    """Returns the median seconds of a 3 x 3 convolution by XLA, by our rule, without padding, and with each padding."""
+    """Returns the median seconds of a 3 x 3 convolution by XLA, by our rule, and with every padding."""
     x = jax.random.normal(jax.random.key(0), (examples, side, side, inputs))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, inputs, outputs))
     platform = jax.default_backend()
@@ -84,6 +85,6 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def _to_best(chosen: Sequence[Mapping[str, float]], way: str) -> tuple[str, str]:
-    """Returns the geometric mean and the maximum of the ratios to the best padding."""
+    """Returns the geometric mean and the maximum of the time of an algorithm over the time of the best one."""
     ratios = [seconds[way] / min(seconds.values()) for seconds in chosen]
     return f"x {statistics.geometric_mean(ratios):.2f}", f"x {max(ratios):.2f}"

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Training steps of the training program on random images, to be timed."""
+"""Training steps to be timed: those of the training program, on random images."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from experiments.training.step import Data, Task, TrainState, compiled, train_st
 
 @dataclasses.dataclass
 class Program:
-    """A training step with its state. A call runs one or more steps, on the same batches every time.
+    """A training step with its state. Each call runs `together` steps, on the same batches.
 
     Attributes:
       net, variables, graph: the network, its initial variables, and its trace.
-      batch: the number of examples of a step.
-      task: the definition of the step.
-      compile_seconds: seconds to trace and compile the step; `None` before.
-      together: the number of steps of a call. A single step takes a batch. Several steps read their batches from a
-        training set, in a loop of the compiled program, like the training program, which runs up to ten.
+      batch: examples per step.
+      task: what a step computes.
+      compile_seconds: time to trace and compile the step; `None` before that.
+      together: steps per call. A single step has its batch as an argument. Several steps run in a compiled loop, and
+        gather their batches from a dataset on the device, as in the training program.
     """
 
     net: network.Network
@@ -56,21 +56,21 @@ class Program:
         members = demp_jax.weight_groups(self.graph, self.variables["params"])
         self._compiled: Any = None
         self.compile_seconds: float | None = None
-        # Placed on devices like the results of a step. The compiled step requires this.
+        # The compiled step requires the sharding of its outputs, which is that of the training program.
         which: tuple[Any, ...] = (None,)
         if self.together > 1:
             which = (jnp.arange(examples).reshape(self.together, self.batch), jnp.asarray(self.together))
         self._state, *self._rest = Devices(1).everywhere((state, data, *which, members))
 
     def __call__(self) -> Any:
-        """Runs the steps and returns arrays to wait for. The first call compiles."""
+        """Runs the steps and returns arrays to wait for. The first call compiles, unless `compile` was called."""
         if self._compiled is None:
             self.compile()
         self._state, metrics = self._compiled(self._state, *self._rest)
         return self._state, metrics
 
     def compile(self) -> None:
-        """Traces and compiles the steps, also if they have been compiled before."""
+        """Traces and compiles the steps, again if they were compiled before."""
         step = train_step if self.together == 1 else train_steps
         started = time.perf_counter()
         self._compiled = compiled(step, self._state, *self._rest, task=self.task)
@@ -83,16 +83,15 @@ class Program:
 
     @property
     def bytes(self) -> int | None:
-        """Peak memory of a call in bytes, including images; `None` if it is not compiled, or unknown."""
+        """Peak memory of a call in bytes, including its images; `None` if unknown or not compiled."""
         return None if self._compiled is None else taken_bytes(self._compiled)
 
     @property
     def least_bytes(self) -> int:
-        """Bytes that the convolutions and products of a step read and write, if each array is moved once.
+        """Minimum number of bytes that the convolutions and products of a step move, with each array moved once.
 
-        Like FLOPs, they are three times those of the forward pass. With an input x, weights w and a result y, the
-        forward pass moves x, w and y. The gradient of x moves those of y and x, and w. The gradient of w moves x, and
-        the gradients of y and w.
+        Like FLOPs, it is three times that of the forward pass. The forward pass `y = f(x, w)` moves x, w and y. The
+        gradient of x moves dy, w and dx, and the gradient of w moves x, dy and dw.
         """
         shape = self.graph.program.avals[self.graph.program.inputs[-1]].shape[1:]
         x = jax.ShapeDtypeStruct((self.batch, *shape), jnp.float32)
@@ -100,7 +99,7 @@ class Program:
 
     @property
     def parameters(self) -> int:
-        """The number of trained parameters."""
+        """Number of trained parameters."""
         return sum(leaf.size for leaf in jax.tree.leaves(self.variables["params"]))
 
     @property
@@ -138,14 +137,22 @@ def built(
     together: int = 1,
     fast_convolutions: bool = True,
 ) -> Program:
-    """Returns the training step of a network for images of a shape, with parts of DemP.
+    """Returns the training step of a network.
 
-    With `fast_convolutions=False`, convolutions are those of XLA. `together` is the number of steps of a call.
+    Args:
+      net, variables: the network and its variables.
+      shape: shape of an image.
+      batch: examples per step.
+      watch: whether the step tracks which units are alive.
+      strength, noise: constant strength of the Lasso and variance of the noise; 0 for none.
+      updater: an updater of a masking method, see `baselines.masking`.
+      together: steps per call.
+      fast_convolutions: whether convolutions that XLA compiles badly are rewritten.
     """
     graph = demp_jax.trace(net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
     base: optax.GradientTransformation = optax.adamw(5e-3, weight_decay=5e-4)
     if strength or noise:
-        # Constant schedules, since noise costs nothing at the end of a schedule.
+        # Constant schedules: where a schedule is zero, the noise costs nothing.
         schedules = [demp_jax.schedules.constant(amount, 10**6) if amount else 0.0 for amount in (strength, noise)]
         base = demp_jax.demp(base, strength=schedules[0], noise=schedules[1], key=0)
     task = Task(
@@ -169,7 +176,7 @@ def built(
 
 
 def initial(model: Mapping[str, Any], shape: tuple[int, int, int]) -> tuple[network.Network, Any]:
-    """Returns a new network by the `model` section of a config, and its variables."""
+    """Returns a network as in the `model` section of a config, and its initial variables."""
     config = variants("benchmarks", "", {"": {f"model.{name}": value for name, value in model.items()}})
     return network.initial(section(schema.Model, config.model), config.seed, shape, 10)
 
@@ -182,9 +189,9 @@ def narrowed(
     multiple: int = 1,
     min_units: int = 1,
 ) -> tuple[network.Network, Any]:
-    """Returns a network with `kept(site, width)` units at each site, rounded up to a multiple, by a real prune.
+    """Returns the network pruned to `kept(site, width)` units at each site, rounded up to a multiple.
 
-    It runs on the CPU of the host, which compiles faster than an accelerator.
+    The prune runs on the CPU, which compiles faster than an accelerator.
     """
     variables = jax.device_get(variables)
     with jax.default_device(jax.devices("cpu")[0]):
@@ -193,7 +200,7 @@ def narrowed(
             site.name: np.arange(site.width) >= min(site.width, max(min_units, math.ceil(kept(site.name, site.width))))
             for site in graph.sites
         }
-        # The prune rounds by keeping more units.
+        # The prune rounds widths up by keeping units.
         x = jax.random.uniform(jax.random.key(0), (2, *shape))
         options = demp_jax.PruneOptions(multiple=multiple, min_units=min_units, tolerance=math.inf)
         result = demp_jax.prune(net, variables, [x], params=lambda v: v["params"], remove=leave, options=options)

@@ -64,7 +64,7 @@ def run(seed: int) -> dict[str, Any]:
     """Runs the notebook with a seed and returns its results.
 
     Raises:
-      nbclient.exceptions.CellExecutionError: when a cell fails.
+      nbclient.exceptions.CellExecutionError: if a cell fails.
     """
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     [cell] = [cell for cell in notebook.cells if "\nSEED = 0\n" in cell.source]
@@ -98,7 +98,7 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs or prints, by the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--out", type=Path, default=OUT, help="file that the records are appended to")

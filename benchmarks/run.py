@@ -1,13 +1,16 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Measures speed: `python -m benchmarks.run SUITE`.
+"""Benchmarks of speed: `python -m benchmarks.run SUITE`.
 
-Each suite appends a record per case to `results/benchmarks/SUITE.jsonl` as soon as it is measured, on a GPU to
-`SUITE_gpu.jsonl`, and prints a table. Ratios are medians over rounds in which all programs are interleaved. The scale
-is `gpu` if there is one, and `cpu` otherwise. `tiny` checks in seconds that a suite works, and needs `--out` to write
-records. `python -m benchmarks.run SUITE --table` prints the table of the existing records, and
-`--fill=benchmarks/README.md` writes it to that page. `--only=TEXT` measures the cases whose line in `CASES` contains
-the text, as in `train --only=vgg16`. `python -m benchmarks.run gpu` measures the most important cases of all suites on
-one GPU, in order of importance, and starts no case that is not likely to end within `--minutes`.
+A suite appends its records to `results/benchmarks/SUITE.jsonl`, or `SUITE_gpu.jsonl` on a GPU, one line per case when
+it is measured, and prints their table. Ratios are medians over rounds in which all programs are interleaved. The
+default scale is `gpu` if there is a GPU, otherwise `cpu`. `tiny` tests a suite in seconds and only keeps records with
+`--out`.
+
+`python -m benchmarks.run SUITE --table` prints the table of the stored records, and `--fill=benchmarks/README.md`
+writes it into that page. `--only=TEXT` measures the cases that contain a text, such as `train --only=vgg16`.
+
+`python -m benchmarks.run gpu` measures the cases of all suites on one GPU, the most important first. A case is only
+started if it is likely to finish within `--minutes`.
 """
 
 from __future__ import annotations
@@ -43,8 +46,8 @@ SUITES: dict[str, ModuleType] = {
     "shortcuts": shortcuts,
     "train": train,
 }
-# The order of the suites in `gpu`, which takes the next case of each. Other cases follow. Whole runs are left out,
-# since they take longer than all other cases.
+# Order of the suite `gpu`, most important first: each entry stands for the next case of its suite. Remaining cases of
+# these suites follow. `train` is left out, because whole runs take too long.
 _TURNS = (
     *["step"] * 2,
     "kernels",
@@ -57,9 +60,9 @@ _TURNS = (
     *["step"] * 2,
     "loop",
 )
-# Seconds of a case on an H200, most of them for compiling. Some are guesses.
+# Estimated seconds of a case on an H200, mostly to compile. Cases that would not finish in time are not started.
 _SECONDS = {"step": 70, "kernels": 40, "shortcuts": 4, "overhead": 40, "cut": 100, "loop": 115, "emptied": 60}
-_NO_GPU = "--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works"
+_NO_GPU = "--scale=gpu needs a GPU, but JAX finds none; test a suite with --scale=tiny"
 SCALES = ("tiny", "cpu", "gpu")
 _RESULTS = Path(__file__).resolve().parent.parent / "results" / "benchmarks"
 
@@ -68,20 +71,20 @@ def chosen(suite: str, scale: str, only: str = "") -> list[Any]:
     """Returns the cases of a suite that contain a text.
 
     Raises:
-      ValueError: if no case contains it, or if the suite has no cases at the scale.
+      ValueError: if there is none, or the suite has no cases at the scale.
     """
     every = SUITES[suite].CASES.get(scale, ())
     if not every:
-        raise ValueError(f"{suite} has no cases at the scale {scale}; give --scale={' or '.join(SUITES[suite].CASES)}")
+        raise ValueError(f"{suite} has no cases at the scale {scale}; use --scale={' or '.join(SUITES[suite].CASES)}")
     cases = [case for case in every if only in str(case)]
     if not cases:
         known = "; ".join(str(case) for case in every)
-        raise ValueError(f"--only={only} is in no case of {suite} at the scale {scale}; give a text of one of: {known}")
+        raise ValueError(f"--only={only} matches no case of {suite} at the scale {scale}. The cases are: {known}.")
     return cases
 
 
 def measure(suite: str, scale: str, out: Path, cases: Sequence[Any]) -> list[dict[str, Any]]:
-    """Runs cases of a suite, appends each record to a file when it is measured, and returns the records."""
+    """Runs cases of a suite and returns its records. Each is appended to a file as soon as it is measured."""
     found = []
     out.parent.mkdir(parents=True, exist_ok=True)
     started = time.perf_counter()
@@ -95,22 +98,22 @@ def measure(suite: str, scale: str, out: Path, cases: Sequence[Any]) -> list[dic
 
 
 def in_turn(cases: Mapping[str, Sequence[Any]], order: Sequence[str]) -> list[tuple[str, Any]]:
-    """Returns all pairs of suite and case. Each entry of the order takes the next case of its suite; others follow."""
+    """Returns suite and case of all cases. Each suite in `order` stands for its next case; remaining cases follow."""
     left = {suite: list(of) for suite, of in cases.items()}
     found = [(suite, left[suite].pop(0)) for suite in order if left.get(suite)]
     return found + [(suite, case) for suite in dict.fromkeys(order) for case in left.get(suite, ())]
 
 
 def measure_all(scale: str, folder: Path, seconds: float) -> bool:
-    """Measures cases of all suites and prints their tables. A case that fails does not stop the others.
+    """Measures cases of all suites, most important first, and prints their tables. A failed case does not stop others.
 
     Args:
-      scale: the scale of the cases.
-      folder: the folder of the record files.
-      seconds: the time limit. No case is started that is not likely to end before.
+      scale: scale of the cases.
+      folder: folder of the record files.
+      seconds: time limit. Cases that are not likely to finish within it are not started.
 
     Returns:
-      Whether every case that was started succeeded.
+      Whether no case failed.
     """
     found: dict[str, list[dict[str, Any]]] = {}
     well = True
@@ -118,9 +121,9 @@ def measure_all(scale: str, folder: Path, seconds: float) -> bool:
     for suite, case in in_turn({name: module.CASES.get(scale, ()) for name, module in SUITES.items()}, _TURNS):
         passed = time.perf_counter() - started
         if passed + (_SECONDS[suite] if scale == "gpu" else 0) > seconds:
-            print(f"{suite}: not begun after {passed:.0f} s: {case}", flush=True)  # noqa: T201
+            print(f"{suite}: not started after {passed:.0f} s: {case}", flush=True)  # noqa: T201
             continue
-        print(f"{suite}: begun after {passed:.0f} s: {case}", flush=True)  # noqa: T201
+        print(f"{suite}: started after {passed:.0f} s: {case}", flush=True)  # noqa: T201
         try:
             found.setdefault(suite, []).extend(measure(suite, scale, records_file(folder, suite, scale), [case]))
         except Exception:
@@ -133,7 +136,7 @@ def measure_all(scale: str, folder: Path, seconds: float) -> bool:
 
 
 def records_file(folder: Path, suite: str, scale: str) -> Path:
-    """Returns the file of the records of a suite; records of a GPU have another file."""
+    """Returns the file of a suite's records, which differs for the scale `gpu`."""
     return folder / f"{suite}{'_gpu' * (scale == 'gpu')}.jsonl"
 
 
@@ -150,15 +153,15 @@ def markdown(suite: str, records: Sequence[Mapping[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", choices=[*SUITES, "gpu"], help="gpu: what matters of all on a GPU, in turn")
-    parser.add_argument("--scale", choices=SCALES, help="by default gpu where there is one, else cpu")
-    parser.add_argument("--only", default="", help="text of the cases to measure; all by default")
-    parser.add_argument("--out", type=Path, help="folder of the records; results/benchmarks by default")
-    parser.add_argument("--table", action="store_true", help="measure nothing, show the records there are")
-    parser.add_argument("--fill", type=Path, help="file whose table of this suite is replaced")
-    parser.add_argument("--minutes", type=float, help="gpu: how long it may take, 8 by default")
+    parser.add_argument("suite", choices=[*SUITES, "gpu"], help="gpu: the cases of all suites, most important first")
+    parser.add_argument("--scale", choices=SCALES, help="default: gpu if there is one, otherwise cpu")
+    parser.add_argument("--only", default="", help="only measure cases that contain this text")
+    parser.add_argument("--out", type=Path, help="folder of the records; default: results/benchmarks")
+    parser.add_argument("--table", action="store_true", help="print the table of the stored records; measure nothing")
+    parser.add_argument("--fill", type=Path, help="write the table of the suite into this file")
+    parser.add_argument("--minutes", type=float, help="gpu: time limit in minutes; default: 8")
     options = parser.parse_args(arguments)
-    # Runs of the suite `train` are processes of their own, on the same GPU.
+    # The suite `train` runs other processes on the same GPU.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     found = "cpu" if jax.default_backend() == "cpu" else "gpu"
     scale = options.scale or ("gpu" if options.suite == "gpu" else found)
@@ -167,13 +170,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.suite == "gpu":
         for name in ("only", "table", "fill"):
             if getattr(options, name):
-                parser.error(f"--{name} is for one suite; gpu runs all: name one of {', '.join(SUITES)}")
+                parser.error(f"--{name} needs a single suite instead of gpu: {', '.join(SUITES)}")
         if scale == "gpu" and found == "cpu":
             parser.error(_NO_GPU)
         minutes = 8.0 if options.minutes is None else options.minutes
         sys.exit(not measure_all(scale, folder, 60 * minutes))
     if options.minutes is not None:
-        parser.error("--minutes is for gpu, which runs all suites; of one suite --only=TEXT names the cases")
+        parser.error("--minutes only applies to the suite gpu; limit another suite with --only=TEXT")
     path = records_file(folder, options.suite, scale)
     try:
         cases = [] if options.table else chosen(options.suite, scale, options.only)

@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The share of convolutions in a step, dense and pruned.
+"""The fraction of a step that is spent in convolutions, for dense and pruned networks.
 
-FLOPs are those of convolutions and products, and fall with the square of the widths. The other operations, mostly
-BatchNorm and ReLU with their gradients, fall linearly. The time of a step therefore falls more slowly than its FLOPs,
-even if that of convolutions does not. The step is interleaved with a program that only has its convolutions and
-products with their gradients. The difference is the time of the other operations.
+FLOPs only count convolutions and products, and fall with the square of the widths. All else, mostly BatchNorm and ReLU
+with their gradients, falls in proportion to the widths. Even if the time of convolutions fell as their FLOPs do, that
+of the step would not. The step is timed interleaved with a program of only its convolutions and products with their
+gradients. All else is the difference.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from benchmarks import programs, step
 from benchmarks.timing import interleaved
 from experiments.fast_convolutions import compiler_options, with_fast_convolutions
 
-# Model, shape of an image, batch, and the cuts by name, as the suite `step` has them.
+# By scale: model, shape of an image, batch, and names of prunes as in the suite `step`.
 _EVEN = tuple(f"{sparsity:.0%}, even" for sparsity in step.SPARSITIES)
 _BY_DEMP = tuple(f"{sparsity:.0%}, DemP" for sparsity in step.SPARSITIES[:2])
 _RESNET = {"name": "resnet18", "stem_stride": 1}
@@ -35,12 +35,12 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str
         ({"name": "vgg16", "base_width": 64, "hidden": 512}, (32, 32, 3), 16, _EVEN),
     ],
 }
-# Steps in a call, and rounds; by scale.
+# By scale: steps per call, and rounds.
 _ROUNDS = {"tiny": (2, 2), "cpu": (4, 7)}
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per network: times of the step and of its convolutions, dense and at each width."""
+    """Yields a record per network: times of the step and of its convolutions alone, dense and with each prune."""
     together, rounds = _ROUNDS[scale]
     for model, shape, batch, names in cases:
         dense = programs.built(*programs.initial(model, shape), shape, batch, together=together)
@@ -68,8 +68,8 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 def convolutions(program: programs.Program) -> Callable[[], Any]:
     """Returns a function that only computes the convolutions and products of a step, with their gradients.
 
-    Like a call of the program, it loops over steps. Inputs are random. The first convolution has no gradient of its
-    input, which a step does not compute either.
+    Operands are random. The function loops over as many steps as a call of the program. As in a step, the gradient of
+    the network's input is not computed.
     """
     shape = program.graph.program.avals[program.graph.program.inputs[-1]].shape[1:]
     x = jax.ShapeDtypeStruct((program.batch, *shape), jnp.float32)
@@ -77,10 +77,10 @@ def convolutions(program: programs.Program) -> Callable[[], Any]:
     rng = np.random.default_rng(0)
     given = []
     for fn, left, right in ops:
-        # Results as large as their inputs, whatever the width: numbers near the smallest ones would be slow.
+        # Scaled so that results have the variance of their inputs at every width: subnormal numbers would be slow.
         scale = (right.size / right.shape[-1]) ** -0.5
         result = jax.eval_shape(fn, left, right)
-        # Made on the host: a program each would take longer to compile than all that is timed.
+        # Drawn by NumPy, because compiling a program per shape would take longer than the measurement.
         made = [
             rng.standard_normal(each.shape, np.float32) * by for each, by in ((left, 1), (right, scale), (result, 1))
         ]
@@ -95,7 +95,7 @@ def convolutions(program: programs.Program) -> Callable[[], Any]:
             else:
                 result, pull = jax.vjp(functools.partial(fn, left), right)
                 to_left, (to_right,) = left, pull(g)
-            # Every array is another one in the next round, so that none can be computed once for all.
+            # Every array changes in each iteration, so that XLA cannot move a computation out of the loop.
             found.append((to_left, right + 0 * to_right, result))
         return found
 
@@ -128,7 +128,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         name = f"{model['name']}, width {model['base_width']}"
         name += ", half-size maps" if model.get("stem_stride") == 2 else ""
         dense = record["steps"]["dense"]
-        # All in parts of the dense step.
+        # All columns are fractions of the dense step.
         share = dense["convolutions"]["ratio"]
         for cut, row in record["steps"].items():
             flops, taken = row["flops_ratio"], row["convolutions"]["ratio"]

@@ -1,10 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Implementations of a residual sum whose operands have lost different channels.
+"""The sum of a residual block whose operands keep different channels: four implementations, relative to a plain sum.
 
-The benchmark times relu(y + selected x) with the gradients of both, for x and y with different halves of the channels.
-`take` gathers, and its gradient scatters. `scatter` adds into y at given positions, and its gradient gathers. `matmul`
-multiplies by a 0-1 matrix in full precision. `ours` is `demp_jax.select`, which gathers forward and backward, and uses
-products for few channels on a CPU. Times are relative to a plain sum of equally many channels.
+This times `relu(y + select(x))` with its gradients of x and y. Each operand keeps a random half of the channels:
+
+* `take`: a gather, whose gradient is a scatter-add;
+* `scatter`: a scatter-add into y, whose gradient is a gather;
+* `matmul`: a product with a 0-1 matrix, at the highest precision so that it is exact;
+* `ours`: `demp_jax.select`, gathers in both directions, or on a CPU products if there are few channels.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import numpy as np
 import demp_jax
 from benchmarks.timing import interleaved
 
-# Examples, side of the image, channels of the dense network, dtype.
+# By scale: examples, side of the image, channels of the dense network, dtype.
 _GPU = ((512, 32, 64), (512, 16, 128), (512, 8, 256), (512, 4, 512))
 CASES: dict[str, tuple[tuple[int, int, int, str], ...]] = {
     "tiny": ((2, 4, 8, "float32"),),
@@ -32,30 +34,30 @@ CASES: dict[str, tuple[tuple[int, int, int, str], ...]] = {
 
 
 def take(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds gathered channels, and zero if the index is out of bounds."""
+    """Returns `y + x[..., index]`, with zeros for indices out of bounds."""
     return y + jnp.take(x, index, axis=-1, mode="fill", fill_value=0)
 
 
 def matmul(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds a product with the 0-1 matrix of the index."""
+    """Returns `y + x @ m`, with the 0-1 matrix m of the index."""
     matrix = (jnp.arange(x.shape[-1])[:, None] == index[None, :]).astype(x.dtype)
     return y + jax.lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())), precision="highest")
 
 
 def scatter(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds x into y at the positions that read it. Channels that no position reads are dropped."""
+    """Returns y with channels of x added at the positions that read them. Channels without a reader are dropped."""
     where = jnp.full(x.shape[-1], y.shape[-1]).at[index].set(jnp.arange(y.shape[-1]), mode="drop")
     return y.at[..., where].add(x, mode="drop")
 
 
 def plain(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds position by position."""
+    """Returns `y + x`."""
     del index
     return y + x
 
 
 def ours(x: jax.Array, index: jax.Array, y: jax.Array) -> jax.Array:
-    """Adds like the networks of the library."""
+    """Returns the sum as computed by the networks of the library."""
     return y + demp_jax.select(x, index, jnp.zeros(index.size), unique_indices=True)
 
 
@@ -73,7 +75,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
     for examples, side, channels, dtype in cases:
         rng = np.random.default_rng(0)
         left, right = (np.sort(rng.choice(channels, channels // 2, replace=False)) for _ in range(2))
-        # Position of each channel of the right side on the left, or one beyond it.
+        # Position in `left` of each channel of `right`; out of bounds if it is missing.
         found = [int(np.flatnonzero(left == c)[0]) if c in left else len(left) for c in right]
         index = jnp.asarray(found, jnp.int32)
         shape = (examples, side, side, channels // 2)

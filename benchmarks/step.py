@@ -1,10 +1,10 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The training step, dense and pruned: does its time fall like its FLOPs?
+"""The training step of dense and pruned networks: does its time fall as its FLOPs do?
 
-Efficiency is the ratio of FLOPs over the ratio of times, pruned relative to dense. It is 1 if time falls like FLOPs.
-Sites keep equal fractions of their units, or the fractions that a run with DemP kept, with and without rounding up to
-multiples of 4, on a GPU of 8. As in the training program, a call runs several steps. On a CPU, the dense step is also
-timed with the convolutions of XLA, with one step per call, which is faster for these.
+Efficiency is the ratio of FLOPs over the ratio of times, pruned relative to dense. It is 1 if time falls as FLOPs do.
+Sites are pruned to an equal fraction of their widths (`even`) or to the widths that a run with DemP left (`DemP`), both
+also rounded up to multiples of 4, on a GPU of 8 (`rounded`). As in the training program, several steps run per call. On
+a CPU, the dense step is also timed with XLA's convolutions, with one step per call, which suits these better.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from benchmarks import ceilings, programs
 from benchmarks.timing import interleaved
 
 _RUNS = Path(__file__).resolve().parent.parent / "results" / "resnet18_cifar_cpu.jsonl"
-# Steps in a call, and rounds; by scale.
+# By scale: steps per call, and rounds.
 _ROUNDS = {"tiny": (2, 2), "cpu": (4, 6), "gpu": (5, 7)}
 
 SPARSITIES = (0.8, 0.9, 0.95)
-# The dense step with convolutions as XLA computes them.
+# The dense step with XLA's convolutions.
 _AS_XLA = "dense, XLA's convolutions"
 
-# By scale: model, shape of an image, batch, and names of the widths, by default all; the most important cases first.
+# By scale, most important first: model, shape of an image, batch, and the names of prunes, or `None` for all.
 _RESNET = {"name": "resnet18", "stem_stride": 1}
 _WIDE = {**_RESNET, "base_width": 64}
 _VGG = {"name": "vgg16", "base_width": 64}
@@ -45,7 +45,7 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str
         (_WIDE, (32, 32, 3), 16, None),
         ({**_VGG, "hidden": 512}, (32, 32, 3), 16, None),
     ],
-    # One width per case, since compiling for a GPU takes long, so that records are written early.
+    # One prune per case, because compiling for a GPU is slow: a case is recorded as soon as it is measured.
     "gpu": [
         (_WIDE | _BF16, (32, 32, 3), 512, ("90%, DemP, rounded",)),
         (_WIDE | _BF16, (32, 32, 3), 512, ("90%, DemP",)),
@@ -68,17 +68,17 @@ CASES: dict[str, list[tuple[dict[str, Any], tuple[int, int, int], int, tuple[str
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per case: times of the dense step and at each width.
+    """Yields a record per case: times of the dense step and of each pruned step.
 
     Raises:
-      ValueError: for a case with unknown names of widths.
+      ValueError: for an unknown name of a prune.
     """
     together, rounds = _ROUNDS[scale]
     for model, shape, batch, names in cases:
         dense = _dense(json.dumps(model), shape, batch, together)
         known = kinds(dense, (1, 8 if scale == "gpu" else 4))
         if unknown := set(names or ()) - set(known):
-            raise ValueError(f"no cut is called {', '.join(unknown)}; give some of: {'; '.join(known)}")
+            raise ValueError(f"no prune is named {', '.join(unknown)}. The prunes are: {'; '.join(known)}.")
         steps: dict[str, programs.Program] = {"dense": dense}
         if jax.default_backend() == "cpu":
             steps[_AS_XLA] = programs.built(dense.net, dense.variables, shape, batch, fast_convolutions=False)
@@ -89,7 +89,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
         try:
             timings = interleaved(calls, rounds, together)
         except Exception:
-            # A step that failed may have lost its state.
+            # A failed step may have donated its state.
             _dense.cache_clear()
             raise
         finally:
@@ -113,7 +113,7 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 
 
 def _repeated(step: programs.Program, count: int) -> Callable[[], Any]:
-    """Returns a function that calls a step several times and returns the last result."""
+    """Returns a function that calls a step `count` times and returns the last result, without waiting in between."""
 
     def take() -> Any:
         for _ in range(count):
@@ -125,12 +125,12 @@ def _repeated(step: programs.Program, count: int) -> Callable[[], Any]:
 
 @functools.cache
 def _dense(model: str, shape: tuple[int, int, int], batch: int, together: int) -> programs.Program:
-    """Returns the step of a network, given as JSON, compiled once for all of its cases."""
+    """Returns the step of a network, given as JSON. All cases of the network share one compiled step."""
     return programs.built(*programs.initial(json.loads(model), shape), shape, batch, together=together)
 
 
 def kinds(dense: programs.Program, multiples: Sequence[int]) -> dict[str, tuple[Callable[[str, int], int], int]]:
-    """Returns, by name, the number of units that each site keeps, and the multiple to which it is rounded."""
+    """Returns for each name of a prune the function `kept(site, width)` and the multiple that widths are rounded to."""
     found: dict[str, tuple[Callable[[str, int], int], int]] = {}
     for sparsity in SPARSITIES:
         for kind, kept in _widths(dense, sparsity).items():
@@ -140,7 +140,7 @@ def kinds(dense: programs.Program, multiples: Sequence[int]) -> dict[str, tuple[
 
 
 def _widths(dense: programs.Program, sparsity: float) -> dict[str, Callable[[str, int], int]]:
-    """Returns, by kind, the number of units that each site keeps at about this weight sparsity."""
+    """Returns for each kind of prune the function `kept(site, width)` at about this weight sparsity."""
     part = math.sqrt(1 - sparsity)
     kinds: dict[str, Callable[[str, int], int]] = {"even": lambda _, width: math.ceil(part * width)}
     left = _left_by_demp(sparsity)
@@ -150,7 +150,7 @@ def _widths(dense: programs.Program, sparsity: float) -> dict[str, Callable[[str
 
 
 def _left_by_demp(sparsity: float) -> dict[str, float]:
-    """Returns the fraction of each site that the run with DemP nearest to a weight sparsity kept."""
+    """Returns the fraction of each site that the recorded run of DemP closest to a weight sparsity kept."""
     runs = [json.loads(line) for line in _RUNS.read_text().splitlines()]
     runs = [run for run in runs if run["method"] == "demp" and run["model"] == "resnet18"]
     nearest = min(runs, key=lambda run: abs(run["weight_sparsity"] - sparsity))
@@ -173,7 +173,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
         name = f"{model['name']}, width {model.get('base_width', '768')}, {model.get('dtype', 'float32')}"
         name += ", half-size maps" if model.get("stem_stride") == 2 else ""
         for cut, row in record["steps"].items():
-            # Of the dense step once, and nothing where its ratios to itself would be all there is to say.
+            # One dense row per network and batch, if it has more than its ratios to itself.
             if cut == "dense" and (not roof or (name, record["batch"]) in told):
                 continue
             told.add((name, record["batch"]))

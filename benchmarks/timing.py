@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Interleaved timing of several programs, whose ratios are comparable on a machine with other load."""
+"""Interleaved timing of several programs, so that they can be compared on a noisy machine."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Timing:
     """The time of a program.
 
     Attributes:
-      seconds: median seconds of one step.
-      ratio: median over rounds of its time over that of the first program in the same round.
-      spread: the 25th and 75th percentile of these ratios.
+      seconds: the median over rounds, per step.
+      ratio: the median over rounds of its time over that of the first program in the same round.
+      spread: the 25th and the 75th percentile of these ratios.
     """
 
     seconds: float
@@ -28,7 +28,7 @@ class Timing:
     spread: tuple[float, float]
 
     def record(self) -> dict[str, Any]:
-        """Returns the fields of a record."""
+        """Returns the rounded fields for a record."""
         return {
             "seconds": round(self.seconds, 6),
             "ratio": round(self.ratio, 4),
@@ -37,12 +37,12 @@ class Timing:
 
 
 def interleaved(programs: Mapping[str, Callable[[], Any]], repeats: int, steps: int = 1) -> dict[str, Timing]:
-    """Times programs in rounds, in another order in each round. The first round is a warm-up and does not count.
+    """Times programs in rounds, each in another random order, after one warm-up round.
 
     Args:
       programs: functions by name. Each call is timed until its results are ready.
-      repeats: the number of rounds that count, >= 1.
-      steps: the number of steps of a call, >= 1.
+      repeats: number of timed rounds, >= 1.
+      steps: steps per call.
     """
     times: dict[str, list[float]] = {name: [] for name in programs}
     for repeat in range(repeats + 1):

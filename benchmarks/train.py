@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Whole runs: seconds, accuracy and FLOPs of a recipe, dense and with DemP.
+"""Whole runs of a recipe, dense and with DemP: seconds, accuracy and FLOPs.
 
-Runs use the whole machine, one after the other, so that changes of its speed affect the ratio. They are runs of
-`experiments.run` in `runs/benchmarks/`. Finished runs are not repeated, and interrupted runs resume. The time is that
-of the whole run, with compiling, pruning, evaluating and saving.
+Runs of `experiments.run` are made one after the other in `runs/benchmarks/`. Finished runs are not repeated, and
+interrupted ones continue. Times are those of the whole run, including compiling, pruning, evaluating and saving. Runs
+are not interleaved, so a change of the machine's speed shows in the ratios.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from experiments.rundir.records import read_lines
 
 _ROOT = Path(__file__).resolve().parent.parent
 
-# A run that has been made before finds its programs compiled, one at other widths does not: neither run has any.
+# Without a cache of compiled programs, which would only help runs whose widths are in it.
 _COLD: dict[str, Any] = {"compile_cache": ""}
 
 _DENSE: dict[str, Any] = {"method.name": "dense"}
 _TWINS: dict[str, dict[str, Any]] = {"dense": _DENSE, "demp": {}}
 _WEAK = "demp, lambda 0.0005"
 
-# Name, config, changes of all runs, further changes of each: the first is what the others are compared with.
+# By scale: name, config, options of all runs, and options of each run. The first run is the baseline of the others.
 CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]]] = {
     "tiny": [
         ("digits", "configs/quickstart.py", {"steps": "400", "pruning.cut_cost": "10", "pruning.ahead": "10"}, _TWINS),
     ],
     "cpu": [
         ("resnet18", "configs/resnet18_cifar.py:cpu", _COLD, _TWINS),
-        # The wider a network, the more of a step its convolutions are, and the more of it a cut saves.
+        # In wider networks, convolutions are a larger fraction of a step, and prunes save more.
         (
             "resnet18, width 32",
             "configs/resnet18_cifar.py:cpu",
             _COLD | {"model.base_width": 32},
-            # With weaker regularizers, and dense for as long by fewer epochs.
+            # With weaker regularizers, and dense runs of about the same time, with fewer epochs.
             _TWINS
             | {"demp, lambda 0.001": {"method.strength": 0.001}, _WEAK: {"method.strength": 0.0005}}
             | {f"dense, {epochs} epochs": _DENSE | {"steps": f"{epochs}ep"} for epochs in (9, 8.4)},
@@ -54,7 +54,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             _COLD | {"model.base_width": 32, "seed": 2},
             {"dense": _DENSE, _WEAK: {"method.strength": 0.0005}},
         ),
-        # Sparser: 93% in results/resnet18_cifar_cpu.jsonl.
+        # Higher sparsity: 93% in results/resnet18_cifar_cpu.jsonl.
         (
             "resnet18, SGDM",
             "configs/resnet18_cifar.py:cpu,sgdm",
@@ -69,11 +69,11 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             _TWINS
             | {
                 "demp, lambda 0.002": {"method.strength": 0.002},
-                # For about as long as DemP at the recipe's 0.005.
+                # About the time of DemP at the recipe's strength of 0.005.
                 "dense, 5 epochs": _DENSE | {"steps": "5ep"},
             },
         ),
-        # The longer a run, the smaller the part of it before the first cut.
+        # In longer runs, the first prune comes after a smaller fraction of the steps.
         (
             "vgg16, width 32, 10 epochs",
             "configs/vgg16_cifar.py:cpu",
@@ -81,7 +81,7 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
             {"dense": _DENSE, "demp, lambda 0.002": {"method.strength": 0.002}},
         ),
     ],
-    # Batches that fill a GPU, and few cuts, prepared long before: programs take long to compile there. A few minutes.
+    # Large batches, and few prunes that are prepared long before, because compiling is slow on a GPU. A few minutes.
     "gpu": [
         (
             "resnet18",
@@ -111,10 +111,10 @@ CASES: dict[str, list[tuple[str, str, dict[str, Any], dict[str, dict[str, Any]]]
 
 
 def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
-    """Yields a record per recipe with the results of its runs.
+    """Yields a record per recipe: the results of its runs.
 
     Raises:
-      RuntimeError: if a run failed.
+      RuntimeError: if a run fails.
     """
     del scale
     for name, config, common, changes in cases:
@@ -130,11 +130,10 @@ def rows(scale: str, cases: Sequence[Any]) -> Iterator[dict[str, Any]]:
 def _outcome(workdir: Path) -> dict[str, Any]:
     summary = json.loads((workdir / "summary.json").read_text())
     cuts = read_lines(workdir / "cuts.jsonl")
-    # In a thread of its own the trial costs the loop nothing but the wait for what is not ready.
+    # A prune that is prepared in a thread only costs the time that the loop waits for it.
     waited = sum(
         sum(cut["seconds"].values()) if "slice" in cut["seconds"] else cut["seconds"].get("trials", 0.0) for cut in cuts
     )
-    # What it came to, what it took, where it is from.
     kept = ["test_accuracy", "neuron_sparsity", "weight_sparsity", "inference_flops_ratio", "train_flops_ratio"]
     kept += ["step_time_ratio", "seconds_total", "seconds_compiling", "cuts", "steps"]
     kept += ["seed", "command", "commit", "device"]

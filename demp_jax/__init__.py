@@ -3,13 +3,13 @@
 
 A regularizer on normalization scales and noise on weights make units (channels, features) die: their activation is zero
 on every example. Dead units are removed from parameters, statistics and optimizer state, and training continues with a
-smaller network. Nothing in the network has to be declared; units are found by tracing.
+smaller network. Units are found by tracing the network, so nothing has to be declared.
 
-* `demp` wraps an Optax optimizer, so that units die.
+* `demp` wraps an Optax optimizer so that units die.
 * `trace` finds the units that can be removed, and reports those that cannot.
 * `prune` removes dead units from a network and from the state of its optimizer, and compares the outputs.
-* `preview` returns what a prune would leave.
-* `Pruner` does this in a training loop, and can steer the network to a given size.
+* `preview` returns the sizes that the network would have after a prune.
+* `Pruner` prunes in a training loop, and can adapt the strength of the regularizer to reach a given size.
 
 Example:
   >>> import demp_jax, jax, optax
@@ -30,7 +30,7 @@ Example:
   (1, 2)
 
 `demp_jax.nnx`, `demp_jax.linen` and `demp_jax.equinox` do the same for models of Flax NNX, Flax Linen and Equinox, and
-`demp_jax.export` saves pruned networks. These are imported on their own.
+`demp_jax.export` saves pruned networks. `import demp_jax` does not import these modules.
 """
 
 from demp_jax import activity as activity

@@ -2,7 +2,8 @@
 """Measuring the units of a network, and deciding which of them are alive.
 
 `observe` runs a network on batches and returns the activity of every site: maxima, minima and sums of its units.
-`with_activity` returns it beside the outputs inside a training step. `alive` applies a criterion to an activity.
+`with_activity` returns the outputs and the activity of one batch, inside a training step. `alive` applies a criterion
+to an activity.
 """
 
 from demp_jax._src.pruning.activity import CRITERIA as CRITERIA

@@ -52,8 +52,11 @@ def norm_weights(params: Any) -> Any:
     Args:
       params: a model, or the result of `eqx.filter`.
 
+    Returns:
+      A tree of bools like `params`.
+
     Raises:
-      ValueError: if there is no such layer.
+      ValueError: if there is no such layer with a weight.
     """
 
     def mask(node: Any) -> Any:
@@ -66,7 +69,7 @@ def norm_weights(params: Any) -> Any:
     if not any(jax.tree.leaves(masks)):
         raise ValueError(
             "norm_weights: no normalization layer of equinox.nn with a weight was found. Regularize "
-            "`demp_jax.regularizers.all_params`, or give a mask of the parameters you mean."
+            "`demp_jax.regularizers.all_params`, or give a mask of your own."
         )
     return masks
 
@@ -79,12 +82,12 @@ def _apply(model: Any, x: Any, state: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A model in inference mode as a function of its arrays and a batch, `forward(variables, x)`, at any widths.
+    """A model in inference mode as a function, `forward(variables, x)`, for variables of any widths.
 
-    Two forwards of the same architecture are equal and share compiled programs.
+    Two forwards of the same architecture and widths are equal and share compiled programs.
 
     Attributes:
-      structure, leaves: the model without its arrays.
+      structure, leaves: the model without its arrays, as a flattened tree.
       call: how to call the model on a batch, `call(model, x, state)`.
     """
 
@@ -97,13 +100,13 @@ class Forward:
         return self.call(self.model(variables), x, variables["state"])
 
     def model(self, variables: Any) -> Any:
-        """Returns the model in inference mode."""
+        """Returns the model in inference mode with the given variables."""
         return refit(eqx.combine(variables["params"], jax.tree.unflatten(self.structure, self.leaves)))
 
     def training(self, variables: Any, x: Any) -> BatchStatistics | None:
         """Returns the model with every `eqx.nn.BatchNorm` in training mode, and the rest in inference mode.
 
-        BatchNorm takes its statistics over the axis of a `jax.vmap` with its `axis_name`. By default, the model is
+        BatchNorm computes its statistics over the axis of a `jax.vmap` with its `axis_name`. By default, the model is
         mapped with that name. A `call` of your own has to name the axis, as in
         `jax.vmap(model, axis_name="batch", ...)`, which is also allowed in inference mode.
 
@@ -112,16 +115,16 @@ class Forward:
           x: a batch of inputs, or its shape and dtype.
 
         Returns:
-          A function `train(variables, x)` of the same variables. `None` if the model has no BatchNorm, so that training
-          mode does not differ, or if the axis of a BatchNorm is missing: if BatchNorms have different names and there
-          is no `call`, or if the `call` does not name the axis.
+          A function `train(variables, x)` of the same variables. `None` if training mode does not differ, because the
+          model has no BatchNorm, or if the axis of a BatchNorm is missing, because the `call` does not name it or
+          because BatchNorms have different names and there is no `call`.
         """
         if not _batch_norms(jax.tree.unflatten(self.structure, self.leaves)):
             return None
         train = BatchStatistics(self)
         try:
             jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
-        except NameError:  # The axis is missing.
+        except NameError:  # The axis of a BatchNorm is missing.
             return None
         return train
 
@@ -130,7 +133,7 @@ class Forward:
 class BatchStatistics:
     """A model with every `eqx.nn.BatchNorm` in training mode and no dropout, `train(variables, x)`.
 
-    The state that the model would return is discarded.
+    The new state that the model returns is discarded.
 
     Attributes:
       forward: the same model in inference mode.
@@ -189,10 +192,10 @@ def reestimate_batch_stats(
 ) -> eqx.nn.State:
     """Returns a state with the running statistics of every `eqx.nn.BatchNorm` averaged over batches.
 
-    The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the batch
-    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. In the mode `"batch"`, running
-    sums start from zero, and inference divides them by their total weight; they are set so that this gives the
-    averages. A layer that is called several times in one pass keeps the statistics of its last call.
+    The new mean is the mean over batches of the batch means, and the new variance is the mean over batches of the batch
+    variances, for any momentum; see `demp_jax.nnx.reestimate_batch_stats`. In the mode `"batch"`, inference divides
+    running sums by their total weight 1 - momentum^n after n calls. They are set to the averages times this weight. A
+    layer that is called several times in one pass keeps the statistics of its last call.
 
     Args:
       model: an Equinox model, in training or inference mode.
@@ -260,7 +263,10 @@ def forward(
       model: the model. It is not changed.
       state: its state from `eqx.nn.make_with_state`, or `None`.
       call: how to call the model on a batch, `call(model, x, state)`; by default it is mapped over the first axis.
-        Define it once, at module level, so that forwards are equal.
+        Define it once, at module level, so that forwards are equal and share compiled programs.
+
+    Returns:
+      The function `fn(variables, x)`, and the variables, `{"params": arrays of the model, "state": state}`.
     """
     params, static = eqx.partition(eqx.nn.inference_mode(model), eqx.is_array)
     leaves, structure = jax.tree.flatten(static)
@@ -281,12 +287,18 @@ def trace(
 
     Args:
       model: an Equinox model.
-      x: a batch of inputs, or its shape and dtype.
+      x: a batch of at least two inputs, or its shape and dtype.
       state: the state of the model, or `None`.
       call: how to call the model on a batch, `call(model, x, state)`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
       extra_units: extra units, see `demp_jax.trace`.
+
+    Returns:
+      The graph of removable units. `print(graph.report())` lists them.
+
+    Raises:
+      ValueError: see `demp_jax.trace`.
     """
     fn, variables = forward(model, state, call)
     train_fn = training_of(fn, variables, x)
@@ -299,11 +311,11 @@ class PruneResult(NamedTuple):
     """The result of a prune.
 
     Attributes:
-      model: the smaller model, in the mode of the given one.
+      model: the smaller model, in training or inference mode like the given one.
       state: its smaller state, or `None`.
       opt_state: the smaller state of the optimizer.
       copies: the smaller copies, by name.
-      plan: slices other trees like the model, as in `refit(plan.slice(average))`; `None` if nothing was removed.
+      plan: slices other trees that mirror the model, as in `refit(plan.slice(average))`; `None` if nothing was removed.
       record: the record of the prune.
     """
 
@@ -331,9 +343,17 @@ def prune(
 ) -> PruneResult:
     """Removes dead units from a model, its state, its copies and the state of its optimizer; see `demp_jax.prune`.
 
+    Example:
+      >>> model = eqx.nn.MLP(3, 2, 8, 1, key=jax.random.key(0))
+      >>> bias = jnp.array([-99.0] * 3 + [9.0] * 5)  # Three units are dead.
+      >>> model = eqx.tree_at(lambda model: model.layers[0].bias, model, bias)
+      >>> result = prune(model, [jnp.ones((4, 3))])
+      >>> result.model.layers[0].out_features, result.record.removed
+      (5, {'layers/0': 3})
+
     Args:
       model: an Equinox model, in training or inference mode.
-      batches: the death set, as batches of training inputs of one shape.
+      batches: the death set, a list of batches of training inputs of one shape.
       state: its state from `eqx.nn.make_with_state`, or `None`.
       opt_state: the state of an optimizer over `eqx.filter(model, filter_spec)`.
       tx: the optimizer.
@@ -341,8 +361,8 @@ def prune(
       copies: by name, other models of the same architecture and widths, such as an average of its weights. A unit is
         removed only if it is dead in all of them.
       call: how to call the model on a batch in inference mode, `call(model, x, state)`.
-      remove: by name of a site, the units to remove instead of dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, the units that may be removed; see `demp_jax.prune`.
+      remove: by name of a site, `[width]` bool, the units to remove instead of dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, `[width]` bool, limits how many units are removed; see `demp_jax.prune`.
       options: the criterion, the units to keep, and the tolerance.
 
     Returns:
@@ -377,7 +397,7 @@ def prune(
         for name, copy in copies.items()
     }
     if tx is not None and opt_state is not None:
-        # The static attributes of modules are part of a tree's structure, also within the optimizer's state.
+        # The structure of the optimizer's state contains static attributes of modules, such as widths.
         params = eqx.filter(smaller, eqx.is_array)
         trained = jax.tree.unflatten(jax.tree.structure(params), jax.tree.leaves(trained))
         wanted = jax.eval_shape(tx.init, eqx.filter(params, trained))
@@ -388,8 +408,14 @@ def prune(
 def refit(tree: Any) -> Any:
     """Returns a model, or a tree of models, with static attributes set to the shapes of its arrays.
 
-    Modules of your own with widths as static attributes can have a method `refit()`, which returns the new module.
-    `eqx.nn.MLP` keeps its `width_size`, because its layers may have different widths.
+    For a module of your own that has widths as static attributes, define a method `refit()`, which returns the new
+    module. `eqx.nn.MLP` keeps its `width_size`, because its layers may have different widths.
+
+    Example:
+      >>> layer = eqx.nn.Linear(2, 8, key=jax.random.key(0))
+      >>> layer = eqx.tree_at(lambda layer: (layer.weight, layer.bias), layer, (layer.weight[:3], layer.bias[:3]))
+      >>> layer.out_features, refit(layer).out_features
+      (8, 3)
 
     Args:
       tree: the model or tree, with arrays.

@@ -92,7 +92,7 @@ def read_safetensors(path: str | Path) -> dict[str, np.ndarray]:
       path: path of the file.
 
     Raises:
-      ValueError: if the file is damaged or of another format.
+      ValueError: if the file is incomplete or of another format.
     """
     raw = Path(path).read_bytes()
     start = 8 + int.from_bytes(raw[:8], "little")
@@ -127,7 +127,7 @@ def load_safetensors(model: nnx.Module, path: str | Path) -> None:
         writes them.
 
     Raises:
-      ValueError: if the file is damaged, or if its variables are not those of the model.
+      ValueError: if the file is incomplete, or if its variables are not those of the model.
     """
     # The elements of a path are strings, and integers where the model holds a list.
     paths = {"/".join(map(str, path)): path for path, _ in nnx.to_flat_state(nnx.as_pure(nnx.state(model)))}
@@ -144,8 +144,8 @@ def to_stablehlo(
 ) -> bytes:
     """Returns a network with its weights as serialized StableHLO, for batches of any size.
 
-    `jax.export.deserialize(bytearray(data)).call(x)` runs the network. The same version of JAX or a newer one is needed
-    for that, see the compatibility guarantees of `jax.export`
+    `jax.export.deserialize(bytearray(data)).call(x)` runs the network. This needs the same version of JAX or a newer
+    one; see the compatibility guarantees of `jax.export`
     (https://docs.jax.dev/en/latest/export/export.html#compatibility-guarantees). Serializing and deserializing require
     the package flatbuffers.
 
@@ -153,7 +153,10 @@ def to_stablehlo(
       fn: the network, `fn(variables, x)`.
       variables: its variables, a tree of arrays.
       x: a batch of inputs `[B, ...]`, or its `jax.ShapeDtypeStruct`; the size of the batch does not matter.
-      platforms: the platforms that the result can run on, from `PLATFORMS`.
+      platforms: the platforms on which the result can run, from `PLATFORMS`.
+
+    Returns:
+      The serialized network.
 
     Raises:
       ValueError: for an unknown platform.
@@ -172,14 +175,17 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int
     """Returns a network with its weights as an `onnx.ModelProto`, for batches of any size.
 
     The input is named `x` and the output `y`, or `y_0`, `y_1`, ... if there are several. The package jax2onnx is
-    required and converts the operations. Calls are inlined and expressions of weights alone are evaluated beforehand,
-    so that jax2onnx only sees primitive operations on `x`.
+    required and converts the operations. Before that, calls are inlined and expressions of weights alone are evaluated,
+    so that jax2onnx only converts primitive operations on `x`.
 
     Args:
       fn: the network, `fn(variables, x)`.
       variables: its variables, a tree of arrays.
       x: a batch of inputs `[B, ...]`, or its `jax.ShapeDtypeStruct`; the size of the batch does not matter.
       opset: version of the ONNX operator set; by default that of jax2onnx.
+
+    Returns:
+      The `onnx.ModelProto`.
     """
     program = program_lib.trace(lambda _, x: fn(variables, x), (), _any_batch(x))
 
@@ -198,7 +204,7 @@ def to_onnx(fn: Callable[[Any, Any], Any], variables: Any, x: Any, *, opset: int
 
 @contextlib.contextmanager
 def _restored(module: Any) -> Iterator[None]:
-    """Restores the functions of a module afterwards: jax2onnx 0.13 leaves `jnp.cumsum` replaced by its own."""
+    """A context that restores the functions of a module at its end. jax2onnx 0.13 does not restore `jnp.cumsum`."""
     before = dict(vars(module))
     try:
         yield
@@ -215,7 +221,7 @@ def _any_batch(x: Any) -> jax.ShapeDtypeStruct:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Silences the warnings of loggers, which concern plugins that are not used here."""
+    """A context in which loggers do not warn. The warnings are about plugins that are not used here."""
     loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -233,7 +239,7 @@ def _select_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
     if np.array_equal(index, np.arange(x.shape[-1])):
         return x
     held, last = index < x.shape[-1], x.ndim - 1
-    # `jax.numpy` functions are jitted; only primitive operations are wanted here.
+    # Functions of `jax.numpy` are jitted, and jax2onnx only converts primitive operations.
     numbers = jax.lax.GatherDimensionNumbers(
         offset_dims=tuple(range(last)), collapsed_slice_dims=(last,), start_index_map=(last,)
     )
@@ -249,7 +255,7 @@ def _select_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any:
 
 
 def _pool_rule(op: program_lib.Op, operands: Sequence[Any]) -> Any | None:
-    """Returns pooling of images as calls of Flax, which jax2onnx converts to pooling in ONNX."""
+    """Returns the result of pooling images by calling Flax, whose pooling jax2onnx converts to pooling in ONNX."""
     x, params = operands[0], op.params
     window, strides = tuple(params["window_dimensions"]), tuple(params["window_strides"])
     images = len(window) == 4 and window[0] == window[3] == strides[0] == strides[3] == 1

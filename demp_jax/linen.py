@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Pruning of Flax Linen models.
 
-A Linen module stores its widths as attributes, and refuses variables of other widths. Wrap it as `Forward(module)`
-for `demp_jax.prune`, and apply it inside `widths_from_variables()` in training.
+A Linen module stores its widths as attributes, and raises an error for variables of other widths. Wrap it as
+`Forward(module)` for `demp_jax.prune`, and apply it inside `widths_from_variables()` in training.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["Forward", "reestimate_batch_stats", "widths_from_variables"]
 def widths_from_variables() -> Iterator[None]:
     """A context in which Linen modules take their widths from the variables that they are applied to.
 
-    Linen modules compare their parameters with the widths of their attributes, so they refuse smaller variables. Inside
-    this context, `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose`, `nn.Embed` and
-    `nn.MultiHeadDotProductAttention` use the widths of their variables. BatchNorm and LayerNorm always use those of
-    their input, and so does a GroupNorm with `group_size`. A GroupNorm with `num_groups` cannot know the size of its
-    groups, so pruning through it is refused. Initialization is not affected.
+    Linen modules compare their parameters with the widths of their attributes, so smaller variables raise an error.
+    Inside this context, `nn.Dense`, `nn.DenseGeneral`, `nn.Conv`, `nn.ConvTranspose`, `nn.Embed` and
+    `nn.MultiHeadDotProductAttention` use the widths of their variables. BatchNorm, LayerNorm, and GroupNorm with
+    `group_size` always use the width of their input. A GroupNorm with `num_groups` would change the size of its groups,
+    so units before it are kept. Initialization is not affected.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -72,7 +72,7 @@ def _changed(module: nn.Module, changes: dict[str, Any]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
-    """A context in which every `nn.BatchNorm` uses batch statistics. Yields the paths of those that are called."""
+    """A context in which every `nn.BatchNorm` uses batch statistics. Yields the paths of the called BatchNorms."""
     called: set[tuple[str, ...]] = set()
 
     def normalized(call: Callable[..., Any], args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
@@ -81,7 +81,7 @@ def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
             return call(*args, **kwargs)
         called.add(module.path)
         kwargs.pop("use_running_average", None)
-        # The model is called with the whole batch, so no mapped axis holds the rest of it.
+        # The model is called with the whole batch, outside of any mapped axis.
         local = {"use_running_average": False, "axis_name": None, "axis_index_groups": None}
         with _changed(module, {**local, **changes}):
             return call(*args[:1], **kwargs)
@@ -92,11 +92,21 @@ def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A Linen model as a function of its variables and an input, `forward(variables, x)`, at any widths.
+    """A Linen model in evaluation mode as a function, `forward(variables, x)`, for variables of any widths.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from demp_jax import prune
+      >>> model = nn.Sequential([nn.Dense(2), nn.relu, nn.Dense(1)])
+      >>> hidden = {"kernel": jnp.ones((3, 2)), "bias": jnp.array([-99.0, 0.0])}  # The first unit is dead.
+      >>> out = {"kernel": jnp.ones((2, 1)), "bias": jnp.zeros(1)}
+      >>> result = prune(Forward(model), {"params": {"layers_0": hidden, "layers_2": out}}, [jnp.ones((4, 3))])
+      >>> result.variables["params"]["layers_0"]["kernel"].shape
+      (3, 1)
 
     Attributes:
       model: the module.
-      options: further arguments of its call in evaluation mode, such as `(("train", False),)`.
+      options: further keyword arguments of its call in evaluation mode, such as `(("train", False),)`.
     """
 
     model: nn.Module
@@ -107,7 +117,7 @@ class Forward:
         return _applied(self, variables, x, mutable=False)
 
     def training(self, variables: Any, x: Any) -> BatchStatistics | None:
-        """Returns the model with batch statistics in its BatchNorms, and otherwise in evaluation mode.
+        """Returns the model with batch statistics in its BatchNorms, and without dropout.
 
         Args:
           variables: the variables of the model, or their shapes and dtypes.
@@ -149,9 +159,9 @@ class BatchStatistics:
 def reestimate_batch_stats(model: nn.Module | Forward, variables: Any, batches: Iterable[Any]) -> Any:
     """Returns variables with the running statistics of every `nn.BatchNorm` averaged over batches.
 
-    The new mean is the mean over batches of the batch means, and the new variance the mean over batches of the batch
-    variances, whatever the momentum; see `demp_jax.nnx.reestimate_batch_stats` for why. A layer that is called several
-    times in one pass keeps the statistics of its last call.
+    The new mean is the mean over batches of the batch means, and the new variance is the mean over batches of the batch
+    variances, for any momentum; see `demp_jax.nnx.reestimate_batch_stats`. A layer that is called several times in one
+    pass keeps the statistics of its last call.
 
     Args:
       model: the model, or a `Forward` if its call in evaluation mode takes options such as `train=False`.
@@ -189,8 +199,8 @@ def _steps(tree: Any) -> list[tuple[tuple[str, ...], Any]]:
 def _unboxed(tree: Any) -> Any:
     """Returns a tree without the boxes that hold the names of axes, such as those of `nn.with_partitioning`.
 
-    Unboxing in Flax constrains the sharding of the array. The mesh may no longer divide the shape of a smaller array,
-    so the constraint is left out.
+    By default, unboxing in Flax constrains the sharding of the array. The mesh may not divide the shape of a smaller
+    array, so the constraint is not applied.
     """
 
     def value(box: meta.AxisMetadata[Any]) -> Any:

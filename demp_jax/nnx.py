@@ -37,26 +37,47 @@ __all__ = [
 
 
 class Routing(nnx.Variable):
-    """A variable of `ChannelSum`: not trained, rewritten by prunes."""
+    """An index or a fill value of `ChannelSum`. It is not trained; prunes rewrite it."""
 
 
 class ChannelSum(nnx.Module):
     """A residual sum `x_1 + x_2 + ...` whose operands can lose channels independently.
 
     A plain sum couples its operands: a channel can only be removed from all of them. Here each operand is routed by an
-    index (`demp_jax.select`), so a channel can be dead after one block and alive after the next, as the paper counts
-    them. Until a prune makes the operands differ, the sum costs as much as a plain one.
+    index (`demp_jax.select`), so that a channel can be dead after one block and alive after the next, as the paper
+    counts channels. With a value `fill_i` for each removed channel of operand i::
+
+        y[..., o] = sum_i x_i[..., index_i[o]], with fill_i[o] in place of a removed channel
+
+    Until a prune makes the operands differ, the sum costs as much as a plain one.
+
+    Example:
+      >>> add = ChannelSum(3)
+      >>> add(jnp.ones((2, 3)), jnp.ones((2, 3))).tolist()
+      [[2.0, 2.0, 2.0], [2.0, 2.0, 2.0]]
     """
 
     def __init__(self, channels: int, operands: int = 2):
-        """Sums `operands` arrays of `channels` channels."""
+        """Initializes the sum.
+
+        Args:
+          channels: number of channels of each operand and of the sum, before any prune.
+          operands: number of operands.
+        """
         for i in range(operands):
             setattr(self, f"index_{i}", Routing(jnp.arange(channels, dtype=jnp.int32)))
             setattr(self, f"fill_{i}", Routing(jnp.zeros(channels)))
         self.ordered = (True,) * operands
 
     def __call__(self, *xs: jax.Array) -> jax.Array:
-        """Returns the sum of `xs`, each `[..., channels]`."""
+        """Returns the sum, `[..., channels]`.
+
+        Args:
+          *xs: the operands, each `[..., channels]` with its own remaining channels.
+
+        Raises:
+          ValueError: if the number of operands is not that of the constructor.
+        """
         total = None
         for i, (x, ordered) in enumerate(zip(xs, self.ordered, strict=True)):
             index, fill = getattr(self, f"index_{i}")[...], getattr(self, f"fill_{i}")[...]
@@ -67,6 +88,6 @@ class ChannelSum(nnx.Module):
         return total
 
     def refit(self) -> None:
-        """Makes the static attributes agree with the variables."""
+        """Updates the static attribute `ordered`: whether the index of each operand is `arange`."""
         indices = [np.asarray(getattr(self, f"index_{i}")[...]) for i in range(len(self.ordered))]
         self.ordered = tuple(bool((index == np.arange(index.size)).all()) for index in indices)

@@ -5,12 +5,14 @@
     python -m experiments.tables results/NAME.jsonl
     python -m experiments.tables results/NAME.jsonl --fill=README.md
     python -m experiments.tables results/ONE.jsonl results/OTHER.jsonl --lead DemP EarlyCroP --by=inference_flops_ratio
+    python -m experiments.tables results/NAME.jsonl --layers=layers.png --only 'DemP*' 'EarlyCroP, rho 0.5'
 
 The first command writes the summaries of finished runs to a record file. The second prints its table in Markdown, with
 a row per setting and the mean over seeds. The third writes the table after the line `<!-- table NAME.jsonl -->` of a
-file. The last one compares the settings that begin with `DemP` with those that begin with `EarlyCroP`: for each seed,
+file. The fourth compares the settings that begin with `DemP` with those that begin with `EarlyCroP`: for each seed,
 the difference of their accuracies, interpolated linearly and averaged over the range of `--by` where both have runs;
-then the mean over seeds with one-sided 90% t-bounds. Runs below half of the best accuracy are left out.
+then the mean over seeds with one-sided 90% t-bounds. Runs below half of the best accuracy are left out. The last one
+draws the fraction of its units that each layer keeps, for the settings that match a pattern of `--only`.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import json
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -31,6 +34,7 @@ if __name__ == "__main__":
 
 from experiments.core.errors import UsageError, require
 from experiments.figures import judging
+from experiments.reporting import curves
 from experiments.reporting.tables import collect, fill, markdown
 from experiments.rundir.records import read_lines
 
@@ -87,6 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fill", type=command.local, metavar="FILE", help="replace the tables in this file")
     parser.add_argument("--lead", nargs=2, metavar=("OURS", "THEIRS"), help="compare settings that begin with these")
     parser.add_argument("--by", default="weight_sparsity", help="with --lead: at equal values of this field")
+    parser.add_argument("--layers", type=command.local, metavar="FILE", help="draw the layers, a PNG or SVG file")
+    parser.add_argument("--only", nargs="+", default=["*"], metavar="SETTING", help="with --layers: settings to draw")
     options = parser.parse_args(arguments)
     try:
         if options.collect:
@@ -98,6 +104,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             records = [record for path in options.paths for record in read_lines(path)]
             ours, theirs = options.lead
             command.say(_compared(records, ours, theirs, options.by))
+            return 0
+        if options.layers:
+            require(options.layers.suffix in (".png", ".svg"), "--layers", str(options.layers), "a PNG or SVG file")
+            records = [record for path in options.paths for record in read_lines(path)]
+            chosen = {r["setting"] for r in records if any(fnmatch(r["setting"], only) for only in options.only)}
+            curves.layers([r for r in records if not r["weight_sparsity"] or r["setting"] in chosen], options.layers)
             return 0
         for path in options.paths:
             require(path.exists(), "paths", str(path), "files of records")

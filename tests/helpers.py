@@ -1,4 +1,4 @@
-"""Small networks, dead units on demand, and comparisons of trees."""
+"""Test utilities: small networks, networks with dead units, and comparisons of trees."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def batch(shape, seed=0):
 
 
 def pruning(**options):
-    """Returns keyword arguments of `demp_jax.prune`: the fields of its options gathered, the rest as they are."""
+    """Returns keyword arguments of `demp_jax.prune`, with fields of `PruneOptions` collected into `options`."""
     fields = {field.name for field in dataclasses.fields(demp_jax.PruneOptions)}
     rest = {name: value for name, value in options.items() if name not in fields}
     return {**rest, "options": demp_jax.PruneOptions(**{n: v for n, v in options.items() if n in fields})}
@@ -46,7 +46,7 @@ def assert_same_shapes(actual, expected):
 
 @contextlib.contextmanager
 def compilations():
-    """Within it the list that it gives grows by the seconds of every program that is compiled, or read from a cache."""
+    """Context manager. Its list receives the seconds of every program that is compiled or read from a cache."""
     found = []
 
     def listen(event, seconds, **_):
@@ -61,21 +61,22 @@ def compilations():
 
 
 def build(make):
-    """Returns `make()`, its initialization compiled as one program instead of a small one per array."""
+    """Returns `make()`, with its initialization compiled as one program instead of one per array."""
     graphdef = nnx.split(nnx.eval_shape(make))[0]
     return nnx.merge(graphdef, jax.jit(lambda: nnx.split(make())[1])())
 
 
 def kill_units(model: nnx.Module, rng: np.random.Generator, share: float = 0.4, lift: float = 0.5) -> None:
-    """Makes a share of the units dead for any ReLU: scale 0 and bias -1 of BatchNorm, weights 0 and bias -9 of MLPs.
+    """Makes a fraction of the units dead, by scale 0 and bias -1 in BatchNorm, and weights 0 and bias -9 in MLPs.
 
-    The first unit of each is spared. The biases of those left are raised by `lift`, so that no other dies by chance.
+    The first unit of every layer stays alive. Biases of units that stay alive are raised by `lift`, so that none is
+    dead by chance.
     """
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
             scale, bias = (np.array(v[...]) for v in (module.scale, module.bias))
             dead = _some(rng, scale.size, share)
-            # The last norm of a bottleneck begins at zero, which makes every unit of its branch constant.
+            # The last scale of a bottleneck is initialized to 0, which would make all units of its branch constant.
             module.scale[...] = jnp.asarray(np.where(dead, 0.0, scale if scale.any() else 1.0), jnp.float32)
             module.bias[...] = jnp.asarray(np.where(dead, -1.0, bias + lift), jnp.float32)
         if isinstance(module, models.EncoderBlock):
@@ -86,7 +87,7 @@ def kill_units(model: nnx.Module, rng: np.random.Generator, share: float = 0.4, 
 
 
 def calibrated(model: nnx.Module, x):
-    """Returns `split(model)` with the statistics of `x` in every BatchNorm, as after a long training."""
+    """Returns `split(model)` with the running statistics of every BatchNorm set to those of `x`."""
     for _, module in nnx.iter_modules(model):
         if isinstance(module, nnx.BatchNorm):
             module.momentum = 0.0
@@ -102,7 +103,7 @@ def _some(rng: np.random.Generator, units: int, share: float) -> np.ndarray:
 
 
 def resolve_for(platform, monkeypatch):
-    """Makes `jax.lax.platform_dependent` choose the function of a platform, whatever the backend is."""
+    """Makes `jax.lax.platform_dependent` choose the function of `platform` on every backend."""
 
     def chosen(*args, default=None, **per_platform):
         return per_platform.get(platform, default)(*args)
@@ -112,7 +113,7 @@ def resolve_for(platform, monkeypatch):
 
 
 class Blocks(nnx.Module):
-    """One of everything: strided, dilated, depthwise convolution, norms, residuals, concatenation, flattening."""
+    """A network with strided, dilated and depthwise convolutions, norms, a residual sum, concatenation, flatten."""
 
     def __init__(self, rngs: nnx.Rngs, coupled: bool = False):
         self.stem = nnx.Conv(3, 8, (3, 3), strides=2, use_bias=False, rngs=rngs)
@@ -144,7 +145,7 @@ BLOCKS_INPUT = (16, 8, 8, 3)
 
 
 def split(model: nnx.Module):
-    """Returns a model as `fn(variables, x)` in evaluation mode with `{"params", "state"}` variables, and a train fn."""
+    """Returns `fn(variables, x)`, the model in evaluation mode, and its variables `{"params": ..., "state": ...}`."""
     from experiments.recipe.network import Network
 
     graphdef, params, state = nnx.split(model, nnx.Param, ...)
@@ -153,12 +154,12 @@ def split(model: nnx.Module):
 
 
 def params_of(variables):
-    """Picks the trained part."""
+    """Returns the trained variables."""
     return variables["params"]
 
 
 def cross_entropy(logits, labels):
-    """Mean cross-entropy."""
+    """Returns the mean cross-entropy."""
     return jnp.mean(optax.softmax_cross_entropy_with_integer_labels(logits, labels))
 
 
@@ -173,7 +174,7 @@ def train_gradient(network, variables, x, labels):
 
 
 def random_plan(graph: demp_jax.Graph, rng: np.random.Generator, share: float = 0.4):
-    """Returns a plan that removes random groups, leaving every site at least one unit."""
+    """Returns a plan that removes random groups and keeps at least one unit of every site."""
     from demp_jax._src.pruning.slicing import Plan
 
     removed = rng.random(graph.num_groups) < share

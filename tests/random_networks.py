@@ -1,13 +1,13 @@
-"""Random networks with known dead units, and what has to hold when they are pruned.
+"""Random networks with known dead units, and checks of their prunes.
 
-A `Builder` draws layers and makes their variables; it knows which units it kills. `Network` runs the layers as plain
-JAX code that reads widths off its arrays, or by NumPy alone. Run with a `Shadow`, it also follows every unit through
-the layers, without the tracer: which units can only be removed together, what reads them, and along which axes of which
-variables they lie. This and the values on the death set tell which units have to be removed, and which may not be.
+A `Builder` draws layers, makes their variables, and knows which units it kills. A `Network` runs the layers in JAX,
+with widths taken from its arrays, or in NumPy. With a `Shadow`, a run also records, independently of the tracer, which
+units can only be removed together, what reads them, and along which axes of which variables they lie. From this record
+and the values on the death set, a `Verdict` derives which units must be removed, and which may be.
 
     python -m tests.random_networks --count 1000 --seed 0
 
-prints a line for every network that is pruned wrongly, and a summary. One network is repeated by `--count 1 --seed N`.
+prints a line for every wrong prune, and a summary. `--count 1 --seed N` repeats one network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from demp_jax._src.tracing.select import NOTHING
 
 _DIMS = ("NHWC", "HWIO", "NHWC")
 EXAMPLES, SPACE, SEGMENTS, OUT = 24, 4, 5, 3
-# Names that states of optimizers and containers of frameworks have as well.
+# Names that optimizer states and containers of frameworks also use.
 NAMES = (
     "value raw_value mu nu 0 1 count params state z trace kernel bias w a a/b inner_state copies evaluation training "
     "scale step grads x0 v_row fill index"
@@ -43,11 +43,11 @@ NAMES = (
 FIXED = {"mean", "var", "index", "fill", "complex_kernel", "complex_bias"}
 NORMS = ["none", "none", "batch", "batch", "layer", "group"]
 Address = tuple[str, str]  # A layer and a part of it.
-FROZEN = 0  # The unit that all units that cannot be removed are united with.
+FROZEN = 0  # Units that cannot be removed are united with this one.
 
 
 class Shadow:
-    """Follows units through a network: each is a number, and those that can only be removed together are united."""
+    """Follows units through a network: a union-find over numbered units, which unites units of the same group."""
 
     def __init__(self) -> None:
         self._parent = [FROZEN]
@@ -56,13 +56,13 @@ class Shadow:
         self.begin("")
 
     def begin(self, run: str) -> None:
-        """Starts a run: the sites and reads noted from now on are its own, the units are those of other runs."""
+        """Starts a run, with new lists of sites and reads. The units are shared by all runs."""
         self.run = run
         self.sites: list[tuple[np.ndarray, np.ndarray]] = []
         self.reads: list[Read] = []
 
     def units(self, name: Any, width: int) -> np.ndarray:
-        """Returns the units of a layer, new ones at the first call."""
+        """Returns the units of a layer, which are created by the first call."""
         if name not in self._made:
             self._made[name] = np.arange(width) + len(self._parent)
             self._parent.extend(self._made[name].tolist())
@@ -86,7 +86,7 @@ class Shadow:
         return self.unite(np.zeros_like(units), units)
 
     def own(self, name: str, **axes: tuple[np.ndarray | None, ...]) -> None:
-        """Notes the units along the axes of the parts of a layer."""
+        """Records the units along the axes of the parts of a layer."""
         self.axes.update({(name, part): units for part, units in axes.items()})
 
     def site(self, units: np.ndarray, value: Any) -> None:
@@ -98,7 +98,7 @@ class Shadow:
 
 @dataclasses.dataclass
 class Read:
-    """Where a layer reads units: their values, its weights `[..., units, out]`, and what can absorb a constant."""
+    """A read of units by a layer: their values, its weights `[..., units, out]`, and what can absorb a constant."""
 
     units: np.ndarray
     value: np.ndarray
@@ -118,7 +118,7 @@ class Read:
 
 
 class Network:
-    """A drawn network as a function `(variables, x)`; `training` gives it in training mode."""
+    """A drawn network as a function `(variables, x)`, in evaluation mode."""
 
     def __init__(self, spec: Sequence[Any], paths: dict[Address, tuple[Any, ...]]):
         self.spec, self.paths = spec, paths
@@ -127,7 +127,7 @@ class Network:
         return self.run(variables, x)
 
     def run(self, variables: Any, x: Any, train: bool = False, shadow: Shadow | None = None) -> Any:
-        """Returns the outputs."""
+        """Returns the outputs, in training mode if `train`, and records units in `shadow`, if any."""
 
         def part(name: str, which: str) -> Any:
             return functools.reduce(lambda node, key: node[key], self.paths[name, which], variables)
@@ -136,9 +136,9 @@ class Network:
 
 
 class _Run:
-    """One run of the layers, on NumPy arrays by NumPy alone.
+    """One run of the layers, in NumPy if the inputs are NumPy arrays, otherwise in JAX.
 
-    `units` are those of the last axis of the value in hand.
+    `units` are the units along the last axis of the current value.
     """
 
     def __init__(self, part: Callable[[str, str], Any], there: set[Address], train: bool, shadow: Shadow | None):
@@ -203,7 +203,7 @@ class _Run:
                 mean, var = self.part(name, "mean"), self.part(name, "var")
             x = (x - mean.reshape(*along, -1)) / self.np.sqrt(var.reshape(*along, -1) + 1e-5)
         else:
-            # Layer norm over all units, or group norm over pairs of them.
+            # Layer norm over all units, or group norm over pairs of units.
             grouped = x.reshape(*x.shape[:-1], 1, -1) if norm == "layer" else x.reshape(*x.shape[:-1], -1, 2)
             mean, var = grouped.mean(-1, keepdims=True), grouped.var(-1, keepdims=True)
             x = ((grouped - mean) / self.np.sqrt(var + 1e-3)).reshape(x.shape)
@@ -270,7 +270,7 @@ class _Run:
     def _uneven(self, item: Any, x: Any) -> Any:
         a, b = self.np.split(x, [item[1]], axis=-1)
         if self.shadow:
-            # Cut at a fixed position: what lies before it stays, and one unit after it.
+            # The position is a constant of the code, so the units before it and one unit after it cannot be removed.
             self.shadow.freeze(self.units[: item[1] + 1])
             self.units = np.concatenate([self.units[item[1] :], self.units[: item[1]]])
         return self.np.concatenate([b, a], -1)
@@ -304,7 +304,7 @@ class _Run:
         return 0.2 * jax.ops.segment_sum(x, ids, SEGMENTS)[ids] + x
 
     def _scaled(self, item: Any, x: Any) -> Any:
-        """Scales that a loop runs through."""
+        """Stacked scales, applied in a `scan`."""
         if self.shadow:
             self.shadow.own(item[1], scales=(None, self.units))
         along = (1,) * (x.ndim - 1)
@@ -313,7 +313,7 @@ class _Run:
         return jax.lax.scan(lambda h, w: (h * w.reshape(*along, -1), None), x, self.part(item[1], "scales"))[0]
 
     def _stacked(self, item: Any, x: Any) -> Any:
-        """Layers of one width that a loop runs through: their units stay."""
+        """Stacked layers of one width, run by a `scan`. Their units cannot be removed."""
         if self.shadow:
             self.shadow.freeze(self.units)
             self.shadow.own(item[1], stack=(None, None, None))
@@ -322,7 +322,7 @@ class _Run:
         return jax.lax.scan(lambda h, w: (jnp.tanh(h @ w), None), x, self.part(item[1], "stack"))[0]
 
     def _experts(self, item: Any, x: Any) -> Any:
-        """Hidden units of the expert that each example chooses."""
+        """A mixture of experts, with one expert per example."""
         name, s = item[1], self.shadow
         router, up, down = (self.part(name, part) for part in ("router", "up", "down"))
         chosen = self.np.argmax(x @ router, -1)
@@ -342,7 +342,7 @@ class _Run:
         return self.np.einsum("bo,boc->bc", h, down[chosen]) + self.part(name, "bias").reshape(1, -1)
 
     def _complex(self, item: Any, x: Any) -> Any:
-        """A complex layer, from two real kernels or from fixed complex weights, and the square of its modulus."""
+        """The squared modulus of a complex layer, made of two real kernels or of fixed complex weights."""
         name, s, fixed = item[1], self.shadow, item[2]
         if fixed:
             kernel, bias = self.part(name, "complex_kernel"), self.part(name, "complex_bias")
@@ -393,7 +393,7 @@ def _select(x: np.ndarray, index: np.ndarray, fill: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass
 class Config:
-    """Settings that can be changed, and so have no hash."""
+    """Mutable settings, which are not hashable."""
 
     widths: list
     options: dict
@@ -401,7 +401,7 @@ class Config:
 
 @dataclasses.dataclass(frozen=True)
 class Holder:
-    """Hashes its attributes, one of which has no hash."""
+    """Hashes its attributes, one of which is not hashable."""
 
     network: Network
     config: Config
@@ -414,25 +414,25 @@ class Holder:
 
 
 class Unhashable(Holder):
-    """Compares its attributes, and has no hash."""
+    """Compares its attributes, and is not hashable."""
 
     __hash__ = None
 
 
 @dataclasses.dataclass
 class Drawn:
-    """A network, how it is pruned, and what is known of it.
+    """A network, the arguments of its prune, and its known units.
 
     Attributes:
-      network: runs it, with a `Shadow` as well.
-      fn, train_fn: the arguments of `prune`; `fn` may be an object around the network without a hash.
-      variables, params, copies, options: the arguments of `prune`.
+      network: the network, which can be run with a `Shadow`.
+      fn, train_fn: arguments of `prune`. `fn` may be an unhashable object around the network.
+      variables, params, copies, options: arguments of `prune`.
       batches: the death set.
       fresh: other inputs.
-      labels: a tree like the variables, of the layer and the part of every variable.
-      killed: by layer, the units whose weights make them dead.
-      optimizer: the name of the optimizer, of `test_optax_solvers.SOLVERS`.
-      seed: of further random numbers.
+      labels: a tree like the variables, of the layer and the part of each variable.
+      killed: by layer, the units that its weights make dead.
+      optimizer: the name of the optimizer in `test_optax_solvers.SOLVERS`.
+      seed: seed of further random numbers.
     """
 
     network: Network
@@ -463,7 +463,7 @@ class Drawn:
         return tree if self.params is None else self.params(tree)
 
     def merged(self, trained: Any, variables: Any) -> Any:
-        """Returns the variables with other values of those that are trained, or of all."""
+        """Returns the variables with the values of `trained`, a tree of the trained variables or of all variables."""
         if jax.tree.structure(trained) == jax.tree.structure(self.variables):
             return trained
         values = dict(zip(jax.tree.leaves(self.trained(self.labels)), jax.tree.leaves(trained), strict=True))
@@ -471,7 +471,10 @@ class Drawn:
 
 
 class Builder:
-    """Draws layers and makes their variables; a batch runs along, by which units that are not killed are kept alive."""
+    """Draws layers and makes their variables.
+
+    A batch is run through the layers, and biases are chosen so that units that are not killed are alive on it.
+    """
 
     def __init__(self, choose: Callable[[int], int], seed: int):
         self.choose = choose
@@ -481,7 +484,7 @@ class Builder:
         self.spec: list[Any] = []
 
     def chance(self, part: float = 0.5) -> bool:
-        """Draws a yes or no."""
+        """Returns True with probability `part`."""
         return self.choose(100) < 100 * part
 
     def one_of(self, options: Sequence[Any]) -> Any:
@@ -498,7 +501,7 @@ class Builder:
             self.values[name, part] = value if value.dtype == np.int32 else value.astype(dtype)
 
     def run(self, item: Any, x: Any) -> Any:
-        """Runs one item in evaluation mode."""
+        """Runs an item in evaluation mode."""
         return _Run(lambda name, part: self.values[name, part], set(self.values), False, None).one(item, x)
 
     def add(self, item: Any, x: Any) -> Any:
@@ -506,7 +509,7 @@ class Builder:
         return self.run(item, x)
 
     def layer(self, name: str, x: Any, out: int = 0, relu: bool | None = None, stride: bool = True) -> tuple[Any, Any]:
-        """Draws a dense or convolutional layer with or without bias, norm and activation; some units are dead."""
+        """Draws a dense or convolutional layer, with or without bias, norm and activation, with some dead units."""
         width, image = x.shape[-1], x.ndim == 4
         out = out or 2 + self.choose(5)
         options: dict[str, Any] = {"kind": "dense", "relu": self.chance(0.8) if relu is None else relu, "norm": "none"}
@@ -521,9 +524,7 @@ class Builder:
         item = ("layer", name, options)
         z = np.asarray(self.run(("layer", name, options | {"relu": False}), x))
         z = z.reshape(-1, out)
-        if self.chance(
-            0.3
-        ):  # Without a bias to lift them, units fire more often than not by the sign of their weights.
+        if self.chance(0.3):  # The signs of the weights make units alive on most examples, also without a bias.
             self.put(name, kernel=self.values[name, "kernel"] * np.where(np.median(z, 0) < 0, -1, 1))
             z = z * np.where(np.median(z, 0) < 0, -1, 1)
         dead, constant = self.rng.random(out) < 0.4, self.rng.random(out) < 0.1
@@ -543,13 +544,13 @@ class Builder:
         return item, self.run(item, x)
 
     def statistics(self, name: str, z: np.ndarray, dead: np.ndarray) -> None:
-        """Makes running statistics, at times stale: units that are dead in one mode alone."""
+        """Makes running statistics. They may be stale, so that some units are dead in one mode only."""
         mean, var = z.mean(0), z.var(0)
         if self.chance(0.4):
             stale = self.rng.random(len(mean)) < 0.3
             if self.chance():
                 mean = np.where(stale, 99, mean)  # Dead in evaluation mode.
-            else:  # In training mode nothing lifts them above zero.
+            else:  # Dead in training mode.
                 scale, offset = self.values[name, "scale"], self.values[name, "offset"]
                 stale &= ~dead
                 mean = np.where(stale, -99, mean)
@@ -581,7 +582,7 @@ class Builder:
         return self.rng.normal(size=self.shape).astype(np.float32)
 
     def block(self, i: int, x: Any) -> Any:
-        """Draws some layers; returns their value for `x`."""
+        """Draws some layers and returns their output for `x`."""
         image, width = x.ndim == 4, x.shape[-1]
         kinds = (
             "layer layer residual residual routed concat shift normed normed split gate uneven segments scaled complex"
@@ -621,7 +622,7 @@ class Builder:
         elif kind == "uneven":
             if width < 3:
                 return x
-            # At the middle it would be a split into equal parts, which are cut at the middle again.
+            # Not at the middle: `split` covers that, and a prune keeps equal parts equal.
             item = (kind, self.one_of([k for k in range(1, width) if 2 * k != width]))
         elif kind == "segments":
             item = (kind, self.one_of(["sum", "max"]))
@@ -664,7 +665,7 @@ class Builder:
         return ("complex", name, fixed)
 
     def average(self) -> dict[Address, np.ndarray]:
-        """Returns other values of the variables: some more units are dead, and some that were killed are not."""
+        """Returns the variables of a copy of the network. In it, some more units are dead, and some are alive again."""
         values = {}
         for address, value in self.values.items():
             if value.dtype == np.int32 or address[1] == "var":
@@ -693,7 +694,7 @@ class Builder:
         return {name for name, part in self.values if part == "router"}
 
     def names(self) -> tuple[dict[Address, tuple[str, ...]], dict[Address, tuple[str, ...]]]:
-        """Draws a path for every variable: of those that are trained, and of the others."""
+        """Draws a path for every variable, and returns those of the trained variables and those of the others."""
         trees: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         paths: tuple[dict[Address, tuple[str, ...]], ...] = ({}, {})
         plain = self.chance(0.2)
@@ -705,7 +706,7 @@ class Builder:
                 if plain or attempt > 20:
                     path = (address[0] + "_" * (attempt > 30), *address[1].split("."))
                 elif earlier and self.chance(0.4):
-                    # Its path ends as that of another, and begins as the state of an optimizer.
+                    # The path of another variable, behind a name from an optimizer state.
                     path = (self.one_of(["mu", "mu", "nu", "z", "trace", *NAMES]), *self.one_of(earlier))
                 else:
                     path = tuple(self.one_of(NAMES) for _ in range(1 + self.choose(2)))
@@ -718,7 +719,7 @@ class Builder:
 
     @staticmethod
     def insert(tree: dict[str, Any], path: tuple[str, ...]) -> bool:
-        """Notes a path in a tree of names, where it is no end or beginning of another."""
+        """Adds a path to a tree of names. Returns False if it is a prefix of another path, or the reverse."""
         node = tree
         for n, key in enumerate(path):
             if n == len(path) - 1:
@@ -732,7 +733,7 @@ class Builder:
         return False
 
     def drawn(self) -> Drawn:
-        """Draws a network and everything else."""
+        """Draws a network and the arguments of its prune."""
         from tests.demp_jax.pruning.test_optax_solvers import SOLVERS
 
         self.body()
@@ -806,16 +807,16 @@ def networks(draw: Any) -> Drawn:
 
 
 class Verdict:
-    """What has to be removed, and what may be, from the values of all units in all runs.
+    """The groups that must be removed and those that may be, from the values of all units in all runs.
 
-    A unit must be removed if it is exactly dead in every run, or constant where that counts as dead, it is not held by
-    the structure, and whatever reads it reads zero, or a constant that it can absorb exactly. What cannot be told by
-    these rules alone, such as a constant at a zero-padded border, is left to the comparison of outputs.
+    A unit must be removed if it is removable, exactly dead in every run (or constant, if `options.constant` is set),
+    and if all its consumers read zero, or a constant that they can absorb exactly. Cases that these rules do not
+    decide, such as a constant next to zero padding, are left to the comparison of outputs.
 
     Attributes:
-      required, allowed: the groups, each by its first unit.
+      required, allowed: the groups that must and may be removed, each represented by its first unit.
       amplified: whether training mode may amplify rounding beyond the tolerance.
-      excused: whether some sites may be left whole: a constant is absorbed inexactly, or rounding is amplified.
+      excused: whether some sites may be kept whole, because a constant is absorbed inexactly or rounding is amplified.
     """
 
     def __init__(self, drawn: Drawn, batches: Sequence[Any]):
@@ -839,10 +840,10 @@ class Verdict:
                 dataclasses.replace(rs[0], value=np.concatenate([r.value for r in rs]))
                 for rs in zip(*(r for _, r in seen), strict=True)
             ]
-        # A second BatchNorm may divide the rounding of a constant by the root of its epsilon.
+        # A second BatchNorm may divide the rounding error of a constant by the square root of its epsilon.
         self.amplified = sum(repr(drawn.network.spec).count(word) for word in ("'normed'", "'norm': 'batch'")) > 1
         dead, held = self._dead()
-        # What a `select` reads can be removed as well, without an activation of its own.
+        # Channels that a `select` reads are removable, although they may have no activation of their own.
         routed = [self.roots(read.units) for read in self.reads["evaluation"] if read.routed]
         branches = set(np.concatenate([np.empty(0, int), *routed]).tolist()) - held - {FROZEN}
         strict, loose = (self._constant(held | branches, slack) for slack in (1e-8, 1e-4))
@@ -857,7 +858,7 @@ class Verdict:
         return self.shadow.roots(units)
 
     def _dead(self) -> tuple[set[int], set[int]]:
-        """Returns the groups that are dead in all runs, and those that can be removed at all."""
+        """Returns the groups that are dead in all runs, and all removable groups."""
         held: set[int] = set()
         alive: set[int] = {FROZEN}
         for sites in self.sites.values():
@@ -876,7 +877,7 @@ class Verdict:
         return held - varies
 
     def _blocked(self, drawn: Drawn) -> tuple[set[int], set[int]]:
-        """Returns the groups that a reader needs, and those that it can do without only if that is exact enough."""
+        """Returns the groups that a consumer needs, and those that a consumer may absorb inexactly."""
         blocked: set[int] = set()
         inexact: set[int] = set()
         for name, reads in self.reads.items():
@@ -889,7 +890,7 @@ class Verdict:
                     before = sum(plain.range()) / 2
                     usable = (before == middle) & (plain.absorber is not None) | own.centered
                 blocked |= set(roots[varies | ~(zero | usable)].tolist())
-                # A sum may absorb in what is added to it later; a border of zeros, not exactly.
+                # Zero padding and a fixed variable that copies share do not absorb a constant exactly.
                 shared = name in drawn.copies and own.absorber is not None and own.absorber[1].split(".")[-1] in FIXED
                 if own.padded or shared or (self.amplified and name == "training"):
                     inexact |= set(roots[~zero].tolist())
@@ -898,13 +899,13 @@ class Verdict:
 
 
 def check(drawn: Drawn) -> collections.Counter[str]:
-    """Prunes a network and compares what comes out with what is known of it.
+    """Prunes a network and compares the result with its known units.
 
     Returns:
-      What happened.
+      The number of times that each kind of event occurred.
 
     Raises:
-      AssertionError: when something is wrong.
+      AssertionError: if the prune is wrong.
     """
     with jax.numpy_rank_promotion("allow"), jax.legacy_prng_key("allow"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -947,7 +948,7 @@ class _Check:
         self._steps()
 
     def _prune(self) -> str:
-        """Prunes the network; returns the message of an error."""
+        """Prunes the network. Returns the message of a `ValueError`, or an empty string."""
         drawn = self.drawn
         try:
             self.result = demp_jax.prune(
@@ -966,7 +967,7 @@ class _Check:
         return ""
 
     def _complete(self) -> None:
-        """Asserts that all is removed that has to be, but for one unit of every site that would be emptied."""
+        """Asserts that all required groups are removed, except for one unit of a site that would be emptied."""
         verdict, record = self.verdict, self.result.record
         missing = verdict.required - self.removed
         if record.spared or record.refused:
@@ -979,7 +980,7 @@ class _Check:
         assert not missing, f"{len(missing)} groups are kept that are dead everywhere: {record}"
 
     def _removed(self) -> None:
-        """Asserts that what is removed is dead, as the builder made it, and complete."""
+        """Asserts that removed groups are dead and complete, and that no required group is kept."""
         verdict, graph, removed = self.verdict, self.result.plan.graph, self.result.removed
         sites = verdict.sites["evaluation"]
         widths = [[site.width for site in graph.sites], [len(units) for units, _ in sites]]
@@ -998,7 +999,7 @@ class _Check:
             f"{len(wrong)} groups are removed that are not dead in every mode and copy: {self.result.record}"
         )
         self._complete()
-        # Channels of branches that nothing reads any more are removed as well.
+        # Channels of branches without a consumer are also removed.
         routed = [read for read in verdict.reads["evaluation"] if read.routed]
         for route, read in zip(graph.routes, routed, strict=True):
             for branch in graph.branches:
@@ -1007,14 +1008,14 @@ class _Check:
                     self.removed |= set(verdict.roots(read.units)[bits].tolist())
 
     def _sizes(self) -> None:
-        """Asserts that the record counts what is there."""
+        """Asserts that the sizes in the record are those of the pruned network."""
         drawn, result, record = self.drawn, self.result, self.result.record
         assert record.parameters[1] == sum(leaf.size for leaf in jax.tree.leaves(drawn.trained(result.variables)))
         assert record.flops[1] == demp_jax.trace(result.fn, result.variables, drawn.batches[0]).flops()
         assert sum(record.removed.values()) == sum(int(bits.sum()) for bits in result.removed.values())
 
     def _outputs(self) -> None:
-        """Asserts that the outputs on fresh inputs are the same in every mode and of every copy."""
+        """Asserts that outputs on fresh inputs do not change, in every mode and for every copy."""
         drawn, result, verdict = self.drawn, self.result, self.verdict
         now = Verdict(drawn, drawn.fresh)
         gone = np.array(sorted(self.removed))
@@ -1038,7 +1039,7 @@ class _Check:
                 )
 
     def _changes(self, values: dict[str, Any], reads: Sequence[Read]) -> dict[str, np.ndarray]:
-        """Returns what the constants of removed units add to what absorbs them, with the weights in `values`."""
+        """Returns what the constants of removed units add to each variable that absorbs them, for weights `values`."""
         changes: dict[str, np.ndarray] = {}
         for read in reads:
             low, high = read.range()
@@ -1060,7 +1061,7 @@ class _Check:
         return changes
 
     def _keep(self, label: str, rank: int) -> list[np.ndarray | None]:
-        """Returns which positions of every axis of a variable are kept."""
+        """Returns the kept positions of every axis of a variable, `[size]` bool; `None` for axes without units."""
         axes = self.verdict.shadow.axes[tuple(label.split())]
         assert len(axes) == rank, label
         gone = list(self.removed)
@@ -1081,17 +1082,17 @@ class _Check:
         return value
 
     def _folded(self, tree: Any, labels: Any, run: str) -> Any:
-        """Returns a tree like the variables, or a part of them, with removed units masked and constants folded."""
+        """Returns a tree of variables with removed units masked and constants folded."""
         leaves, names = jax.tree.leaves(tree), jax.tree.leaves(labels)
         values = dict(zip(names, leaves, strict=True))
-        # A copy of the trained variables goes with the others of the network.
+        # A copy may only have trained variables. The others are those of the network.
         others = dict(zip(*map(jax.tree.leaves, (self.drawn.labels, self.drawn.variables)), strict=True))
         changes = self._changes({**others, **values}, self.verdict.reads[run])
         new = {
             label: self._masked(label, np.asarray(value + changes.get(label, 0), value.dtype))
             for label, value in values.items()
         }
-        # What a `select` reads is numbered as before, but for removed channels.
+        # In the masked network, the index of a `select` only changes at removed channels.
         for read in self.verdict.reads[run]:
             if not read.routed:
                 continue
@@ -1123,7 +1124,7 @@ class _Check:
                 np.testing.assert_allclose(b, want, rtol=1e-4, atol=1e-5, err_msg=f"{run} {label}")
 
     def _optimizer(self) -> None:
-        """Makes the state of the optimizer by a few steps."""
+        """Makes the state of the optimizer with a few steps."""
         from tests.demp_jax.pruning import test_optax_solvers
 
         drawn = self.drawn
@@ -1143,7 +1144,7 @@ class _Check:
         _, self.state = self._train(drawn.variables, self.tx.init(params), self.tilt, ones)
 
     def _train(self, variables: Any, state: Any, tilt: dict[str, Any], masks: dict[str, Any]) -> tuple[Any, Any]:
-        """Runs two steps in training mode; a linear term keeps gradients from being zero but for rounding."""
+        """Runs two steps in training mode. A linear term in the loss keeps gradients away from zero."""
         labels = self.drawn.trained(self.drawn.labels)
         tilts, masks = jax.tree.map(tilt.__getitem__, labels), jax.tree.map(masks.__getitem__, labels)
         params = self.drawn.trained(variables)
@@ -1178,9 +1179,9 @@ class _Check:
         return step
 
     def _masked_state(self) -> Any:
-        """Returns the state of the masked wide network: constants folded into copies of parameters, the rest masked.
+        """Returns the optimizer state of the masked network, with constants folded into copies of parameters.
 
-        Which parameter a leaf belongs to is told by its shape, where every parameter has one of its own.
+        To find the parameter of each leaf, the optimizer is initialized with parameters of distinct shapes.
         """
         from tests.demp_jax.pruning.test_optax_solvers import COPIES
 
@@ -1214,7 +1215,7 @@ class _Check:
         return jax.tree_util.tree_map_with_path(masked, self.state)
 
     def _steps(self) -> None:
-        """Asserts that steps of the smaller network are those of the masked one."""
+        """Asserts that training steps of the pruned network equal those of the masked network."""
         from tests.demp_jax.pruning.test_optax_solvers import INEXACT
 
         drawn, result = self.drawn, self.result
@@ -1241,7 +1242,7 @@ class _Check:
 
 
 def _copied(path: Any, fields: set[str]) -> str | None:
-    """Returns the field of a state that holds a copy of the parameters, `None` for a leaf of another field."""
+    """Returns the field in `fields` that a leaf of a state belongs to, or `None`."""
     names = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
     return next((name for name in names if name in fields), None)
 
@@ -1250,7 +1251,7 @@ def _either(some: Any) -> Any:
     return jax.tree.map(lambda each: "x" if each else "y", some)
 
 
-# Optimizers of the table that name parameters: here with a random part of them.
+# Solvers whose arguments select parameters: here a random selection.
 LABELED: dict[str, Callable[[Any], Any]] = {
     "freeze": lambda some: optax.chain(optax.adam(0.02), optax.freeze(some)),
     "keep_params_nonnegative": lambda some: optax.chain(
@@ -1269,13 +1270,13 @@ LABELED: dict[str, Callable[[Any], Any]] = {
 
 
 def main() -> int:
-    """Checks many networks; returns 1 if any is wrong."""
+    """Checks many networks. Returns 1 if any prune is wrong, otherwise 0."""
     parser = argparse.ArgumentParser(description="Prunes random networks and checks the results.")
-    parser.add_argument("--count", type=int, default=1000, help="how many networks")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first; the next ones follow")
-    parser.add_argument("--verbose", action="store_true", help="print the layers and the traceback of what is wrong")
+    parser.add_argument("--count", type=int, default=1000, help="number of networks")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first network; others have the next seeds")
+    parser.add_argument("--verbose", action="store_true", help="print layers and traceback of every wrong prune")
     args = parser.parse_args()
-    import tests.conftest  # noqa: F401  The same strict flags.
+    import tests.conftest  # noqa: F401  Sets the strict flags of the tests.
 
     events: collections.Counter[str] = collections.Counter()
     wrong, started = 0, time.perf_counter()

@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Prunes small versions of many architectures: `python -m benchmarks.prunability [NAMES ...]`.
 
-Each architecture adds its record to a file, in the place of an older one. `--fill=docs/prunability.md` measures nothing
-and writes the tables of the records into the page. An architecture whose package is not installed is skipped.
+The record of each architecture is written to a file and replaces an older one. `--fill=docs/prunability.md` measures
+nothing and writes the tables of the records into the page. An architecture is skipped if its package is not installed.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from experiments.reporting import tables
 from experiments.rundir import records as records_lib
 
 RESULTS = Path(__file__).resolve().parents[2] / "results" / "prunability.jsonl"
-# An architecture passes if so large a part of its expected units is found.
+# An architecture passes if at least this fraction of its expected units is found.
 PASS = 0.95
 
 
 def passes(record: Mapping[str, Any]) -> bool:
-    """Returns whether enough units were found, all killed ones of them were removed, and the prune was exact.
+    """Returns whether enough units were found, all of these that were killed were removed, and the prune was exact.
 
-    Of an architecture without expected units the library has to say that there is none.
+    An architecture without expected units passes if the library reports that it has no prunable unit.
     """
     if not record["expected"]:
         return exact(record) or record.get("reason", "").startswith("no prunable unit found")
@@ -80,7 +80,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _note(record: Mapping[str, Any]) -> str:
-    """Returns what the library says about expected units that were not removed, as text."""
+    """Returns the reasons that the library reports for expected units that were not found."""
     if record.get("reason") or record["found"] == record["expected"]:
         return record.get("reason", "")
     missed = dict.fromkeys(path.removeprefix("params/").rpartition("/")[0] or path for path in record["missed"])
@@ -90,7 +90,7 @@ def _note(record: Mapping[str, Any]) -> str:
 
 
 def summary(records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns how many architectures pass, by framework, as Markdown."""
+    """Returns the table of passed architectures by framework as Markdown."""
     rows = [("framework", "architectures", "passed", "units found", "heads", "states", "pruned exactly")]
     for framework in [*dict.fromkeys(record["framework"] for record in records), "all"]:
         own = [record for record in records if framework in (record["framework"], "all")]
@@ -110,31 +110,31 @@ def summary(records: Sequence[Mapping[str, Any]]) -> str:
 
 
 def fill(text: str, records: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a page with the tables of records in it."""
+    """Returns the text of a page with its tables replaced by those of the records."""
     return tables.fill(tables.fill(text, RESULTS.name, table(records)), f"{RESULTS.stem} summary", summary(records))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measures architectures, or writes their tables, by the command line."""
+    """Runs the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="architectures to measure, by names or parts of them; all by default")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="the file of records")
-    parser.add_argument("--fill", type=Path, help="measure nothing: write the tables of the records into this page")
+    parser.add_argument("names", nargs="*", help="names of architectures, or parts of names; default: all")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="file of the records")
+    parser.add_argument("--fill", type=Path, help="write the tables of the records into this page; measure nothing")
     options = parser.parse_args(arguments)
     records = {r["name"]: r for r in records_lib.read_lines(options.out)} if options.out.exists() else {}
     order = [case.name for case in CASES]
     if options.fill:
         options.fill.write_text(fill(options.fill.read_text(), list(records.values())))
         return
-    # A whole name is one architecture, though it may be a part of others'.
+    # A full name selects one architecture, even if other names contain it.
     asked = {n for name in options.names for n in order if n == name or (name not in order and name in n)}
     chosen = [case for case in CASES if not options.names or case.name in asked]
     if not chosen:
-        parser.error(f"NAMES={' '.join(options.names)} is in no architecture's name; give parts of: {'; '.join(order)}")
+        parser.error(f"{' '.join(options.names)}: no architecture has this in its name. They are: {'; '.join(order)}.")
     warnings.filterwarnings("ignore", module="(?!benchmarks)")
     for case in chosen:
         if case.missing:
-            print(f"{case.name}: skipped, as the package {case.package} is not installed", flush=True)  # noqa: T201
+            print(f"{case.name}: skipped, because {case.package} is not installed", flush=True)  # noqa: T201
             continue
         started = time.perf_counter()
         record = {**measure(case), **records_lib.provenance(), "xla_flags": os.environ.get("XLA_FLAGS", "")}

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""An architecture to be pruned: how to build it, its inputs, and the units that a person expects to be removable."""
+"""Cases of the benchmark: how to build an architecture, its inputs, and the units that should be removable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-# The arrays of a module whose entries along the axis of units make a unit zero once they are zero.
+# Arrays of a module that compute its units. A unit is zero if all its entries in these arrays are zero.
 _LEAVES = ("kernel", "bias", "scale", "weight", "offset", "w", "b")
 
 _PART = re.compile(
@@ -28,29 +28,33 @@ Inputs = Callable[[np.random.Generator, int], Any]
 class Case:
     """An architecture.
 
-    Each entry of `units` names modules or arrays by their paths, and stands for the units along their outputs. What one
-    entry names is removed together: unit `j` of `"stem + blocks/*/norm2"` is unit `j` of the stem and of every second
-    norm. A `*` matches any text. A `#` matches any name, the same one throughout the entry, and each name gives units
-    of its own: `"layers/#"` are the layers one by one. Units lie along the last axis of an array, in Equinox along the
-    first, and elsewhere along the axis behind an `@`, as in `"experts/up@2"`. A range takes a part of them:
-    `"gates[8:16]"`. Behind a slash after either stands how many positions belong to a unit: `"query/kernel@1/16"`. A
-    unit is zero once all its entries are zero. `"stack: blocks/up"` names arrays that stack layers along their first
-    axis, with units in each layer.
+    Each entry of `units` names modules or arrays whose units are removed together, separated by ` + `. Unit `j` of
+    `"stem + blocks/*/norm2"` is unit `j` of the stem and of every `norm2`. The syntax of a name is:
 
-    `heads` and `states` name arrays and axes along which attention heads and recurrent states lie.
+    * `*` matches any text;
+    * `#` matches any name, the same one throughout the entry. Each match is a site of its own: `"layers/#"` are the
+      layers one by one;
+    * `@` is followed by the axis of the units, as in `"experts/up@2"`. The default is the last axis, in Equinox the
+      first;
+    * a range selects some of the units: `"gates[8:16]"`;
+    * `/` after an axis or a range is followed by the number of positions per unit: `"query/kernel@1/16"`;
+    * an entry that begins with `"stack: "` names arrays that stack layers along their first axis. Each layer has units
+      of its own.
+
+    `heads` and `states` name the axes of attention heads and recurrent states in the same syntax.
 
     Attributes:
       name: the architecture.
-      framework: a key of `subjects.SUBJECTS`.
-      make: builds it. In plain JAX `make()` returns `(fn, variables)` or `(fn, variables, train_fn)`, in Linen a module
-        or a pair of a module and its options, in Flax NNX `make(rngs)` a model, and in Equinox `make(key)` a model or a
-        pair of a model and its state.
+      framework: a name in `subjects.SUBJECTS`.
+      make: builds the architecture. In plain JAX, `make()` returns `(fn, variables)` or `(fn, variables, train_fn)`; in
+        Linen, a module or `(module, options)`. In Flax NNX, `make(rngs)` returns a model. In Equinox, `make(key)`
+        returns a model or `(model, state)`.
       inputs: returns a batch.
       units: the units that are expected to be removable.
       heads: attention heads.
       states: recurrent states.
-      call: how the model is called, `call(model, x)`, in Equinox `call(model, x, state)`; by default on a batch alone.
-      package: the distribution that defines the architecture, if it is not one of the requirements.
+      call: calls the model, as `call(model, x)`, in Equinox `call(model, x, state)`; by default `model(x)`.
+      package: the distribution that defines the architecture, if it is not a requirement of this project.
     """
 
     name: str
@@ -65,12 +69,12 @@ class Case:
 
     @property
     def missing(self) -> bool:
-        """Whether its package is not installed."""
+        """Whether the package of the architecture is missing."""
         return self.package is not None and not any(importlib.metadata.distributions(name=self.package))
 
 
 class Axis(NamedTuple):
-    """Positions of an axis of a variable, or of one layer of it where it stacks layers along its first axis."""
+    """Positions along an axis of a variable, or of one layer of a variable that stacks layers along its first axis."""
 
     variable: int
     axis: int
@@ -78,43 +82,51 @@ class Axis(NamedTuple):
     layer: int | None = None
 
     def along(self, array: np.ndarray) -> np.ndarray:
-        """Returns the entries of an array shaped as the variable, positions first; a view."""
+        """Returns a view of the entries at the positions, with the axis of the positions first.
+
+        Args:
+          array: an array of the shape of the variable.
+        """
         moved = np.moveaxis(array, self.axis, 0)
         return (moved if self.layer is None else moved[:, self.layer])[self.part]
 
     def groups(self, axes: Sequence[np.ndarray | None]) -> np.ndarray | None:
-        """Returns the group of each position, given those along the axes of the variable."""
+        """Returns the group of each position.
+
+        Args:
+          axes: for each axis of the variable, the groups along it.
+        """
         groups = axes[self.axis]
         return None if groups is None else (groups if self.layer is None else groups[self.layer])[self.part]
 
 
 class Units(NamedTuple):
-    """Units that lie along the same positions of some axes: `width` of them, each of `size` positions."""
+    """Units of a site: `width` units of `size` positions each, along all of `axes`."""
 
     axes: tuple[Axis, ...]
     width: int
     size: int = 1
 
     def members(self, positions: np.ndarray) -> np.ndarray:
-        """Returns `[width]`: whether all positions of a unit are among `positions`, `[width * size]` bool."""
+        """Returns whether a unit has all of its positions in `positions`, `[width * size]` bool; `[width]` bool."""
         return np.all(positions.reshape(self.width, self.size), axis=1)
 
     def positions(self, units: np.ndarray) -> np.ndarray:
-        """Returns the positions of some units, `[width * size]` bool."""
+        """Returns the positions of `units`, `[width]` bool, as `[width * size]` bool."""
         return np.repeat(units, self.size)
 
 
 def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[int, ...]], axis: int) -> list[Units]:
-    """Returns the units that entries of `Case.units` stand for.
+    """Returns the units that entries of `Case.units` name.
 
     Args:
-      entries: the patterns.
-      paths: of all variables.
-      shapes: of all variables.
-      axis: the axis of units where an entry names none.
+      entries: the entries.
+      paths: the paths of all variables.
+      shapes: the shapes of all variables.
+      axis: the default axis of units.
 
     Raises:
-      ValueError: when a pattern matches nothing, or the axes that it couples have different sizes.
+      ValueError: if a name matches no variable, or an entry couples axes of different sizes.
     """
     found = []
     for entry in entries:
@@ -125,7 +137,7 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
             parsed = _PART.fullmatch(part)
             matched = _matched(parsed["glob"], paths) if parsed else []
             if not parsed or not matched:
-                raise ValueError(f"units: {part!r} names no variable; the variables are {', '.join(paths)}.")
+                raise ValueError(f"units: {part!r} names no variable. The variables are {', '.join(paths)}.")
             size = int(parsed["size"] or 1)
             for index, name in matched:
                 shape = shapes[index]
@@ -138,13 +150,13 @@ def find(entries: Sequence[str], paths: Sequence[str], shapes: Sequence[tuple[in
         for axes in coupled.values():
             counts = {count for _, count in axes}
             if len(counts) != 1 or min(counts) % size:
-                raise ValueError(f"units: {entry!r} names axes of {sorted(counts)} positions, in units of {size}.")
+                raise ValueError(f"units: {entry!r} names axes of {sorted(counts)} positions, with {size} per unit.")
             found.append(Units(tuple(axis for axis, _ in axes), min(counts) // size, size))
     return found
 
 
 def _matched(glob: str, paths: Sequence[str]) -> list[tuple[int, str]]:
-    """Returns the variables that a pattern names, and the text of `#`."""
+    """Returns the index of each variable that a pattern matches, and the text that `#` matches."""
     pattern = re.compile(re.escape(glob).replace(r"\*", ".*").replace(r"\#", "([^/]+)"))
     found = []
     for index, path in enumerate(paths):
@@ -157,22 +169,22 @@ def _matched(glob: str, paths: Sequence[str]) -> list[tuple[int, str]]:
 
 
 def features(*shape: int) -> Inputs:
-    """Returns inputs of normal numbers, `[examples, *shape]`."""
+    """Returns standard normal inputs, `[examples, *shape]`."""
     return lambda rng, examples: jnp.asarray(rng.normal(size=(examples, *shape)), jnp.float32)
 
 
 def tokens(length: int, vocabulary: int) -> Inputs:
-    """Returns inputs of token numbers, `[examples, length]`."""
+    """Returns inputs of random tokens, `[examples, length]`."""
     return lambda rng, examples: jnp.asarray(rng.integers(0, vocabulary, (examples, length)), jnp.int32)
 
 
 def several(**inputs: Inputs) -> Inputs:
-    """Returns inputs that are dicts of inputs."""
+    """Returns dicts of inputs."""
     return lambda rng, examples: {name: each(rng, examples) for name, each in inputs.items()}
 
 
 def normal(seed: int, **shapes: tuple[int, ...]) -> dict[str, jax.Array]:
-    """Returns weights, scaled by the size of all axes but the last."""
+    """Returns random weights with a variance of one over their fan-in, the product of all axes but the last."""
     keys = jax.random.split(jax.random.key(seed), len(shapes))
     scales = [max(float(np.prod(shape[:-1])), 1.0) ** -0.5 for shape in shapes.values()]
     return {

@@ -1,9 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Prunes an architecture and measures how much of what was expected is removed, and how exactly.
+"""Prunes an architecture, and measures how many of the expected units are removed, and how exact the prune is.
 
 A third of the units is killed: their weights, biases and scales are set to zero, so that they are zero on every input.
-After the prune, the network is compared with the one before on inputs that the prune has not seen. It is then trained
-beside the network that was not pruned, in which the killed units are masked.
+The networks before and after the prune are compared on new inputs. Then both are trained for a few steps and compared
+again. In the unpruned network, masks keep the killed units at zero.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from benchmarks.prunability.subjects import SUBJECTS, Subject, tagged
 from demp_jax.tracing import per_unit
 
 _EXAMPLES, _STEPS, _WARM_UP, _RATE = 12, 3, 2, 1e-2
-# Differences relative to the largest value that count as rounding.
+# Maximum difference relative to the largest value that counts as rounding.
 EXACT = 1e-4
 
 
 def measure(case: Case, seed: int = 0) -> dict[str, Any]:
-    """Returns the record of an architecture. Its `reason` is the refusal of the library, if there is one.
+    """Returns the record of an architecture. If the library raises an error, it is the record's `reason`.
 
     Raises:
-      ValueError: if the expected units of the case are not in its variables.
+      ValueError: if the case names units that are not in its variables.
     """
     rng = np.random.default_rng(seed)
     death = [case.inputs(rng, _EXAMPLES) for _ in range(2)]
@@ -72,12 +72,12 @@ def measure(case: Case, seed: int = 0) -> dict[str, Any]:
     except Exception as error:
         return record | {"reason": _sentence(error)}
     if record["removed"] < record["killed"]:
-        record.setdefault("reason", "dead units are kept, and the record does not say why")
+        record.setdefault("reason", "dead units are kept for no recorded reason")
     return record
 
 
 def _grouped(graph: demp_jax.Graph, units: Units) -> np.ndarray:
-    """Returns which units of an expected site the graph can remove, `[width]` bool."""
+    """Returns whether each unit of an expected site is removable, `[width]` bool."""
     found = np.ones(units.width, bool)
     for axis in units.axes:
         groups = axis.groups(graph.axes[axis.variable])
@@ -90,8 +90,8 @@ class _Killed(NamedTuple):
 
     Attributes:
       expected: for each expected site, `[width]` bool.
-      groups: `[num_groups]` bool, the groups that they belong to, and those that are killed besides.
-      masks: for each trained variable, an array of its shape with zeros at the weights of killed units.
+      groups: `[num_groups]` bool, all killed groups, including those of unexpected units.
+      masks: for each trained variable, an array of its shape with zeros for the weights of killed units.
     """
 
     expected: list[np.ndarray]
@@ -100,7 +100,7 @@ class _Killed(NamedTuple):
 
 
 def _kill(subject: Subject, graph: demp_jax.Graph, expected: Sequence[Units], rng: np.random.Generator) -> _Killed:
-    """Chooses a third of the expected units, and of those that the graph has besides."""
+    """Kills a random third of the expected units, and of the other units of the graph."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(subject.variables)]
     masks = [np.ones(shape, np.float32) for shape in shapes]
     chosen = []
@@ -120,13 +120,13 @@ def _kill(subject: Subject, graph: demp_jax.Graph, expected: Sequence[Units], rn
     for mask, axes in zip(masks, graph.axes, strict=True):
         for i, groups in enumerate(axes):
             if groups is not None:
-                # Of stacked layers, `[layers, positions]`.
+                # `groups` is `[layers, positions]` for stacked layers.
                 np.moveaxis(mask, i, groups.ndim - 1)[per_unit(besides, groups)] = 0
     return _Killed(chosen, besides | _groups_of(graph, expected, chosen), [masks[i] for i in subject.trained])
 
 
 def _groups_of(graph: demp_jax.Graph, expected: Sequence[Units], chosen: Sequence[np.ndarray]) -> np.ndarray:
-    """Returns the groups of chosen units, `[num_groups]` bool."""
+    """Returns whether each group has a chosen unit, `[num_groups]` bool."""
     found = np.zeros(graph.num_groups, bool)
     for units, bits in zip(expected, chosen, strict=True):
         for axis in units.axes:
@@ -146,7 +146,7 @@ def _pruned(
     fresh: Any,
     train: Any,
 ) -> dict[str, Any]:
-    """Returns what a prune removes, and how the network and its training compare with the masked network."""
+    """Returns what a prune removes, and how outputs and training steps differ from those of the masked network."""
     tx = optax.chain(optax.adam(_RATE, eps=1e-3), tagged())
     params = jax.tree.unflatten(
         jax.tree.structure(subject.params),
@@ -166,7 +166,7 @@ def _pruned(
     removed, wrong = _removed(subject, expected, killed.expected, kept)
     found: dict[str, Any] = {"removed": removed, "wrong": wrong, "neurons": list(record.neurons)}
     if record.spared:
-        found["reason"] = f"left whole since the outputs would change: {', '.join(record.spared)}"
+        found["reason"] = f"not pruned because the outputs would change: {', '.join(record.spared)}"
     elif record.needed:
         site = next(iter(record.needed))
         found["reason"] = f"{record.needed[site]} dead units of {site} kept: {record.needed_by.get(site)}"
@@ -194,7 +194,7 @@ def _pruned(
 
 
 def _targets(subject: Subject, x: Any) -> list[np.ndarray]:
-    """Returns random targets, one for each output of floats."""
+    """Returns random targets, one for each floating-point output."""
     rng = np.random.default_rng(1)
     outputs = jax.eval_shape(subject.train or subject.fn, subject.variables, x)
     return [rng.normal(size=out.shape).astype(np.float32) for out in _floats(outputs)]
@@ -205,7 +205,7 @@ def _floats(outputs: Any) -> list[Any]:
 
 
 def _step(subject: Subject, tx: Any, x: Any, targets: Sequence[np.ndarray]) -> Callable[..., Any]:
-    """Returns a training step `step(params, state, masks)` with masked weights."""
+    """Returns a training step `step(params, state, masks)` that multiplies the new parameters by the masks."""
     fn = subject.train or subject.fn
 
     def loss(params: Any) -> jax.Array:
@@ -223,7 +223,7 @@ def _step(subject: Subject, tx: Any, x: Any, targets: Sequence[np.ndarray]) -> C
 def _removed(
     subject: Subject, expected: Sequence[Units], killed: Sequence[np.ndarray], kept: Sequence[np.ndarray]
 ) -> tuple[int, int]:
-    """Returns how many killed units were removed, and how many that were not killed."""
+    """Returns the number of removed units that were killed, and of removed units that were not."""
     shapes = [np.shape(leaf) for leaf in jax.tree.leaves(subject.variables)]
     tags = dict(zip(subject.trained, kept, strict=True))
     removed = wrong = 0
@@ -253,9 +253,9 @@ def _differ(
 
 
 def _relative(expected: Any, actual: Any, least: float = 1e-6) -> float:
-    """Returns the largest difference over the largest value, or over `least` if that is more; NaN if a value is."""
+    """Returns the largest difference over the largest expected value, at least `least`; NaN if any value is NaN."""
     expected, actual = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
-    same = expected == actual  # Infinities among them.
+    same = expected == actual  # Includes infinities.
     if same.all():
         return 0.0
     finite = np.abs(expected[np.isfinite(expected)])
@@ -263,6 +263,6 @@ def _relative(expected: Any, actual: Any, least: float = 1e-6) -> float:
 
 
 def _sentence(error: Exception) -> str:
-    """Returns the first line of an error without places in files; with the type of one that is no ValueError."""
+    """Returns the first line of an error without source locations, after its type unless it is a `ValueError`."""
     line = re.sub(r" at \S+:\d+( \(\S+\))?", "", str(error).strip().split("\n")[0])
     return line if type(error) is ValueError else f"{type(error).__name__}: {line}"

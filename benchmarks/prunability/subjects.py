@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The same few operations on networks of every framework, each by the public functions of `demp_jax` for it."""
+"""A common interface to networks of all frameworks, by the public functions of `demp_jax` for each framework."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import demp_jax.linen
 import demp_jax.nnx
 from benchmarks.prunability.cases import Case
 
-UNITS = "features"  # As people see them, the outputs of linear layers are units, too.
+UNITS = "features"  # Expected units include outputs of linear layers.
 OPTIONS = demp_jax.PruneOptions(extra_units=UNITS)
 
 
@@ -27,7 +27,7 @@ class Subject:
 
     Attributes:
       fn: the network in evaluation mode, `fn(variables, x)`.
-      train: the same in training mode, or `None` if that is no other.
+      train: the network in training mode; `None` if it has no other mode.
       variables: a tree of arrays.
     """
 
@@ -36,7 +36,7 @@ class Subject:
 
     @property
     def trained(self) -> list[int]:
-        """The indices of the variables that are trained."""
+        """The indices of the trained variables."""
         places = jax.tree.unflatten(jax.tree.structure(self.variables), range(len(jax.tree.leaves(self.variables))))
         return jax.tree.leaves(_params(places))
 
@@ -46,14 +46,14 @@ class Subject:
         return _params(self.variables)
 
     def with_params(self, params: Any) -> Any:
-        """Returns the variables with another trained part."""
+        """Returns the variables with their trained part replaced."""
         leaves = jax.tree.leaves(self.variables)
         for i, leaf in zip(self.trained, jax.tree.leaves(params), strict=True):
             leaves[i] = leaf
         return jax.tree.unflatten(jax.tree.structure(self.variables), leaves)
 
     def trace(self, x: Any, extra_units: str = UNITS) -> demp_jax.Graph:
-        """Returns the graph of removable units, those of `extra_units` besides those of activations."""
+        """Returns the graph, with the units of activations and of `extra_units`."""
         return demp_jax.trace(self.fn, self.variables, x, train_fn=self.train, extra_units=extra_units)
 
     def prune(
@@ -157,7 +157,7 @@ def _apply(model: Any, x: Any) -> Any:
     return model(x)
 
 
-# By framework: how to make its subject.
+# The function that makes a subject, by framework.
 SUBJECTS: dict[str, Callable[[Case, Any], Subject]] = {
     "plain JAX": _plain,
     "Linen": _linen,
@@ -167,9 +167,9 @@ SUBJECTS: dict[str, Callable[[Case, Any], Subject]] = {
 
 
 def tagged() -> optax.GradientTransformation:
-    """Returns a transformation whose state numbers the entries of the parameters, and does nothing.
+    """Returns a transformation without effect whose state has the flat index of every entry of the parameters.
 
-    A prune slices it with the parameters. What is left tells which entries were kept, in every framework.
+    A prune slices the state with the parameters. The remaining indices tell which entries were kept.
     """
 
     def init(params: Any) -> Any:

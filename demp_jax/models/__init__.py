@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The models of the paper as Flax NNX modules: MLP, ResNet-18 and ResNet-50, VGG-16, ViT-B/16.
 
-They are ordinary modules. Residual sums use `demp_jax.nnx.ChannelSum`, so that channels can be removed block by block.
+Residual sums use `demp_jax.nnx.ChannelSum`, so that channels can be removed from each block independently.
 `load` returns a model that was exported by the training program.
 """
 

@@ -22,15 +22,16 @@ _CONSTRUCTORS: dict[str, Any] = {"MLP": MLP, "ResNet": ResNet, "VGG": VGG, "ViT"
 def load(folder: str | Path) -> nnx.Module:
     """Returns a model that was exported as safetensors, in evaluation mode, at the widths that pruning left.
 
-    The folder holds `model.json` and `model.safetensors`, as `python -m experiments.export --format=safetensors` writes
-    them. `model.json` names the constructor, one of `MLP`, `ResNet`, `VGG`, `ViT` and `resnet50`, and its arguments::
+    The folder contains `model.json` and `model.safetensors`, as written by
+    `python -m experiments.export --format=safetensors`. `model.json` has the name of the constructor, one of `MLP`,
+    `ResNet`, `VGG`, `ViT` and `resnet50`, and its arguments::
 
       {"model": {"name": "MLP", "arguments": {"features": 64, "classes": 10, "widths": [128, 128], ...}}, ...}
 
     The arguments are those of the dense model. The widths are taken from `model.safetensors`.
 
     Args:
-      folder: the folder.
+      folder: path of the folder.
 
     Raises:
       ValueError: if `model.json` names another model or arguments that its constructor does not take, or if the

@@ -33,11 +33,14 @@ class MLP(nnx.Module):
         Args:
           features: size of a flattened input.
           classes: size of the output.
-          widths: of the hidden layers.
+          widths: number of units of each hidden layer.
           activation: a name in `ACTIVATIONS`.
           norm: whether there is a BatchNorm before each activation.
           dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
           rngs: random keys for the initialization.
+
+        Raises:
+          KeyError: for an unknown activation.
         """
         sizes = (features, *widths)
         pairs = list(itertools.pairwise(sizes))

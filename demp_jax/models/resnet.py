@@ -14,7 +14,7 @@ from flax import nnx
 from demp_jax.models.activations import ACTIVATIONS
 from demp_jax.nnx import ChannelSum
 
-# As in the released code of the paper: He initialization, truncated, by fan-in.
+# He initialization with a truncated normal distribution, as in the released code of the paper.
 _HE = nnx.initializers.variance_scaling(2.0, "fan_in", "truncated_normal")
 
 
@@ -30,7 +30,7 @@ def _norm(channels: int, dtype: Any, rngs: nnx.Rngs, scale: float = 1.0) -> nnx.
 
 
 class _Residual(nnx.Module):
-    """The base class of blocks: a shortcut, projected if shapes differ, the sum and the activation after it."""
+    """The base class of blocks: the shortcut, which is projected if shapes differ, the sum and the last activation."""
 
     def __init__(
         self, inputs: int, outputs: int, stride: int, activation: str, coupled: bool, dtype: Any, rngs: nnx.Rngs
@@ -50,7 +50,7 @@ class _Residual(nnx.Module):
 
 
 class BasicBlock(_Residual):
-    """`act(bn2(conv2(act(bn1(conv1(x))))) + shortcut(x))`."""
+    """A block of two 3 x 3 convolutions, `act(bn2(conv2(act(bn1(conv1(x))))) + shortcut(x))`."""
 
     expansion = 1
 
@@ -71,10 +71,10 @@ class BasicBlock(_Residual):
 
 
 class Bottleneck(_Residual):
-    """`act(bn3(conv3(act(bn2(conv2(act(bn1(conv1(x)))))))) + shortcut(x))`: 1 x 1, 3 x 3 with the stride, 1 x 1.
+    """A block of three convolutions, `act(bn3(conv3(act(bn2(conv2(act(bn1(conv1(x)))))))) + shortcut(x))`.
 
-    The last scale is initialized to zero, so that the block starts as its shortcut (Goyal et al., 2017,
-    https://arxiv.org/abs/1706.02677, section 5.1).
+    The kernels are 1 x 1, 3 x 3 with the stride, and 1 x 1. The scale of `bn3` is initialized to zero, so that the
+    block initially computes its shortcut (Goyal et al., 2017, https://arxiv.org/abs/1706.02677, section 5.1).
     """
 
     expansion = 4
@@ -124,18 +124,22 @@ class ResNet(nnx.Module):
         """Initializes the network.
 
         Args:
-          channels: of the input images.
+          channels: number of channels of the input images.
           classes: size of the output.
-          base_width: channels of the stem and the first stage; each later stage doubles them.
+          base_width: number of channels of the stem and the first stage, doubled at each further stage.
           blocks: number of blocks per stage.
           block: `BasicBlock` or `Bottleneck`.
           stem: `"small"`, one 3 x 3 convolution; `"imagenet"`, 7 x 7 with stride 2 and a 3 x 3 max-pool with stride 2.
           stem_stride: stride of the small stem. The paper uses 1; 2 divides the FLOPs of the network by four.
           activation: a name in `ACTIVATIONS`.
-          coupled: whether a channel can only be removed from all blocks of a stage together. By default it is removed
-            block by block, as the paper counts.
+          coupled: whether a channel can only be removed from all blocks of a stage together. By default, it can be
+            removed from each block independently, as the paper counts channels.
           dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
           rngs: random keys for the initialization.
+
+        Raises:
+          ValueError: for an unknown stem.
+          KeyError: for an unknown activation.
         """
         if stem not in ("small", "imagenet"):
             raise ValueError(f"stem must be 'small' or 'imagenet'; got {stem!r}.")
@@ -165,5 +169,5 @@ class ResNet(nnx.Module):
         return self.head(jnp.mean(x, axis=(1, 2), dtype=jnp.float32))
 
 
-# 25,557,032 parameters for 3 channels and 1,000 classes; 22,720 neurons, all three activations of a block counted.
+# 25,557,032 parameters for 3 channels and 1,000 classes; 22,720 neurons, in the stem and three activations per block.
 resnet50 = functools.partial(ResNet, blocks=(3, 4, 6, 3), block=Bottleneck, stem="imagenet")

@@ -12,8 +12,8 @@ from flax import nnx
 
 from demp_jax.models.activations import ACTIVATIONS
 
-# Channels as parts of the width, from pooling to pooling: the paper's network has thirteen convolutions, four of its
-# five poolings before the third, fifth, eighth and eleventh of them, and 1,024 channels in the last.
+# The thirteen convolutions in five stages, each of which ends with a pooling: their channels as multiples of the base
+# width. The last convolution has 1,024 channels, as in the paper's network.
 _STAGES = ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 16))
 
 
@@ -40,11 +40,15 @@ class VGG(nnx.Module):
         Args:
           input_shape: `(height, width, channels)` of an image; height and width are multiples of 32.
           classes: size of the output.
-          base_width: channels of the first stage; the last convolution has 16 times as many.
-          hidden: width of the two dense layers.
+          base_width: number of channels of the first stage; the last convolution has 16 times as many.
+          hidden: number of units of each of the two dense layers.
           activation: a name in `ACTIVATIONS`.
           dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
           rngs: random keys for the initialization.
+
+        Raises:
+          ValueError: if the height or width is not a multiple of 32.
+          KeyError: for an unknown activation.
         """
         height, width, channels = input_shape
         if height < 32 or width < 32 or height % 32 or width % 32:
@@ -54,7 +58,7 @@ class VGG(nnx.Module):
         pairs = itertools.pairwise((channels, *widths))
         self.conv = nnx.List([nnx.Conv(i, o, (3, 3), dtype=dtype, rngs=rngs) for i, o in pairs])
         self.conv_bn = nnx.List([_norm(w, dtype, rngs) for w in widths])
-        # The convolutions after which an image is halved.
+        # The number of convolutions before each pooling.
         self.last = tuple(itertools.accumulate(len(stage) for stage in _STAGES))
         flat = (height // 32) * (width // 32) * widths[-1]
         self.dense = nnx.List([nnx.Linear(i, hidden, dtype=dtype, rngs=rngs) for i in (flat, hidden)])

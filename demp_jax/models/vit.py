@@ -16,7 +16,10 @@ _SMALL = nnx.initializers.truncated_normal(0.02)
 
 
 class EncoderBlock(nnx.Module):
-    """`x + attention(norm1(x))`, then `x + dense2(act(dense1(norm2(x))))`; the hidden units are neurons."""
+    """A pre-norm block: `x + attention(norm1(x))`, then `x + dense2(act(dense1(norm2(x))))`.
+
+    The units of `dense1` are neurons.
+    """
 
     def __init__(self, features: int, heads: int, hidden: int, activation: str, dtype: Any, rngs: nnx.Rngs):
         """Initializes a block; see `ViT` for the arguments."""
@@ -36,7 +39,7 @@ class EncoderBlock(nnx.Module):
 
 
 class ViT(nnx.Module):
-    """Patches, a class token, learned positions, pre-norm encoder blocks, and a linear head on the class token.
+    """A vision transformer: patches, a class token, learned positions, encoder blocks, and a head on the class token.
 
     With the defaults, for 224 x 224 images of 3 channels and 1,000 classes, it is ViT-B/16: 86,567,656 parameters, and
     36,864 neurons, the hidden units of the twelve MLPs.
@@ -62,13 +65,17 @@ class ViT(nnx.Module):
           input_shape: `(height, width, channels)` of an image; height and width are multiples of `patch`.
           classes: size of the output.
           patch: side of a patch in pixels.
-          features: of a token.
+          features: number of features of a token.
           depth: number of encoder blocks.
-          heads: of the attention.
-          hidden: units of an MLP.
+          heads: number of heads of each attention.
+          hidden: number of hidden units of each MLP.
           activation: a name in `ACTIVATIONS`.
           dtype: dtype of the computation, such as `jnp.bfloat16`. Parameters, statistics and the head are float32.
           rngs: random keys for the initialization.
+
+        Raises:
+          ValueError: if the height or width is not a multiple of `patch`.
+          KeyError: for an unknown activation.
         """
         height, width, channels = input_shape
         if height % patch or width % patch:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import PercentFormatter
 
+from experiments.core.errors import UsageError
 from experiments.rundir.reader import Recorded, outcome
 
 # With more sites, only the first and the last one have an entry in the legend.
@@ -167,3 +169,41 @@ def shrinking(runs: Sequence[Recorded], path: Path) -> None:
         axes.margins(x=0)
     # Without the date, the same records give the same file.
     figure.savefig(path, dpi=130, metadata={"Date": None} if path.suffix == ".svg" else None)
+
+
+def layers(records: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Plots the fraction of its units that each layer keeps, by setting, with means and standard deviations over seeds.
+
+    Args:
+      records: summaries of runs with a `setting`, of one network. Those of dense runs give the widths before pruning
+        and are not drawn.
+      path: path of the picture, PNG or SVG by its suffix.
+
+    Raises:
+      UsageError: if there is no dense run, or no other.
+    """
+    dense = next((record["widths"] for record in records if not record["weight_sparsity"]), None)
+    settings: dict[str, list[Mapping[str, Any]]] = {}
+    for record in records:
+        if record["weight_sparsity"]:
+            settings.setdefault(record["setting"], []).append(record)
+    if dense is None or not settings:
+        raise UsageError("--layers needs records of a dense run and of pruned runs of the same network.")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, (setting, group) in enumerate(settings.items()):
+        kept = [[record["widths"][name] / width for name, width in dense.items()] for record in group]
+        each = list(zip(*kept, strict=True))
+        spread = [statistics.stdev(values) if len(values) > 1 else 0.0 for values in each]
+        sparsity = statistics.mean(record["weight_sparsity"] for record in group)
+        places = [k + 0.08 * (i - (len(settings) - 1) / 2) for k in range(len(dense))]
+        label = f"{setting}: {sparsity:.0%} of the weights removed"
+        axes.errorbar(places, [statistics.mean(values) for values in each], spread, marker="o", capsize=2, label=label)
+    seeds = len({record["seed"] for record in records})
+    axes.set(title=f"Units that each layer keeps (mean and standard deviation of {seeds} seeds)", ylim=(0, 1.05))
+    axes.set_xticks(range(len(dense)), dense, rotation=45, ha="right")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(loc="lower left", fontsize=8)
+    figure.savefig(path, dpi=110, metadata={"Date": None} if path.suffix == ".svg" else None)

@@ -62,8 +62,8 @@ def test_records_are_written_as_they_come(tmp_path, monkeypatch, capsys):
     assert (record["benchmark"], record["asked"], record["cases"]) == ("step", "tiny", [["vgg16", 3]])
     assert {"command", "commit", "versions", "device"} <= set(record)
     wrong = {
-        "step": r"error: --only=vit is in no case of step at the scale tiny; .*\('vgg16', 3\)$",
-        "gpu": r"error: --only is for one suite; .*name one of step, ",
+        "step": r"error: --only=vit matches no case of step at the scale tiny. .*\('vgg16', 3\).$",
+        "gpu": r"error: --only needs a single suite instead of gpu: step, ",
     }
     for suite, message in wrong.items():
         with pytest.raises(SystemExit):
@@ -99,29 +99,30 @@ def test_all_suites_take_turns_and_none_stops_another(tmp_path, monkeypatch, cap
         with pytest.raises(SystemExit) as end:
             run.main(["gpu", f"--out={tmp_path}", *(f"--{name}={value}" for name, value in options.items())])
         printed = capsys.readouterr().out
-        return end.value.code, re.findall(r"^(\w+): (not begun|begun) after 0 s: (.+)$", printed, re.MULTILINE), printed
+        found = re.findall(r"^(\w+): ((?:not )?started) after 0 s: (.+)$", printed, re.MULTILINE)
+        return end.value.code, found, printed
 
     code, order, printed = ended()
     assert code == 1
     assert order == [
-        (s, "begun", c) for s, c in (("step", "out of memory"), ("cut", "1"), ("step", "2"), ("step", "3"))
+        (s, "started", c) for s, c in (("step", "out of memory"), ("cut", "1"), ("step", "2"), ("step", "3"))
     ]
     assert [r["case"] for r in read_lines(tmp_path / "step_gpu.jsonl")] == [2, 3]
     assert [run.suite_of(path) for path in sorted(tmp_path.iterdir())] == ["cut", "step"]
     assert "cut\n| case |\n| --- |\n| 1 |\n" in printed
-    # What is not likely to end is not begun, which is no failure.
+    # A case that is not likely to end in time is not started, which is no failure.
     monkeypatch.setattr(run, "_SECONDS", {"step": 60, "cut": 120})
     suites["step"].CASES["gpu"] = [2]
     code, order, _ = ended(minutes=1.5)
     assert code == 0
-    assert order == [("step", "begun", "2"), ("cut", "not begun", "1")]
+    assert order == [("step", "started", "2"), ("cut", "not started", "1")]
 
 
 def test_a_suite_without_cases_at_a_scale(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["paddings", "--scale=gpu", f"--out={tmp_path}"])
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.endswith("error: paddings has no cases at the scale gpu; give --scale=tiny or cpu")
+    assert last.endswith("error: paddings has no cases at the scale gpu; use --scale=tiny or cpu")
 
 
 @pytest.mark.parametrize("arguments", [["gpu"], ["step", "--scale=gpu"]])
@@ -133,7 +134,7 @@ def test_without_a_gpu_nothing_is_measured_as_of_one(arguments, tmp_path, monkey
         run.main([*arguments, f"--out={tmp_path}"])
     assert not list(tmp_path.iterdir())
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.endswith("--scale=gpu needs a GPU, and JAX has none here; give --scale=tiny to see that a suite works")
+    assert last.endswith("--scale=gpu needs a GPU, but JAX finds none; test a suite with --scale=tiny")
 
 
 @pytest.mark.parametrize("arguments", [["step"], ["gpu"]])
@@ -151,7 +152,7 @@ def test_one_suite_has_no_limit_of_time(tmp_path, capsys):
     with pytest.raises(SystemExit):
         run.main(["paddings", "--scale=tiny", "--minutes=3", f"--out={tmp_path}"])
     last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last.endswith("error: --minutes is for gpu, which runs all suites; of one suite --only=TEXT names the cases")
+    assert last.endswith("error: --minutes only applies to the suite gpu; limit another suite with --only=TEXT")
 
 
 def test_a_share_of_the_roofline():

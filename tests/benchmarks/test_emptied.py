@@ -24,11 +24,14 @@ HLO = """HloModule jit_step, is_scheduled=true
   ROOT %fusion.1 = f32[8]{0} fusion(%result), kind=kLoop, calls=%fused
 }
 
-ENTRY %main (x: f32[8], y: s32[]) -> f32[8] {
+ENTRY %main (x: f32[8], y: s32[], z: f32[3,0]) -> f32[8] {
   %x = f32[8]{0} parameter(0)
   %y = s32[] parameter(1)
+  %z = f32[3,0]{1,0} parameter(2)
   %copy-start = (f32[8]{0}, f32[8]{0}, u32[]) copy-start(%x)
   %copy-done = f32[8]{0} copy-done(%copy-start)
+  %empty = f32[3,0]{1,0} copy(%z)
+  %pair = (f32[0]{0}, f32[8]{0}) custom-call(%x)
   %call = f32[8]{0} call(%copy-done), to_apply=%command_buffer
   %wrapped = f32[]{:T(128)} fusion(%call), kind=kInput, calls=%region
   ROOT %fusion.2 = f32[8]{0} fusion(%call, %wrapped), kind=kLoop, calls=%fused
@@ -37,7 +40,7 @@ ENTRY %main (x: f32[8], y: s32[]) -> f32[8] {
 
 
 def test_operations_of_a_gpu_program_are_counted():
-    assert gpu_programs.operations(HLO) == {"copy": 1, "custom-call": 1, "fusion": 3}
+    assert gpu_programs.operations(HLO) == {"copy": 1, "custom-call": 2, "fusion": 3}
 
 
 @pytest.mark.slow

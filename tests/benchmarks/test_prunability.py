@@ -140,7 +140,7 @@ def test_a_record_takes_the_place_of_an_older_one(tmp_path, capsys):
     assert "VAE: passes, 44 of 44 units" in capsys.readouterr().out
     with pytest.raises(SystemExit):
         program.main(["Perceiver", f"--out={out}"])
-    assert "NAMES=Perceiver is in no architecture's name" in capsys.readouterr().err
+    assert "Perceiver: no architecture has this in its name" in capsys.readouterr().err
 
 
 def test_the_page_comes_from_the_records():

@@ -5,6 +5,7 @@ import statistics
 
 import numpy as np
 import pytest
+from matplotlib.axes import Axes
 
 from experiments import tables
 
@@ -49,3 +50,32 @@ def test_nothing_to_compare_is_said(tmp_path, capsys, settings):
     path.write_text("".join(json.dumps(_record("ours", 0, size, 0.5)) + "\n" for size in (0.1, 0.2)))
     assert tables.main([str(path), "--lead", *settings]) == 0
     assert "no seed has two runs of each" in capsys.readouterr().out
+
+
+def test_layers_are_drawn_as_means_over_seeds(tmp_path, capsys, monkeypatch):
+    """Of two layers of 8 and 4 units, the runs of two seeds keep 6 and 8, and 1 and 3."""
+    widths = {"dense": [(8, 4)] * 2, "DemP, lambda 1": [(6, 1), (8, 3)], "SNAP": [(1, 1)] * 2}
+    records = [
+        {
+            "setting": name,
+            "seed": seed,
+            "weight_sparsity": 0.5 * (name != "dense"),
+            "widths": {"a": pair[0], "b": pair[1]},
+        }
+        for name, pairs in widths.items()
+        for seed, pair in enumerate(pairs)
+    ]
+    path, picture = tmp_path / "records.jsonl", tmp_path / "layers.svg"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    drawn = []
+    monkeypatch.setattr(Axes, "errorbar", lambda self, x, y, spread, **_: drawn.append((y, spread)))
+    monkeypatch.setattr(Axes, "legend", lambda self, **_: None)
+    assert tables.main([str(path), f"--layers={picture}", "--only", "DemP*"]) == 0
+    [(heights, spreads)] = drawn
+    np.testing.assert_allclose(heights, [7 / 8, 0.5])
+    np.testing.assert_allclose(spreads, [statistics.stdev([0.75, 1]), statistics.stdev([0.25, 0.75])])
+    assert picture.read_text().startswith("<?xml")
+    assert tables.main([str(path), f"--layers={picture}", "--only", "Nobody"]) == 2
+    assert "--layers needs records of a dense run and of pruned runs" in capsys.readouterr().err
+    assert tables.main([str(path), f"--layers={tmp_path / 'layers.txt'}"]) == 2
+    assert "--layers must be a PNG or SVG file" in capsys.readouterr().err

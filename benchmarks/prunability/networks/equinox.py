@@ -362,7 +362,7 @@ CASES = [
         "Equinox",
         _Autoencoder,
         features(1, 8, 8),
-        # A channel of the last map is four features of the code's input, and four of the decoder make a channel.
+        # Each channel of the last map is flattened to four features, and the decoder reshapes four features to one.
         ["down/#", "code", "up/0"],
     ),
     Case(

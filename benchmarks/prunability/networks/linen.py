@@ -232,7 +232,7 @@ class _GRUClassifier(nn.Module):
 
 
 class _Seq2Seq(nn.Module):
-    """An LSTM that encodes, and one that decodes with attention to it."""
+    """An LSTM encoder, and an LSTM decoder with attention to it."""
 
     @nn.compact
     def __call__(self, batch):
@@ -301,7 +301,7 @@ class _TCN(nn.Module):
 
 
 class _DiffusionUNet(nn.Module):
-    """A denoiser: residual blocks with GroupNorm that the time shifts, and attention in the middle."""
+    """A denoiser: residual blocks with GroupNorm, shifted by the time embedding, and attention in the middle."""
 
     @nn.compact
     def __call__(self, batch):
@@ -382,7 +382,7 @@ CASES = [
         "Linen",
         lambda: (_DenseNet(), _TRAIN),
         _IMAGE,
-        # A channel of a concatenation is removed where all that normalizes it makes it zero.
+        # A channel of a concatenation is dead if all norms that read it make it zero.
         [
             "stage#_0_bn2",
             "stage#_1_bn2",
@@ -455,7 +455,7 @@ CASES = [
         "Linen",
         _GMLP,
         tokens(8, 20),
-        # The half that is normalized over its features cannot lose one; the other half is multiplied with it.
+        # Units of the half with a norm over its features cannot be removed, and the other half is multiplied by it.
         [],
     ),
     Case("SSD", "Linen", lambda: (_SSD(), _TRAIN), features(16, 16, 3), ["bn#"]),
@@ -464,7 +464,8 @@ CASES = [
         "Linen",
         _TCN,
         features(12, 3),
-        # The norm of a kernel is over its inputs too, so only what the last layer reads can be removed exactly.
+        # Weight normalization divides by a norm over a kernel's inputs, so only units that the last layer reads can be
+        # removed exactly.
         ["wn2_1/conv2_1/kernel/scale + conv2_1/bias + skip2"],
     ),
     Case(
@@ -472,7 +473,7 @@ CASES = [
         "Linen",
         _DiffusionUNet,
         several(image=features(8, 8, 3), time=features(1)),
-        # Channels that a GroupNorm of several groups normalizes together cannot leave one by one.
+        # Channels that a GroupNorm with several groups normalizes together cannot be removed one by one.
         ["time#"],
         heads=["attention/query/kernel@1"],
     ),

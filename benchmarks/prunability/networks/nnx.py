@@ -182,7 +182,7 @@ def _mobilenet_v3(rngs):
 
 
 class _ShuffleUnit(nnx.Module):
-    """A unit of ShuffleNet v2: one half of the channels passes, the other is convolved, then both are shuffled."""
+    """A unit of ShuffleNet v2: half of the channels is convolved, the other half is not, and both are shuffled."""
 
     def __init__(self, channels, rngs):
         half = channels // 2
@@ -259,7 +259,7 @@ class _ViT(nnx.Module):
 
 
 class _WindowBlock(nnx.Module):
-    """A block of a Swin transformer: attention within windows, which are shifted in every second block."""
+    """A block of a Swin transformer: attention within windows that are shifted in every second block."""
 
     def __init__(self, width, shift, rngs):
         self.encoder, self.shift = _Encoder(width, 24, rngs), shift
@@ -468,7 +468,7 @@ class _PointNet(nnx.Module):
 
 
 class _GLU(nnx.Module):
-    """A Mixture of experts with a token's expert looked up, behind a gated MLP."""
+    """A mixture of experts that gathers the expert of each token, after a gated MLP."""
 
     def __init__(self, rngs):
         self.embed = nnx.Embed(20, 12, rngs=rngs)
@@ -500,7 +500,7 @@ CASES = [
         _IMAGE,
         [
             "body/layers/0/bn",
-            # Of a grouped convolution a whole group, with the four channels that it reads.
+            # A unit is a whole feature group of a grouped convolution, with the four channels that it reads.
             "body/layers/#/body/layers/0/bn@0/4 + body/layers/#/body/layers/1/bn@0/4",
             "body/layers/1/body/layers/2/bn + body/layers/1/skip/bn + body/layers/2/body/layers/2/bn",
         ],
@@ -598,7 +598,7 @@ CASES = [
         "NNX",
         lambda rngs: _GAN(rngs),
         features(6),
-        # Leaky ReLU, too, is zero where its input is.
+        # Leaky ReLU is zero if its input is.
         ["generator/bn#", "discriminator/conv1", "discriminator/conv0/layer_instance"],
         call=_gan_call,
     ),

@@ -34,7 +34,7 @@ def _haiku_resnet():
     def train(variables, x):
         return net.apply(variables["params"], variables["state"], x, True)[0]
 
-    # The logits of Haiku's networks begin at zero.
+    # Haiku initializes the logits of its networks to zero.
     logits = {"w": jax.random.normal(jax.random.key(1), (12, 4)), "b": jnp.zeros(4)}
     return evaluate, {"params": {**params, "res_net/~/logits": logits}, "state": state}, train
 
@@ -52,7 +52,7 @@ def _haiku_lstm():
 
 
 def _graph_network():
-    """A graph network of Jraph on a batch of graphs, its updates MLPs in plain JAX."""
+    """A graph network of Jraph on a batch of graphs, with MLPs in plain JAX as updates."""
     import jraph
 
     def mlp(p, *xs):
@@ -100,7 +100,7 @@ def _equimo_mobilenet(key):
     import equinox as eqx
     from equimo.models.mobilenet import MobileNetv3
 
-    # Its norms are GroupNorms with a group for each channel where the channels are a power of two.
+    # Its norms are GroupNorms. They have one group per channel if the number of channels is a power of two.
     layers = [(8, 8, 3, 2, True, "relu"), (8, 16, 3, 1, False, "relu"), (16, 32, 5, 1, True, "hard_swish")]
     return eqx.nn.make_with_state(MobileNetv3)(3, layers, last_channels=32, num_classes=4, key=key)
 
@@ -247,7 +247,7 @@ CASES = [
         "NNX",
         _mamba2,
         tokens(8, 20),
-        # The features of a head share their step; the norm over all of them couples the rest.
+        # The features of a head share their step size, and a norm over all features couples the others.
         [],
         states=["backbone/layers/#/mixer/conv1d/conv/bias[32:36]"],
         call=_logits,

@@ -252,7 +252,7 @@ def _llama(p, tokens):
         h = _rms_norm(block["norm1"], x)
         q, k, v = (jnp.einsum("btm,mhd->bthd", h, block[name]) for name in "qkv")
         q, k = _rotary(q), _rotary(k)
-        q = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])  # Queries in groups, one for each key.
+        q = q.reshape(*q.shape[:2], k.shape[2], -1, q.shape[-1])  # Groups of queries, one group per key.
         scores = jnp.einsum("btkgd,bskd->bkgts", q, k) * q.shape[-1] ** -0.5
         mixed = jnp.einsum("bkgts,bskd->btkgd", jax.nn.softmax(jnp.where(causal, scores, -1e9)), v)
         x = x + jnp.einsum("bthd,hdm->btm", mixed.reshape(*mixed.shape[:2], -1, mixed.shape[-1]), block["o"])
@@ -393,7 +393,7 @@ CASES = [
         "plain JAX",
         lambda: (_dlrm, _dlrm_params()),
         several(numbers=features(6), categories=tokens(3, 12)),
-        # Embedding dimensions are multiplied pairwise, so that one of them is removed from all tables.
+        # Embeddings are multiplied pairwise, so a dimension is removed from all tables.
         ["bottom0", "top0", "bottom1 + tables/*"],
     ),
     Case(
@@ -487,7 +487,7 @@ CASES = [
         "plain JAX",
         lambda: (_nfnet, _nfnet_params()),
         features(8, 8, 3),
-        # Weights are standardized over their inputs, so that no input can be removed exactly.
+        # Weights are standardized over their inputs, so no input can be removed exactly.
         [],
     ),
 ]

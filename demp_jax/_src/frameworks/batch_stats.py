@@ -17,7 +17,7 @@ def batch_averages(statistics: Callable[[Any, Any], Any], variables: Any, batche
       statistics: `statistics(variables, x)` returns a tree of the statistics of one batch. It is compiled once for all
         batches of one shape.
       variables: the first argument of `statistics`.
-      batches: batches of inputs. Every batch counts the same.
+      batches: batches of inputs, with equal weights.
 
     Returns:
       The tree of averages, in the dtypes of the statistics. They are accumulated in float32 or wider.
@@ -28,7 +28,7 @@ def batch_averages(statistics: Callable[[Any, Any], Any], variables: Any, batche
 
     @jax.jit
     def step(average: Any, count: jax.Array, variables: Any, x: Any) -> Any:
-        # In this form, the average of equal statistics is exact.
+        # This form is exact if all statistics are equal.
         return jax.tree.map(lambda a, s: a + (s - a) / count, average, statistics(variables, x))
 
     average = dtypes = None

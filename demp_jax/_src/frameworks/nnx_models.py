@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Flax NNX models as pure functions of their variables, in evaluation and training mode, at any widths."""
+"""Flax NNX models as pure functions of their variables, in evaluation and training mode."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def apply(model: Any, x: Any) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Forward:
-    """A model in evaluation mode as a function of its state and an input, `forward(state, x)`.
+    """A model in evaluation mode as a pure function, `forward(state, x)`.
 
-    Two forwards of the same architecture are equal and share compiled programs.
+    Two forwards of the same architecture and widths are equal and share compiled programs.
 
     Attributes:
       graphdef: the model's structure.
@@ -43,7 +43,7 @@ class Forward:
         return self.call(nnx.merge(self.graphdef, state), x)
 
     def resized(self, state: Any) -> Forward:
-        """Returns the forward for smaller variables."""
+        """Returns the function for smaller variables."""
         model = nnx.merge(self.graphdef, state)
         refit(model)
         return Forward(nnx.split(model)[0], self.call)
@@ -56,9 +56,9 @@ class Forward:
           x: a batch of inputs, or its shape and dtype; the adapters of the other libraries need it.
 
         Returns:
-          A function `train(variables, x)` of the same variables. `None` if the model has no module whose flag
-          `use_running_average` can be set by `nnx.view`, so that training mode does not differ. If a BatchNorm gets
-          `use_running_average` as an argument of its call, the argument decides.
+          A function `train(variables, x)` of the same variables. `None` if training mode does not differ, because the
+          model has no module whose flag `use_running_average` can be set by `nnx.view`. A BatchNorm that gets
+          `use_running_average` as an argument of its call follows the argument.
         """
         del x
         model = nnx.merge(self.graphdef, variables)
@@ -71,10 +71,10 @@ class Forward:
 
 
 def _viewed(model: Any, **flags: bool) -> Any:
-    """Returns a view of a model with other flags, whose BatchNorms use no mapped axis."""
+    """Returns a view of a model with other flags, in which BatchNorms do not average over a mapped axis."""
     view = nnx.view(model, raise_if_not_found=False, **flags)
     for norm in _batch_norms(view).values():
-        # The model is called with the whole batch, so no mapped axis holds the rest of it.
+        # The model is called with the whole batch, outside of any mapped axis.
         norm.axis_name = norm.axis_index_groups = None
     return view
 
@@ -109,8 +109,8 @@ class BatchStatistics:
 class Updating:
     """A model in training mode, `updating(variables, x) -> (outputs, updated variables)`.
 
-    Dropout draws from the random keys of the model, whose counts are updated. The updated variables have the structure
-    of the given ones. Variables that only exist after the call, such as those of `sow`, are left out.
+    Dropout uses the random keys of the model and updates their counts. The updated variables have the structure of the
+    given ones. Variables that are created during the call, such as those of `sow`, are not returned.
 
     Attributes:
       forward: the same model in evaluation mode.
@@ -119,7 +119,7 @@ class Updating:
     forward: Forward
 
     def __call__(self, variables: Any, x: Any) -> tuple[Any, Any]:
-        """Returns the model's output for `x`, and its variables after that step."""
+        """Returns the model's output for `x`, and its variables after the call."""
         model = nnx.merge(self.forward.graphdef, variables)
         view = _viewed(model, deterministic=False, use_running_average=False)
         out = self.forward.call(view, x)
@@ -135,9 +135,18 @@ class Updating:
 def forward(model: nnx.Module, call: Callable[[Any, Any], Any] = apply) -> tuple[Forward, Any]:
     """Returns a model in evaluation mode as a pure function, and its state as a tree of arrays.
 
+    Example:
+      >>> fn, state = forward(nnx.Linear(3, 2, rngs=nnx.Rngs(0)))
+      >>> fn(state, jnp.ones((4, 3))).shape
+      (4, 2)
+
     Args:
       model: the model. It is not changed.
-      call: how to call the model, `call(model, x)`. Define it once, at module level, so that forwards are equal.
+      call: how to call the model, `call(model, x)`. Define it once, at module level, so that forwards are equal and
+        share compiled programs.
+
+    Returns:
+      The function `fn(state, x)`, and the state.
     """
     evaluating = nnx.view(model, deterministic=True, use_running_average=True, raise_if_not_found=False)
     graphdef, state = nnx.split(evaluating)
@@ -149,11 +158,14 @@ def reestimate_batch_stats(
 ) -> None:
     """Sets the running statistics of every `nnx.BatchNorm` to averages over batches, in place.
 
-    Running statistics lag behind the weights, with the default momentum of 0.99 by a few hundred steps. The new mean is
-    the mean over batches of the batch means, and the new variance the mean over batches of the batch variances. Running
-    averages tend to these values at fixed weights, for any momentum. (The variance of all examples would include the
-    variance of the batch means.) All batches have the same weight. The inputs of every layer are normalized with batch
-    statistics, without dropout. A layer that is called several times in one pass keeps the statistics of its last call.
+    Running statistics lag behind the weights; with the default momentum of 0.99, by a few hundred steps. With the batch
+    means m_b and batch variances v_b of B batches, the new statistics are::
+
+        mean = sum_b m_b / B        var = sum_b v_b / B
+
+    Running averages converge to these values at fixed weights, for any momentum. (The variance of all examples would
+    include the variance of the batch means.) The inputs of every layer are normalized with batch statistics, without
+    dropout. A layer that is called several times in one pass keeps the statistics of its last call.
 
     Example:
       >>> norm = nnx.BatchNorm(1, rngs=nnx.Rngs(0))
@@ -163,7 +175,7 @@ def reestimate_batch_stats(
 
     Args:
       model: a Flax NNX model, in training or evaluation mode. Only its running statistics change.
-      batches: batches of training inputs. Each new shape is compiled.
+      batches: batches of training inputs, with equal weights. Each new shape is compiled.
       call: how to call the model, `call(model, x)`, as in `forward`.
 
     Raises:
@@ -190,7 +202,7 @@ def reestimate_batch_stats(
 
 
 def resize(model: nnx.Module, state: Any) -> None:
-    """Replaces the variables of a model by variables of other widths, in place, and updates its attributes.
+    """Replaces the variables of a model by variables of other widths, in place, and updates its static attributes.
 
     Only widths may differ. Paths, dtypes, numbers of axes, and the window sizes of convolutions must be equal.
 
@@ -201,12 +213,12 @@ def resize(model: nnx.Module, state: Any) -> None:
       3
 
     Args:
-      model: a model of the same architecture at any widths. A model from `nnx.eval_shape` is enough, unless it has an
+      model: a model of the same architecture at any widths. It may come from `nnx.eval_shape`, unless it has an
         `nnx.WeightNorm`, whose scales would be missing.
-      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`, or such a tree as Orbax restores it
-        without a target: keys may be strings instead of numbers or tuples, and an array may be inside a dictionary
-        `{"value": array}`. Random keys and their counts may be missing, as in
-        `nnx.state(model, nnx.Not(nnx.RngState))`; the model then keeps its own.
+      state: the variables, a tree of arrays like `nnx.as_pure(nnx.state(model))`. It may be restored by Orbax without a
+        target: keys may be strings instead of numbers or tuples, and an array may be in a dict `{"value": array}`.
+        Random keys and their counts may be missing, as in `nnx.state(model, nnx.Not(nnx.RngState))`; the model then
+        keeps its own.
 
     Raises:
       ValueError: if the variables are not those of the model.
@@ -248,7 +260,7 @@ def by_steps(tree: Any) -> dict[tuple[str, ...], Any]:
 
 
 def _kind(leaf: Any, window: bool) -> tuple[Any, ...]:
-    """Returns the properties of an array that are no widths: dtype, number of axes, window of a convolution."""
+    """Returns the properties of an array besides its widths: dtype, number of axes, window of a convolution."""
     shape = np.shape(leaf)
     return getattr(leaf, "dtype", type(leaf)), len(shape), shape[:-2] if window else ()
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A pruner for training loops with Flax NNX, whose state holds model, optimizers and copies."""
+"""A pruner for training loops with Flax NNX, with a state that contains model, optimizers and copies."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from demp_jax._src.pruning.record import PruneRecord
 
 
 class Pruner:
-    """Prunes a model while it trains, with its optimizer and its copies, in place.
+    """Prunes a model, its optimizer and its copies while they train, in place.
 
-    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, it
-    also previews the size that a prune would leave, and multiplies the strength of the regularizer (see
-    `demp_jax.demp`) by a factor, so that the model ends at that size.
+    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, every
+    `look_every` steps it also previews the size after a prune, and multiplies the strength of the regularizer (see
+    `demp_jax.demp`) by the factor of a `TargetController`, so that the model ends at the given size.
 
-    `state` returns model, optimizers, copies and pruner at their current widths. `restore` loads it into freshly built
-    ones at any widths:
+    `state` returns the state of model, optimizers, copies and pruner, at their current widths. `restore` loads it into
+    a new model and pruner, which may have other widths:
 
       >>> import optax
       >>> def build():
@@ -41,7 +41,7 @@ class Pruner:
       >>> record.removed
       {'layers/0': 3}
       >>> other, pruner_of_other = build()
-      >>> pruner_of_other.restore(pruner.state())  # Directly, or from a checkpoint.
+      >>> pruner_of_other.restore(pruner.state())  # Or a state from a checkpoint.
       >>> other.layers[0].out_features, pruner_of_other.steps
       (5, 100)
 
@@ -66,21 +66,24 @@ class Pruner:
         calls: Sequence[Call] = (),
         options: PruneOptions | None = None,
     ):
-        """Makes a pruner.
+        """Initializes the pruner.
 
         Args:
           model, optimizer, copies, call, calls: see `demp_jax.nnx.prune`.
-          death_set: batches of training inputs of one shape, or a function that returns them.
+          death_set: batches of training inputs of one shape, or a function that returns them, which is called at every
+            preview and prune.
           every: steps between prunes, >= 1; tau in the paper.
           start: the first step at which to prune.
           target: a dict with one entry, the size at the end: for `"parameters"`, `"flops"` or `"neurons"` the fraction
-            of the dense model to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove.
-          span: steps in which units die, usually the length of the strength's schedule. Required with a `target`.
-          look_every: steps between previews for the target; by default a hundredth of `span`.
+            of the dense model to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove, in
+            (0, 1).
+          span: number of steps in which units die, usually the length of the strength's schedule. Required with a
+            `target`.
+          look_every: steps between previews for the target, >= 1; by default a hundredth of `span`.
           options: the options of the prunes.
 
         Raises:
-          ValueError: for a bad argument.
+          ValueError: for an argument out of its range, or a `target` without `span`.
         """
         self._model = nnx_pruning.whole(model)
         self._copies = nnx_pruning.named(copies)
@@ -108,22 +111,25 @@ class Pruner:
 
     @property
     def factor(self) -> float:
-        """The factor of the strength of the regularizer."""
+        """The factor of the strength of the regularizer, in [0, 50]."""
         return self._core.factor
 
     def step(self) -> PruneRecord | None:
-        """Counts an update of the parameters, steers, and prunes if a prune is due.
+        """Counts an update of the parameters; adapts the strength and prunes at the steps at which this is due.
 
         Returns:
-          The record of a prune; `None` at steps without one.
+          The record of the prune; `None` at steps without a prune.
+
+        Raises:
+          ValueError: see `demp_jax.prune` and `demp_jax.set_strength_factor`.
         """
         if not self._core.busy(self._core.steps + 1):
-            self._core.steps += 1  # Without access to the arrays of the model.
+            self._core.steps += 1  # The arrays of the model are not read at most steps.
             return None
         return self._take(self._core.step(**self._given()))
 
     def prune(self) -> PruneRecord:
-        """Prunes now, for example at the end of training."""
+        """Prunes now, for example at the end of training, and returns the record."""
         record = self._take(self._core.prune(**self._given()))
         assert record is not None
         return record
@@ -146,9 +152,9 @@ class Pruner:
         return record
 
     def state(self) -> dict[str, Any]:
-        """Returns model, optimizers, copies and pruner as a tree of arrays and numbers, at their current widths.
+        """Returns the state of model, optimizers, copies and pruner, a tree of arrays and numbers.
 
-        The tree can be saved with Orbax.
+        The arrays have their current widths. The tree can be saved with Orbax.
         """
         return {
             "model": _saved(self._model),
@@ -158,15 +164,16 @@ class Pruner:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continues from the result of `state()`, which Orbax may have restored without a target.
+        """Restores a state, in place.
 
         Args:
-          state: the state. Only widths may differ from those of the model, the optimizers and the copies.
+          state: the result of `state()`, which may be restored by Orbax without a target. Only its widths may differ
+            from those of the model, the optimizers and the copies.
 
         Raises:
-          ValueError: if something other than the widths differs.
+          ValueError: if anything but the widths differs.
         """
-        self._core.load(state["pruner"])  # First, since it refuses the state of another target.
+        self._core.load(state["pruner"])  # First, because it raises an error for another target.
         _require_keys("the optimizers", state.get("optimizers") or {}, map(str, self._optimizers))
         _require_keys("the copies", state.get("copies") or {}, self._copies)
         resize(self._model, _loaded(state["model"], self._model))
@@ -192,7 +199,7 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _loaded(stored: Any, node: Any) -> Any:
-    """Returns stored variables in which the numbers of random keys are keys of the same kind as in `node`."""
+    """Returns stored variables with arrays of numbers converted to random keys, where `node` has random keys."""
     own = by_steps(nnx.as_pure(nnx.state(node)))
 
     def key(path: Any, leaf: Any) -> Any:
@@ -205,7 +212,7 @@ def _loaded(stored: Any, node: Any) -> Any:
 
 
 def _restore_optimizer(optimizer: nnx.Optimizer, stored: Any, name: str) -> None:
-    """Loads the state of an optimizer into a new one, whose model may have other widths."""
+    """Loads the stored state of an optimizer into another, whose model may have other widths."""
     wanted, found = by_steps(nnx.as_pure(nnx.state(optimizer))), by_steps(_loaded(stored, optimizer))
     for path in sorted({*wanted, *found}):
         one, other = found.get(path), wanted.get(path)
@@ -213,7 +220,7 @@ def _restore_optimizer(optimizer: nnx.Optimizer, stored: Any, name: str) -> None
         if kinds[0] != kinds[1]:
             raise ValueError(
                 f"restore: the state is not of this optimizer ({name}); {'/'.join(path)}: stored {_what(one)}, wanted "
-                f"{_what(other)}. Make the optimizer as it was made for the training."
+                f"{_what(other)}. Build the same optimizer as in the interrupted training."
             )
     structure = jax.tree.structure(nnx.as_pure(nnx.state(optimizer)))
     leaves = [found[path] if _is_key(found[path]) else jnp.asarray(found[path]) for path in wanted]
@@ -232,6 +239,6 @@ def _require_keys(what: str, stored: Mapping[str, Any], wanted: Iterable[str]) -
     names = sorted(wanted)
     if sorted(stored) != names:
         raise ValueError(
-            f"restore: {what} must be {', '.join(names) or 'none'}, as the pruner was made with; got "
+            f"restore: {what} of the state must be those of this pruner, {', '.join(names) or 'none'}; got "
             f"{', '.join(sorted(stored)) or 'none'}."
         )

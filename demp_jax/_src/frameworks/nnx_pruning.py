@@ -35,12 +35,18 @@ def trace(
 
     Args:
       model: a Flax NNX model, or a dict or list of models that `call` takes.
-      x: a batch of inputs, or its shape and dtype.
+      x: a batch of at least two inputs, or its shape and dtype.
       call: how to call the model in evaluation mode, `call(model, x)`.
       calls: further calls in training, see `prune`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns of names of sites that keep all their units.
       extra_units: extra units, see `demp_jax.trace`.
+
+    Returns:
+      The graph of removable units. `print(graph.report())` lists them.
+
+    Raises:
+      ValueError: see `demp_jax.trace`.
     """
     fn, state = forward(whole(model), call)
     options = PruneOptions(batch_axis=batch_axis, exclude=exclude, extra_units=extra_units)
@@ -73,18 +79,18 @@ def prune(
 
     Args:
       model: a Flax NNX model, in training or evaluation mode, or a dict or list of models that `call` takes.
-      batches: the death set, as batches of training inputs of one shape.
+      batches: the death set, a list of batches of training inputs of one shape.
       optimizer: the optimizer of the model; a list of optimizers, each of which trains a part of it (`wrt`); or a dict
         of optimizers, each for the submodel `model[key]` or `model.key`.
-      copies: other models of the same architecture and widths, such as an average of its weights or a target network,
-        by name or in a list. A unit is removed only if it is dead in all of them.
+      copies: by name or in a list, other models of the same architecture and widths, such as an average of the weights
+        or a target network. A unit is removed only if it is dead in all of them.
       call: how to call the model in evaluation mode, `call(model, x)`. For a model with several entry points, it should
         call all of them, as in `lambda model, x: (model.actor(x), model.critic(x))`.
-      calls: further calls in training, `call(model, x)`, which may change variables of the model in place, such as a
-        teacher that follows its student, or an entry point for other inputs. Variables that they read are pruned along.
-        By default, the model in training mode is added if it reads variables that evaluation mode does not.
-      remove: by name of a site, the units to remove instead of dead ones; see `demp_jax.prune`.
-      at_most: by name of a site, the units that may be removed; see `demp_jax.prune`.
+      calls: further calls in training, `call(model, x)`, such as a teacher that follows its student, or an entry point
+        for other inputs. They may change variables of the model in place. Variables that they read are pruned along. By
+        default, a call in training mode with dropout is added if some variables would not be read otherwise.
+      remove: by name of a site, `[width]` bool, the units to remove instead of dead ones; see `demp_jax.prune`.
+      at_most: by name of a site, `[width]` bool, limits how many units are removed; see `demp_jax.prune`.
       options: the criterion, the units to keep, and the tolerance.
 
     Returns:
@@ -131,14 +137,20 @@ def preview(
     calls: Sequence[Call] = (),
     options: PruneOptions | None = None,
 ) -> prune_lib.Preview:
-    """Returns the sizes that a prune of all dead units would leave; see `demp_jax.preview`.
+    """Returns the sizes of a model after a prune of all dead units, without pruning; see `demp_jax.preview`.
 
     Args:
       model: a Flax NNX model, in training or evaluation mode, or a dict or list of models that `call` takes.
-      batches: the death set, as batches of training inputs of one shape.
+      batches: the death set, a list of batches of training inputs of one shape.
       wrt: the variables that count as parameters, as in `nnx.Optimizer`.
       copies, call, calls: see `prune`.
       options: the criterion and the units to keep.
+
+    Returns:
+      The sizes before and after, and the units that would be removed.
+
+    Raises:
+      ValueError: see `demp_jax.preview`.
     """
     model = whole(model)
     fn, state = forward(model, call)
@@ -196,7 +208,7 @@ def _only(tree: Any, paths: set[str]) -> Any:
 
 
 def set_strength_factor(optimizer: nnx.Optimizer, factor: float) -> None:
-    """Multiplies the strength of an optimizer's regularizer, in place; see `demp_jax.set_strength_factor`.
+    """Sets the factor of the strength of an optimizer's regularizer, in place; see `demp_jax.set_strength_factor`.
 
     Args:
       optimizer: an optimizer whose `tx` contains `demp_jax.demp`.

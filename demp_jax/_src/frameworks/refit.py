@@ -3,8 +3,8 @@
 
 NNX layers store their widths twice: in their arrays, and as attributes that `__call__` reads. For example, `Conv`
 checks `feature_group_count`, and `MultiHeadAttention` compares its input with `in_features`. A prune slices the arrays.
-The functions here set the attributes to those of a layer that is built at the smaller widths. `nnx.split` then returns
-the same graphdef for both, and compiled programs are shared.
+The functions here set the attributes to those of a layer that is built with the smaller widths. `nnx.split` then
+returns the same graphdef for both layers, so that they share compiled programs.
 """
 
 from __future__ import annotations
@@ -31,10 +31,17 @@ WITHOUT_WIDTHS: tuple[type, ...] = (
 def refit(model: nnx.Module) -> None:
     """Sets the static attributes of every module to the shapes of its variables, in place.
 
-    All layers of `flax.nnx` are supported. Modules of your own with widths as attributes can have a method `refit()`,
-    which is called. A normalization layer without scale and bias has no variable with its width. A `GroupNorm` then
-    gets `num_groups=-1`, which takes the number of groups from the input. Others keep their `num_features`, which
-    nothing reads.
+    All layers of `flax.nnx` are supported. For a module of your own that has widths as attributes, define a method
+    `refit()`, which updates them in place and is called here. A normalization layer without scale and bias has no
+    variable with its width. A `GroupNorm` then gets `num_groups=-1`, so that the number of groups follows from the
+    input. Other norms keep their `num_features`, which they do not read.
+
+    Example:
+      >>> layer = nnx.Linear(2, 8, rngs=nnx.Rngs(0))
+      >>> layer.kernel, layer.bias = nnx.Param(layer.kernel[:, :3]), nnx.Param(layer.bias[:3])
+      >>> refit(layer)
+      >>> layer.out_features
+      3
 
     Args:
       model: the model.
@@ -68,14 +75,14 @@ def _fit_conv(m: Any) -> None:
     *_, inputs, outputs = m.kernel.shape
     groups = m.feature_group_count
     if groups > 1 and inputs == m.in_features // groups:
-        # Pruning removes whole groups. A layer with other widths per group was built with as many groups.
+        # Pruning removes whole groups. If the width per group differs, the layer was built with this many groups.
         groups = outputs // (m.out_features // groups)
     m.in_features, m.out_features, m.feature_group_count = inputs * groups, outputs, groups
     m.kernel_shape = _own_shape(m)
 
 
 def _own_shape(m: Any) -> tuple[int, ...]:
-    """Returns the shape of a kernel without the axes of a stack of layers before it."""
+    """Returns the shape of a kernel without leading axes of stacked layers."""
     return tuple(m.kernel.shape[-len(m.kernel_shape) :])
 
 

@@ -28,21 +28,23 @@ def demp(
     amplitude: str = "variance",
     asymmetric: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Wraps an optimizer so that neurons die: a scheduled regularizer before it, noise on the weights after it.
+    """Wraps an optimizer so that neurons die: adds a regularizer to the gradient and noise to the update.
 
-    One update of the parameters theta, with the scales gamma of normalization layers among them, is::
+    One update of the parameters theta, which contain the scales gamma of normalization layers, is (paper,
+    algorithm 1)::
 
         theta_{t+1} = theta_t + base(grad L + grad R(gamma; lambda_t)) + xi_t
         xi_t ~ N(0, sigma_t^2) for weights of alive neurons, 0 for weights of dead neurons
 
-    Use `prune` to remove dead neurons. Constant weight decay belongs into `base`. Parameters that `base` freezes with
-    `optax.set_to_zero` in an `optax.partition` are neither regularized nor perturbed. Inside `optax.masked` or
-    `optax.partition`, `demp` only changes the parameters that these pass on.
+    with R = lambda_t * sum |gamma| by default (`add_regularizer`). Use `prune` to remove dead neurons. Constant weight
+    decay belongs in `base`. Parameters that `base` freezes with `optax.set_to_zero` in an `optax.partition` are neither
+    regularized nor perturbed. Inside `optax.masked` or `optax.partition`, `demp` only changes the parameters that these
+    pass on.
 
-    The weights of alive neurons can be given at each step, `tx.update(grads, state, params, live=mask)`, with a mask
-    from `weight_mask`. By default they are the weights with a nonzero gradient. This is right for ReLU, with two
-    exceptions: a weight whose input is zero on the whole batch gets no noise at that step, and a penalty in your own
-    loss gives every weight a gradient. For other activations, or where these exceptions matter, pass the mask.
+    `weight_mask` returns the mask of the weights of alive neurons. Pass it at each step,
+    `tx.update(grads, state, params, live=mask)`. By default, a weight counts as alive if its gradient is nonzero. This
+    is right for ReLU, with two exceptions: a weight whose input is zero on the whole batch gets no noise at that step,
+    and a penalty in your own loss gives every weight a gradient. Other activations always need the mask.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,23 +55,27 @@ def demp(
 
     Args:
       base: the optimizer.
-      strength: lambda, >= 0, a number or a schedule such as `one_cycle(1e-2, 10_000)`.
+      strength: lambda, >= 0, in units of the loss per unit of scale; a number or a schedule such as
+        `one_cycle(1e-2, 10_000)`.
       noise: variance (or standard deviation, see `amplitude`) of the noise, >= 0, a number or a schedule.
       key: random key or seed of the noise.
-      kind: kind of the regularizer: `"lasso"` or `"l2"`; `"proximal"`, which is `add_proximal_lasso` after all else; or
-        `"group"` or `"proximal_group"`, which is `add_group_lasso`, ignores `where` and needs `groups=` at each step.
+      kind: the regularizer. `"lasso"` and `"l2"` are those of `add_regularizer`. `"proximal"` is `add_proximal_lasso`,
+        applied last. `"group"` and `"proximal_group"` are `add_group_lasso`; they ignore `where` and need
+        `tx.update(..., groups=weight_groups(graph, params))` at each step.
       where: mask of the regularized parameters, or a function that returns it; by default the scales of normalization
-        layers. Numbers in the place of bools multiply the strength.
-      decoupled: whether the regularizer moves the parameters directly, after `base`, instead of adding to the gradient.
-        The latter prunes more (paper, appendix F.5).
+        layers. Numbers instead of bools multiply the strength.
+      decoupled: whether `"lasso"` and `"l2"` change the parameters directly, after `base`, instead of adding to the
+        gradient. Decoupled regularization prunes less (paper, appendix F.5).
       amplitude: whether `noise` is a `"variance"` or a standard deviation, `"std"`.
       asymmetric: whether the weights of dead neurons get no noise.
 
     Returns:
-      The optimizer. Its `update` takes the optional argument `live`.
+      The optimizer. Its `update` needs `params` and takes the optional argument `live`, a tree of bools like the
+      parameters that broadcast against them.
 
     Raises:
-      ValueError: for an argument out of its range.
+      ValueError: for an unknown `kind` or `amplitude`, or a negative or non-finite `strength` or `noise`; in `update`,
+        if `params` is missing or if the default `where` finds no scale.
     """
     added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
     parts: tuple[optax.GradientTransformation, ...]
@@ -86,7 +92,7 @@ def demp(
     chain = optax.chain(*parts)
     assert isinstance(chain, optax.GradientTransformationExtraArgs)
     place, support = parts.index(base), optax.with_extra_args_support(base)
-    # Which parameters `base` never updates, by structure, shapes and dtypes of the gradients.
+    # Whether `base` never updates each parameter, by structure, shapes and dtypes of the gradients.
     found: dict[Any, tuple[bool, ...]] = {}
 
     def update(grads: Any, state: Any, params: Any = None, *, live: Any = None, **extra_args: Any) -> Any:
@@ -109,9 +115,9 @@ def demp(
 def set_strength_factor(opt_state: Any, factor: float, *, noise: float | None = None) -> Any:
     """Returns an optimizer state that multiplies the scheduled strength of the regularizer by `factor`.
 
-    A factor below 1 also multiplies the amount of the noise, so that neurons stop dying at 0. The factors apply until
-    they are set again. They are arrays in the state, so nothing is recompiled. `TargetController` computes such
-    factors.
+    By default, a factor below 1 also multiplies the amount of noise, so that no neurons die at a factor of 0. The
+    factors apply until they are set again. They are arrays in the state, so nothing is recompiled.
+    `demp_jax.targets.TargetController` computes factors that lead to a given size.
 
     Example:
       >>> tx = demp(optax.sgd(1.0), strength=0.1)

@@ -2,8 +2,8 @@
 """Finds the parameters that an optimizer never updates, from the jaxpr of its update.
 
 `optax.set_to_zero` in an `optax.partition` freezes parameters. Their updates are constants of the jaxpr, such as
-`a:f32[3] = broadcast_in_dim 0.0`. Constants are propagated through the jaxpr; an update that depends on the gradients,
-and is only zero at a step (as with a learning rate of zero), does not count as frozen.
+`a:f32[3] = broadcast_in_dim 0.0`. Zeros are propagated through the jaxpr. An update that depends on the gradients does
+not count as frozen, even if it is zero at some steps, for example because the learning rate is zero.
 """
 
 from __future__ import annotations

@@ -1,8 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Masks of the weights that belong to alive neurons, computed inside a compiled step.
 
+Example: in `relu(x @ w) @ v`, column j of `w` and row j of `v` belong to unit j. If unit j is dead, they are masked.
+`weight_groups` finds the group of every unit and of every position of every axis once. At each step, `weight_mask`
+scatters the alive units to their groups, and gathers the groups along each axis.
+
 Dimension names: units, those of all sites, one site after the other; positions, those of axes of parameters; pairs,
-pairs of groups; entries, one per group and one for what is always alive.
+pairs of groups; entries, one per group and one for "always alive".
 """
 
 from __future__ import annotations
@@ -35,8 +39,9 @@ class WeightGroups:
     """The group of every unit and of every position of every parameter. A pytree, so it can be passed to a step.
 
     All axes share one vector of groups, so that a step needs a single gather, which compiles fast. With K groups, the
-    number K stands for "always alive". A branch is an array whose channels only `demp_jax.select` reads, such as the
-    skip of a residual sum. It has no activation. Its channels are alive if a channel that they are routed to is alive.
+    number K stands for "always alive". A branch is an array that only `demp_jax.select` reads and that has no
+    activation, such as the skip of a residual sum. A channel of a branch is alive if a channel that it is routed to is
+    alive.
 
     Attributes:
       sites: the sites with removable units, in the order of `units`.
@@ -50,7 +55,8 @@ class WeightGroups:
         and the axis of a bias or a scale; `None` for none.
       consumers: two arrays `[pairs]`: groups of branches, and for each a group that it is routed to, directly or
         through other branches. Padded with K.
-      bare: `[entries]` bool, groups without an activation that are not of a branch, and the entry K. Always alive.
+      bare: `[entries]` bool, whether a group is always alive: it has no activation and is not of a branch, or it is the
+        entry K.
     """
 
     sites: tuple[str, ...]
@@ -70,7 +76,8 @@ def weight_groups(graph: Graph, params: Any) -> WeightGroups:
       params: the parameters, a tree whose leaves mirror variables of the graph.
 
     Raises:
-      ValueError: if the graph was traced from shapes and has channels routed by `select`, whose indices are unknown.
+      ValueError: if the graph was traced from shapes and has channels routed by `select`, whose indices are unknown, or
+        if a parameter mirrors two variables with different groups equally well.
     """
     none = graph.num_groups
     bare = np.ones(none + 1, bool)
@@ -114,7 +121,7 @@ def _joined(vectors: list[SomeGroups]) -> Int32[jax.Array, " positions"]:
 def broadcastable(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
     """Returns the shape in which `size` values along an axis of an array broadcast against it.
 
-    They are one per position, or one per layer and position where the array stacks layers along its first axis.
+    There is one value per position, or one per layer and position if the array stacks layers along its first axis.
     """
     layers = shape[0] if size != shape[axis] else 1
     return tuple(shape[axis] if i == axis else layers if i == 0 else 1 for i in range(len(shape)))
@@ -175,20 +182,30 @@ def _branch_consumers(
 
 
 def weight_mask(members: WeightGroups, alive: Mapping[str, Bool[jax.Array, " _"]], params: Any) -> Any:
-    """Returns which weights belong to alive neurons only.
+    """Returns the mask of the weights that belong to alive neurons only.
 
     A weight belongs to the neuron that it computes and to the neuron whose output it multiplies. The function is pure
     and can be compiled.
 
+    Example:
+      >>> from demp_jax import trace
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["w"]) @ params["v"]
+      >>> params = {"w": jnp.ones((3, 2)), "v": jnp.ones((2, 1))}
+      >>> members = weight_groups(trace(network, params, jnp.ones((2, 3))), params)
+      >>> mask = weight_mask(members, {"w": jnp.array([True, False])}, params)
+      >>> mask["w"].tolist(), mask["v"].tolist()
+      ([[True, False]], [[True], [False]])
+
     Args:
       members: the groups, `weight_groups(graph, params)`.
-      alive: by site, `[units]` bool, which units are alive, from `demp_jax.alive`.
+      alive: for each site of `members.sites`, `[units]` bool, which units are alive, from `demp_jax.alive`.
       params: the parameters.
 
     Returns:
       A tree like `params` of bool arrays that broadcast against the parameters.
     """
-    # All indices are within bounds. Checking them would double the number of operations to compile.
+    # All indices are within bounds. Checks would double the number of operations to compile.
     within = "promise_in_bounds"
 
     lives = members.bare

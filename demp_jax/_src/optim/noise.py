@@ -48,14 +48,15 @@ def add_weight_noise(
     amplitude: str = "variance",
     asymmetric: bool = True,
 ) -> optax.GradientTransformationExtraArgs:
-    """Adds noise to the update of every weight. Chain it after the base optimizer, which would rescale the noise.
+    """Adds noise to the update of every weight. Chain it after the base optimizer, so that the noise is not rescaled.
 
     One update of the parameters theta is::
 
         theta_{t+1} = theta_t + update_t + std_t * m * xi,   xi ~ N(0, 1)
 
-    With asymmetric noise, the method of the paper, m is 1 for weights of alive neurons and 0 for weights of dead ones,
-    so that dead neurons stay dead. With symmetric noise m is 1 everywhere, and neurons can revive (figure 9).
+    where std_t is the amount of noise at step t, or its square root if the amount is a variance. With asymmetric noise,
+    the method of the paper, m is 1 for weights of alive neurons and 0 for weights of dead ones, so that dead neurons
+    stay dead. With symmetric noise m is 1 everywhere, and neurons can become alive again (figure 9).
 
     The paper reports a variance of 5e-5. Its released code uses this number as a standard deviation (a variance of
     2.5e-9), and adds the noise to all weights.
@@ -73,7 +74,7 @@ def add_weight_noise(
       key: random key or seed.
       amplitude: whether `amount` is a `"variance"` or a standard deviation, `"std"`.
       asymmetric: whether weights of dead neurons get no noise. The update then requires `live`, a tree of bools like
-        the parameters that broadcast against them, such as the result of `weight_mask`. `demp` provides it.
+        the parameters that broadcast against them, such as the result of `weight_mask`. `demp` passes it.
 
     Returns:
       The transformation. On a CPU all leaves share one draw, which compiles several times faster than one draw per
@@ -115,6 +116,7 @@ def add_weight_noise(
 
 
 def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], live: Any) -> Any:
+    """Returns the updates with noise added, except to weights that are not `live`."""
     paths, leaves = zip(*jax.tree_util.tree_leaves_with_path(updates), strict=True)
     shapes = [leaf.shape for leaf in leaves]
     whole = sum(map(math.prod, shapes))
@@ -133,7 +135,7 @@ def _add(updates: Any, std: Float32[jax.Array, ""], key: Key[jax.Array, ""], liv
     else:
         noise = at_once(std, key)
     if live is not None:
-        # Matched by path, since `optax.masked` hides leaves of the updates and not of the mask.
+        # Matched by path, because `optax.masked` hides leaves of the updates but not of the mask.
         masks = {entries(path): mask for path, mask in jax.tree_util.tree_leaves_with_path(live)}
         noise = [n * masks[entries(path)] for n, path in zip(noise, paths, strict=True)]
     noisy = [leaf + n.astype(leaf.dtype) for leaf, n in zip(leaves, noise, strict=True)]
@@ -151,8 +153,8 @@ def _apart(flat: Float32[jax.Array, " size"], shapes: Sequence[tuple[int, ...]])
 def _in_place(key: Key[jax.Array, ""], shapes: Sequence[tuple[int, ...]]) -> list[Float32[jax.Array, "..."]]:
     """Returns `_apart(threefry.normal(key, ...), shapes)`, with each array drawn on its own.
 
-    This is for a GPU. There, parameters have the layouts of convolutions, and splitting one vector would transpose them
-    at every step. A condition on the device would also block the host.
+    This is used on a GPU. There, parameters have the layouts of convolutions, and splitting one vector would transpose
+    them at every step. The condition of `at_once` would also block the host.
     """
     starts = np.cumsum([0, *(math.prod(shape) for shape in shapes)])
     small = [n for n, shape in enumerate(shapes) if len(shape) < 2 and math.prod(shape) <= _SMALL]

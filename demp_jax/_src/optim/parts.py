@@ -2,8 +2,8 @@
 """Slices of a vector, written so that XLA reuses kernels on a CPU.
 
 On a CPU, XLA compiles kernels that only differ in their operands once. A slice with a constant start is fused into its
-consumer, such as the update of a weight, and makes that kernel unlike all others. A ResNet-18 would have 62 of them
-instead of one for each of about 20 shapes. Dynamic starts avoid that.
+consumer, such as the update of a weight, and makes the kernel of each weight different. A ResNet-18 would have 62
+kernels instead of one for each of about 20 shapes. Dynamic starts avoid that.
 
 Dimension names: size, that of the vector.
 """
@@ -25,8 +25,8 @@ def parts(vector: Shaped[jax.Array, " size"], places: Sequence[tuple[int, int]])
         return [jax.lax.slice_in_dim(vector, start, start + size) for start, size in places]
 
     def dynamic(vector: jax.Array) -> list[jax.Array]:
-        # The barrier hides from XLA, within a loop over steps, that the starts are constants. Every slice has its own
-        # operand, even for equal starts, since shared operands would make other kernels.
+        # Within a loop over steps, the barrier hides from XLA that the starts are constants. Every slice has its own
+        # operand, even for equal starts, because kernels with shared operands would differ from the others.
         starts = jax.lax.optimization_barrier(tuple(np.uint32(start) for start, _ in places))
         pairs = zip(starts, places, strict=True)
         return [jax.lax.dynamic_slice(vector, (start,), (size,)) for start, (_, size) in pairs]

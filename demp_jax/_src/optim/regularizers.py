@@ -17,7 +17,7 @@ from demp_jax._src.tracing.paths import path_name
 
 KINDS = ("lasso", "l2")
 
-# Which parameters are regularized: a tree of bools, or factors of the strength; or a function from parameters to one.
+# The regularized parameters: a tree of bools or of factors of the strength, or a function from parameters to one.
 Mask = Any | Callable[[Any], Any]
 
 
@@ -95,14 +95,15 @@ def add_regularizer(
     Args:
       strength: lambda, >= 0, a number or a schedule.
       kind: `"lasso"` or `"l2"`.
-      where: the regularized parameters, as a tree of bools or a function from parameters to one. Numbers in the place
-        of bools multiply the strength.
+      where: the regularized parameters, as a tree of bools or a function from parameters to such a tree. Numbers
+        instead of bools multiply the strength.
 
     Returns:
-      The transformation. It needs `params` in its update.
+      The transformation. Its update needs `params`.
 
     Raises:
-      ValueError: for an unknown kind, or a strength that is negative or not finite.
+      ValueError: for an unknown kind, or a strength that is negative or not finite; in the update, if `params` is
+        missing.
 
     References:
       Liu et al., 2017, Learning Efficient Convolutional Networks through Network Slimming.
@@ -113,10 +114,14 @@ def add_regularizer(
 def add_decoupled_regularizer(
     strength: optax.ScalarOrSchedule, *, kind: str = "lasso", where: Mask = norm_scales
 ) -> optax.GradientTransformation:
-    """Moves parameters toward zero directly, as AdamW decays weights. Chain it after the base optimizer.
+    """Shrinks parameters directly, like the weight decay of AdamW. Chain it after the base optimizer.
 
-    Adds -lambda_t * sign(theta) (lasso) or -lambda_t * theta (l2) to the update, where theta are the parameters before
-    the update. To scale it with the learning rate as AdamW does, pass the product of both schedules.
+    With the scheduled strength lambda_t and the parameters theta before the update::
+
+        lasso:  update - lambda_t * sign(theta)
+        l2:     update - lambda_t * theta
+
+    To scale it with the learning rate as AdamW does, pass the product of both schedules as the strength.
 
     Example:
       >>> tx = optax.chain(optax.sgd(0.5), add_decoupled_regularizer(0.1, where=all_params))
@@ -128,13 +133,14 @@ def add_decoupled_regularizer(
     Args:
       strength: lambda, >= 0, in units of the parameters per step, a number or a schedule.
       kind: `"lasso"` or `"l2"`.
-      where: the regularized parameters, as a tree of bools or a function from parameters to one.
+      where: the regularized parameters, as for `add_regularizer`.
 
     Returns:
-      The transformation. It needs `params` in its update.
+      The transformation. Its update needs `params`.
 
     Raises:
-      ValueError: for an unknown kind, or a strength that is negative or not finite.
+      ValueError: for an unknown kind, or a strength that is negative or not finite; in the update, if `params` is
+        missing.
     """
     return _regularizer(strength, kind, where, -1.0)
 
@@ -146,11 +152,12 @@ def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_s
 
         theta <- sign(theta + u) * max(|theta + u| - lambda_t, 0)
 
-    A parameter whose update is smaller than the threshold becomes exactly zero and stays there. With the other
-    regularizers it oscillates around zero, at the step size of the optimizer. To scale the threshold with the learning
-    rate, as in proximal gradient descent, pass the product of both schedules. Behind Adam, whose updates are about the
-    learning rate times the ratio of the mean of the gradient to its root mean square, a parameter then goes to zero if
-    this ratio is below lambda_t.
+    A parameter becomes exactly zero if |theta + u| <= lambda_t, and stays zero while |u| <= lambda_t. With the other
+    regularizers it oscillates around zero with the step size of the optimizer.
+
+    To scale the threshold with the learning rate, as in proximal gradient descent, pass the product of both schedules.
+    An update of Adam is about the learning rate times the ratio of the mean of the gradient to its root mean square. A
+    parameter then stays zero while this ratio is below lambda.
 
     Example:
       >>> tx = optax.chain(optax.sgd(0.5), add_proximal_lasso(0.1, where=all_params))
@@ -164,10 +171,10 @@ def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_s
       where: the regularized parameters, as for `add_regularizer`.
 
     Returns:
-      The transformation. It needs `params` in its update.
+      The transformation. Its update needs `params`.
 
     Raises:
-      ValueError: for a strength that is negative or not finite.
+      ValueError: for a strength that is negative or not finite; in the update, if `params` is missing.
 
     References:
       Parikh and Boyd, 2014, Proximal Algorithms, section 6.5.2.
@@ -175,7 +182,7 @@ def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_s
 
     def shrink(u: Any, p: Any, amount: Any) -> Any:
         moved, amount = p + u, amount.astype(p.dtype)
-        # A parameter becomes exactly zero, as p + (0 - p) is; with a threshold of zero the update is left as it is.
+        # Below the threshold the update is exactly -p, so that p + u is zero. Without a threshold it is unchanged.
         shrunk = jnp.sign(moved) * jnp.maximum(jnp.abs(moved) - amount, 0) - p
         return jnp.where(amount > 0, shrunk, u).astype(u.dtype)
 
@@ -192,8 +199,9 @@ def add_group_lasso(
 
         R = lambda_t * sum_g sqrt(n_g) * ||theta_g||      gradient lambda_t * sqrt(n_g) * theta_g / ||theta_g||
 
-    The groups are those of the trace, given at each step: `tx.update(grads, state, params, groups=groups)` with
-    `groups = weight_groups(graph, params)`, which is computed again after a prune.
+    Pass the groups at each step: `tx.update(grads, state, params, groups=groups)` with
+    `groups = weight_groups(graph, params)`. Compute them again after a prune. Pruned inputs do not count in n_g, so a
+    prune lowers the strength of units that read them.
 
     Example:
       >>> from demp_jax import trace, weight_groups
@@ -207,15 +215,15 @@ def add_group_lasso(
 
     Args:
       strength: lambda, >= 0, a number or a schedule.
-      proximal: whether the proximal operator is applied to the updated parameters instead, by which groups become
-        exactly zero: `theta_g * max(1 - lambda_t * sqrt(n_g) / ||theta_g||, 0)`. Chain it last then, with a strength
-        that is the product of lambda and the learning rate.
+      proximal: whether to apply the proximal operator to the updated parameters instead of adding the gradient:
+        `theta_g <- theta_g * max(1 - lambda_t * sqrt(n_g) / ||theta_g||, 0)`. Groups then become exactly zero. Chain
+        the transformation last, with the product of lambda and the learning rate as the strength.
 
     Returns:
       The transformation. Its update needs `params` and `groups`.
 
     Raises:
-      ValueError: for a strength that is negative or not finite.
+      ValueError: for a strength that is negative or not finite; in the update, if `params` or `groups` is missing.
 
     References:
       Yuan and Lin, 2006, Model Selection and Estimation in Regression with Grouped Variables.
@@ -251,7 +259,7 @@ def add_group_lasso(
                 continue
             of_units = factor[_groups_along(groups, axes[axis])].astype(p.dtype)
             of_units = of_units.reshape(broadcastable(p.shape, axis, of_units.size))
-            # A group becomes exactly zero, as p + (0 - p) is.
+            # If the factor is zero, the update is exactly -p.
             new = jnp.where(amount > 0, value * of_units - p, u) if proximal else u + of_units * p
             changed.append(new.astype(u.dtype))
         return jax.tree.unflatten(structure, changed), state._replace(step=optax.safe_increment(state.step))
@@ -294,7 +302,10 @@ def _regularizer(strength: optax.ScalarOrSchedule, kind: str, where: Mask, sign:
 def _transformation(
     strength: optax.ScalarOrSchedule, where: Mask, change: Callable[[Any, Any, Any], Any]
 ) -> optax.GradientTransformation:
-    """Returns a transformation that makes `change(update, parameter, strength)` of the updates of some parameters."""
+    """Returns a transformation that replaces the updates of the parameters in `where`.
+
+    `change(update, parameter, strength)` returns the new update.
+    """
     check_amount("the strength of a regularizer", strength)
 
     def init(params: Any) -> RegularizerState:

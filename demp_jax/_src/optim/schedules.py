@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Schedules of the strength of a regularizer and of the variance of noise (paper, section 3.1 and figure 4).
 
-Each returns an `optax.Schedule`, a function of the step, and has the argument names of Optax. The value is 0 after the
-last step, except for `warmup_hold`, and for `constant` without a number of steps.
+Each function returns an `optax.Schedule`, a function of the step, and names its arguments as Optax does. The value is 0
+after the last step, except for `warmup_hold`, and for `constant` without a number of steps.
 """
 
 from __future__ import annotations

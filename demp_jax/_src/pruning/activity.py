@@ -1,5 +1,9 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The activity of units on a set of examples, and the criteria that call units alive.
+"""The activity of units on a set of examples, and the criteria that decide which units are alive.
+
+Death is a property of a unit over a whole set: it is dead if a condition holds for its value on every example and at
+every position in space. An activity therefore only holds statistics per unit, such as the largest value. Activities of
+several batches are merged by the same reductions, and a criterion compares the merged statistics.
 
 Dimension names: units, those of one activation.
 """
@@ -44,10 +48,10 @@ class Activity:
     Attributes:
       maximum: `[units]`, largest value over examples and space.
       minimum: `[units]`, smallest value.
-      magnitude: `[units]`, sum of absolute values in float32.
-      positive: `[units]` bool, whether the sum over the examples and space of any one batch was positive.
+      magnitude: `[units]`, sum of absolute values, in float32.
+      positive: `[units]` bool, whether the sum over examples and space was positive in any batch.
       nonzero: `[units]` bool, whether any value was nonzero. NaN counts as nonzero.
-      kind: how the activation saturates: `"zero"`, `"soft"` or `"negative"`; `"branch"` for other values.
+      kind: how the activation saturates, `"zero"`, `"soft"` or `"negative"`; `"branch"` for a branch.
     """
 
     maximum: UnitValues | None
@@ -58,7 +62,7 @@ class Activity:
     kind: str
 
     def merge(self, other: Activity) -> Activity:
-        """Returns the activity on both sets of examples.
+        """Returns the activity on the union of both sets of examples.
 
         Raises:
           ValueError: if the two do not have the same fields.
@@ -66,8 +70,8 @@ class Activity:
         known = [{name for name in _FIELDS if getattr(each, name) is not None} for each in (self, other)]
         if known[0] != known[1]:
             raise ValueError(
-                f"activities of one criterion can be merged; one has {', '.join(sorted(known[0]))}, the other "
-                f"{', '.join(sorted(known[1]))}. Make both with the same criterion."
+                f"merged activities must have the same fields; got {', '.join(sorted(known[0]))} and "
+                f"{', '.join(sorted(known[1]))}. Compute both with the same criterion."
             )
 
         def both(name: str, combine: Callable[[Any, Any], Any]) -> Any:
@@ -98,7 +102,7 @@ class Range(NamedTuple):
     minimum: UnitValues
 
     def merge(self, other: Range) -> Range:
-        """Returns the range on both sets of examples."""
+        """Returns the range on the union of both sets of examples."""
         return Range(
             _by_part(np.maximum, self.maximum, other.maximum), _by_part(np.minimum, self.minimum, other.minimum)
         )
@@ -116,10 +120,15 @@ def summarize(
 ) -> Activity:
     """Returns the activity of `value`, with the units along `axis`, reduced over all other axes.
 
-    Under `jax.jit` with sharded examples the reductions run over all devices.
+    Under `jax.jit` with sharded examples, the reductions run over all devices.
+
+    Example:
+      >>> activity = summarize(jnp.array([[0.0, -0.5], [0.0, 2.0]]))
+      >>> activity.maximum.tolist(), activity.nonzero.tolist()
+      ([0.0, 2.0], [False, True])
 
     Args:
-      value: the values of an activation on a batch.
+      value: the values of an activation on a batch, `[..., units]` if `axis` is -1.
       axis: the axis of the units.
       kind: how the activation saturates, see `Activity`.
       criterion: if given, only the fields that `alive` reads for this criterion are computed; the others are `None`.
@@ -139,34 +148,39 @@ def read_by(criterion: str | None, kind: str) -> tuple[str, ...]:
 
 
 def summary(value: Num[jax.Array, "..."], axis: int, kind: str, fields: Collection[str]) -> Activity:
-    """Returns an activity with only the given fields."""
+    """Returns the activity of `value`, with only the given fields."""
     axes = tuple(i for i in range(value.ndim) if i != axis % value.ndim)
     reductions: dict[str, Callable[[], jax.Array]] = {
         "maximum": lambda: _by_part(lambda part: jnp.max(part, axes), value),
         "minimum": lambda: _by_part(lambda part: jnp.min(part, axes), value),
         "magnitude": lambda: jnp.sum(jnp.abs(value), axes, dtype=jnp.float32),
         "positive": lambda: jnp.sum(value, axes, dtype=jnp.float32) > 0,
-        # One pass over the values. Maximum and minimum would take two.
+        # This is one pass over the values. Maximum and minimum would need two.
         "nonzero": lambda: jnp.any(value != 0, axes),
     }
-    # Other fields are not traced, since tracing takes as long as compiling some of them.
+    # Other fields are not traced, because tracing takes as long as compiling some of them.
     return Activity(**{name: reductions[name]() if name in fields else None for name in _FIELDS}, kind=kind)
 
 
 def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01) -> Bool[AnyArray, " units"]:
     """Returns which units are alive.
 
-    The criteria, by what makes a unit dead:
+    Let a(x, s) be the value of a unit for the example x at the position s in space. The unit is dead by the criterion
 
-    * `"zero"`: zero on every example (paper, section 2, definition);
-    * `"epsilon"`: `|a| < epsilon` on every example (footnote 1);
-    * `"negative"`: never positive (appendix F.7, Leaky ReLU);
-    * `"sum"`: the sum over the examples and space of a batch is <= 0, in every batch (the released code);
-    * `"auto"`: the first for an activation that is exactly zero on one side, the second for one with a soft tail, the
-      third for one that is negative there.
+    * `"zero"` if `a(x, s) = 0` for all x and s (paper, section 2, definition);
+    * `"epsilon"` if `|a(x, s)| < epsilon` for all x and s (footnote 1);
+    * `"negative"` if `a(x, s) <= 0` for all x and s (appendix F.7, Leaky ReLU);
+    * `"sum"` if the sum of a(x, s) over x and s is <= 0 in every batch (the released code);
+    * `"auto"` by `"zero"`, `"epsilon"` or `"negative"` for an activation of the kind `"zero"`, `"soft"` or
+      `"negative"`.
+
+    Example:
+      >>> activity = summarize(jnp.array([[0.0, 0.004, 1.0], [0.0, 0.0, 3.0]]))  # Two examples, three units.
+      >>> alive(activity, "zero").tolist(), alive(activity, "epsilon", epsilon=0.01).tolist()
+      ([False, True, True], [False, False, True])
 
     Args:
-      activity: the activity of some units.
+      activity: the activity of the units of one site.
       criterion: one of `CRITERIA`.
       epsilon: threshold of `"epsilon"`, > 0, in units of the activation.
 
@@ -184,7 +198,7 @@ def alive(activity: Activity, criterion: str = "auto", *, epsilon: float = 0.01)
     if missing:
         raise ValueError(
             f"criterion={criterion!r} reads {' and '.join(missing)}, which the activity lacks: it was made for another "
-            "criterion. Give this one, or None for all, to observe, with_activity or summarize."
+            "criterion. Give this one, or None for all fields, to observe, with_activity or summarize."
         )
     if criterion == "zero":
         return read["nonzero"]
@@ -214,7 +228,7 @@ def with_activity(
 ) -> Callable[..., tuple[Any, dict[str, Activity]]]:
     """Returns a function that returns the result of `fn` and the activity of its neurons.
 
-    It can be jitted and differentiated. Unused fields of the activity are removed by the compiler.
+    The function can be jitted and differentiated. The compiler removes fields of the activity that are not used.
 
     Example:
       >>> def network(params, x):
@@ -231,7 +245,8 @@ def with_activity(
       extra_units: further units, see `trace`.
 
     Returns:
-      A function with the same arguments that returns `(fn(...), {name of the site: activity})`.
+      A function with the same arguments that returns `(fn(...), {name of the site: activity})`. Sites strictly inside
+      a function with its own derivative rule (custom_jvp or custom_vjp) cannot be measured and are absent.
 
     Raises:
       ValueError: for an unknown criterion or unknown `extra_units`.

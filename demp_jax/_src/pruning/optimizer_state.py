@@ -1,19 +1,19 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The state of an optimizer after a prune: sliced, with constants folded into its copies of the parameters.
+"""Slices the state of an optimizer after a prune, and folds constants into copies of the parameters.
 
 The state of an optimizer has four kinds of leaves:
 
-* Moments, such as Adam's `mu`, mirror the parameters (see `mirror`) and are sliced like them. So is the one vector that
-  `optax.flatten` makes of all parameters.
+* Moments, such as Adam's `mu`, mirror the parameters (see `mirror`) and are sliced like them. The vector to which
+  `optax.flatten` concatenates all parameters is sliced, too.
 * Copies of parameters, such as the `z` of schedule-free optimizers, are sliced, and the constants are folded into
-  them, each with its own weights. Schedule-free computes gradients at y = (1 - b) z + b x. A fold adds W c to a
-  bias, with W the weights that are removed and c their constant input. It is linear in the bias and W together, so the
-  relation of y, z and x still holds after it, while a copy without the fold would pull the bias back.
-* Leaves that belong to a parameter in another shape, such as the factored moments of Adafactor, cannot be sliced. The
-  whole state of their transformation is initialized again, and its paths are reported.
-* Anything else, such as step counts and hyperparameters, is kept.
+  them, each with its own weights. Example: schedule-free computes gradients at y = (1 - b) z + b x. A fold adds W c to
+  a bias, where W are the removed weights and c their constant inputs. It is linear in the bias and W together, so
+  y = (1 - b) z + b x still holds after folding into all three. Without a fold, the bias in z would pull y back.
+* Leaves that belong to a parameter but have another shape, such as the factored moments of Adafactor, cannot be sliced.
+  The whole state of their transformation is initialized again, and its paths are reported.
+* All other leaves, such as step counts and hyperparameters, are kept.
 
-Dimension names: kept, the entries of the vector of all parameters that stay.
+Dimension names: kept, the entries of the vector of all parameters that are kept.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ def slice_state(
     """Returns the state of an optimizer for the smaller parameters.
 
     Args:
-      plan: of the prune.
-      state: the state for the parameters before the prune, of any optax chain. For several optimizers a dict or list of
-        states.
+      plan: the plan of the prune.
+      state: the state for the parameters before the prune, of any Optax optimizer. For several optimizers, a dict or
+        list of states.
       variables: the variables before the prune.
-      params: picks the trained part of the variables, all of them by default. For several optimizers a dict or list of
+      params: picks the trained part of the variables, all of them by default. For several optimizers, a dict or list of
         such functions like `tx`, or one function that returns a dict or list of trained trees.
       params_after: the trained part after the prune, as from `mirror.picked`.
       tx: the optimizer, or a dict or list of optimizers like `state`. With it the result is compared with
@@ -55,8 +55,8 @@ def slice_state(
       that constants were folded into.
 
     Raises:
-      ValueError: when the state's structure is not that of `tx.init(params_after)`, a dict or list does not fit
-        another, or no leaf of the state mirrors a parameter and there is no `tx` to tell whether one should.
+      ValueError: if the state does not have the structure of `tx.init(params_after)`, if the keys of dicts or lists
+        differ, or if there is no `tx` and no leaf of the state mirrors a parameter.
     """
     if tx is not None and not _is_optimizer(tx):
         return _slice_each(plan, state, variables, params, params_after, tx)
@@ -69,8 +69,8 @@ def slice_state(
         sliced = [leaf if i is None else plan.slice_leaf(leaf, i) for leaf, i in zip(leaves, matched, strict=True)]
         return jax.tree.unflatten(structure, sliced), [], []
 
-    # By path and not by structure: the state may come from a checkpoint with dicts in the place of named tuples, and
-    # `optax.monitor` adds scalars to its state that its `init` does not have.
+    # Compared by path and not by structure: a state from a checkpoint may have dicts instead of named tuples, and
+    # `optax.monitor` adds scalars to its state that its `init` does not return.
     shapes = jax.tree_util.tree_leaves_with_path(jax.eval_shape(tx.init, params_after))
     wanted = {entries(path): want.shape for path, want in shapes}
     own = {entries(path): np.size(leaf) if is_array(leaf) else 1 for path, leaf in paths_and_leaves}
@@ -87,7 +87,7 @@ def slice_state(
                 small = put_like(np.asarray(leaf)[_flat_positions(plan, trained)], leaf)
             elif shape != want:
                 stale.add(n)
-            # Otherwise the path ends like that of a parameter, but `tx.init` shows that the leaf mirrors none.
+            # Otherwise the path ends like that of a parameter, but `tx.init` shows that the leaf does not mirror it.
         elif is_array(leaf) and variable is None and _shadows(plan, trained, path, shape):
             stale.add(n)
         sliced.append(small)
@@ -158,7 +158,7 @@ def _match(
 def _require_mirrors(
     plan: Plan, trained: Sequence[mirror.Leaf], leaves: Sequence[Any], matched: Sequence[int | None]
 ) -> None:
-    """Raises `ValueError` for a state with arrays none of which mirrors a parameter, while parameters are sliced."""
+    """Raises `ValueError` if the state has arrays and parameters are sliced, but no array mirrors a parameter."""
     arrays = any(is_array(leaf) and np.size(leaf) > 1 for leaf in leaves)
     smaller = any(leaf.variable is not None and plan.shrinks(leaf.variable) for leaf in trained)
     if arrays and smaller and all(variable is None for variable in matched):
@@ -177,7 +177,7 @@ def _flat(plan: Plan, trained: Sequence[mirror.Leaf], shape: Sequence[int], want
 
 
 def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> Int[np.ndarray, " kept"]:
-    """Returns which entries of the vector of all parameters are kept."""
+    """Returns the indices of the kept entries of the vector of all parameters."""
     positions, start = [], 0
     for leaf in trained:
         assert leaf.variable is not None
@@ -191,7 +191,7 @@ def _flat_positions(plan: Plan, trained: Sequence[mirror.Leaf]) -> Int[np.ndarra
 def _shadows(plan: Plan, trained: Sequence[mirror.Leaf], path: Sequence[Any], shape: Sequence[int]) -> bool:
     """Returns whether a leaf belongs to a sliced parameter without mirroring it.
 
-    Examples are the row means of the second moments of a matrix, `v_row/kernel`, and the maxima along each axis of SM3,
+    Examples are the row means of second moments in Adafactor, `v_row/kernel`, and the maxima along each axis in SM3,
     `mu/kernel/0`. Scalars do not depend on the width.
     """
     if np.prod(shape, dtype=np.int64) <= 1:
@@ -218,7 +218,8 @@ def _fold_copies(
 ) -> set[int]:
     """Folds the constants of a prune into copies of parameters in `sliced`, in place, and returns their indices.
 
-    The variables, with the leaves of a copy in place of the copied ones, are sliced and folded like the network's.
+    For each copy, the copied variables are replaced by the leaves of the copy, and then sliced and folded like the
+    variables of the network.
     """
     if not plan.absorbers & {leaf.variable for leaf in trained}:
         return set()
@@ -233,8 +234,8 @@ def _fold_copies(
         root = named[: len(named) - len(own)] if named[len(named) - len(own) :] == own else named
         field = root[-1] if root else ""
         pieces = _pieces(leaf, ours)
-        # `optax.partition` spreads a copy over several states. Its parts are put together again, so that a bias in one
-        # state is folded with the copied weights in another.
+        # `optax.partition` distributes a copy over several states. Its parts are joined, so that a bias in one state is
+        # folded with the copied weights in another.
         copy = next((c for c in copies if c.field == field and not set(pieces) & set(c.leaves)), None)
         if copy is None:
             copy = _Copy(field, {}, {})
@@ -260,8 +261,8 @@ class _Copy(NamedTuple):
 
     Attributes:
       field: the field of the state that holds it, such as "z".
-      leaves: by variable, its leaf, at the widths before the prune.
-      places: by leaf of the state, the variables in it: one, or all of them in one vector.
+      leaves: by index of a variable, the leaf that is its copy, at the widths before the prune.
+      places: by index of a leaf of the state, the variables in it: one, or all of them in one vector.
     """
 
     field: str
@@ -270,7 +271,7 @@ class _Copy(NamedTuple):
 
 
 def _pieces(leaf: Any, ours: Sequence[mirror.Leaf]) -> dict[int, Any]:
-    """Returns the part of a copy that belongs to each variable; the copy is of one, or a vector of several."""
+    """Returns, by index of a variable, its part of a copy, which is of one variable or a vector of several."""
     if len(ours) == 1:
         return {} if ours[0].variable is None else {ours[0].variable: leaf}
     ends = np.cumsum([np.prod(each.shape, dtype=np.int64) for each in ours])
@@ -285,8 +286,8 @@ def _pieces(leaf: Any, ours: Sequence[mirror.Leaf]) -> dict[int, Any]:
 def _copies(params: Any, tx: Any) -> dict[Entries, list[int]]:
     """Returns, by path of a leaf of `tx.init(params)`, the parameters that it is a copy of.
 
-    A leaf copies one parameter, or all of them in one vector. It counts as a copy if it equals the parameters, up to
-    its dtype, for two random draws.
+    A leaf is a copy of one parameter, or of all of them in one vector. It counts as a copy if it equals the parameters,
+    up to its dtype, for two random draws of the parameters.
     """
     leaves, structure = jax.tree.flatten(params)
     rng = np.random.default_rng(0)
@@ -321,7 +322,7 @@ def _random_like(rng: np.random.Generator, leaf: Any) -> Any:
 
 
 def _states(tree: Any) -> list[list[int]]:
-    """Returns the leaves of a tree of numbers by innermost named tuple: the state of one transformation."""
+    """Returns the leaves of a tree of integers, grouped by innermost named tuple, the state of one transformation."""
     groups: list[list[int]] = []
 
     def walk(node: Any, own: list[int]) -> None:

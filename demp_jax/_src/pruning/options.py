@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The options of a prune, checked when they are made."""
+"""The options of a prune, validated at construction."""
 
 from __future__ import annotations
 
@@ -30,23 +30,24 @@ class PruneOptions:
       modes: with `"both"`, a unit is removed only if it is dead in evaluation and in training mode (batch statistics in
         BatchNorm, no dropout). `"evaluation"` is the criterion of the paper. A network without a training mode is only
         measured in evaluation mode.
-      constant: if given, units whose value varies by at most this much, >= 0, wherever it is read are removed, too, and
-        their constant is folded into the consumer (a bias, a running mean, a skip). This goes past the paper.
+      constant: if given, >= 0 and in units of the activation, units whose value varies by at most this much at every
+        consumer are removed as well, and their constant is folded into the consumer (a bias, a running mean, a skip).
+        This is an extension of the paper.
       tolerance: largest difference of the outputs before and after, >= 0, relative to the largest output (at least 1).
-        If it is exceeded, nothing is removed. The default for units that are exactly zero is 1e-4, or 8 units in the
+        Sites that exceed it keep all units. The default for units that are exactly zero is 1e-4, or 8 units in the
         last place of the narrowest floats in the network if that is larger (0.06 for bfloat16). It is 0.01 with
         `constant`. There is no limit for criteria that remove nonzero units; their outputs are compared with those of
         the masked network, at 1e-4.
-      min_units: the minimum number of units of a site, >= 0; the most active ones are kept. With 0, sites are emptied
-        if every output still depends on the inputs, as in a residual block, and keep one unit otherwise.
+      min_units: the minimum number of units of a site, >= 0; the most active ones are kept. With 0, a site is emptied
+        if every output still depends on the inputs, as in a residual block, and keeps one unit otherwise.
       multiple: every site keeps a multiple of this many units, >= 1, or all of them; the most active ones are kept. A
         width of 32 can be faster than one of 29. Units that are kept can be removed later.
-      least_gain: nothing is removed unless it saves at least this fraction of the FLOPs, in [0, 1). A smaller network
-        has to be compiled again, which does not pay for a unit or two. Units that are kept can be removed later.
+      least_gain: nothing is removed unless it saves at least this fraction of the FLOPs, in [0, 1), because a smaller
+        network has to be compiled again. Units that are kept can be removed later.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
-      extra_units: units besides those of activations that saturate at zero, removed where they are zero: `"heads"`,
-        attention heads, and `"features"`, those of layers that no such activation follows.
-      batch_axis: the axis of a batch along which examples lie.
+      extra_units: units besides those of activations that saturate at zero, which are dead if they are zero: `"heads"`,
+        attention heads, and `"features"`, features of layers that no such activation follows.
+      batch_axis: the axis of each array of a batch along which examples lie.
 
     Raises:
       ValueError: for a value out of its range.

@@ -32,7 +32,7 @@ class Observation:
       sites: the activity of every site and branch of the graph, in order.
       consumers: by index of a consumer in the graph, the range of the values that it reads.
       outputs: the network's outputs, a list with one tree of NumPy arrays per batch.
-      examples: how many examples were seen.
+      examples: the number of examples of the death set.
     """
 
     sites: list[Activity]
@@ -58,17 +58,17 @@ def observe(
     """Runs `fn(variables, x)` on every batch of a death set and accumulates the activity.
 
     Args:
-      fn: the network in evaluation mode. Calling again with an equal `fn` and equal shapes compiles nothing. Matrix
+      fn: the network in evaluation mode. A further call with an equal `fn` and equal shapes compiles nothing. Matrix
         products without an explicit precision use `"highest"`, whatever `jax.default_matmul_precision` is.
       variables: its variables.
       batches: batches of inputs.
-      graph: its trace for a batch of that shape; traced by default.
+      graph: its trace for a batch of that shape; by default it is traced.
       consumers: indices of the consumers of the graph whose ranges are measured.
       masked: for each site and branch of the graph, `[width]`, the value that replaces each unit; NaN for no change.
       batch_axis: the axis of each batch along which examples lie.
       exclude: as given to `trace`.
-      criterion: if given, only the magnitude and the fields that `alive` reads for this criterion are computed, which
-        compiles in half the time. The others are `None`.
+      criterion: if given, only the magnitude and the fields that `alive` reads for this criterion are computed, and the
+        others are `None`. This compiles in half the time.
       extra_units: as given to `trace`.
       with_outputs: whether to return the outputs; otherwise they are empty.
 
@@ -108,11 +108,12 @@ def outputs(
 ) -> list[Any]:
     """Returns the outputs of `fn(variables, x)` on every batch, on the host.
 
-    This compiles in half the time of `observe`. `prune` compares these outputs, so right after a prune nothing is
+    This compiles in half the time of `observe`. `prune` compares these outputs, so that right after a prune nothing is
     compiled for batches of the same shape.
 
     Args:
-      fn, variables, batches, graph, masked, batch_axis, exclude: see `observe`. The last two only matter with `masked`.
+      fn, variables, batches, graph, masked, batch_axis, exclude: see `observe`. `batch_axis` and `exclude` are only
+        used with `masked`.
 
     Returns:
       A list with one tree of NumPy arrays per batch.
@@ -125,7 +126,7 @@ def outputs(
 
 @dataclasses.dataclass(frozen=True)
 class _Watch:
-    """What a pass returns besides the outputs."""
+    """The values that a pass returns besides the outputs, and how the network is traced."""
 
     consumers: tuple[int, ...]
     criterion: str | None
@@ -144,13 +145,13 @@ class _Request(NamedTuple):
     watch: _Watch | None
 
 
-# A prune needs a few passes at the widths before and after. Older ones would only take memory.
+# A prune needs a few passes at the widths before and after. Older passes are dropped to free memory.
 _PASSES: dict[_Request, Callable[..., Any]] = {}
 _MOST = 8
 
 
 def clear_caches() -> None:
-    """Drops the compiled passes over death sets to free their memory. Otherwise the newest few are kept."""
+    """Drops the compiled passes over death sets to free their memory. Otherwise the newest eight are kept."""
     _PASSES.clear()
 
 
@@ -167,7 +168,7 @@ def _run_batches(
     shapes: Any = None
     for x in batches:
         # By default, accelerators multiply float32 with fewer bits. The outputs at two widths would then differ by more
-        # than the rounding of sums, and could not be compared.
+        # than the tolerance.
         with jax.default_matmul_precision("highest"):
             if _shapes((variables, x)) != shapes:
                 first, shapes = shapes is None, _shapes((variables, x))
@@ -205,7 +206,7 @@ def _compile(request: _Request, graph: Graph | None, variables: Any, x: Any) -> 
 
 
 def _jit(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns `jax.jit(fn)` with fewer optimizations. It compiles in two thirds of the time, and runs a few times."""
+    """Returns `jax.jit(fn)` with fewer optimizations, which compiles in two thirds of the time. Passes run rarely."""
     return jax.jit(fn, compiler_options={"xla_backend_optimization_level": 1})
 
 

@@ -2,11 +2,19 @@
 """Plans a prune: chooses which dead units can be removed.
 
 A unit that a criterion calls dead is removed only if no consumer needs it: every consumer must read zero, or a constant
-that another variable can absorb. This must hold in every mode of the network and in every copy. A site is only emptied
-with `min_units=0`, and only if the outputs still depend on the inputs.
+that another variable can absorb. This must hold in every mode of the network and in every copy.
 
 Example: after `h = relu(x @ w)`, `y = (h + c) @ v + b` reads the dead units of `h` as the constants `c`. They are
-removed, and `b` absorbs `c @ v` over them. Without a `b` they are kept: `needed`.
+removed, and the sum of `c_j v_j` over the dead units j is added to `b`. Without a `b` they are kept (`needed`).
+
+`make_plan` decides in this order, on groups of units:
+
+1. A group is wanted if it is dead in all runs, or constant in all runs if `constant` is given.
+2. Wanted groups that a consumer needs in any run are kept (`_blocked`).
+3. Units are kept so that sites respect `min_units`, `multiple` and `at_most` (`_keep_floor`), and so that the outputs
+   still depend on the inputs (`_keep_connected`).
+4. Channels of branches that no `select` reads any more are removed as well (`_drop_unread`).
+5. Units of stacked layers are kept until all layers of a stack have equal widths (`_keep_one_width`).
 
 Dimension names: groups and units as in `types`.
 """
@@ -29,13 +37,14 @@ from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
 class Evidence(NamedTuple):
-    """The observation of one network in one mode.
+    """The observation of one run over the death set: of a mode, a call or a copy.
 
     Attributes:
-      name: `"evaluation"`, `"training"`, the name of a call or of a copy.
+      name: `"evaluation"`, `"training"`, or the name of a call or copy.
       graph: the trace of that mode or call.
-      observation: its activity and outputs on the death set.
-      own: whether it has its own variables, like evaluation mode and copies. Others use those of evaluation mode.
+      observation: activity and outputs on the death set.
+      own: whether the run has its own variables, as evaluation mode and copies have. Others use those of evaluation
+        mode.
     """
 
     name: str
@@ -45,7 +54,7 @@ class Evidence(NamedTuple):
 
 
 def needed_consumers(graph: Graph, constant: float | None) -> tuple[int, ...]:
-    """Returns the consumers that may read nonzero values of dead units. They decide whether a unit can be removed."""
+    """Returns the indices of the consumers that may read nonzero values of dead units, which have to be measured."""
     needed = []
     for i, consumer in enumerate(graph.consumers):
         if constant is not None or not consumer.negligible[consumer.groups >= 0].all():
@@ -64,9 +73,9 @@ def make_plan(
     """Returns the plan of a prune.
 
     Args:
-      evidence: the observations of the network in evaluation mode, in training mode if it has one, and of its copies.
+      evidence: the observations: evaluation mode first, then training mode if it differs, copies and calls.
       options: the criterion, and the units to keep.
-      chosen: `[num_groups]` bool, the groups to remove instead of dead ones. They were masked when observed.
+      chosen: `[num_groups]` bool, the groups to remove instead of dead ones. They are masked in the observations.
       at_most: by name of a site or branch, `[width]` bool, see `prune`.
       only: `[num_groups]` bool, the groups that may be removed; by default all.
     """
@@ -103,7 +112,10 @@ def make_plan(
 
 
 def masked_values(evidence: Evidence, plan: Plan) -> list[Inexact[np.ndarray, " _"]]:
-    """Returns the values of units in the masked network, per site and branch: zero, a constant, or NaN if kept."""
+    """Returns, for each site and branch, the values of its units in the masked network.
+
+    The value is zero for dead units, a constant for other removed units, and NaN for units that are kept.
+    """
     values = []
     graph = evidence.graph
     for site, activity in zip((*graph.sites, *graph.branches), evidence.observation.sites, strict=True):
@@ -113,14 +125,14 @@ def masked_values(evidence: Evidence, plan: Plan) -> list[Inexact[np.ndarray, " 
 
 
 def _dead(evidence: Sequence[Evidence], options: PruneOptions) -> tuple[GroupMask, dict[str, int]]:
-    """Returns the groups that are dead in all networks and modes, and how many units are dead in only one mode."""
+    """Returns the groups that are dead in all runs, and by mode, how many units are dead in that mode only."""
     by_name = {}
     for name, graph, observation, own in evidence:
         verdicts = [alive(a, options.criterion, epsilon=options.epsilon) for a in observation.sites[: len(graph.sites)]]
         zero = [np.asarray(activity.magnitude) == 0 for activity in observation.sites[: len(graph.sites)]]
         by_name[name] = dead_groups(graph, verdicts, zero)
         if not own:
-            # For groups without a site in this mode or call, evaluation mode decides.
+            # Evaluation mode decides for groups without a site in this mode or call.
             by_name[name] |= by_name["evaluation"] & ~_held(graph)
     alone = {}
     if "training" in by_name:
@@ -146,14 +158,14 @@ def dead_groups(
 
     Args:
       graph: the network.
-      verdicts: for each site, which units are alive.
-      zero: for each site, which units are exactly zero on every example.
+      verdicts: for each site, `[width]` bool, which units are alive.
+      zero: for each site, `[width]` bool, which units are exactly zero on every example.
     """
     lives, gated = np.zeros((2, graph.num_groups), bool)
     for site, bits, nothing, enough in zip(graph.sites, verdicts, zero, graph.sufficient, strict=True):
         held = site.groups >= 0
         lives[site.groups[held & np.asarray(bits)]] = True
-        # A group can have several units here, and all have to be zero.
+        # A group can have several units at a site, and all of them have to be zero.
         here = np.zeros_like(gated)
         here[site.groups[held & enough]] = True
         here[site.groups[held & ~nothing]] = False
@@ -172,11 +184,13 @@ def _idle(evidence: Evidence, constant: float) -> Bool[np.ndarray, " {evidence.g
 
 
 def _span(activity: Activity | Range) -> Float32[np.ndarray, " units"]:
+    """Returns maximum minus minimum of each unit; for complex values, the larger of the real and imaginary part."""
     span = _wide(activity.maximum) - _wide(activity.minimum)
     return np.maximum(span.real, span.imag) if np.iscomplexobj(span) else span
 
 
 def _middle(activity: Activity | Range) -> Inexact[np.ndarray, " units"]:
+    """Returns the mid-range of each unit, (maximum + minimum) / 2, which is used as its constant."""
     return (_wide(activity.maximum) + _wide(activity.minimum)) / 2
 
 
@@ -189,10 +203,10 @@ def _blocked(
 ) -> Int[np.ndarray, " groups"]:
     """Returns `[num_groups]`, the number of a consumer that needs each group; -1 for none.
 
-    Consumers are numbered through all evidence. A consumer needs a unit if the value that it reads varies, or is a
-    nonzero constant that no variable absorbs. Training mode and further calls use the absorbing variable of evaluation
-    mode, so they must read the same constant. If the mean over the examples is subtracted afterwards, any constant can
-    be removed.
+    Consumers are numbered consecutively over all evidence. A consumer needs a unit if the value that it reads varies,
+    or is a nonzero constant that no variable absorbs. Training mode and further calls use the absorbing variable of
+    evaluation mode, so they must read the same constant, unless the mean over the examples is subtracted afterwards
+    (BatchNorm), which cancels any constant.
     """
     blocked_by = np.full(len(dead), -1)
     absorbed = _constants(evidence[0])
@@ -206,7 +220,7 @@ def _blocked(
             ours = consumer.groups >= 0
             rounding = 1e-6 * (1 + np.abs(middle))
             slack = np.where(ours & per_unit(idle, consumer.groups), constant or 0.0, rounding)
-            # For activations with a soft tail, values of dead units are small and not constant. They are removed.
+            # With a soft tail, dead units are small and not constant. They are removed nevertheless.
             small = ours & consumer.negligible & per_unit(dead, consumer.groups)
             stays = ~(span <= np.where(small, np.inf, slack))
             if own:
@@ -271,10 +285,11 @@ def _keep_floor(
     company: bool,
     at_most: Mapping[str, SomeMask] | None,
 ) -> None:
-    """Keeps units of sites that would lose too many: those not in `at_most` first, then the most active.
+    """Keeps units of sites of which too many would be removed: those not in `at_most` first, then the most active.
 
-    With `company` no site keeps a single unit. Groups in `unread`, `[num_groups]` bool, are kept last. If a sum and its
-    operands lose equally many channels, they then lose the same ones, and the sum selects nothing.
+    With `company` no site keeps a single unit. Groups in `unread`, `[num_groups]` bool, are kept last. If equally many
+    channels are removed from a sum and from its operands, they are then the same channels, and the selections of the
+    sum remain the identity.
     """
     for site, activity in zip(sites, activities, strict=True):
         gone = per_unit(removed, site.groups)
@@ -285,7 +300,7 @@ def _keep_floor(
             floor = 2  # An axis of size one is not recognized as one of units, so its last unit could never be removed.
         short = min(floor, site.width) - kept
         if short > 0:
-            # Of those to be removed: first units that are read, then units that are not named, then by activity.
+            # Keep first units that are read, then units that are not in `at_most`, then the most active.
             useless = per_unit(unread, site.groups)
             ranked = np.lexsort((-np.asarray(activity.magnitude), named, useless, ~gone))
             removed[site.groups[ranked[:short]]] = False
@@ -306,17 +321,17 @@ def _keep_one_width(graph: Graph, removed: GroupMask) -> None:
             gone = per_unit(removed, groups)
             least = gone.sum(1).min()
             for layer, bits in zip(groups, gone, strict=True):
-                # Groups can lie along several stacks. Repeat until all agree.
+                # A group can be in several stacks. Repeat until all stacks have equal widths.
                 extra = np.flatnonzero(bits)[least:]
                 removed[layer[extra]] = False
                 changed |= bool(extra.size)
 
 
 def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:
-    """Keeps the most active unit of sites without which the outputs would not depend on the inputs.
+    """Keeps the most active unit of each site without which the outputs would not depend on the inputs.
 
-    Sites are emptied in the order of the network as long as every output depends on the inputs. Example: of two
-    parallel blocks without a skip, both dead, the first is emptied and the second keeps a unit.
+    Sites are emptied in the order of the network while every output still depends on the inputs. Example: if all units
+    of two parallel blocks without a skip are dead, the first is emptied and the second keeps a unit.
     """
     graph, activities = evidence[0].graph, evidence[0].observation.sites
     views = [each.graph for each in evidence if each.name in ("evaluation", "training")]
@@ -359,7 +374,7 @@ def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Consumer]]:
 
 
 def index_values(graph: Graph, route: axes_lib.Route) -> Integer[np.ndarray, " positions"]:
-    """Returns the present index of a route."""
+    """Returns the current index array of a route."""
     return graph.indices[graph.variable(route.index)]
 
 
@@ -378,6 +393,7 @@ def _count(graph: Graph, groups: GroupMask) -> dict[str, int]:
 
 
 def _folds(graph: Graph, seen: Mapping[int, Range], removed: GroupMask) -> tuple[Fold, ...]:
+    """Returns the constants that consumers read from removed units, as far as a variable absorbs them."""
     folds = []
     for i, values in seen.items():
         consumer = graph.consumers[i]

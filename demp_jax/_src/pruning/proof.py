@@ -2,9 +2,13 @@
 """The proof of a prune: the smaller network has the same outputs.
 
 A plan is applied to the variables of the network and of its copies, and the outputs on the death set are compared in
-every mode. If removing all dead units changes them, a large set of sites that does not is found by bisection. Example:
-of sites a, b, c and d, only c changes the outputs. [a b c d] fails, [a b] passes, [c d] fails, [c] fails, [d] passes,
-and [a b d] passes and is used.
+every mode. If they change by more than the tolerance, bisection finds a large set of sites that can be pruned without
+changing them. Example: of sites a, b, c and d, only c changes the outputs. [a b c d] fails, [a b] passes, [c d] fails,
+[c] fails, [d] passes, and [a b d] passes and is used.
+
+If the criterion removes units that are not exactly zero, the outputs change by design. The smaller network is then also
+compared with the masked network, in which the removed units are replaced by zero or by their constant, and which must
+have the same outputs up to rounding.
 """
 
 from __future__ import annotations
@@ -23,23 +27,23 @@ from demp_jax._src.pruning import passes, planning, slicing
 from demp_jax._src.pruning.options import PruneOptions
 from demp_jax._src.tracing.graph import Graph, per_unit
 
-# Removing units that are exactly zero changes the order of float32 sums, and nothing else.
+# The tolerance for units that are exactly zero: removing them only changes the order of float32 sums.
 ROUNDING = 1e-4
-# The same for units that are folded although their values vary slightly.
+# The tolerance for units that are folded although their values vary slightly.
 _FOLDING = 1e-2
 
 
 @dataclasses.dataclass(frozen=True)
 class Subject:
-    """A network that is pruned: how it is called in each mode, and its variables and those of its copies.
+    """A network that is pruned: its functions in each mode, its variables, and the variables of its copies.
 
     Attributes:
       fns: by mode, `"evaluation"` and maybe `"training"`, `fn(variables, x)`.
       follows: whether training mode is derived from the network, and not given as a function.
-      calls: by name, further calls that are traced along. Their outputs are not compared.
+      calls: by name, further calls. They are traced and measured, but their outputs are not compared.
       variables: by name, `"evaluation"` for the network itself and the names of its copies.
-      owned: by name of a copy, the indices of the variables that it has, in the order of the copy. The others are
-        those of the network.
+      owned: by name of a copy, the indices of the variables that it has, in the order of the copy. Its other variables
+        are those of the network.
     """
 
     fns: Mapping[str, Callable[..., Any]]
@@ -74,7 +78,7 @@ class Subject:
 
 
 def training_of(fn: Callable[..., Any], variables: Any, x: Any) -> Callable[..., Any] | None:
-    """Returns a network in training mode, by its method `training`; `None` if it has none or does not differ."""
+    """Returns a network in training mode, from its method `training`; `None` without one or if modes do not differ."""
     return fn.training(variables, x) if hasattr(fn, "training") else None
 
 
@@ -103,7 +107,7 @@ class Attempt:
       plan, subject: the plan, and the smaller network.
       differences: by run, the largest absolute difference of the outputs before and after.
       deviation: the largest difference of the outputs from those of the masked network.
-      complaint: why the outputs are not the same; `None` if they are.
+      complaint: a message if the outputs differ by more than the tolerance; otherwise `None`.
       error: set if the smaller network cannot run.
     """
 
@@ -133,7 +137,7 @@ class Proof:
           subject: the network before the prune.
           evidence: the observations of its runs, in the order of `subject.runs`, and of its further calls.
           batches: the death set.
-          options: of the prune.
+          options: the options of the prune.
           exact: whether removed units are exactly zero, so that the outputs only change by rounding.
         """
         self._subject, self._evidence, self._batches, self._options = subject, evidence, batches, options
@@ -151,6 +155,7 @@ class Proof:
             return Attempt(plan, self._subject, {}, 0.0, str(error), error)
 
     def _compared(self, plan: slicing.Plan) -> Attempt:
+        """Slices and runs the network and its copies, and compares the outputs with those before."""
         started = time.perf_counter()
         smaller = self._subject.sliced(plan, self._batches[0])
         sliced = time.perf_counter()
@@ -198,7 +203,7 @@ class Proof:
             removed = [(s.name, s.width, int(per_unit(plan.removed, s.groups).sum())) for s in sites]
             widths = ", ".join(f"{name} {width} -> {width - n}" for name, width, n in removed if n)
             what = (str(error).strip().splitlines() or [""])[0]
-            # Only modules can be told their new widths. Other functions only have their arrays.
+            # Only modules can have a method `refit`.
             refit = "give the module a method `refit()`, " if hasattr(fn, "resized") else ""
             cause = f"{type(error).__name__}: {what.rstrip('.')}"
             remedy = f"Let it read widths from its arrays, {refit}or keep the site by exclude=[...]."
@@ -222,10 +227,10 @@ def largest_good(names: Sequence[str], attempt: Callable[[Sequence[str]], Attemp
 
 
 def rounding(graph: Graph, constant: float | None) -> float:
-    """Returns the tolerance of outputs for rounding, relative to the largest, in the network's narrowest floats."""
+    """Returns the tolerance for rounding, relative to the largest output, given the narrowest floats of the network."""
     dtypes = [aval.dtype for aval in graph.program.avals if jnp.issubdtype(aval.dtype, jnp.inexact)]
     epsilon = max((float(jnp.finfo(dtype).eps) for dtype in dtypes), default=0.0)
-    # A few units in the last place. For float32, `ROUNDING` is larger.
+    # 8 units in the last place. For float32, `ROUNDING` is larger.
     allowed = max(ROUNDING, 8 * epsilon)
     return allowed if constant is None else max(allowed, _FOLDING)
 
@@ -235,7 +240,7 @@ def _complaint(name: str, found: float, limit: float, scale: float, what: str) -
         return None
     where = {"evaluation": "", "training": " in training mode"}.get(name, f" of {name}")
     if math.isnan(found):
-        return f"the outputs{where} are NaN where they were not before, or the other way round"
+        return f"the outputs{where} are NaN at other positions than before"
     return (
         f"the outputs{where} differ by {found:.3g}{what}, more than the tolerance {limit:.3g} times the largest "
         f"output {scale:.3g}"

@@ -3,10 +3,11 @@
 
 The steps:
 
-1. `_begin` traces the network in its modes and finds the groups of units.
-2. `_measure` runs the network in its modes, and its copies, on the death set.
+1. `_begin` traces the network in evaluation and training mode and finds the groups of units.
+2. `_measure` runs the network in both modes, and its copies, on the death set.
 3. `planning.make_plan` chooses the groups to remove.
-4. `proof.Proof` slices, runs again and compares. Sites that would change the outputs are left whole.
+4. `proof.Proof` slices the variables, runs the smaller network, and compares the outputs. Sites that would change them
+   keep all units.
 5. `_finish` slices the optimizer state and writes the record.
 """
 
@@ -37,7 +38,7 @@ class PruneResult:
     """The result of a prune.
 
     Attributes:
-      fn: the network, to be called with the smaller variables.
+      fn: the network, to be called with the smaller variables, `fn(variables, x)`.
       variables: the smaller variables.
       opt_state: the smaller state of the optimizer.
       copies: the smaller copies, by name.
@@ -54,12 +55,12 @@ class PruneResult:
 
     @property
     def removed(self) -> dict[str, np.ndarray]:
-        """The removed units, by name of a site or branch `[width]` bool. Sites without removed units are absent."""
+        """By name of a site or branch, `[width]` bool, the removed units. Sites without removed units are absent."""
         return {} if self.plan is None else _units(self.plan.graph, self.plan.removed)
 
 
 def _units(graph: Graph, groups: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns the units of some groups, by name of a site or branch. Those without such units are absent."""
+    """Returns, by name of a site or branch, `[width]` bool, the units in `groups`. Sites without any are absent."""
     units = {site.name: per_unit(groups, site.groups) for site in (*graph.sites, *graph.branches)}
     return {name: bits for name, bits in units.items() if bits.any()}
 
@@ -81,9 +82,10 @@ def prune(
 ) -> PruneResult:
     """Removes dead units from a network, from copies of it, and from the state of its optimizer.
 
-    A unit is removed only if it is dead in evaluation and in training mode, and in every copy. A consumer may read a
-    dead unit as a nonzero constant, for example if a BatchNorm follows the ReLU. The constant is then folded into the
-    consumer, and the parameters that computed it are removed.
+    A unit is removed only if it is dead in evaluation and in training mode, and in every copy. A consumer with weights
+    W may read dead units D as nonzero constants c, for example if a BatchNorm follows the ReLU. The constants are then
+    folded into the bias that is added next: `b_i <- b_i + sum_{j in D} W_ij c_j`. The outputs of the smaller network on
+    the death set are compared with those before.
 
     Example:
       >>> import jax.numpy as jnp
@@ -95,12 +97,12 @@ def prune(
       ((1, 2), {'hidden': 1}, 0.0)
 
     Args:
-      fn: the network in evaluation mode, `fn(variables, x)`. Two optional methods are called: `resized(variables)`
-        returns the network for smaller variables, for networks whose shapes do not follow from their arguments;
-        `training(variables, x)` returns the network in training mode, like `train_fn`, or `None`.
-      variables: its variables.
-      batches: the death set, a list of batches of one shape, each an array or a tree of arrays. The paper takes 512
-        training examples, and 2048 for ImageNet.
+      fn: the network in evaluation mode, `fn(variables, x)`. It may have these methods: `resized(variables)` returns
+        the network for smaller variables, if its shapes do not follow from its arguments; `training(variables, x)`
+        returns the network in training mode, like `train_fn`, or `None`; `updating()` returns one of `calls`.
+      variables: its variables, a tree of arrays.
+      batches: the death set, a list of batches of one shape, each an array or a tree of arrays with at least two
+        examples. The paper takes 512 training examples, and 2048 for ImageNet (appendix F.3).
       opt_state: the state of an optimizer over `params(variables)`. For several optimizers, a dict or list of states.
       tx: the optimizer, or a dict or list of optimizers like `opt_state`. It is needed to fold constants into copies of
         parameters inside the state, and to initialize again state that cannot be sliced.
@@ -108,21 +110,22 @@ def prune(
         several optimizers, a dict or list like `opt_state`.
       copies: by name, other values of the variables or of a part of them, such as an average of weights, a target
         network or a teacher. Each is measured, folded and compared in evaluation mode with its own values. Variables
-        that a copy lacks are those of the network.
+        that a copy lacks are taken from the network.
       train_fn: the network in training mode, `train_fn(variables, x)`: batch statistics in BatchNorm, no dropout, and
         the same outputs. Only needed if training mode differs and `fn` has no method `training`.
       calls: further functions `call(variables, x)` that use the variables, such as an auxiliary head, counters of
-        units, or a teacher that follows its student. Each returns its outputs and new values of all variables, or
-        `None`. Variables that they read are pruned along. Units are removed only if they are dead there, too. Their
-        outputs are not compared. Only needed for variables that neither `fn` nor its training mode reads, and if `fn`
-        has no method `updating()` that returns such a call. The record names variables that nothing reads.
+        units, or a teacher that follows its student. Each returns a pair: its outputs, and the new values of all
+        variables or `None`. Variables that they read are pruned along. A unit is removed only if it is dead in each
+        call, too. Their outputs are not compared. Calls are only needed for variables that neither `fn` nor its
+        training mode reads, and if `fn` has no method `updating`. The record lists variables that nothing reads.
       remove: by name of a site, `[width]` bool: the units to remove, instead of those that a criterion calls dead. The
         result computes the outputs of the network with these units masked. A group is removed if all of its units are
         named.
       at_most: by name of a site or branch, `[width]` bool, such as `PruneResult.removed` of a trial some steps earlier.
-        Each site loses at most as many units as are named, and named units before others, except for channels of a
-        branch that nothing reads any more. Absent sites lose none. If as many units are still dead, the widths are
-        those of the trial, for which a step may have been compiled in the meantime.
+        At most as many units are removed from each site as are named, and named units are removed before others.
+        Nothing is removed from absent sites. Channels of a branch that nothing reads any more are always removed. If as
+        many units are still dead as in the trial, the widths equal those of the trial, and a step that was compiled for
+        these widths can be used.
       options: the criterion, the units to keep, and the tolerance.
 
     Returns:
@@ -130,9 +133,9 @@ def prune(
       the outputs beyond the tolerance, the others are pruned.
 
     Raises:
-      ValueError: if the network has no prunable unit, if it cannot run at smaller widths, or for a bad argument. After
-        many prunes a network may have no prunable unit left, for example if every GroupNorm has one group left; see
-        `trace(...).prunable`.
+      ValueError: if the network has no prunable unit, which can also be the result of earlier prunes (see
+        `trace(...).prunable`); if it cannot run at smaller widths; if `batches` is empty or a batch has fewer than two
+        examples; if a site, shape or path in another argument does not fit the network.
     """
     options = options or PruneOptions()
     started = time.perf_counter()
@@ -146,7 +149,7 @@ def prune(
     evidence = _measure(subject, graph, batches, options, chosen)
     plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
     if chosen is not None and (chosen & ~plan.removed).any():
-        # Some of the units have to stay. Measure the network again with only the others masked.
+        # Some of the units have to be kept. Measure the network again with only the others masked.
         first, chosen = plan, chosen & plan.removed
         evidence = _measure(subject, graph, batches, options, chosen)
         plan = planning.make_plan(evidence, options, chosen=chosen, at_most=at_most)
@@ -200,7 +203,7 @@ def _begin(
     options: PruneOptions,
     graph: Graph | None = None,
 ) -> tuple[proof.Subject, Graph]:
-    """Returns the network and its copies, and the graph with the groups of units."""
+    """Returns the network and its copies, and the graph, which is traced if it is not given."""
     fns = {"evaluation": fn}
     follows = train_fn is None
     if options.modes == "both":
@@ -236,7 +239,7 @@ def traced(
 ) -> Graph:
     """Returns the graph of a network. Passes over a death set run its traced programs.
 
-    If nothing reads some variables, the call in which the network updates its variables in training is traced, too.
+    If some variables are not read, the call in which the network updates its variables in training is traced, too.
     """
     if options.modes == "both":
         train_fn = train_fn or proof.training_of(fn, variables, x)
@@ -309,13 +312,13 @@ def _measure(
 
 
 def _blind(evidence: Sequence[planning.Evidence]) -> str | None:
-    """Returns why outputs cannot be compared; `None` if they can."""
+    """Returns why the outputs cannot be compared, or `None`."""
     for name, _, observation, _ in evidence:
         leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(observation.outputs)]
         if name == "evaluation" and not any(leaf.size for leaf in leaves):
-            return f"the outputs ({name}) are empty, so nothing can be proved. Return what the network computes"
+            return f"the outputs ({name}) are empty, so nothing can be compared. Return the outputs of the network"
         if any(np.isnan(leaf).any() for leaf in leaves if np.issubdtype(leaf.dtype, np.inexact)):
-            return f"the outputs ({name}) are NaN, so nothing can be proved. Check the death set and the weights"
+            return f"the outputs ({name}) are NaN, so nothing can be compared. Check the death set and the weights"
     return None
 
 
@@ -326,9 +329,10 @@ def _prove(
     options: PruneOptions,
     given: dict[str, Any],
 ) -> tuple[proof.Attempt, list[str], dict[str, proof.WidthError]]:
-    """Returns the best attempt, and the sites that it leaves whole.
+    """Returns the best attempt, and the sites that keep all units in it.
 
-    Sites in the list would change the outputs. The network cannot run with fewer units of the sites in the dict.
+    The list has the sites that would change the outputs. The dict has the sites with fewer units of which the network
+    cannot run, with the errors.
 
     Raises:
       ValueError: if the network cannot run with fewer units of any site.
@@ -394,7 +398,7 @@ class _State:
     unfit: dict[str, proof.WidthError] = dataclasses.field(default_factory=dict)
 
     def _unfit_sites(self) -> list[str]:
-        """Returns warnings about sites that are left whole because the network cannot run with fewer units."""
+        """Returns warnings about sites that keep all units because the network cannot run with fewer."""
         by_cause: dict[str, list[str]] = {}
         for name, error in self.unfit.items():
             by_cause.setdefault(f"{error.cause}. {error.remedy}", []).append(name)
@@ -509,11 +513,11 @@ def _judged(graph: Graph, criterion: str) -> str | None:
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-    """The effect of a prune.
+    """The sizes of a network before and after a prune, and the units that it would remove.
 
     Attributes:
       neurons, parameters, flops: before and after; FLOPs of a forward pass for one example.
-      removed: the units that would be removed, like `PruneResult.removed`.
+      removed: by name of a site or branch, `[width]` bool, the units that would be removed, like `PruneResult.removed`.
     """
 
     neurons: tuple[int, int]
@@ -534,17 +538,26 @@ def preview(
     graph: Graph | None = None,
     options: PruneOptions | None = None,
 ) -> Preview:
-    """Returns the sizes that a prune of all dead units would leave, and removes nothing.
+    """Returns the sizes of the network after a prune of all dead units, without pruning.
 
     It evaluates the death set once per mode and copy. Unlike `prune`, it does not compare outputs, and it ignores
     `options.multiple` and `options.least_gain`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+      >>> params = {"hidden": jnp.array([[1.0, -1.0, 2.0]]), "out": jnp.ones((3, 1))}
+      >>> preview(network, params, [jnp.array([[1.0], [2.0]])]).parameters  # The second unit is dead.
+      (6, 4)
 
     Args:
       fn, variables, batches, params, copies, train_fn, calls, options: see `prune`.
       graph: the trace of the network with the same `train_fn` and `calls`; by default it is traced.
 
     Raises:
-      ValueError: if there is no batch, or for a bad argument.
+      ValueError: if `batches` is empty or a batch has fewer than two examples; if a shape or path in another argument
+        does not fit the network.
     """
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""A pruner for training loops: called once per step, it steers the strength of the regularizer and prunes."""
+"""A pruner for training loops: called after every update, it prunes and adapts the strength of the regularizer."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class Pruned(NamedTuple):
     """The result of a step of a `Pruner`.
 
     Attributes:
-      variables, opt_state, copies: to continue with. They are the given ones if nothing was removed.
-      record: the record of the prune; `None` at steps without one.
+      variables, opt_state, copies: the trees to continue with, which are the arguments if nothing was removed.
+      record: the record of the prune; `None` at steps without a prune.
     """
 
     variables: Any
@@ -34,11 +34,11 @@ class Pruned(NamedTuple):
 
 
 class Pruner:
-    """Prunes a network while it trains, and can steer it to a given size.
+    """Prunes a network while it trains, optionally to a given size.
 
-    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, it
-    also previews the size that a prune would leave, and multiplies the strength of the regularizer (see `demp`) by the
-    factor of a `TargetController`, so that the network ends at that size.
+    Call `step` after every update of the parameters. Every `every` steps it removes dead units. With a `target`, every
+    `look_every` steps it also previews the size after a prune, and multiplies the strength of the regularizer (see
+    `demp`) by the factor of a `TargetController`, so that the network ends at the given size.
 
     Example:
       >>> import jax, jax.numpy as jnp, optax
@@ -73,22 +73,25 @@ class Pruner:
         calls: Sequence[Callable[..., Any]] = (),
         options: PruneOptions | None = None,
     ):
-        """Makes a pruner.
+        """Initializes the pruner.
 
         Args:
           fn: the network in evaluation mode, `fn(variables, x)`, see `prune`.
-          death_set: batches of training inputs of one shape, or a function that returns them.
+          death_set: batches of training inputs of one shape, or a function that returns them, which is called at every
+            preview and prune.
           every: steps between prunes, >= 1; tau in the paper.
           start: the first step at which to prune.
           target: a dict with one entry, the size at the end: for `"parameters"`, `"flops"` or `"neurons"` the fraction
-            of the dense network to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove.
-          span: steps in which units die, usually the length of the strength's schedule. Required with a `target`.
-          look_every: steps between previews for the target; by default a hundredth of `span`.
+            of the dense network to keep, in (0, 1), or for `"sparsity"` the fraction of the parameters to remove, in
+            (0, 1).
+          span: number of steps in which units die, usually the length of the strength's schedule. Required with a
+            `target`.
+          look_every: steps between previews for the target, >= 1; by default a hundredth of `span`.
           tx, params, calls: see `prune`.
           options: the options of the prunes.
 
         Raises:
-          ValueError: for a bad argument.
+          ValueError: for an argument out of its range, or a `target` without `span`.
         """
         if every < 1:
             raise ValueError(f"Pruner: every must be at least 1 step; got {every=}.")
@@ -120,15 +123,19 @@ class Pruner:
         return self._network.fn
 
     def step(self, variables: Any, opt_state: Any = None, copies: Mapping[str, Any] | None = None) -> Pruned:
-        """Counts an update of the parameters, steers, and prunes if a prune is due.
+        """Counts an update of the parameters; adapts the strength and prunes at the steps at which this is due.
 
         Args:
           variables: the variables after the update.
-          opt_state: the state of the optimizer `tx` after the update.
+          opt_state: the state of the optimizer `tx` after the update. With a target, it must contain the state of
+            `demp`.
           copies: by name, copies of the variables such as averages, see `prune`.
 
         Returns:
-          The variables, optimizer state and copies to continue with, and the record of a prune.
+          The variables, optimizer state and copies to continue with, and the record if the network was pruned.
+
+        Raises:
+          ValueError: see `prune` and `set_strength_factor`.
         """
         self.steps += 1
         copies = dict(copies or {})
@@ -139,11 +146,11 @@ class Pruner:
         return self.prune(variables, opt_state, copies)
 
     def busy(self, step: int) -> bool:
-        """Returns whether `step` previews or prunes at a step, and does not just count it."""
+        """Returns whether `step` previews or prunes at a step, instead of only counting it."""
         return self._looks(step) or self._prunes(step)
 
     def _looks(self, step: int) -> bool:
-        # The first step measures the dense network. The one after the span sets the strength to zero.
+        # The first step measures the dense network. The first step after the span sets the strength to zero.
         return self._controller is not None and (step % self._look_every == 0 or step in (1, self._span + 1))
 
     def _prunes(self, step: int) -> bool:
@@ -169,7 +176,7 @@ class Pruner:
         return Pruned(result.variables, result.opt_state, result.copies, result.record)
 
     def _steer(self, variables: Any, opt_state: Any, copies: Mapping[str, Any]) -> Any:
-        """Returns the state of the optimizer with a new factor of the strength."""
+        """Returns the state of the optimizer with the new factor of the strength."""
         assert self._controller is not None
         self._measure_dense(variables, copies)
         if self.steps > self._span:
@@ -200,7 +207,7 @@ class Pruner:
     def state(self) -> dict[str, Any]:
         """Returns the state of the pruner as dicts of numbers, for a checkpoint or JSON."""
         controller = {} if self._controller is None else dataclasses.asdict(self._controller)
-        # Missing values are numbers, too, so that the tree is the same at every step.
+        # Missing values are numbers, too, so that the structure of the tree is the same at every step.
         if controller:
             controller["begun"] = -1 if controller["begun"] is None else controller["begun"]
         dense = {kind: self._dense.get(kind, 0) for kind in ("neurons", "parameters", "flops")}
@@ -212,18 +219,18 @@ class Pruner:
         fn: Callable[..., Any] | None = None,
         calls: Sequence[Callable[..., Any]] | None = None,
     ) -> None:
-        """Continues from a state.
+        """Restores a state.
 
         Args:
-          state: the result of `state()` of a pruner with the same target.
+          state: the result of `state()` of a pruner with the same target and span.
           fn, calls: the network and further calls at the current widths; by default those given to the constructor.
 
         Raises:
-          ValueError: if the state belongs to a pruner with another target.
+          ValueError: if the state belongs to a pruner with another target or span.
         """
         controller = dict(state["controller"])
         if bool(controller) != (self._controller is not None):
-            raise ValueError("Pruner: the state is of a pruner with a target and this one has none, or the reverse.")
+            raise ValueError("Pruner: the state and this pruner must both have a target, or both have none.")
         if self._controller is not None:
             numbers = {name: float(value) for name, value in controller.items()}
             if not math.isclose(numbers["left"], self._controller.left) or int(numbers["span"]) != self._span:
@@ -248,7 +255,7 @@ def _resized(fn: Callable[..., Any], variables: Any) -> Callable[..., Any]:
 
 
 class _Network:
-    """A network with an identity of its own, as a key of caches: `fn` may not be hashable, or be new at every call."""
+    """Wraps a network so that it can be a key of caches. `fn` may not be hashable, or may differ at every call."""
 
     def __init__(self, fn: Callable[..., Any]):
         self.fn = fn
@@ -269,4 +276,4 @@ class _Network:
             make = self.fn.updating  # type: ignore[attr-defined]
             self._updating = self._updating or _Network(make())
             return lambda: self._updating
-        return getattr(self.fn, name)  # Such as `resized`.
+        return getattr(self.fn, name)

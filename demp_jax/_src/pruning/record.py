@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The record of a prune: what was removed, what was kept and why, and how the outputs compare."""
+"""The record of a prune: removed units, kept units with reasons, sizes, and differences of the outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ class PruneRecord:
 
     Attributes:
       removed: by site, how many units were removed.
-      protected: by site, how many units were dead but kept, so that the site is not emptied or has a round width.
+      protected: by site, how many units were dead but kept because of `min_units`, `multiple`, `at_most`, or the equal
+        width of stacked layers.
       needed: by site, how many units were dead but kept because a consumer needs their value.
       needed_by: by site, that consumer.
       dead_alone: by mode, how many units were dead only in that mode, and therefore kept.
@@ -26,15 +27,16 @@ class PruneRecord:
         the removed units are masked with zero or with their constant. This is the error of the prune itself. It is
         measured if the criterion removes nonzero units; otherwise it equals `difference`.
       scale: largest finite absolute output before the prune, in evaluation mode.
-      spared: sites that were left whole because pruning them would have changed the outputs.
-      refused: why nothing was removed, or `None`.
-      waiting: how many units were dead but kept because removing them would have saved too little.
+      spared: sites that keep all units because removing any would change the outputs by more than the tolerance.
+      refused: why no site could be pruned, or `None`.
+      waiting: how many units were dead but kept because removing them would save less than `least_gain`.
       saves: the fraction of the FLOPs that the prune saves, or that the units in `waiting` would save.
       reset: leaves of the optimizer state that could not be sliced. They were initialized again, with the rest of the
         state of their transformation.
       unread: variables that no traced call reads and that have the width of a pruned site. They were not changed.
       warnings: warnings, each with a remedy.
-      seconds: by stage, `measure`, `slice` and `prove`. Compiling counts for the stage that first runs a program.
+      seconds: duration in seconds by stage, `measure`, `slice` and `prove`. Compiling counts for the stage that first
+        runs a program.
     """
 
     removed: dict[str, int]

@@ -1,7 +1,7 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""The plan of a prune, and how it slices every tree that mirrors the variables of a network.
+"""The plan of a prune, which slices every tree that mirrors the variables of a network.
 
-All slicing is done here, on the host. On a device, every new shape would be compiled.
+All slicing is done on the host, because on a device every new shape would be compiled.
 
 Dimension names: positions, those of one axis that are kept.
 """
@@ -28,7 +28,7 @@ from demp_jax._src.types import GroupMask, SomeGroups, SomePositions
 
 @dataclasses.dataclass(frozen=True)
 class Fold:
-    """Constants of removed units, which another variable absorbs.
+    """The constants of removed units that a consumer reads and another variable absorbs.
 
     Attributes:
       consumer: index of the consumer that reads them.
@@ -43,16 +43,26 @@ class Fold:
 class Plan:
     """The groups of units to remove. A plan slices any tree that mirrors the variables.
 
+    Example:
+      >>> from demp_jax import prune
+      >>> def network(params, x):
+      ...     return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+      >>> params = {"hidden": jnp.array([[1.0, -1.0, 2.0]]), "out": jnp.ones((3, 1))}
+      >>> plan = prune(network, params, [jnp.array([[1.0], [2.0]])]).plan  # The second unit is dead.
+      >>> plan.slice({"average": {"hidden": jnp.array([[3.0, 4.0, 5.0]])}})["average"]["hidden"].tolist()
+      [[3.0, 5.0]]
+
     Attributes:
       graph: the network before the prune.
-      removed: the groups to remove.
-      dead: the groups that the criterion calls dead. Other removed groups are constant.
-      folds: the constants to absorb, for `"evaluation"`, the network itself, and by name of its copies.
-      protected: by site, how many units are dead but kept by the floor of the site.
+      removed: `[num_groups]` bool, the groups to remove.
+      dead: `[num_groups]` bool, the groups that the criterion calls dead. Other removed groups are constant.
+      folds: the constants to absorb, by name: `"evaluation"` for the network itself, and the names of its copies.
+      protected: by site, how many units are dead but kept because of `min_units`, `multiple`, `at_most`, or the equal
+        width of stacked layers.
       needed: by site, how many units are dead but kept because a consumer needs their value.
       needed_by: by site, that consumer and the reason.
       dead_alone: by mode, how many units are dead only in that mode.
-      trained: the leaves of the trained tree. `slice` also matches their paths.
+      trained: the leaves of the trained tree, whose paths `slice` matches as well.
     """
 
     graph: Graph
@@ -69,7 +79,7 @@ class Plan:
     def keep(self) -> tuple[tuple[SomePositions | None, ...], ...]:
         """For each variable and axis, the kept positions, ascending; `None` if all are kept.
 
-        For stacked weights, `[layers, positions]`, equally many for every layer.
+        For stacked weights, the shape is `[layers, positions]`. All layers keep equally many positions.
         """
 
         def kept(groups: SomeGroups | None) -> SomePositions | None:
@@ -85,9 +95,9 @@ class Plan:
         """Returns a tree that mirrors the variables, or some of them, without the removed units.
 
         A leaf mirrors a variable if its path ends with the full path of the variable and the shapes are equal (see
-        `Graph.match`). Other leaves are returned unchanged. This slices parameters, gradients, moments, masks and the
-        state of an optimizer chain, alone or inside larger trees. The index of a `select` is renumbered. Constants are
-        not folded; for a copy of the variables, such as their average, use `slice_variables`.
+        `Graph.match`). Other leaves are returned unchanged. Parameters, gradients, moments, masks and the state of an
+        optimizer chain are sliced, alone or inside larger trees. The index of a `select` is renumbered. Constants are
+        not folded. For a copy of the variables, such as their average, use `slice_variables`.
 
         Raises:
           ValueError: if two variables that are sliced differently match a leaf equally well.
@@ -138,9 +148,10 @@ class Plan:
         """Returns the smaller variables of a network: sliced, with indices renumbered and constants folded.
 
         Args:
-          variables: a tree like the variables of the network. Constants are multiplied by its weights.
-          network: whose constants to fold: `"evaluation"`, the network itself, or the name of a copy that was pruned
-            along.
+          variables: a tree with the structure of the variables of the network. Constants are multiplied by its
+            weights.
+          network: the name of the network whose constants are folded: `"evaluation"` for the network itself, or the
+            name of a copy.
         """
         leaves = jax.tree.leaves(variables)
         smaller = [self._slice(leaf, keep) for leaf, keep in zip(leaves, self.keep, strict=True)]
@@ -158,7 +169,7 @@ class Plan:
         return jax.tree.unflatten(jax.tree.structure(variables), smaller)
 
     def _renumbered(self, consumer: Consumer, number: int) -> Integer[np.ndarray, " positions"]:
-        """Returns the index of a route that selects from the smaller operand."""
+        """Returns the new index of a route, whose entries are positions in the smaller operand."""
         removed = per_unit(self.removed, consumer.groups)
         position = np.where(removed, NOTHING, np.cumsum(~removed) - 1)
         index = self.graph.indices[number]
@@ -205,7 +216,7 @@ class Plan:
         number = sink.op.inputs[1 - sink.operand]
         assert isinstance(number, int)
         if number in program.inputs[: len(leaves)]:
-            # Also where a copy has another dtype than the variable, such as float32 of bfloat16.
+            # The leaf may have another dtype than the variable, such as float32 instead of bfloat16.
             return _wide(leaves[self.graph.variable(number)])
         leaves = [
             jnp.asarray(leaf, program.avals[n].dtype) if is_array(leaf) else leaf
@@ -237,7 +248,7 @@ def is_array(leaf: Any) -> bool:
 def put_like(array: Shaped[np.ndarray, "..."], leaf: Any) -> Any:
     """Returns `array` on the devices of `leaf` and with its sharding, or on the host.
 
-    An array that is not committed to a device stays uncommitted. Otherwise a compiled step would be compiled again.
+    If `leaf` is not committed to a device, the result is not, either. Otherwise a step would be compiled again.
     """
     if not isinstance(leaf, jax.Array):
         return array
@@ -245,7 +256,7 @@ def put_like(array: Shaped[np.ndarray, "..."], leaf: Any) -> Any:
 
 
 def _fitting(sharding: Any, shape: Sequence[int]) -> Any:
-    """Returns a sharding without the mesh axes whose sizes no longer divide the shape."""
+    """Returns a sharding without the mesh axes whose sizes do not divide the shape."""
     if not isinstance(sharding, jax.sharding.NamedSharding):
         return sharding
     kept = []

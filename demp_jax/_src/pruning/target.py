@@ -1,8 +1,8 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Steers the strength of a regularizer so that a network ends at a given size.
+"""Adapts the strength of a regularizer during training so that a network ends at a given size.
 
-The paper searches for lambda and names that as its main limitation (appendix H.1). Here the size that a prune would
-leave is measured during training, and lambda follows.
+The paper searches for lambda, which it calls its main limitation (appendix H.1). Here lambda is controlled by feedback:
+the size that the network would have after a prune is measured every few steps.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ _BEGIN = 0.03
 # Progress at which pruning counts as started. Until then the logarithm of the factor grows by `_WAITING` per span,
 # because scales need time to reach zero, whatever the strength.
 _BEGUN, _WAITING = 0.02, 10.0
-# Fraction of the span for which units continue to die after the regularizer has stopped.
+# Time for which units continue to die after the regularizer has stopped, as a fraction of the span.
 _COASTING = 0.04
-# Fraction of the remaining units that dies over a span without the regularizer, because their scales are small.
+# Fraction of the remaining units that dies over a span without the regularizer, because of small scales.
 _UNAIDED = 0.03
-# The regularizer fades out over this much of the progress, on the logarithmic scale.
+# Distance from the target, in log r, below which the factor is reduced linearly to 0.
 _GENTLE = 0.08
 # Gains of the logarithm of the factor: proportional, and integral per remaining fraction of the span, at least `_LATE`.
 _PROPORTIONAL, _INTEGRAL, _LATE = 4.0, 15.0, 0.1
-# Upper bound of the logarithm of the factor. More strength only makes units constant, not dead.
+# Upper bound of the logarithm of the factor. A larger strength makes units constant, not dead.
 _MOST = math.log(50)
 # The factor restarts from here after it was 0.
 _LEAST = 0.01
@@ -33,31 +33,32 @@ _LEAST = 0.01
 class TargetController:
     """Computes the factor of a regularizer's strength with which a network ends at a given size.
 
-    Let r be the fraction of the network that a prune would leave, and r* the fraction to keep. Both are compared on a
-    logarithmic scale, because units die in proportion to their number: z = log r / log r* goes from 0 to 1. With c = 4%
-    of the span, the time for which units continue to die after the regularizer has stopped::
+    Let r be the fraction of the network that would remain after a prune, and r* the fraction to keep. They are compared
+    on a logarithmic scale, because units die in proportion to their number: the progress z = log r / log r* goes from 0
+    to 1. Let c be 4% of the span, the time for which units continue to die after the regularizer has stopped::
 
         z+(t)  = z(t) + c dz/dt                                predicted progress
         z*(t)  = 1 - (1 - v)^2,  v = (t - t_0) / (T - t_0)     wanted progress
         e(t)   = z*(t + c) - z+(t)                             error
-        factor = exp(4 e + 15 integral of e dt / (span - t))   fading near z+ = 1, 0 beyond it
+        factor = first * exp(4 e + 15 integral of e dt / (span - t))
 
-    The wanted progress z* is that of a constant regularizer: most units die early. It starts at t_0, when the first
-    units have died. Until then the factor grows, because scales need time to reach zero. It ends at T, 30% to 60% of
-    the span, and earlier for smaller targets, which leaves time to correct and to recover. The integral gain grows
-    toward the end of the span, because fewer units die at the same strength when the learning rate is smaller. Time is
-    counted in steps and nothing is random, so runs are reproducible.
+    This is a proportional-integral controller. The factor is between 0 and 50; it is reduced as z+ approaches 1, and is
+    0 for z+ >= 1. The wanted progress z* is that of a constant regularizer: most units die early. It begins at t_0,
+    when the first units have died. Until then the factor grows, because scales need time to reach zero. It ends at T,
+    30% to 60% of the span and earlier for smaller targets, which leaves time to correct and to recover. The integral
+    gain grows toward the end of the span, because at a smaller learning rate fewer units die at the same strength. Time
+    is counted in steps and nothing is random, so runs are reproducible.
 
     Example:
       >>> controller = TargetController(left=0.2, span=1000)
       >>> controller.update(300, 0.9) > 1
       True
-      >>> controller.update(400, 0.15)  # Reached.
+      >>> controller.update(400, 0.15)  # The target is reached.
       0.0
 
     Attributes:
-      left: the fraction to keep, in (0, 1), of the quantity passed to `update`: parameters, neurons or FLOPs.
-      span: steps in which units die, usually the length of the strength's schedule, >= 1.
+      left: r*, the fraction to keep, in (0, 1), of the quantity passed to `update`: parameters, neurons or FLOPs.
+      span: number of steps in which units die, >= 1, usually the length of the strength's schedule.
       first: the first factor, in (0, 50].
       integral: the integral of e dt / (span - t).
       step: the step of the last update.
@@ -65,6 +66,9 @@ class TargetController:
       rate: dz/dt in 1 / steps, averaged over about 4% of the span.
       begun: t_0, the step at which the first units had died; `None` before.
       factor: the factor of the last update; `first` before.
+
+    Raises:
+      ValueError: for a value out of its range.
     """
 
     left: float
@@ -88,7 +92,10 @@ class TargetController:
             raise ValueError(f"TargetController: first must be in (0, 50]; got first={self.first}.")
 
     def aim(self, step: int) -> float:
-        """Returns the fraction at which the regularizer stops: `left` plus the units that will die without it."""
+        """Returns the fraction at which the regularizer stops.
+
+        It is larger than `left`, because some units will still die without the regularizer.
+        """
         return min(self.left * (1 + _UNAIDED * max(1 - step / self.span, 0.0)), (1 + self.left) / 2)
 
     def update(self, step: int, left: float) -> float:
@@ -96,7 +103,7 @@ class TargetController:
 
         Args:
           step: the number of updates of the parameters so far, not less than at the last call.
-          left: the fraction of the network that a prune would leave now, in (0, 1].
+          left: r, the fraction of the network that would remain after a prune now, in (0, 1].
 
         Returns:
           The factor, in [0, 50]; 0 when the target is reached.
@@ -120,7 +127,7 @@ class TargetController:
         if coming >= 1:
             self.factor = 0.0
             return 0.0
-        # Fade out at the end, and bound the growth per update, because units near zero die together.
+        # Reduce the factor at the end, and bound its growth per update, because units near zero die together.
         missing = (coming - 1) * math.log(aim) / _GENTLE
         force = _INTEGRAL * self.integral + math.log(self.first)
         force = min(force + _PROPORTIONAL * behind, _MOST)
@@ -135,7 +142,7 @@ class TargetController:
         return max(end, (self.begun or 0) + 0.3 * self.span)
 
     def outlook(self) -> float | None:
-        """Returns the fraction that is left at the end at the current rate; `None` before T."""
+        """Returns the fraction that will remain at the end of the span at the current rate; `None` before T."""
         if self.step < self._end:
             return None
         remaining = max(self.span - self.step, 0)

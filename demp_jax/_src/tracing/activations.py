@@ -1,17 +1,19 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """Finds the activations of a traced network: pointwise functions of one value that saturate at zero.
 
-An activation is recognized by what it computes, not by its name. Every maximal pointwise function of a single value,
-such as `max(x, 0)`, `x * sigmoid(x)` or `where(x > 0, x, a * x)`, is evaluated on a grid and classified by its tail:
+An activation is recognized by its values, not by its name. Every maximal pointwise function of a single value, such as
+`max(x, 0)`, `x * sigmoid(x)` or `where(x > 0, x, a * x)`, is evaluated on a grid and classified by its tail (`_tail`):
 
 * `"zero"`: exactly zero on one side (ReLU, ReLU6, squared ReLU). A unit is dead if it is zero on every example.
-* `"soft"`: tends to zero on one side and grows on the other (GELU, Swish, softplus). A unit is dead if |a| < epsilon.
-* `"negative"`: negative and flatter on one side (Leaky ReLU). A unit is dead if it is never positive (appendix F.7).
+* `"soft"`: tends to zero on one side and grows on the other (GELU, Swish, softplus). A unit is dead if |a| < epsilon on
+  every example.
+* `"negative"`: negative and at most half as steep on one side (Leaky ReLU). A unit is dead if it is never positive
+  (paper, appendix F.7).
 
-Other functions (tanh, sigmoid, ELU, softmax) do not saturate at zero, and their outputs are not neurons. Values can be
-marked as units with `mark_units`.
+Other functions (tanh, sigmoid, ELU, softmax) do not saturate at zero, and their outputs are not neurons. `mark_units`
+marks other values as units.
 
-Dimension names: grid, the numbers that functions are evaluated at; labels and components as in `types`.
+Dimension names: grid, the numbers at which functions are evaluated; labels and components as in `types`.
 """
 
 from __future__ import annotations
@@ -41,13 +43,13 @@ class Activation(NamedTuple):
 
     Attributes:
       value: number of the value.
-      root: number of the value that it is a pointwise function of; `value` itself if it is marked and no such function.
+      root: number of the value that it is a pointwise function of; `value` itself for other marked values.
       alone: whether the activation is the only consumer of its root.
       axis: the axis of the units, or `None`.
       kind: one of `KINDS`.
       name: path of the module whose variables compute it, such as `"blocks/0/bn1"`.
       source: the line of user code.
-      problem: why the units cannot be traced, or `None`.
+      problem: why the units cannot be pruned, or `None`.
     """
 
     value: int
@@ -63,18 +65,24 @@ class Activation(NamedTuple):
 def mark_units(x: jax.Array, name: str = "", *, kind: str = "") -> jax.Array:
     """Marks an array as the output of neurons, one for each position of its unit axis, and returns it unchanged.
 
-    Activation functions are found without a mark. Use it if the units are other values, such as the product of a gated
-    MLP, or if the activation has learned parameters (PReLU).
+    Activation functions are found without a mark. Use `mark_units` if the units are other values, such as the product
+    in a gated MLP, or if the activation has learned parameters (PReLU).
 
     Example:
+      >>> from demp_jax import trace
       >>> def gated(params, x):
       ...     h = jax.nn.silu(x @ params["gate"]) * (x @ params["up"])
       ...     return mark_units(h, "glu", kind="soft") @ params["down"]
+      >>> params = {"gate": jnp.ones((4, 6)), "up": jnp.ones((4, 6)), "down": jnp.ones((6, 2))}
+      >>> trace(gated, params, jnp.ones((2, 4))).widths
+      {'glu': 6}
 
     Args:
-      x: an array of activations.
-      name: name of the site in reports and records; by default that of the module before it.
-      kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; by default found from the activation.
+      x: an array with an axis of examples and one axis of units, `[batch, ..., units]` or in another order. The trace
+        finds the axes.
+      name: name of the site in reports and records; by default the path of the module that computes `x`.
+      kind: how it saturates, `"zero"`, `"soft"` or `"negative"`; by default that of the activation, or `"zero"` if `x`
+        is not an activation.
 
     Returns:
       `x`.
@@ -96,7 +104,7 @@ def find(
       program: a traced network.
       labels: the labeled axes of the program.
       paths: the path of each variable, in the order of the first inputs of the program.
-      extra_units: further units, of `"heads"` and `"features"`.
+      extra_units: units besides those of activations, `"heads"` or `"features"` or both.
     """
     flow = _Flow(program, labels, paths)
     producers: dict[Operand, Op] = {out: op for op in program.leaves for out in op.outputs}
@@ -132,7 +140,7 @@ def find(
 
 
 def _mark_of(op: Op) -> tuple[str, str] | None:
-    """Returns the kind and name given to `mark_units` if `op` is its operation in the program, else `None`."""
+    """Returns the kind and name of a mark if `op` is the operation of `mark_units`, and `None` otherwise."""
     if op.name != "name" or not op.params["name"].startswith(_MARK + ":"):
         return None
     _, kind, name = op.params["name"].split(":", 2)
@@ -140,7 +148,7 @@ def _mark_of(op: Op) -> tuple[str, str] | None:
 
 
 def _is_variance(producers: Mapping[Operand, Op], value: int) -> bool:
-    """Returns whether a value is `mean(x**2) - mean(x)**2`, which norms clip with a `max(., 0)` like a ReLU."""
+    """Returns whether a value is `mean(x**2) - mean(x)**2`, which norms clip at zero with the function of a ReLU."""
     difference = producers.get(value)
     if difference is None or difference.name != "sub":
         return False
@@ -162,7 +170,10 @@ def _is_square(op: Op) -> bool:
 
 
 def _pointwise_inputs(producers: Mapping[Operand, Op], values: Sequence[Operand]) -> set[Operand]:
-    """Returns the values that `values` are pointwise functions of, and `values`. A mark replaces these activations."""
+    """Returns `values` and the values that they are pointwise functions of.
+
+    If one of these is an activation, the mark replaces it.
+    """
     found: set[Operand] = set()
     waiting = list(values)
     while waiting:
@@ -181,10 +192,10 @@ def _locate(
     axes = labels.axes[value]
     examples = any(isinstance(axis, axes_lib.Fixed) and axis.kind == axes_lib.BATCH for axis in axes)
     if not jnp.issubdtype(program.avals[value].dtype, jnp.floating) or not examples or value in labels.statistics:
-        return None  # A statistic of a norm, such as a variance that is clipped at zero.
+        return None
     units = [i for i, axis in enumerate(axes) if axes_lib.has_labels(axis)]
     if len(units) > 1:
-        # Learned tokens or queries are labeled as well as features, but their axis is frozen by another operation.
+        # The axis of learned tokens or queries has labels, too, but another operation freezes them.
         component, frozen = labels.components()
         units = [i for i in units if _is_free(axes[i], component, frozen)] or units
     axis, problem = (units[0], None) if len(units) == 1 else (None, "")
@@ -209,10 +220,10 @@ def _heads(
 ) -> list[Activation]:
     """Returns the outputs of attention heads, as units along the axis of the heads.
 
-    Heads are a batch axis of products whose positions come from the network's weights. Example: in
+    An axis of heads is a batch axis of a product, and has labels. Example: in
     `scores = einsum("bnhd,bmhd->bhnm", q, k)` and `out = einsum("bhnm,bmhd->bnhd", softmax(scores), v)` the axis `h` is
-    a batch axis of both products, and connects the weights of queries, keys, values and the output. The last product is
-    the output of the heads.
+    a batch axis of both products. It unites the weights of queries, keys, values and the output projection. The last
+    such product is the output of the heads.
     """
     component, frozen = labels.components()
     taken = _held(labels, component, activations)
@@ -253,12 +264,12 @@ def _features(
     producers: Mapping[Operand, Op],
     activations: Sequence[Activation],
 ) -> list[Activation]:
-    """Returns units without an activation, at the last place where they are read.
+    """Returns units without an activation, at their last consumer.
 
     Example: in `relu((x @ a) @ b)` the second product reads the columns of `a`. A column is dead if it is zero in
-    `x @ a` on every example. For features that several layers add up, such as those of a residual stream, the site is
-    the last sum; the other values are checked wherever they are read. The features of an attention head are not units:
-    their number scales the scores, and Flax requires equal sizes of all heads.
+    `x @ a` on every example. The features of a residual stream are the sum of several layers. Their site is the last
+    sum, and a prune also checks the values that the other consumers read. The features of an attention head are not
+    units, because their number scales the scores, and Flax requires equal sizes of all heads.
     """
     component, frozen = labels.components()
     taken = _held(labels, component, activations)
@@ -283,7 +294,7 @@ def _features(
 
 
 def _within_heads(labels: axes_lib.Labels, sink: axes_lib.Contraction) -> bool:
-    """Returns whether a product is taken head by head, or sums over all parts of all heads."""
+    """Returns whether a product is batched over heads, or sums over the heads and their features."""
     if sink.op.name != "dot_general":
         return False
     summed, batched = rules.dot_dimensions(sink.op)
@@ -310,12 +321,12 @@ def _unique_names(found: list[Activation]) -> list[Activation]:
 class _Flow:
     """The origin of each value of a program: the value that it is a pointwise function of, and its module.
 
-    Example: in `h = x @ w; y = h * sigmoid(h); z = y @ v`, the root of `y` is `h`, of which it is a pointwise function.
-    `y` has a consumer that is not a pointwise function of `h`, the product, so `y` is in `outputs`. The module that
-    holds `w` owns `h` and `y`.
+    Example: in `h = x @ w; y = h * sigmoid(h); z = y @ v`, the root of `y` is `h`, because `y` is a pointwise function
+    of `h`. The last product reads `y` and is not pointwise, so `y` is in `outputs`: it is a maximal pointwise function.
+    The module that holds `w` owns `h` and `y`.
 
     Attributes:
-      root: for every value, the one value that it is a pointwise function of, possibly itself.
+      root: for every value, the single value that it is a pointwise function of, possibly itself.
       outputs: values with a consumer that is not a pointwise function of their root.
       owner: for every value, the position and the module path of the last variable that it was computed with.
     """
@@ -337,6 +348,10 @@ class _Flow:
         self.outputs.update(out for out in program.outputs if isinstance(out, int))
 
     def _own(self, position: int, op: Op) -> None:
+        """Stores the module of the results of an operation.
+
+        It is the module of the last variable among the operands, or else that of the operand with the latest variable.
+        """
         stack = op.inputs[0] if op.inputs else None
         if isinstance(stack, int) and stack in self._layers:
             if op.name == "slice":
@@ -357,6 +372,7 @@ class _Flow:
         self.owner.update((out, owner) for out in op.outputs if isinstance(out, int))
 
     def _follow(self, op: Op) -> None:
+        """Stores the root of the results of an operation: that of its operands if it is pointwise and has only one."""
         numbers = [i for i in op.inputs if isinstance(i, int) and i not in self._constants]
         pointwise = rules.is_pointwise(op)
         shared = op.inputs and all(_is_scalar(i) or i in self._constants for i in op.inputs)
@@ -396,7 +412,7 @@ class _Flow:
         return _classify_text("\n".join(text), _Function(self._producer, root, value))
 
     def _write(self, value: int, names: dict[int, str], text: list[str]) -> str:
-        """Writes the function as text, which is the key of the cache of classifications."""
+        """Appends the operations of the function to `text`, the key of the cache of classifications."""
         if value not in names:
             op = self._producer[value]
             operands = [
@@ -452,7 +468,7 @@ class _Function(NamedTuple):
 
 
 def _single(value: Any) -> jax.Array:
-    """Returns a number in float32, in which tails do not underflow as in bfloat16. Conditions are not converted."""
+    """Returns a number in float32, in which tails are more precise than in bfloat16. Conditions are not converted."""
     array = jnp.asarray(value)
     return array.astype(jnp.float32) if jnp.issubdtype(array.dtype, jnp.number) else array
 
@@ -475,12 +491,19 @@ def _values(function: _Function, grid: Float32[np.ndarray, " grid"]) -> Float64[
 
 
 def _tail(below: Float64[np.ndarray, " grid"], above: Float64[np.ndarray, " grid"]) -> tuple[str, int] | None:
-    """Classifies a function by its values at `-_GRID` and `+_GRID`."""
+    """Classifies a function by its values at `-_GRID` and `+_GRID`.
+
+    Let low and high be the values on the two sides, in either order. The kind is
+
+    * `"zero"` if low is 0 at all |x| >= 2, and high is not 0 at |x| = 80;
+    * `"soft"` if |low| < 0.01 at all |x| >= 50, and high grows from |x| = 50 to 80 by a factor between 1.3 and 5;
+    * `"negative"` if low, at negative x, is below 0, high is above 0, |low| <= |high| / 2, and high grows as above.
+    """
     for side, (low, high) in ((1, (below, above)), (-1, (above, below))):
         if not np.isfinite(low).all() or not np.isfinite(high[_GRID <= 16]).all():
             continue
         grows = high[-1] / high[10] if high[10] else 0.0
-        unbounded = 1.3 < grows < 5.0  # Like x (1.6) or x squared (2.56), unlike exp; the gate of GELU stays at 1.
+        unbounded = 1.3 < grows < 5.0  # Such as x (1.6) or x squared (2.56), unlike exp and the gate of GELU (1).
         if (low[_GRID >= 2] == 0).all() and high[-1] != 0:
             return "zero", side
         if (np.abs(low[_GRID >= 50]) < 1e-2).all() and unbounded:

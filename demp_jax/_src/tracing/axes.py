@@ -5,10 +5,14 @@ Every position of every axis of every variable has a label. Labels are propagate
 Operations unite labels that can only be removed together: elementwise operations unite their operands position by
 position, a contraction unites the contracted axes, a convolution unites its input features with the input axis of the
 kernel. Positions that cannot be removed are frozen, with the reason and the line of the user's code. `rules.py` has the
-rule of each operation.
+rule of each operation. At the end, the connected components of united labels can only be removed as a whole
+(`components`), and a component with a frozen label cannot be removed.
 
-Example: in `relu(x @ w) @ v` with `w` of shape `[3, 4]`, the axis of 4 labels of `w` passes to the product and through
-the ReLU. The second product unites it with the first axis of `v`. The axis of 3 labels meets the input and is frozen.
+Example: in `relu(x @ w) @ v` with `w` of shape `[3, 4]` and `v` of shape `[4, 2]`, the axes of `w` have the labels 0-2
+and 3-6, and those of `v` 7-10 and 11-12. The first product sums over the labels 0-2 and the input, and freezes
+them. Its result has the labels 3-6, which pass through the ReLU. The second product unites 3-6 with 7-10, position by
+position. The labels 11-12 are those of an output and are frozen. Four components remain: {3, 7}, {4, 8}, {5, 9} and
+{6, 10}, each a column of `w` and a row of `v`.
 
 An axis of an intermediate value is one of
 
@@ -58,7 +62,7 @@ Axes = tuple[Axis, ...]
 
 
 class Reason(NamedTuple):
-    """Why positions are frozen: `text`, and `source`, the line of user code ("" when there is none)."""
+    """The reason why positions are frozen: `text`, and `source`, the line of user code or `""`."""
 
     text: str
     source: str
@@ -66,10 +70,10 @@ class Reason(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Contraction:
-    """`op` sums over the axis `axis` of `value`, its operand `operand`.
+    """A sum over the axis `axis` of `value`, in the product or convolution `op`, whose operand `operand` is `value`.
 
-    It is multiplied by the axis `other` of the other operand, usually weights. If both operands depend on data, such as
-    queries and keys, there are two contractions, one for each operand.
+    The axis `other` of the other operand, usually weights, is summed over together with it. If both operands depend on
+    data, such as queries and keys, there are two contractions, one for each operand.
     """
 
     op: Op
@@ -91,7 +95,7 @@ class Route:
 
 @dataclasses.dataclass(frozen=True)
 class Read:
-    """The loop or branch `op` sums over the axis `axis` of `value`, which enters it unchanged."""
+    """A sum over the axis `axis` of `value`, inside the loop or branch `op`, to which `value` is passed unchanged."""
 
     op: Op
     value: int
@@ -111,20 +115,25 @@ class Labels:
       edges: pairs of label arrays that are united position by position.
       frozen: pairs of a label array and the index of the reason why it is frozen.
       reasons: the reasons.
-      unfollowed: operations without a rule, by name, and the index of the reason.
+      unfollowed: names of operations without a rule, each with the index of the reason.
       contractions, routes, reads: where labeled axes of data end.
       bodies: by the identity of a loop or `cond`, the labels inside its bodies.
       data: numbers of the values that depend on the inputs, and not only on variables.
-      looked_up: numbers of those that are rows of variables at indices that depend on the inputs, `w[i]`.
+      looked_up: numbers of the values that are rows of variables at indices that depend on the inputs, such as `w[i]`.
       statistics: numbers of the values that are sums over units or over all positions, such as the mean of a norm.
     """
 
     def __init__(
         self, program: Program, variables: int, inputs: int, batch_axis: int | None, stacked: Collection[int] = ()
     ):
-        """Labels the first `variables` inputs of `program`, those at the positions `stacked` layer by layer.
+        """Labels the inputs of a program.
 
-        `batch_axis` is that of the next `inputs` inputs.
+        Args:
+          program: a traced function.
+          variables: the number of its first inputs that are variables. Each position of their axes gets a label.
+          inputs: the number of the following inputs that are arrays of a batch.
+          batch_axis: the axis of these arrays along which examples lie.
+          stacked: positions of the variables that hold the weights of layers. They get a label per layer and position.
         """
         self.program = program
         self.stacked = frozenset(stacked)
@@ -169,11 +178,13 @@ class Labels:
         return (Fixed(DATA, "it meets a constant that the function captured"),) * len(program.avals[number].shape)
 
     def inside(self, program: Program, axes: Sequence[Axes], data: Collection[int]) -> Labels:
-        """Returns the labels of the body of a loop or branch. Values are its own, united and frozen labels are shared.
+        """Returns the labels of the body of a loop or branch.
+
+        The body has its own values. It shares the labels, and which of them are united and frozen, with `self`.
 
         Args:
           program: the body.
-          axes: those of its inputs.
+          axes: the axes of its inputs.
           data: positions of the inputs that depend on data.
         """
         labels = copy.copy(self)
@@ -202,7 +213,7 @@ class Labels:
         return (Fixed(DATA, "it meets a constant array"),) * np.ndim(operand.value)
 
     def reason(self, text: str, op: Op | None = None) -> int:
-        """Returns the index of a reason, with the operation and its line of user code. New reasons are added."""
+        """Returns the index of a reason, which is added if it is new, with the operation and its line of user code."""
         if op is not None and f"`{op.name}`" not in text:
             text += f" (`{op.name}`)"
         reason = Reason(text, op.source if op is not None else "")
@@ -228,7 +239,10 @@ class Labels:
         return np.where(first < 0, first, np.where(second < 0, second, first))
 
     def join(self, first: Axis, second: Axis, op: Op) -> Axis:
-        """Returns the axis on which two axes of one length meet."""
+        """Returns the axis of the result of an elementwise operation on two axes of equal length.
+
+        Two label arrays are united. If one axis is fixed, the labels of the other are frozen.
+        """
         if first is None:
             return second
         if second is None:
@@ -256,7 +270,7 @@ class Labels:
         return components([self])
 
     def marked(self, axis: Axis, size: int, op: Op) -> Int[np.ndarray, " {size}"]:
-        """Returns an axis as an array, fixed positions and broadcasts as marks."""
+        """Returns an axis as an array of labels, with `-1 - k` at fixed positions and broadcasts, for a reason k."""
         if isinstance(axis, np.ndarray):
             return axis
         text = axis.reason if axis is not None else "it meets positions filled with a constant"
@@ -271,10 +285,10 @@ def has_labels(axis: Axis) -> bool:
 def components(traced: Sequence[Labels]) -> tuple[LabelComponents, ComponentReasons]:
     """Returns the components of labels that can only be removed together, over several programs of the same variables.
 
-    Only positions of variables have labels, in order, so that a label is the same position in every program. Labels
-    that one program unites are united, and labels that one program freezes are frozen. Example: training mode unites a
-    unit with the weights of an auxiliary head, which are then in the group of the unit, although evaluation mode never
-    reads them.
+    Only positions of variables have labels, in order, so that a label is the same position in every program. Labels are
+    united if any program unites them, and frozen if any program freezes them. Example: training mode unites a unit with
+    the weights of an auxiliary head. These are then in the group of the unit, although evaluation mode never reads
+    them.
 
     Returns:
       For each label, the number of its component. For each component, the index of the first reason why it is frozen,

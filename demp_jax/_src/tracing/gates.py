@@ -36,7 +36,7 @@ def with_gates(
     Positions of the gate:
 
     * `"preactivation"`: `act(c * x - b)`, after the normalization (the baselines in the code of the DemP paper);
-    * `"activation"`: `c * act(x) - b`. For ReLU and Leaky ReLU this is the same if b = 0 and c > 0;
+    * `"activation"`: `c * act(x) - b`. For ReLU and Leaky ReLU with b = 0 and c > 0 this equals `"preactivation"`;
     * `"product"`: `c * (W x + bias) - b`, before the normalization (the released code of SNAP and CroP). If several
       products are added, as at the end of a residual block, the gate multiplies all products of its unit.
 
@@ -57,13 +57,14 @@ def with_gates(
       exclude, batch_axis: as given to `trace`.
 
     Returns:
-      A function `(variables, x, gates, thresholds=None, live=None)` of arrays `[groups]`, for use under `jax.jit`,
-      `jax.grad` and `jax.jvp`. The number of examples in `x` may differ from the trace. Activations of groups that are
-      not `live` are masked, as if they had been removed.
+      A function `gated(variables, x, gates, thresholds=None, live=None)`. `gates` and `thresholds` are
+      `[graph.num_groups]`, one number per group; `live` is `[graph.num_groups]` bool, and the activations of other
+      groups are masked. The number of examples in `x` may differ from the trace. The function can be used under
+      `jax.jit`, `jax.grad` and `jax.jvp`.
 
     Raises:
-      ValueError: if the position is unknown, or if the value that a gate would multiply has another consumer than the
-        activation.
+      ValueError: if the position is unknown; at a call, if the value that a gate would multiply has another consumer
+        than the activation.
     """
     if position not in POSITIONS:
         raise ValueError(f"position must be one of {', '.join(POSITIONS)}; got {position=}.")
@@ -134,7 +135,7 @@ def _mask(
 def _along(
     values: Shaped[jax.Array, " groups"], default: Any, axis: int, groups: UnitGroups, x: Num[jax.Array, "*shape"]
 ) -> Shaped[jax.Array, "*#shape"]:
-    """Returns the value of each unit's group, `default` for units without one, so that it broadcasts against `x`."""
+    """Returns the value of each unit's group, in a shape that broadcasts against `x`; `default` for no group."""
     grouped = groups >= 0
     found = jnp.where(grouped, values[np.where(grouped, groups, 0)], default)
     return found.reshape(tuple(-1 if i == axis % x.ndim else 1 for i in range(x.ndim)))

@@ -2,8 +2,8 @@
 """The graph of removable units of a network.
 
 A group is a set of positions of variables that can only be removed together. It is removable if none of its positions
-is frozen and it holds a unit of an activation, or a channel of a branch that `select` routes. Removing a group is exact
-if every consumer of its values reads zero. `trace.py` builds the graph.
+is frozen and it holds a unit of an activation, or a channel of a branch, an array that only `select` reads. Removing a
+group is exact if every consumer of its values reads zero. `trace.py` builds the graph.
 
 Example: `relu(x @ w) @ v` with 4 hidden units has 4 groups, each of a column of `w` and a row of `v`. Their producer is
 the first product, their consumer the second one.
@@ -32,7 +32,7 @@ from demp_jax._src.types import SomeGroups, SomeMask, UnitGroups, UnitMask
 def per_unit(
     values: Shaped[np.ndarray, " groups"], groups: Int[np.ndarray, "*units"], default: Any = False
 ) -> Shaped[np.ndarray, "*units"]:
-    """Returns the value of each unit's group, `default` for units that have none.
+    """Returns the value of each unit's group, and `default` for units without a group.
 
     Example:
       >>> per_unit(np.array([True, False]), np.array([1, 0, -1, 0])).tolist()
@@ -40,11 +40,11 @@ def per_unit(
 
     Args:
       values: `[num_groups]`, a value per group.
-      groups: `[...]`, the group of each unit, -1 where it has none, such as `Site.groups` or an entry of `Graph.axes`.
+      groups: `[...]`, the group of each unit or -1, such as `Site.groups` or an entry of `Graph.axes`.
       default: the value of units without a group.
 
     Returns:
-      `[...]`, as `groups`.
+      `[...]`, the values in the shape of `groups`.
     """
     return np.append(values, default)[groups]
 
@@ -62,7 +62,7 @@ class Refusal(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A place in the network where units have values: an activation, or a branch on its way into a `select`.
+    """A place in the network where units have values: an activation, or a branch, which only `select` reads.
 
     Attributes:
       name: the path of the module whose variables compute it.
@@ -89,10 +89,10 @@ class Site:
 
 @dataclasses.dataclass(frozen=True)
 class Consumer:
-    """An operation in which an axis of units ends: a product that sums over it, a loop that does, or a `select`.
+    """An operation that reads units: a product that sums over their axis, a loop with such a product, or a `select`.
 
     Attributes:
-      value, axis: the value that is read, and its axis of units.
+      value, axis: number of the value that is read, and its axis of units.
       groups: `[size of the axis]`, the group of each position or -1.
       negligible: `[size of the axis]`, whether the value is zero whenever the activations of the unit are zero.
       sink: the contraction, the loop or the route that reads the value.
@@ -162,7 +162,7 @@ class Producer:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """FLOPs of one operation: 2 times the product of `sizes`.
+    """A matrix product or convolution. Its FLOPs are 2 times the product of `sizes`.
 
     Attributes:
       sizes: sizes of the axes of the result and of the axes that are summed over.
@@ -183,26 +183,28 @@ class Graph:
       paths: the path of every variable, in the order of the flattened tree.
       keys: the key path of JAX of every variable.
       shapes: the shape of every variable.
-      axes: for each variable and axis, the group of each position (-1 for none), or `None` if there are none. For a
-        variable that stacks the weights of layers along its first axis, `[layers, size of the axis]`.
+      axes: for each variable and axis, the group of each position (-1 for none), or `None` if no position has a group.
+        The shape is `[size of the axis]`, or `[layers, size of the axis]` if the variable stacks the weights of layers
+        along its first axis.
       num_groups: the number of removable groups.
-      sites: the activations, in the order they are computed; their units are the network's neurons.
-      branches: channels that only a `select` reads; they are removable, and not counted as neurons.
+      sites: the activations, in the order in which they are computed; their units are the network's neurons.
+      branches: arrays that only a `select` reads; their channels are removable, and not counted as neurons.
       consumers: the operations that read values of groups.
       producers: the products that compute values of groups.
       routes: the selections of channels.
       indices: the current index array of every route, by the index of its variable; empty for a trace from shapes.
       refusals: what cannot be pruned, with reasons.
       unread: paths of the variables that no output of the traced function depends on, such as the state of dropout in
-        evaluation mode or a head that only training calls.
+        evaluation mode, or a head that is only called in training.
       examples: batch size of the trace.
       batched: whether an output has an axis of examples.
       program: the traced forward pass.
       products: its matrix products and convolutions.
-      emptied_by: by number of a value, the groups of an axis that can be removed completely, which empties the value.
+      emptied_by: by number of a value, the groups of each axis whose positions are all removable. If all of them are
+        removed, the value is empty.
       sufficient: for each site, `[width]` bool, whether all consumers of a unit read zero if the unit is zero at this
-        site, for example if two activations are multiplied. A group of several sites is dead if it is dead at all of
-        them, or zero at one that is sufficient.
+        site. For example, if two activations are multiplied, each is sufficient. A group of several sites is dead if it
+        is dead at all of them, or zero at one that is sufficient.
       linear: paths of the kernels whose features could be removed but have no activation that saturates at zero.
       training: the trace in training mode, with the same groups, or `None`.
       calls: the traces of further calls, with the same groups.
@@ -235,7 +237,7 @@ class Graph:
 
     @property
     def views(self) -> tuple[Graph, ...]:
-        """The graph, and that of training mode if there is one."""
+        """The graph, and the graph of training mode if there is one."""
         return (self,) if self.training is None else (self, self.training)
 
     @property
@@ -250,9 +252,9 @@ class Graph:
 
     @functools.cached_property
     def fed(self) -> Int[np.ndarray, " {self.num_groups}"]:
-        """`[num_groups]`: for a group of a branch, the group of activations it is routed to; otherwise itself.
+        """`[num_groups]`: for a group of a branch, the group of an activation that it is routed to; otherwise itself.
 
-        It is -1 for groups of branches without a consumer.
+        It is -1 for groups of branches that are not routed to an activation.
 
         Raises:
           ValueError: if the graph was traced from shapes and has channels routed by `select`.
@@ -261,7 +263,7 @@ class Graph:
         for site in self.sites:
             held[site.groups[site.groups >= 0]] = True
         fed = np.where(held, np.arange(self.num_groups), -1)
-        # In reverse order, since a branch may be routed to another branch.
+        # In reverse order, because a branch may be routed to another branch.
         for consumer in reversed(self.consumers):
             if not isinstance(consumer.sink, axes_lib.Route):
                 continue
@@ -285,8 +287,8 @@ class Graph:
         """Returns the index of the variable that each leaf of another tree mirrors, or `None`.
 
         A leaf mirrors a variable if its key path ends with the variable's full path, from the root of the variables or
-        of the trained tree, and their shapes are equal; the longest full path wins. A tree that is a part of the
-        variables as a whole, such as `variables["params"]`, mirrors that part.
+        of the trained tree, and their shapes are equal; the longest full path wins. If the whole tree has the structure
+        of a part of the variables, such as `variables["params"]`, it mirrors that part.
 
         Args:
           tree: the other tree.
@@ -310,7 +312,8 @@ class Graph:
             if not all(map(self.alike, best[0][1], other[1])):
                 names = ", ".join("/".join(where) for where, _ in best)
                 raise ValueError(
-                    f"the tree mirrors several parts of the variables equally well ({names}); name it as one."
+                    f"the tree mirrors several parts of the variables equally well ({names}); nest it under one of "
+                    "these paths, as in {'params': tree}."
                 )
         for n, variable in zip(arrays, best[0][1], strict=True):
             found[n] = variable
@@ -332,12 +335,12 @@ class Graph:
     ) -> int:
         """Returns the FLOPs of a forward pass for one example.
 
-        Only convolutions and matrix products count. A multiplication with its addition counts as two, and taps on zero
-        padding count. This is the convention of the paper: 8.2e9 for a ResNet-50 at 224 x 224.
+        Only convolutions and matrix products count. A multiplication with its addition counts as two, and products with
+        zero padding count. This is the convention of the paper: 8.2e9 for a ResNet-50 at 224 x 224.
 
         Args:
           removed: `[num_groups]` bool, groups that do not count; none by default.
-          densities: by path of a variable, the fraction of nonzero weights. Multiplications by zero weights
+          densities: by path of a variable, the fraction of nonzero weights, in [0, 1]. Multiplications by zero weights
             do not count.
         """
         total = 0
@@ -356,14 +359,19 @@ class Graph:
         select: Callable[[str], bool] = lambda path: True,
         removed: Bool[np.ndarray, " {self.num_groups}"] | None = None,
     ) -> int:
-        """Returns the number of entries of the variables whose path satisfies `select`, without removed groups."""
+        """Returns the number of entries of the variables.
+
+        Args:
+          select: a predicate of the path of a variable; by default all variables count.
+          removed: `[num_groups]` bool, groups that do not count; none by default.
+        """
         total = 0
         for path, shape, groups in zip(self.paths, self.shapes, self.axes, strict=True):
             if select(path):
                 sizes = list(shape)
                 for i, axis in enumerate(groups):
                     if removed is not None and axis is not None:
-                        # Stacked layers keep one width, that of the widest.
+                        # All layers of a stack have the width of the widest.
                         sizes[i] -= int(per_unit(removed, axis).sum(-1).min(initial=sizes[i]))
                 total += int(np.prod(sizes, dtype=np.int64))
         return total
@@ -371,8 +379,8 @@ class Graph:
     def connected(self, removed: Bool[np.ndarray, " {self.num_groups}"]) -> bool:
         """Returns whether every output that depends on the batch still does if groups are removed.
 
-        Example: in `y = x + relu(x @ w) @ v` all hidden units can be removed, as `x` is still added. In
-        `y = relu(x @ w) @ v` the last one cannot.
+        Example: in `y = x + relu(x @ w) @ v` all hidden units can be removed, because `y` still depends on `x`. In
+        `y = relu(x @ w) @ v`, one hidden unit has to be kept.
 
         Args:
           removed: `[num_groups]` bool.
@@ -380,7 +388,7 @@ class Graph:
         return self._fed_outputs(removed) == self._fed_outputs(np.zeros_like(removed))
 
     def _fed_outputs(self, removed: Bool[np.ndarray, " {self.num_groups}"]) -> set[int]:
-        """Returns the positions of the outputs that the batch reaches through values that are not empty."""
+        """Returns the positions of the outputs that depend on the batch through values that are not empty."""
         empty = {v for v, axes in self.emptied_by.items() if any(removed[groups].all() for groups in axes)}
         fed = set(self.program.inputs[len(self.paths) :])
         for op in self.program.leaves:
@@ -401,10 +409,10 @@ class Graph:
         return removed
 
     def report(self) -> str:
-        """Returns a table of the sites and what they are coupled with, and the reasons why others cannot be pruned.
+        """Returns a table of the sites and of the sites that they are coupled with, and why others cannot be pruned.
 
         A unit counts as removable if each consumer reads zero once the unit is dead, or can absorb a constant in a
-        variable. If this depends on the data, the line below the site says so.
+        variable. Units that are only removable for some data are listed below their site, with the condition.
         """
         zero, constant = self._conditions
         removable = int((zero < 0).sum())
@@ -438,14 +446,17 @@ class Graph:
 
     @functools.cached_property
     def _conditions(self) -> tuple[Int[np.ndarray, " groups"], Int[np.ndarray, " groups"]]:
-        """Two arrays `[num_groups]`: the first consumer that has to read zero, and a constant; -1 for none."""
+        """Two arrays `[num_groups]`, -1 for none.
+
+        The first has a consumer of each group that has to read zero, and the second one that has to read a constant.
+        """
         zero, constant = np.full(self.num_groups, -1), np.full(self.num_groups, -1)
         for i, consumer in reversed(list(enumerate(self.consumers))):
             (constant if consumer.absorbs else zero)[consumer.groups[(consumer.groups >= 0) & ~consumer.negligible]] = i
         return zero, constant
 
     def _into(self, consumer: int) -> str:
-        """Returns text that says into which variable a constant is folded."""
+        """Returns the text that names the variable into which a constant is folded."""
         sink, absorber = self.consumers[consumer].sink, self.consumers[consumer].absorber
         variable = self.variable(sink.fill) if isinstance(sink, axes_lib.Route) else absorber and absorber.variable
         assert variable is not None
@@ -461,7 +472,7 @@ class Graph:
         return any((site.groups >= 0).any() or site.width <= 1 for site in self.sites)
 
     def require_prunable(self) -> None:
-        """Raises `ValueError` if no unit can be removed, with a remedy."""
+        """Raises `ValueError`, with the reason and a remedy, if no unit can be removed."""
         if self.prunable:
             return
         why = "; ".join(map(str, self.refusals[:3])) or "no activation that saturates at zero was found"

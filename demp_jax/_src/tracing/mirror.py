@@ -1,20 +1,21 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Which leaves of other trees, such as an optimizer's state, mirror which variables.
+"""Matches the leaves of other trees, such as an optimizer's state, with the variables that they mirror.
 
 A leaf mirrors a variable if its key path ends with the full path of that variable and both have the same shape. A full
-path begins at the root of the variables or at the root of the trained tree, which is what an optimizer sees. So with
-the trained tree `{"mu": {"w": A}, "w": B}` the state of Adam has these leaves::
+path begins at the root of the variables or at the root of the trained tree, with which the optimizer was initialized.
+For example, with the trained tree `{"mu": {"w": A}, "w": B}` the state of Adam has these leaves::
 
     0/count        mirrors nothing
     0/mu/mu/w      ends with mu/w (A) and with w (B): the longest path wins, A
     0/mu/w         also ends with mu/w and with w
 
-The last one shows that the end of a path is not enough. A *root* is a node of the other tree below which paths begin.
-`0/mu` is a whole root: each path below it, `mu/w` and `w`, is a full path. `0` is none, as `count` is below it.
-Candidates at whole roots win over others, then the longest full path wins, so `0/mu/w` mirrors B.
+The last leaf is the moment of B, although the longest matching path is that of A. To tell them apart, let a *root* be a
+node of the other tree below which a full path begins. A root is whole if every path below it is a full path. `0/mu` is
+whole, because the paths below it are `mu/w` and `w`. `0` is not, because `count` is below it. Candidates at whole roots
+win over others, then the longest full path wins. So `0/mu/w` mirrors B.
 
-Keys are compared one by one, by what they are called: index 0 of a list is the same as attribute "0" or key "0",
-because trees that come back from a checkpoint may hold dictionaries in the place of lists and named tuples.
+Keys are compared by name: index 0 of a list equals attribute "0" and key "0", because trees that are restored from a
+checkpoint may hold dicts instead of lists and named tuples.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ class Leaf(NamedTuple):
     Attributes:
       path: the key path, from the root of the variables or of the trained tree.
       shape: its shape.
-      variable: the index of the variable; `None` for a leaf of the trained tree that is no variable of this network,
-        such as a parameter of another network that the same optimizer trains.
+      variable: the index of the variable; `None` for a leaf of the trained tree that is not a variable of this network,
+        such as a parameter of another network with the same optimizer.
     """
 
     path: tuple[Any, ...]
@@ -49,7 +50,7 @@ class Leaf(NamedTuple):
 
 
 def picked(params: Params, variables: Any) -> Any:
-    """Returns the trained tree: `params(variables)`, or such trees by optimizer where `params` is a dict or list."""
+    """Returns the trained tree, `params(variables)`; a dict or list of such trees if `params` is a dict or list."""
     if params is None:
         return variables
     if isinstance(params, Mapping):
@@ -60,15 +61,15 @@ def picked(params: Params, variables: Any) -> Any:
 
 
 def trained_leaves(params: Params, variables: Any) -> tuple[Leaf, ...]:
-    """Returns the leaves of the trained tree, with the variables they are.
+    """Returns the leaves of the trained tree, each with the index of its variable.
 
     Raises:
-      ValueError: when none of them is a variable.
+      ValueError: if no leaf is a variable.
     """
     leaves, structure = jax.tree.flatten(variables)
     seen: dict[int, int] = {}
     for i, leaf in enumerate(leaves):
-        if id(leaf) in seen:  # One array in two places: told apart by a copy.
+        if id(leaf) in seen:  # The same array is two variables. A copy tells them apart.
             leaves[i] = leaf = leaf.copy()
         seen[id(leaf)] = i
     tree = picked(params, jax.tree.unflatten(structure, leaves))
@@ -76,7 +77,7 @@ def trained_leaves(params: Params, variables: Any) -> tuple[Leaf, ...]:
         Leaf(path, np.shape(leaf), seen.get(id(leaf))) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     )
     if leaves and all(leaf.variable is None for leaf in found):
-        raise ValueError("params: it must pick leaves of the variables as they are, as in `lambda v: v['params']`.")
+        raise ValueError("params: must return leaves of the variables unchanged, as in `lambda v: v['params']`.")
     return found
 
 
@@ -85,18 +86,19 @@ def match(
     groups: Sequence[Sequence[Leaf]],
     alike: Callable[[int, int], bool],
 ) -> list[int | None]:
-    """Returns the variable that each leaf of a tree mirrors, `None` where there is none.
+    """Returns the index of the variable that each leaf of a tree mirrors, or `None`.
 
     Args:
       leaves: the key path and shape of each leaf of the tree.
-      groups: the leaves with full paths, one group per root that these begin at.
+      groups: the leaves with full paths, one group for paths from the root of the variables and one for paths from the
+        root of the trained tree.
       alike: whether two variables are sliced in the same way.
 
     Raises:
-      ValueError: when two variables that are not alike match a leaf equally well.
+      ValueError: if two variables that are not alike match a leaf equally well.
     """
-    # The leaves of an `nnx.State` end in an attribute `.value` or `.raw_value`, where the State holds Variables. It is
-    # left out only for leaves that match nothing as they are: a parameter may be called "value".
+    # If an `nnx.State` holds Variables, the paths of its leaves end in `.value` or `.raw_value`. This attribute is
+    # dropped only if the whole path does not match, because a parameter may be called "value".
     found = _match([(entries(path), tuple(shape)) for path, shape in leaves], _tables(groups, entries), alike)
     if _UNKNOWN in found:
         short = [(entries(without_value(path)), tuple(shape)) for path, shape in leaves]
@@ -122,8 +124,9 @@ def _tables(groups: Sequence[Sequence[Leaf]], named: Callable[[Sequence[Any]], E
 def _match(
     leaves: Sequence[tuple[Entries, tuple[int, ...]]], tables: Sequence[_Table], alike: Callable[[int, int], bool]
 ) -> list[int | None]:
+    """Returns the index of the variable that each leaf mirrors, or `_UNKNOWN`, given the tables of full paths."""
     beneath = collections.Counter(path[:n] for path, _ in leaves for n in range(len(path) + 1))
-    # By table: how many of the leaves beneath a root have a full path from there.
+    # For each table: how many of the leaves below a root have a full path that begins there.
     matched = [
         collections.Counter(path[:n] for path, shape in leaves for n in range(len(path) + 1) if (path[n:], shape) in t)
         for t in tables
@@ -140,7 +143,7 @@ def _match(
         best: list[int | None] = candidates[min(candidates)] if candidates else [_UNKNOWN]
         if any(not _same(best[0], other, alike) for other in best[1:]):
             raise ValueError(
-                f"the leaf {'/'.join(path)!r} mirrors several variables equally well that are sliced differently: give "
+                f"the leaf {'/'.join(path)!r} mirrors several variables equally well that are sliced differently: pass "
                 "params=, which picks the trained variables, or rename it."
             )
         found.append(best[0])
@@ -154,7 +157,10 @@ def _same(one: int | None, other: int | None, alike: Callable[[int, int], bool])
 def subtree(
     leaves: Sequence[tuple[Sequence[Any], Sequence[int]]], variables: Sequence[Leaf]
 ) -> list[tuple[Entries, list[int]]]:
-    """Returns where a tree can be a part of the variables: the path of that part, and the variable of each leaf."""
+    """Returns the parts of the variables that have the structure and shapes of a tree.
+
+    For each part, the result has its path and the index of the variable of each leaf of the tree, shortest path first.
+    """
     table = {(entries(v.path), v.shape): v.variable for v in variables}
     named = [(entries(path), tuple(shape)) for path, shape in leaves]
     if not named:

@@ -6,9 +6,12 @@ variables of their own. Here every intermediate value of the whole tree has one 
 results are values of its body. An analysis therefore reads `Program.leaves`, a flat list of primitive operations.
 `evaluate` walks the tree, runs each call as JAX would, and can return any numbered value.
 
-A `scan` over layers, whose weights are stacked along their first axis, is also a call: its body is written out once per
-layer, so that the units of each layer are values of their own. `evaluate` runs the loop if no value inside it is
-requested, and otherwise the layers one by one.
+Example: in `jax.nn.relu(x @ w)` the numbers 0 and 1 are the inputs, 2 is the product, and 3 is the result of `max`,
+which is also the result of the call (custom_jvp) that contains it. The leaves are `dot_general` and `max`.
+
+A `scan` over layers, whose weights are stacked along their first axis, is also a call: its body is unrolled, so that
+the units of each layer have values of their own. `evaluate` runs the loop if no value inside it is requested, and
+otherwise the layers one by one.
 """
 
 from __future__ import annotations
@@ -25,27 +28,27 @@ from jax.extend import core as jex_core
 from jax.extend import source_info_util
 
 # Calls whose body is part of the program. `evaluate` can return values inside the first two groups. Calls with their
-# own rule for derivatives, batching or lowering must stay whole, since the rule would be lost otherwise.
+# own rule for derivatives, batching or lowering must stay whole, because running their body would bypass the rule.
 _OPEN_CALLS = {"jit": "jaxpr", "pjit": "jaxpr", "closed_call": "call_jaxpr", "core_call": "call_jaxpr"}
 _REMAT_CALLS = {"remat2": "jaxpr", "checkpoint": "jaxpr", "remat": "jaxpr"}
 _WHOLE_CALLS = {"custom_jvp_call": "call_jaxpr", "custom_vjp_call": "call_jaxpr", "custom_vmap_call": "call"}
 _WHOLE_CALLS |= {"composite": "jaxpr" if jax.__version_info__ < (0, 12) else "call_jaxpr"}
 _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 
-# A scan over more steps does not count as a stack of layers. Written out, it would take minutes to compile.
+# A scan over more steps does not count as a stack of layers. Unrolled, it would take minutes to compile.
 _MOST_LAYERS = 512
 # Operations that keep the layers of stacked weights in place.
 LAYER_COPIES = {"convert_element_type", "copy", "copy_p", "name", "sharding_constraint", "stop_gradient"}
 STACK = "demp_jax.stack_layers"
 
-# JAX caches the traces of its own functions, so operations inside them carry no line of the user's code.
+# JAX caches the traces of its own functions, so operations inside them do not have a line of the user's code.
 _JAX_FILES = os.path.dirname(jax.__file__) + os.sep
 # Files that are not the user's code. The models of this library count as the user's.
 _OUR_FILES = os.path.dirname(os.path.dirname(os.path.dirname(__file__))) + os.sep
 _LIBRARY_FILES = (
     _JAX_FILES,
     os.sep.join((os.path.dirname(os.path.dirname(jax.__file__)), "flax", "")),
-    # Functions with checked shapes are called through jaxtyping.
+    # In the tests, functions are called through jaxtyping.
     os.path.dirname(jaxtyping.__file__) + os.sep,
     os.path.join(_OUR_FILES, "_src", ""),
     os.path.join(_OUR_FILES, "nnx.py"),
@@ -78,9 +81,9 @@ class Op:
     Attributes:
       name: the name of the primitive, or the registered name of an opaque call.
       eqn: its jaxpr equation.
-      caller: the equation with its line of user code: its own, or that of the call of a JAX function.
+      caller: the equation that has the line of user code: `eqn`, or the call of a JAX function that contains it.
       inputs: value numbers or constants, one per operand.
-      outputs: value numbers, one per result; those of a call are values of its body (or its operands).
+      outputs: value numbers, one per result; the results of a call are values of its body or operands of the call.
       body: the operations of a call in order, `None` for a leaf.
       defines: numbers of all values computed strictly inside the body.
       readable: whether `evaluate` can return values inside the body.
@@ -116,12 +119,12 @@ class Program:
 
     Attributes:
       ops: the operations in order, calls with their bodies.
-      leaves: the primitive operations in the order they run, without calls, and without operations that have no
-        results, such as `jax.debug.print`.
+      leaves: the primitive operations in the order in which they run, without calls, and without operations that have
+        no results, such as `jax.debug.print`.
       avals: shape and dtype of every value, by its number.
       inputs: value numbers of the flattened arguments.
       outputs: value numbers or constants of the flattened results.
-      constants: arrays the function captured, by value number.
+      constants: arrays that the function captured, by value number.
       unreadable: numbers of values that `evaluate` cannot return.
       stacked: positions of the inputs that stack, along their first axis, the weights of layers that a `scan` runs.
       in_tree, out_tree: tree structures of the arguments and of the results.
@@ -140,7 +143,10 @@ class Program:
 
 
 def same(one: Program, other: Program) -> bool:
-    """Returns whether two programs run the same operations on the same values, up to parameters with jaxprs."""
+    """Returns whether two programs run the same operations on the same values.
+
+    Parameters that are jaxprs are not compared.
+    """
     if len(one.leaves) != len(other.leaves) or one.outputs != other.outputs:
         return False
     return all(_same_op(a, b) for a, b in zip(one.leaves, other.leaves, strict=True))
@@ -204,7 +210,7 @@ class _Builder:
     def _scope(
         self, jaxpr: Any, consts: Sequence[Any], inputs: Sequence[Operand], readable: bool, caller: Any
     ) -> tuple[tuple[Op, ...], tuple[Operand, ...]]:
-        """Returns the operations of one jaxpr, its variables bound to `inputs`, and its results."""
+        """Returns the operations of one jaxpr, whose input variables are bound to `inputs`, and its results."""
         env: dict[Any, Operand] = dict(zip(jaxpr.invars, inputs, strict=True))
         for var, value in zip(jaxpr.constvars, consts, strict=True):
             env[var] = number = self._new(var.aval)
@@ -221,6 +227,7 @@ class _Builder:
         return tuple(ops), tuple(map(read, jaxpr.outvars))
 
     def _op(self, eqn: Any, inputs: tuple[Operand, ...], readable: bool, caller: Any) -> Op:
+        """Returns the operation of an equation: a leaf, or a call with the operations of its body."""
         name = eqn.primitive.name
         line = caller or eqn
         opaque = name in _OPEN_CALLS and eqn.params["name"] in _OPAQUE_NAMES
@@ -246,7 +253,7 @@ class _Builder:
         return Op(name, eqn, line, inputs, results, body, defines, inside)
 
     def _runs_layers(self, eqn: Any, inputs: Sequence[Operand]) -> bool:
-        """Returns whether a `scan` runs over layers, slices of variables, and stores these variables."""
+        """Returns whether a `scan` runs over layers, whose weights are slices of variables. Stores these variables."""
         constants, carried = scan_counts(eqn.params)
         layers = [self._copies[i] for i in inputs[constants + carried :] if i in self._copies]
         if not layers or not 0 < eqn.params["length"] <= _MOST_LAYERS:
@@ -256,7 +263,7 @@ class _Builder:
 
 
 def _written_out(eqn: Any) -> Any:
-    """Returns the closed jaxpr of a `scan` with its body once per step.
+    """Returns the closed jaxpr of an unrolled `scan`.
 
     Example: `scan(body, x, w)` over 2 layers becomes `x, y = body(x, w[0]); x, z = body(x, w[1]); (x, stack(y, z))`.
     """
@@ -295,11 +302,11 @@ def _leaves(ops: Sequence[Op]) -> Iterator[Op]:
 
 
 def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set[int]:
-    """Returns the positions of the inputs that outputs of a program depend on.
+    """Returns the positions of the inputs that the outputs of a program depend on.
 
     Args:
       program: a traced function.
-      outputs: positions of the outputs that matter; all of them by default.
+      outputs: positions of the outputs; all of them by default.
     """
     needed = {
         out for i, out in enumerate(program.outputs) if isinstance(out, int) and (outputs is None or i in outputs)
@@ -313,7 +320,7 @@ def read_inputs(program: Program, outputs: Collection[int] | None = None) -> set
 
 
 def scan_counts(params: Mapping[str, Any]) -> tuple[int, int]:
-    """Returns the numbers of operands of a `scan` that are constants, and that are carried from step to step."""
+    """Returns how many operands of a `scan` are constants, and how many are carried from step to step."""
     if "num_consts" in params:
         return params["num_consts"], params["num_carry"]
     constants, carry, _ = params["ft_in"].unpack()  # From JAX 0.12 on.
@@ -343,13 +350,13 @@ def evaluate(
     wanted: Sequence[int],
     replace: Mapping[int, Callable[[Any], Any]] | None = None,
 ) -> tuple[list[Any], list[Any]]:
-    """Runs a program, also under `jax.jit` and `jax.grad`.
+    """Runs a program. The function can be jitted and differentiated.
 
     Args:
       program: the traced function.
       args: the flattened arguments.
       wanted: numbers of intermediate values to return, none of them in `program.unreadable`.
-      replace: by number of an intermediate value, a function of it whose result replaces it.
+      replace: by number of an intermediate value, a function that returns its replacement.
 
     Returns:
       The flattened results and the wanted values, in order.
@@ -367,6 +374,10 @@ def _read(env: dict[int, Any], operand: Operand) -> Any:
 def _run(
     ops: Sequence[Op], env: dict[int, Any], wanted: frozenset[int], replace: Mapping[int, Callable[[Any], Any]]
 ) -> None:
+    """Runs operations and stores their results in `env`.
+
+    Calls are run whole, unless a value inside is wanted or replaced. Then the operations of the body are run.
+    """
     for op in ops:
         hidden = (op.defines & wanted) - set(op.outputs) if op.body is not None else frozenset()
         # A value is replaced before the rest of its call reads it.
@@ -390,7 +401,7 @@ def run_flat(
 ) -> list[Any]:
     """Runs the leaves of a program, without calls. Operations that depend on no argument are computed immediately.
 
-    The results are the same. Custom derivatives and rematerialization are lost.
+    The results are those of `evaluate`, but custom derivatives and rematerialization are lost.
 
     Args:
       program: the traced function.
@@ -419,7 +430,7 @@ def run_flat(
 
 @contextlib.contextmanager
 def _at(op: Op) -> Iterator[None]:
-    """Gives operations that are traced inside the context the name and the line of `op`."""
+    """A context in which traced operations get the name and the line of `op`."""
     eqn = op.eqn
     stack = source_info_util.current_name_stack() + eqn.source_info.name_stack
     with source_info_util.user_context(eqn.source_info.traceback, name_stack=stack), eqn.ctx.manager:

@@ -1,11 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
 """The rules by which operations propagate labels.
 
-A rule takes the axes of the operands and returns those of the results. It may unite labels, freeze them, or record
-where they end. An operation without a rule freezes the labels of its operands, and the report names it.
+A rule takes the axes of the operands and returns those of the results. It may unite labels, freeze them, or record the
+end of an axis: a contraction that sums over it. An operation without a rule freezes the labels of its operands, and the
+report names it.
 
-Example: the rule of `dot_general` for `x @ w` unites the last axis of `x` with the first axis of `w`, records that it
-ends here, and returns the first axis of `x` and the second axis of `w`.
+Example: the rule of `dot_general` for `x @ w` unites the last axis of `x` with the first axis of `w`, records that both
+end here, and returns the first axis of `x` and the second axis of `w`.
 """
 
 from __future__ import annotations
@@ -60,12 +61,12 @@ def label(
       batch_axis: the axis of these arrays along which examples lie.
       updates: for each output that is the new value of a variable, its position among the outputs and the position of
         the variable among the inputs. Such an output is not frozen: its units can be removed together with those of the
-        variable. Example: `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)`, returned as the new value of `seen`, loses the
-        same units as `h`.
+        variable. Example: if `seen = 0.9 * seen + 0.1 * (h > 0).mean(0)` is returned as the new value of `seen`, the
+        same units are removed from `seen` and `h`.
       stacked: positions of the variables that hold the weights of layers, see `Program.stacked`.
 
     Raises:
-      ValueError: if an update has another shape than its variable, or if there is no such output or variable.
+      ValueError: if the shapes of an update and its variable differ, or if there is no such output or variable.
     """
     labels = Labels(program, variables, inputs, batch_axis, stacked)
     updates = {} if updates is None else updates
@@ -87,8 +88,8 @@ def _check_updates(labels: Labels, variables: int, updates: Mapping[int, int]) -
     for position, variable in updates.items():
         if not 0 <= position < len(program.outputs) or not 0 <= variable < variables:
             raise ValueError(
-                f"updates[{position}]={variable} must name one of {len(program.outputs)} outputs and of {variables} "
-                "variables by its position."
+                f"updates[{position}]={variable} must be the positions of one of {len(program.outputs)} outputs and of "
+                f"one of {variables} variables."
             )
         shapes = [labels.shape(operand) for operand in (program.outputs[position], program.inputs[variable])]
         if shapes[0] != shapes[1]:
@@ -110,6 +111,7 @@ def _join_update(labels: Labels, output: Operand, variable: int, op: Op | None) 
 
 
 def _visit(labels: Labels, op: Op) -> None:
+    """Applies the rule of an operation. Stores which results depend on data, are statistics, or are looked up."""
     ins = [labels.operand_axes(operand) for operand in op.inputs]
     if any(_is_stacked(axis) for axes in ins for axis in axes) and not _keeps_layers(labels, op):
         ins = [tuple(labels.of_one_width(a) if isinstance(a, np.ndarray) else a for a in axes) for axes in ins]
@@ -117,7 +119,7 @@ def _visit(labels: Labels, op: Op) -> None:
     depends = [operand for operand in numbers if operand in labels.data]
     outs = RULES.get(op.name, _unknown)(labels, op, ins)
     statistic = bool(depends) and all(operand in labels.statistics for operand in depends)
-    # A statistic that meets weights is an input of units, as in a squeeze-and-excitation block.
+    # A statistic that is combined with weights computes units, as in a squeeze-and-excitation block.
     statistic &= not any(has_labels(axis) for operand in set(numbers) - labels.data for axis in labels.axes[operand])
     if op.name in _CONTRACTIONS:
         statistic = False
@@ -125,7 +127,7 @@ def _visit(labels: Labels, op: Op) -> None:
         # A reduction over units, or over all positions, such as the mean or variance of a norm.
         over_units = any(_is_unit_axis(ins[0][a]) for a in _reduced_axes(op))
         statistic |= over_units or not any(_is_unit_axis(axis) for axis in outs[0])
-    # Weights that are chosen by data, such as those of the experts of a token.
+    # Weights at indices that depend on data, such as those of the experts of a token.
     looked_up = all(operand in labels.looked_up for operand in depends)
     if op.name == "gather":
         looked_up = op.inputs[0] in labels.looked_up or op.inputs[0] not in labels.data
@@ -166,7 +168,7 @@ def _rule(*names: str) -> Callable[[Rule], Rule]:
     return register
 
 
-# Operations with bodies, and the reason why units that are summed over inside them are kept.
+# Operations with bodies, each with the reason why units that are summed over inside are kept.
 LOOPS = {
     "scan": "it is read inside a `scan`, where units are not followed",
     "while": "it is read inside a `while` loop, where units are not followed",
@@ -214,7 +216,7 @@ def _elementwise(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     for operand, axes in zip(op.inputs, ins, strict=True):
         sizes = labels.shape(operand)
         if len(sizes) != len(shape):
-            continue  # A scalar beside arrays.
+            continue  # A scalar.
         for i, axis in enumerate(axes):
             if sizes[i] == shape[i]:
                 out[i] = labels.join(out[i], axis, op)
@@ -228,7 +230,7 @@ def is_pointwise(op: Op) -> bool:
 
 @_rule("bitcast_convert_type")
 def _bitcast(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Propagates the axes. Between types of different sizes, the parts of a number are a further axis."""
+    """Propagates the axes. If the sizes of the types differ, there is a further axis for the parts of a number."""
     rank = len(labels.shape(op.outputs[0]))
     for axis in ins[0][rank:]:
         labels.freeze(axis, "its values are parts of one number", op)
@@ -287,7 +289,10 @@ def _reshape(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], list[int]]]:
-    """Returns the smallest groups of old and new dimensions, larger than 1, that have the same elements."""
+    """Splits a reshape into the smallest groups of old and new axes with equal products of sizes.
+
+    Axes of size 1 are left out. Example: `[2, 6, 5] -> [2, 2, 3, 5]` gives `([0], [0])`, `([1], [1, 2])`, `([2], [3])`.
+    """
     sources = [i for i, size in enumerate(old) if size > 1]
     targets = [i for i, size in enumerate(new) if size > 1]
     segments = []
@@ -306,7 +311,7 @@ def _segments(old: Sequence[int], new: Sequence[int]) -> list[tuple[list[int], l
 
 
 def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -> Axis:
-    """Returns the axis that `axes` are flattened to, in row-major order."""
+    """Returns the axis that results from flattening `axes` in row-major order."""
     if len(axes) == 1:
         return axes[0]
     labeled = [i for i, axis in enumerate(axes) if isinstance(axis, np.ndarray)]
@@ -326,11 +331,11 @@ def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -
 
 
 def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
-    """Returns the axes of `sizes` that one axis is unflattened to."""
+    """Returns the axes that result from unflattening one axis to `sizes`."""
     if len(sizes) == 1 or axis is None:
         return [axis] * len(sizes)
     if isinstance(axis, Fixed):
-        # Examples are on the slowest axis. The others count as space.
+        # Examples are along the first axis. The others count as space.
         return [axis, *[Fixed(DATA, axis.reason)] * (len(sizes) - 1)]
     grid = axis.reshape(sizes)
     for j in range(len(sizes)):
@@ -451,7 +456,7 @@ def _split_rule(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
                 assert isinstance(piece, np.ndarray)
                 labels.unite(parts[0].copy(), piece.copy())
         else:
-            # `split(x, [4])` splits at 4 for every width, so the first 4 positions stay. The rest keeps one unit.
+            # `split(x, [4])` splits at 4 for every width, so the first 4 positions are kept, and one of the rest.
             fixed = axis[: sum(sizes[:-1]) + 1]
             labels.freeze(fixed, "its axis is split into parts of fixed, unequal sizes", op)
         parts = [part if size > 1 else None for part, size in zip(parts, sizes, strict=True)]
@@ -481,8 +486,9 @@ def _dynamic_update_slice(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[A
 def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     """Looks up slices of the operand at given indices.
 
-    Axes that slices take whole pass, such as the features of an embedding or of experts (`w[i]`). Axes along which
-    slices are looked up are frozen. Axes of the indices, and axes that both share (`take_along_axis`), pass.
+    Axes of the operand that slices contain completely pass, such as the features of an embedding or of experts
+    (`w[i]`). Axes along which slices are looked up are frozen. Axes of the indices pass, and so do axes that operand
+    and indices share (`take_along_axis`).
     """
     numbers = op.params["dimension_numbers"]
     offsets, shared = _window_axes(op, numbers.offset_dims, len(labels.shape(op.outputs[0])))
@@ -508,10 +514,10 @@ def _gather(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def _taken_whole(op: Op, offsets: Collection[int]) -> set[int]:
-    """Returns the axes of a gather's operand that its slices take whole."""
+    """Returns the axes of a gather's operand that its slices contain completely."""
     sizes = op.eqn.invars[0].aval.shape
     full = {i for i, size in enumerate(sizes) if op.params["slice_sizes"][i] == size and i in offsets}
-    # A slice of a whole axis has index 0. Other indices can occur if they are filled.
+    # A slice of a whole axis has index 0, unless slices out of bounds are filled.
     filled = op.params["mode"] == GatherScatterMode.FILL_OR_DROP
     return full - set(op.params["dimension_numbers"].start_index_map) if filled else full
 
@@ -534,7 +540,7 @@ def written_axes(op: Op) -> dict[int, int]:
 def _window_axes(
     op: Op, window: Sequence[SupportsIndex], rank: int
 ) -> tuple[dict[int, int], dict[int, tuple[int, int]]]:
-    """Returns where the axes of the operand of a gather or scatter lie in its slices.
+    """Returns the axes of the slices of a gather or scatter that correspond to axes of its operand.
 
     Args:
       op: a gather or a scatter.
@@ -615,7 +621,7 @@ def _random(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 _REDUCTIONS = set(
     """reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce psum pmax
-    pmin""".split()  # The last three under `vmap` with an axis name, as in Equinox's BatchNorm.
+    pmin""".split()  # The last three occur under `vmap` with an axis name, as in Equinox's BatchNorm.
 )
 
 
@@ -646,7 +652,7 @@ def _along(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
         for i, axis in enumerate(axes):
             if i == dim:
                 labels.freeze(axis, f"`{op.name}` mixes it with other units", op)
-                # Sorted examples are examples, also if their indices are sorted along.
+                # Sorted examples are examples.
                 out[i] = labels.join(out[i], axis if isinstance(axis, Fixed) else _lost(op), op)
             else:
                 out[i] = labels.join(out[i], axis, op)
@@ -669,7 +675,7 @@ def _window(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 @_rule("select_and_scatter_add", "select_and_gather_add")
 def _window_pairs(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
-    """Propagates axes that are not pooled over through the derivatives of pooling."""
+    """Derivatives of pooling. Axes that are not pooled over pass."""
     out: list[Axis] = []
     for i, (first, second, window) in enumerate(zip(ins[0], ins[1], op.params["window_dimensions"], strict=True)):
         if window == 1 and labels.shape(op.inputs[0])[i] == labels.shape(op.inputs[1])[i]:
@@ -717,7 +723,7 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
 
 
 def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:
-    """Labels a body, given the axes of its inputs. Returns the axes of its outputs and the labels inside."""
+    """Labels a body, given the axes of its inputs. Returns the axes of its outputs, and its labels."""
     program = subprogram(jaxpr)
     inside = labels.inside(program, ins, data)
     for leaf in program.leaves:
@@ -732,14 +738,14 @@ def _hold(
     entries: Mapping[int, tuple[Operand, int]],
     special: Mapping[str, Collection[int]] | None = None,
 ) -> None:
-    """Records units that enter a body unchanged and are summed over inside, and freezes others that are summed over.
+    """Records units that are passed to a body unchanged and summed over inside; freezes others that are summed over.
 
     Args:
       labels: the labels of the program that contains the loop or branch.
       op: the loop or branch.
       inside: the labels of its body.
-      entries: for inputs of the body, their operand of `op`, and the number of leading axes that they lack.
-      special: more specific reasons, each with inputs of the body. A reason applies if an operand depends on them.
+      entries: for each input of the body, the operand of `op`, and how many of its leading axes the input lacks.
+      special: more specific reasons, each with inputs of the body. A reason applies to sums that depend on its inputs.
     """
     labels.bodies.setdefault(id(op), []).append(inside)
     made = {reason: _made_from(inside.program, numbers) for reason, numbers in (special or {}).items()}
@@ -782,7 +788,7 @@ def _carried(
     rest: Sequence[Axes],
     data: set[int],
 ) -> tuple[list[Axes], list[Axes], Labels]:
-    """Labels the body of a loop. Its inputs are constants, the carry, and slices.
+    """Labels the body of a loop, whose inputs are constants, the carry, and slices.
 
     Args:
       labels: the labels of the program that contains the loop.
@@ -792,7 +798,7 @@ def _carried(
       data: positions of the inputs that depend on data.
 
     Returns:
-      The axes of the carry, those of further outputs, and the labels inside.
+      The axes of the carry, those of further outputs, and the labels of the body.
     """
     data = set(data)
     now = [list(axes) for axes in carry]
@@ -894,7 +900,7 @@ _CONTRACTIONS = {"dot_general", "conv_general_dilated", "ragged_dot_general"}
 
 
 def _contract(labels: Labels, op: Op, operand: int, axis: int, other: int) -> None:
-    """Records that a labeled axis of data ends here, and is summed over with axis `other` of the other operand."""
+    """Records that a labeled axis of data is summed over, together with axis `other` of the other operand."""
     value = op.inputs[operand]
     if isinstance(value, int) and value in labels.data and has_labels(labels.axes[value][axis]):
         labels.contractions.append(Contraction(op, operand, value, axis, other))

@@ -35,9 +35,9 @@ def select(
     """Returns `out[..., o] = x[..., index[o]]`, or `fill[o]` if `index[o]` is not a channel of `x`.
 
     The operands of a residual sum `x + f(x)` form one group per channel: a channel can only be removed if it is dead in
-    both. In `select(x, index, fill) + f(x)` they form separate groups, so that a channel can be removed after one block
-    and stay alive after the next. A prune rewrites `index`, and `fill` with the constants of removed channels. The
-    released code of the paper multiplies by a sliced identity matrix, to the same effect.
+    both. In `select(x, index, fill) + f(x)` they form separate groups, so that a channel can be dead after one block
+    and alive after the next. A prune renumbers `index` and stores the constants of removed channels in `fill`. The
+    released code of the paper multiplies by a sliced identity matrix instead, with the same result.
 
     Example:
       >>> x = jnp.array([[1.0, 2.0]])
@@ -49,8 +49,8 @@ def select(
       index: `[channels out]`, int32, a variable of the network. Initialize it with `arange(channels)`.
       fill: `[channels out]`, a variable of the network that is not trained. Initialize it with zeros.
       identity: promise that `index` is `arange(channels in)`. The selection then costs nothing.
-      unique_indices: promise that `index` has no channel of `x` twice, as holds for `arange(channels)` and whatever is
-        pruned from it. The gradient is then a gather instead of a scatter-add, which is faster.
+      unique_indices: promise that no channel of `x` occurs twice in `index`. This holds for `arange(channels)`, also
+        after prunes. The gradient is then a gather instead of a scatter-add, which is faster.
 
     Returns:
       `[..., channels out]`.
@@ -85,7 +85,7 @@ def _taken_once(
 def _scattered(
     primals: tuple[Any, Any], tangents: tuple[Any, Any]
 ) -> tuple[Num[jax.Array, "*batch channels_out"], Num[jax.Array, "*batch channels_out"]]:
-    """Scatters tangents to the positions of their channels. The transpose of this is a gather."""
+    """Scatters tangents to the positions of their channels, because the transpose of this scatter is a gather."""
     (x, index), (dx, _) = primals, tangents
     places = jnp.full(x.shape[-1], index.size, index.dtype)
     places = places.at[index].set(jnp.arange(index.size, dtype=index.dtype), mode="drop")
@@ -106,7 +106,9 @@ def _routed(
     # On a mesh with explicit axes, arrays in the derivative of `_taken_once` would need explicit shardings.
     sharded = any(axis is not None for axis in jax.typeof(x).sharding.spec)
     gather = _taken_once if unique_indices and not sharded else _taken
-    if x.shape[-1] <= _FEW_CHANNELS:
+    if x.shape[-1] == 0:
+        taken = jnp.zeros((*x.shape[:-1], index.size), x.dtype)  # A gather from an empty axis is an error.
+    elif x.shape[-1] <= _FEW_CHANNELS:
         # Chosen when the program is lowered, so that an exported program uses the right one on each platform.
         taken = jax.lax.platform_dependent(x, index, cpu=_by_product, default=gather)
     else:
@@ -116,7 +118,7 @@ def _routed(
     return taken + jnp.broadcast_to(filled, taken.shape)
 
 
-# The tracer recognizes the call by its name and does not trace its body, whatever `identity` is.
+# The tracer recognizes the call by its name and does not trace its body.
 _routed.__name__ = _routed.__qualname__ = SELECT
 _select = functools.partial(jax.jit, static_argnames=("identity", "unique_indices"))(_routed)
 register_opaque(SELECT)

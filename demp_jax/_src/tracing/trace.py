@@ -1,5 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Traces a function to a graph: labels form groups, and groups form sites, producers, consumers and refusals.
+"""Traces a function to the graph of its removable units.
+
+1. `program.trace` turns the function into a list of operations over numbered values.
+2. `rules.label` labels every position of every axis of the variables, and propagates the labels (`axes.py`).
+3. `activations.find` finds the activations and, by their labels, the axis of each that holds units.
+4. `_grouped` forms the groups: components of labels that all programs (evaluation mode, training mode, further calls)
+   leave unfrozen, and that contain a unit.
+5. `_Assembly` describes the groups of each program: sites, producers, consumers, and refusals for the rest.
 
 Dimension names: positions, labels and components as in `types`.
 """
@@ -76,7 +83,7 @@ def _analyze(
 
 
 def _updates(program: Program, variables: int) -> dict[int, int]:
-    """Returns the position of the variable by the position of the output that is its new value."""
+    """Returns, for each output that is the new value of a variable, its position and that of the variable."""
     children = program.out_tree.children()
     if len(children) != 2 or children[1].num_leaves not in (0, variables):
         raise ValueError(
@@ -107,20 +114,22 @@ def trace(
       *args: further arguments of `fn`.
       batch_axis: the axis of each array of `x` along which examples lie.
       exclude: a pattern or patterns (as in `fnmatch`) of names of sites that keep all their units.
-      train_fn: the network in training mode, `train_fn(variables, x, *args)`. Groups are those of both modes, and
-        `Graph.training` is the trace in training mode, with the same groups; `None` if both are the same program.
+      train_fn: the network in training mode, `train_fn(variables, x, *args)`. A unit is then removable only if it is in
+        both modes. `Graph.training` is the trace in training mode with the same groups, or `None` if both modes are the
+        same program.
       calls: further functions that use the variables in training, `call(variables, x, *args)`, such as an auxiliary
-        head, counters of units, or a teacher that follows its student. Each returns its outputs and new values of the
-        variables, or `None`. Their variables join the groups.
+        head, counters of units, or a teacher that follows its student. Each returns a pair: its outputs, and the new
+        values of all variables or `None`. Variables that only calls read are added to the groups.
       extra_units: units besides those of activations that saturate at zero: `"heads"`, attention heads, which are
         removed from queries, keys, values and the output; `"features"`, features of layers that no such activation
         follows, which are dead if they are zero.
 
     Returns:
-      The graph of removable units.
+      The graph of removable units. `print(graph.report())` lists them.
 
     Raises:
-      ValueError: if a pattern of `exclude` matches no site, or for unknown `extra_units`.
+      ValueError: if a pattern of `exclude` matches no site, if no array of `x` has the axis `batch_axis`, if a call
+        returns something other than such a pair, or for unknown `extra_units`.
     """
     extra_units = checked_extra_units(extra_units)
     exclude = (exclude,) if isinstance(exclude, str) else exclude
@@ -183,7 +192,7 @@ def _exclude(analysis: Analysis, patterns: Sequence[str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Grouping:
-    """The groups of units that all programs agree on.
+    """The groups of units, which are the same for all programs.
 
     Attributes:
       component: for each label, its component: labels that can only be removed together.
@@ -236,7 +245,7 @@ def examples_of(x: Any, batch_axis: int) -> int:
 
 
 class _Assembly:
-    """Forms groups from labels."""
+    """Describes the groups of one program: its sites, producers, consumers and refusals."""
 
     def __init__(self, analysis: Analysis, grouping: _Grouping, examples: int):
         self._program, self._labels, activations, self._owners, self._paths, self._keys = analysis
@@ -263,6 +272,7 @@ class _Assembly:
         return self._labels.axes[activation.value][activation.axis]
 
     def _report_frozen(self, grouping: _Grouping) -> None:
+        """Adds a refusal for each reason why units of an activation are frozen."""
         for activation in self._activations:
             axis = self._axis(activation)
             if not isinstance(axis, np.ndarray):
@@ -298,7 +308,7 @@ class _Assembly:
         )
 
     def _branches(self, sites: Sequence[Site]) -> list[Site]:
-        """Returns the operands of routes with groups without an activation."""
+        """Returns the operands of routes that hold groups without an activation."""
         ours = np.concatenate([np.empty(0, np.int64), *(site.groups for site in sites)])
         branches = []
         taken = {site.name for site in sites}
@@ -317,6 +327,7 @@ class _Assembly:
         return branches
 
     def _consumers_of_units(self) -> list[Consumer]:
+        """Returns the contractions, routes and loops that read values of groups."""
         consumers = []
         sinks: list[tuple[int, int, axes_lib.Sink]] = []
         sinks += [(c.value, c.axis, c) for c in self._labels.contractions if self._watched(c)]
@@ -340,9 +351,9 @@ class _Assembly:
     def _watched(self, sink: axes_lib.Contraction) -> bool:
         """Returns whether a contraction is a consumer.
 
-        A product of two values that both depend on data is only one consumer, of one of its operands. Examples are
-        queries and keys, or hidden units and the weights of the expert that a token chose. Of the latter, the units are
-        the operand, not the weights that were looked up.
+        If both operands of a product depend on data, it is a consumer of only one of them. Of queries and keys, this is
+        the first operand. Of hidden units and the weights of the expert that a token chose, it is the hidden units, and
+        not the weights that are looked up.
         """
         other = sink.op.inputs[1 - sink.operand]
         paired = any(
@@ -357,7 +368,7 @@ class _Assembly:
         """Returns the positions at which a consumer reads zero, given the zeros that follow from dead units."""
         operands: list[tuple[program_lib.Operand, int]] = [(value, axis)]
         if isinstance(sink, axes_lib.Contraction):
-            # A product is zero if either factor is.
+            # A product is zero where either factor is.
             operands.append((sink.op.inputs[1 - sink.operand], sink.other))
         found = np.zeros(self._program.avals[value].shape[axis], bool)
         for operand, along in operands:
@@ -395,6 +406,7 @@ class _Assembly:
         """Finds the bias that is added to a contraction's result, or the running mean subtracted from it.
 
         It must lie along the axes that the weights of the contraction have in the result, and nothing else may read it.
+        Example: in `x @ w + b` it is `b`, which lies along the second axis of `w`.
         """
         op = sink.op
         result = op.outputs[0]
@@ -419,7 +431,7 @@ class _Assembly:
                     return Absorber(variable, -sign if op.name == "sub" and first else sign)
             elif op.name not in ("convert_element_type", "copy", "name"):
                 return None
-            # Added to other data, such as a skip. Follow the sum.
+            # The sum with other data, such as a skip, can still be followed by a bias.
             result = op.outputs[0]
         return None
 
@@ -462,7 +474,7 @@ class _Assembly:
         )
 
     def _variable_behind(self, operand: int) -> int | None:
-        """Returns the index of the variable that `operand` is a reshaped copy of, if nothing else reads it."""
+        """Returns the index of the variable that `operand` is a reshaped copy of; `None` if others read it, too."""
         while operand in self._made_by:
             op = self._made_by[operand]
             copies = ("reshape", "broadcast_in_dim", "convert_element_type", "copy", "squeeze")
@@ -474,6 +486,7 @@ class _Assembly:
         return inputs.index(operand) if operand in inputs and alone else None
 
     def _producers(self) -> tuple[Producer, ...]:
+        """Returns the products of data with weights that compute values of groups."""
         producers = []
         for op in self._program.leaves:
             result = op.outputs[0]
@@ -494,9 +507,10 @@ class _Assembly:
         return tuple(producers)
 
     def _weights(self, number: program_lib.Operand) -> tuple[int | None, int | None]:
-        """Returns the index of the variable that a value copies, in any precision, and its layer if it copies only one.
+        """Returns the index of the variable that a value is a copy of, in any precision, and the layer.
 
-        The layer is `None` if the value has the shape of the variable. Both are `None` if the value is no copy.
+        The layer is `None` if the value is a copy of the whole variable and not of one layer of it. Both are `None` if
+        the value is not a copy.
         """
         number = self._original(number)
         squeeze = self._made_by.get(number)
@@ -529,12 +543,15 @@ class _Assembly:
         return total if isinstance(bias, int) and self._variable_behind(bias) is not None else result
 
     def _products(self, labels: axes_lib.Labels, times: int = 1) -> Iterator[Product]:
-        """Yields the products of a program, and of the bodies of its loops, each of which runs `times` times."""
+        """Yields the products of a program that runs `times` times, and of the bodies of its loops.
+
+        Of the branches of a `cond`, the one with the most FLOPs counts. The body of a `while` counts once.
+        """
         for op in labels.program.leaves:
             if labels.data.isdisjoint(out for out in op.outputs if isinstance(out, int)):
                 continue
             if op.name in rules.LOOPS:
-                steps = int(op.params.get("length", 1))  # A `while` counts once.
+                steps = int(op.params.get("length", 1))
                 inner = [list(self._products(body, times * steps)) for body in labels.bodies[id(op)]]
                 counts = [sum(math.prod(product.sizes) for product in products) for products in inner]
                 for i, products in enumerate(inner):
@@ -659,6 +676,7 @@ def _free_axes(op: Op, operand: int) -> list[int]:
 
 
 def _consumers(program: Program) -> dict[int, list[Op]]:
+    """Returns, by number of a value, the operations that read it."""
     consumers: dict[int, list[Op]] = {}
     for op in program.leaves:
         for operand in {i for i in op.inputs if isinstance(i, int)}:

@@ -1,7 +1,12 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Finds where values are zero because a unit is dead. Such a unit can be removed without changing its consumers.
+"""Finds where values are zero whenever a unit is zero. A unit that is zero at all its consumers can be removed exactly.
 
 Example: if unit 2 of `h = relu(x @ w)` is dead, `h * 3` is zero at position 2, but `h + 1` is not.
+
+For each axis of each value, the analysis stores the positions at which the value is zero whenever the activation of the
+unit there is zero. It begins with all units of the given sites and applies one rule per operation: a pointwise function
+f keeps zeros if f(0) = 0, a sum is zero if all terms are, and a product if one factor is. A reshape or a reduction
+moves positions to other axes, where the labels identify the units. After operations without a rule, nothing is known.
 
 Dimension names: positions and labels as in `types`.
 """
@@ -20,7 +25,7 @@ from demp_jax._src.tracing import rules
 from demp_jax._src.tracing.program import Constant, Op, Operand, Program
 from demp_jax._src.types import AxisMask, LabelComponents, SomeMask
 
-# For each axis of a value, the positions at which it is zero if the activations of the unit there are zero.
+# For each axis of a value, the positions at which it is zero whenever the activations of the unit there are zero.
 Zero = tuple[SomeMask | None, ...]
 
 # Operations whose result is zero where their first operand is zero, position by position.
@@ -30,7 +35,7 @@ _KEEP = set(
     sin sinh sqrt square stop_gradient tan tanh sharding_constraint optimization_barrier shift_left
     shift_right_arithmetic shift_right_logical with_memory_space_constraint""".split()
 )
-# The same, but the positions move to other axes, where labels identify the units.
+# The same, but positions move to other axes.
 _MOVE = set(
     """broadcast_in_dim cumprod cummax cummin cumsum dynamic_slice fft reduce_max reduce_min reduce_or reduce_prod
     reduce_sum reduce_window_max reduce_window_min reduce_window_sum reshape rev slice split squeeze tile
@@ -40,7 +45,7 @@ _MOVE = set(
 _ALL = {"add", "add_any", "complex", "or", "sub", "xor"}
 _ANY = {"and", "mul"}
 _SCATTERS = {"scatter", "scatter-add", "scatter-sub", "scatter-min", "scatter-max"}
-# Functions that compute an operation on operands that are zero or a known number.
+# Operations that are evaluated, with zero for every operand that is not a known number.
 _VALUE: dict[str, Callable[..., float]] = {
     "clamp": lambda low, x, high: min(max(x, low), high),
     "eq": operator.eq,
@@ -52,7 +57,7 @@ _VALUE: dict[str, Callable[..., float]] = {
     "min": min,
     "ne": operator.ne,
 }
-# Operations whose result is filled with one number if their operand is.
+# Operations whose result is filled with the same number as their operand.
 _COPIES = set(
     "broadcast_in_dim convert_element_type copy reshape rev slice squeeze stop_gradient tile transpose".split()
 )
@@ -61,7 +66,7 @@ _COPIES = set(
 def zeros(
     program: Program, labels: axes_lib.Labels, component: LabelComponents, sites: Mapping[int, int]
 ) -> dict[int, Zero]:
-    """Returns, by number of a value, where it is zero.
+    """Returns, by number of a value, where it is zero if all units of `sites` are zero.
 
     Args:
       program: the traced network.
@@ -100,7 +105,7 @@ class _Walk:
         return np.where(found >= 0, self._component[np.maximum(found, 0)], -1)
 
     def _note_number(self, op: Op) -> None:
-        """Stores the number if the result is an array filled with one known number."""
+        """Stores the number that the result of an operation is filled with, if it is known."""
         number = self._known(op.inputs[0]) if op.name in _COPIES else None
         if number is not None and isinstance(op.outputs[0], int):
             self._number[op.outputs[0]] = number
@@ -114,6 +119,7 @@ class _Walk:
         return value.item() if plain and not np.iscomplexobj(value) else None
 
     def _of(self, operand: Operand) -> Zero:
+        """Returns the zeros of an operand."""
         shape = self._labels.shape(operand)
         if self._known(operand) == 0:
             return tuple(np.ones(size, bool) for size in shape)
@@ -158,7 +164,7 @@ class _Walk:
         if name in _SCATTERS:
             return [self._written(op, (op.inputs[0], op.inputs[2]), rules.written_axes(op))]
         if name in ("sort", "scatter-mul", "select_and_scatter_add", "top_k"):
-            # Products with zero are zero, and sorted zeros are zero. The indices of `top_k` are not.
+            # Products with zero are zero, and sorted zeros are zero. The indices that `top_k` returns are not.
             zeros = [self._along(out, operand) for out, operand in zip(op.outputs, op.inputs, strict=False)]
             return zeros + self._nothing(op)[len(zeros) :]
         if name == "conv_general_dilated" and op.params["feature_group_count"] > 1:
@@ -173,6 +179,7 @@ class _Walk:
         return self._pointwise(out, [term for term in terms if self._known(term) != 0], np.logical_and)
 
     def _pointwise(self, out: Operand, operands: Sequence[Operand], join: Callable[..., np.ndarray]) -> Zero:
+        """Returns the zeros of an elementwise operation, from those of its operands by logical `join`."""
         shape = self._labels.shape(out)
         found: list[np.ndarray | None] = []
         for axis, size in enumerate(shape):
@@ -185,6 +192,10 @@ class _Walk:
         return tuple(found)
 
     def _moved(self, op: Op) -> list[Zero]:
+        """Returns the zeros of an operation that moves positions to other axes.
+
+        A unit is zero in the results if it is zero at all of its positions in the first operand.
+        """
         vanish: set[int] = set()
         stay: set[int] = set()
         operand = op.inputs[0]
@@ -201,7 +212,7 @@ class _Walk:
         return results
 
     def _along(self, out: Operand, operand: Operand) -> Zero:
-        """Returns the zeros of an operand, along the axes whose units pass to the result position by position."""
+        """Returns the zeros of an operand along the axes that have labels in both the operand and the result."""
         pairs = zip(self._labels.operand_axes(out), self._labels.operand_axes(operand), self._of(operand), strict=True)
         return tuple(zero if axes_lib.has_labels(a) and axes_lib.has_labels(b) else None for a, b, zero in pairs)
 
@@ -223,7 +234,7 @@ class _Walk:
         return tuple(found)
 
     def _padded(self, op: Op) -> Zero:
-        """Returns the zeros of a padded array. Along other axes they remain only if the padding is zero."""
+        """Returns the zeros of a padded array. Other axes have to be padded with zeros."""
         found: list[np.ndarray | None] = []
         padding = op.params["padding_config"]
         blank = self._known(op.inputs[1]) == 0
@@ -236,7 +247,7 @@ class _Walk:
         return tuple(found)
 
     def _gathered(self, op: Op) -> Zero:
-        """Returns the zeros of a gather, along the axes that its slices take whole."""
+        """Returns the zeros of a gather, along the axes that its slices contain completely."""
         found: list[np.ndarray | None] = [None] * len(self._labels.shape(op.outputs[0]))
         if op.params["fill_value"] in (None, 0) or np.isnan(op.params["fill_value"]):
             zero = self._of(op.inputs[0])
@@ -245,7 +256,7 @@ class _Walk:
         return tuple(found)
 
     def _written(self, op: Op, operands: Sequence[Operand], places: Mapping[int, int]) -> Zero:
-        """Returns the zeros of an array that slices were written into: where both are zero."""
+        """Returns the zeros of an array that slices are written into: positions where array and slices are zero."""
         old, new = (self._of(operand) for operand in operands)
         sizes, written = (self._labels.shape(operand) for operand in operands)
         return tuple(
@@ -254,6 +265,7 @@ class _Walk:
         )
 
     def _product(self, op: Op) -> Zero:
+        """Returns the zeros of a matrix product, along its batch axes and the axes that are not summed over."""
         contracted, batched = op.params["dimension_numbers"]
         left, right = self._of(op.inputs[0]), self._of(op.inputs[1])
         found = [_either(left[i], right[j]) for i, j in zip(*batched, strict=True)]

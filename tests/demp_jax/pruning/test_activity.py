@@ -110,7 +110,7 @@ def test_only_what_a_criterion_reads(network, criterion, reads):
         with pytest.raises(ValueError, match="criterion must be one of .*got criterion='idle'"):
             call()
     with pytest.raises(
-        ValueError, match=f"can be merged; one has .*, the other {', '.join(sorted(reads))}\\. Make both"
+        ValueError, match=f"must have the same fields; got .* and {', '.join(sorted(reads))}\\. Compute both"
     ):
         whole[0].merge(next(iter(watched.values())))
     other = "sum" if criterion != "sum" else "zero"

@@ -36,7 +36,7 @@ def test_a_death_set_that_is_none(batches, message):
 def test_outputs_that_are_all_nan_prove_nothing():
     params = {**PARAMS, "w2": PARAMS["w2"] * jnp.nan}
     result = demp_jax.prune(_network, params, [X])
-    assert "the outputs (evaluation) are NaN, so nothing can be proved" in result.record.refused
+    assert "the outputs (evaluation) are NaN, so nothing can be compared" in result.record.refused
     assert result.variables is params
 
 
@@ -51,7 +51,7 @@ def test_no_outputs_prove_nothing():
         return jnp.zeros((x.shape[0], 0)) + 0 * _network(p, x)[:, :0]
 
     record = demp_jax.prune(network, PARAMS, [X]).record
-    assert "are empty, so nothing can be proved" in record.refused
+    assert "are empty, so nothing can be compared" in record.refused
 
 
 def test_complex_outputs_are_compared_whole():

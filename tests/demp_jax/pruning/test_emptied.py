@@ -54,6 +54,35 @@ def test_a_block_beside_a_skip_is_emptied():
     assert (again.variables["a"].shape, again.variables["w"].shape) == ((5, 4), (4, 0))
 
 
+def test_a_branch_that_is_constant_is_emptied_with_its_block():
+    """All channels of the block's output are constant, so the sum selects none of them and adds their constants."""
+
+    def network(p, x):
+        h = jax.nn.relu(x @ p["a"])
+        y = jax.nn.relu(h @ p["w"]) @ p["v"] + p["b"][None]
+        kept = (demp_jax.select(value, p[f"i{n}"], p[f"f{n}"]) for n, value in enumerate((h, y)))
+        return jax.nn.relu(sum(kept)) @ p["out"]
+
+    def is_float(tree):
+        return {name: leaf for name, leaf in tree.items() if not name.startswith(("i", "f"))}
+
+    arange, fill = jnp.arange(6, dtype=jnp.int32), jnp.zeros(6)
+    params = {**RESIDUAL, "w": jnp.full((6, 4), -1.0), "i0": arange, "f0": fill, "i1": arange, "f1": fill}
+    options = PruneOptions(min_units=0, constant=1e-6)
+    result = demp_jax.prune(network, params, [X], params=is_float, options=options)
+    assert result.variables["w"].shape == (6, 0)
+    assert result.variables["v"].shape == (0, 0)
+    assert result.record.warnings == []
+    found = network(result.variables, X)
+    np.testing.assert_allclose(found, network(params, X), rtol=1e-5, atol=1e-6)
+    whole, smaller = (
+        jax.grad(lambda p, rest=rest: network({**rest, **p}, X).sum())(is_float(rest))
+        for rest in (params, result.variables)
+    )
+    for name, leaf in is_float(result.plan.slice(whole)).items():
+        np.testing.assert_allclose(smaller[name], leaf, rtol=1e-5, err_msg=name)
+
+
 def test_by_default_a_site_keeps_a_unit():
     result = demp_jax.prune(_residual, RESIDUAL, [X], remove=_all(demp_jax.trace(_residual, RESIDUAL, X)))
     assert (result.variables["a"].shape, result.variables["w"].shape) == ((5, 1), (1, 1))

@@ -148,7 +148,7 @@ def test_a_state_that_mirrors_nothing_is_an_error_without_its_optimizer():
 
 
 def test_params_picks_leaves_as_they_are():
-    with pytest.raises(ValueError, match="params: it must pick leaves of the variables as they are"):
+    with pytest.raises(ValueError, match="params: must return leaves of the variables unchanged"):
         mirror.trained_leaves(lambda v: jax.tree.map(lambda leaf: leaf * 2, v), _params([]))
 
 

@@ -115,11 +115,11 @@ def _other_optimizer():
     ("other", "message"),
     [
         (lambda: _build({"parameters": 0.4})[3], r"the state has the target 0.5 in 60 steps, this pruner 0.4 in 60"),
-        (lambda: _build()[3], "the state is of a pruner with a target and this one has none"),
+        (lambda: _build()[3], "the state and this pruner must both have a target, or both have none"),
         (_other_optimizer, r"the state is not of this optimizer \(0\); opt_state/.*stored .*, wanted nothing"),
         (
             lambda: demp_jax.nnx.Pruner(_Net(nnx.Rngs(0)), None, [X], **OPTIONS),
-            "the optimizers must be none, as the pruner was made with; got 0",
+            "the optimizers of the state must be those of this pruner, none; got 0",
         ),
     ],
 )
