@@ -628,7 +628,7 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
     return f"""\
 # A PPO agent, pruned while it learns
 
-Written by `{first["command"]}` from the records in `{STUDY.name}.jsonl`. Each agent learned for {first["updates"]}
+Written by `{found[-1]["command"]}` from the records in `{STUDY.name}.jsonl`. Each agent learned for {first["updates"]}
 updates of {ACTORS} x {STEPS} steps ({first["updates"] * ACTORS * STEPS:,} in all) in {first["environment"]}. The return
 is the mean over {EPISODES} episodes after the training, with the standard deviation over seeds. FLOPs are those of both
 networks on one observation at the end, and training FLOPs their mean over the updates. The time of an update, which
