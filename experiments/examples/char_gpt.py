@@ -16,12 +16,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import platform
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from pydoc_data import topics
 from typing import Any, NamedTuple
 
@@ -40,10 +38,9 @@ from flax import nnx
 import demp_jax
 import demp_jax.nnx
 from experiments.core import timing
-from experiments.core.errors import UsageError, require
+from experiments.examples import study
 from experiments.figures import judging
 from experiments.reporting import tables
-from experiments.rundir import records
 
 WIDTH, HEAD_SIZE, CONTEXT, BATCH = 64, 16, 64, 16
 HIDDEN = (256, 256, 256, 256)  # Hidden units of each block.
@@ -53,7 +50,6 @@ SPAN = 0.6  # Fraction of the steps in which units die.
 PRUNES = 10  # Every tenth of the steps.
 STEPS = 800
 TIMED_SECONDS = 2.0
-NAME = "char_gpt"
 
 
 class Text(NamedTuple):
@@ -367,51 +363,24 @@ def claims(records_of_seed: Mapping[str, Mapping[str, Any]]) -> list[judging.Cla
     return found
 
 
-def verdicts(found: Sequence[Mapping[str, Any]]) -> list[judging.Verdict]:
-    """Returns the verdicts on the claims, over the seeds."""
-    numbers = dict.fromkeys(record["seed"] for record in found)
-    of_seeds = [claims({r["setting"]: r for r in found if r["seed"] == number}) for number in numbers]
-    return [judging.decide(same) for same in zip(*of_seeds, strict=True)]
-
-
 def results_table(found: Sequence[Mapping[str, Any]]) -> str:
     """Returns a table with a row per setting and means over the seeds."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         ("network", "seeds", "validation loss", "parameters", "hidden units", "by block")
         + ("FLOPs", "training FLOPs", "step at the start", "step at the end")
     ]
-    for setting in dict.fromkeys(record["setting"] for record in found):
-        group = [record for record in found if record["setting"] == setting]
-        losses = [record["validation_loss"] for record in group]
-        spread = f" ± {statistics.stdev(losses):.3f}" if len(group) > 1 else ""
+    for setting, group in study.settings(found).items():
         blocks = [statistics.mean(units) for units in zip(*(record["hidden"] for record in group), strict=True)]
         ratios = ("flops_ratio", "training_flops_ratio", "step_ratio_start", "step_ratio_end")
         rows.append(
             (
                 setting,
                 str(len(group)),
-                f"{statistics.mean(losses):.3f}{spread}",
-                f"{statistics.mean(record['parameters'] for record in group):,.0f}",
+                study.mean_and_spread(group, "validation_loss", 3),
+                f"{study.mean(group, 'parameters'):,.0f}",
                 f"{sum(blocks):.0f}",
                 ", ".join(f"{units:.0f}" for units in blocks),
-                *(f"x {statistics.mean(record[name] for record in group):.2f}" for name in ratios),
-            )
-        )
-    return tables.lines(rows)
-
-
-def verdicts_table(found: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a table with a row per claim: the mean of its paired differences, their bounds, and whether it holds."""
-    rows = [("claim", "measured", "90% bounds", "required", "outcome")]
-    for verdict in verdicts(found):
-        [decision] = verdict.decisions
-        rows.append(
-            (
-                verdict.claim,
-                f"{decision.what}: {decision.measured}",
-                decision.bounds,
-                decision.required,
-                verdict.outcome,
+                *(f"x {study.mean(group, name):.2f}" for name in ratios),
             )
         )
     return tables.lines(rows)
@@ -425,13 +394,13 @@ def page(found: Sequence[Mapping[str, Any]]) -> str:
     return f"""\
 # A character-level GPT, pruned while it trains
 
-Written by `{first["command"]}` from the records in `{NAME}.jsonl`. Each network was trained for {first["steps"]} steps
-of {BATCH} sequences of {CONTEXT} characters. The text has {facts["length"]:,} characters, {facts["characters"]} of them
-different, and is that of Python {facts["python"]}. Of the sequences of 50 characters in the validation text,
-{facts["validation_seen"]:.1%} also occur in the training text. Losses are in nats per character, with the standard
-deviation over seeds. FLOPs are those of an evaluation at the end, and training FLOPs their mean over the steps. The
-time of a training step is measured in one process, interleaved with dense steps. FLOPs and times are relative to the
-dense network.
+Written by `{first["command"]}` from the records in `{STUDY.name}.jsonl`. Each network was trained for
+{first["steps"]} steps of {BATCH} sequences of {CONTEXT} characters. The text has {facts["length"]:,} characters,
+{facts["characters"]} of them different, and is that of Python {facts["python"]}. Of the sequences of 50 characters in
+the validation text, {facts["validation_seen"]:.1%} also occur in the training text. Losses are in nats per character,
+with the standard deviation over seeds. FLOPs are those of an evaluation at the end, and training FLOPs their mean over
+the steps. The time of a training step is measured in one process, interleaved with dense steps. FLOPs and times are
+relative to the dense network.
 
 {results_table(found)}
 
@@ -439,7 +408,7 @@ Differences are between runs of the same seed. Bounds are one-sided 90% t-bounds
 lower bound is above what is required, and does not hold if the upper bound is below it
 (`experiments/figures/judging.py`).
 
-{verdicts_table(found)}
+{study.verdicts_table(STUDY, found)}
 
 The largest change of the validation loss at one of {len(changes)} prunes was {max(changes, default=0.0):.0e} nats.
 
@@ -447,51 +416,13 @@ Device: {first["device"]}. Commit: {first["commit"]}.
 """
 
 
-def filled(text_of_page: str, found: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a page with the tables of the records after their marks."""
-    text_of_page = tables.fill(text_of_page, f"{NAME}.jsonl", results_table(found))
-    return tables.fill(text_of_page, f"{NAME}.jsonl claims", verdicts_table(found))
+def _summary(record: Mapping[str, Any]) -> str:
+    loss, parameters, hidden = (record[field] for field in ("validation_loss", "parameters", "hidden"))
+    return f"{loss:.4f} nats, {parameters:,} parameters, hidden units {hidden}"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line; returns the exit status."""
-    parser = command.Parser(__doc__)
-    add = parser.add_argument
-    add("--seeds", type=int, default=3, metavar="N", help="number of seeds; %(default)s by default")
-    add("--steps", type=int, default=STEPS, metavar="N", help="updates of each network; %(default)s by default")
-    add("--out", type=command.local, default=Path("runs/examples"), metavar="DIR", help="%(default)s by default")
-    add("--fill", type=command.local, metavar="FILE", help="only write the tables of the records into this page")
-    options = parser.parse_args(arguments)
-    path = options.out / f"{NAME}.jsonl"
-    try:
-        require(options.seeds >= 1, "--seeds", options.seeds, "at least 1")
-        require(
-            options.steps >= PRUNES and options.steps % PRUNES == 0,
-            "--steps",
-            options.steps,
-            f"a positive multiple of {PRUNES}, the number of prunes",
-        )
-        if options.fill:
-            require(path.is_file(), "--out", str(options.out), f"a folder with {path.name}")
-            require(options.fill.is_file(), "--fill", str(options.fill), "a page")
-            options.fill.write_text(filled(options.fill.read_text(), records.read_lines(path)))
-            return 0
-        options.out.mkdir(parents=True, exist_ok=True)
-        provenance, found = records.provenance(), []
-        for seed in range(options.seeds):
-            for record in compare(seed, options.steps):
-                found.append({**record, **provenance})
-                records.write_text(path, "".join(json.dumps(each) + "\n" for each in found))
-                command.say(
-                    f"seed {seed}, {record['setting']}: {record['validation_loss']:.4f} nats, "
-                    f"{record['parameters']:,} parameters, hidden units {record['hidden']}"
-                )
-        records.write_text(path.with_suffix(".md"), page(found))
-    except UsageError as error:
-        return command.fail(str(error), 2)
-    command.say(f"{path}, {path.with_suffix('.md').name}")
-    return 0
-
+STUDY = study.Study("char_gpt", "steps", STEPS, PRUNES, compare, claims, {"results": results_table}, page, _summary)
+main = functools.partial(study.main, STUDY, __doc__)
 
 if __name__ == "__main__":
     sys.exit(command.guarded(main))

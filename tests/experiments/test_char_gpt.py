@@ -89,7 +89,7 @@ def test_the_network_is_causal_and_rotary_products_depend_on_the_distance():
 
 
 def test_wrong_arguments_are_one_line(tmp_path, capsys):
-    assert char_gpt.main(["--steps=10", f"--out={tmp_path}"]) == 2
-    assert "--steps must be a positive multiple of 3" in capsys.readouterr().err
-    assert char_gpt.main(["--steps=9", f"--fill={tmp_path / 'page.md'}", f"--out={tmp_path}"]) == 2
+    assert char_gpt.main(["--steps=15", f"--out={tmp_path}"]) == 2
+    assert "--steps must be a positive multiple of 10" in capsys.readouterr().err
+    assert char_gpt.main(["--steps=20", f"--fill={tmp_path / 'page.md'}", f"--out={tmp_path}"]) == 2
     assert "--out must be a folder with char_gpt.jsonl" in capsys.readouterr().err
