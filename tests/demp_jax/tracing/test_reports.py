@@ -242,7 +242,7 @@ def test_updates_that_are_none():
     params = _params(seen=(8,), rows=(4,)) | {"steps": jnp.zeros((), jnp.int32)}
     with pytest.raises(ValueError, match=r"updates\[0\]=3: the new value has shape \(4, 3\), the variable \(\)"):
         _labeled(_training, params, {0: "steps"})
-    with pytest.raises(ValueError, match=r"updates\[7\]=2 must name one of 3 outputs and of 6 variables"):
+    with pytest.raises(ValueError, match=r"updates\[7\]=2 must be the positions of one of 3 outputs and of one of 6"):
         _labeled(_training, params, {7: "seen"})
 
     def rows(p, x):  # The new value lies along the examples, which stay.
