@@ -25,6 +25,7 @@ STYLE = """
 .picture .mark { fill: #e08a1e; stroke: none; }
 .picture .curve { stroke: #4c8bd0; stroke-width: 2.5; fill: none; }
 .picture .gone { fill: url(#hatched); stroke: currentColor; stroke-opacity: 0.35; }
+td code.literal { white-space: nowrap; }
 div.math { overflow-y: hidden; padding-block: 0.2em; }
 """
 _HATCH = (

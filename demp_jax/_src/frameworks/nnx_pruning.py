@@ -183,7 +183,13 @@ def optimizers_of(model: Any, optimizer: Optimizers) -> tuple[dict[Any, nnx.Opti
         return {}, _trained(model, nnx.Param)
     if isinstance(optimizer, Mapping):
         return dict(optimizer), {key: _trained(model, each.wrt, key) for key, each in optimizer.items()}
-    several = [optimizer] if isinstance(optimizer, nnx.Optimizer) else list(optimizer)
+    several: list[Any] = list(optimizer) if isinstance(optimizer, list | tuple) else [optimizer]
+    odd = next((each for each in several if not isinstance(each, nnx.Optimizer)), None)
+    if odd is not None:
+        raise ValueError(
+            f"optimizer must be an nnx.Optimizer, or a list or dict of them; got {type(odd).__name__}. The order is "
+            "prune(model, batches, optimizer) and Pruner(model, optimizer, death_set)."
+        )
     return dict(enumerate(several)), {i: _trained(model, each.wrt) for i, each in enumerate(several)}
 
 

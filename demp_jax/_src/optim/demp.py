@@ -77,6 +77,8 @@ def demp(
       ValueError: for an unknown `kind` or `amplitude`, or a negative or non-finite `strength` or `noise`; in `update`,
         if `params` is missing or if the default `where` finds no scale.
     """
+    if not hasattr(base, "init"):
+        raise ValueError(f"demp: base must be an optimizer, such as optax.adam(1e-3); got {base!r}.")
     added = noise_lib.add_weight_noise(noise, key=key, amplitude=amplitude, asymmetric=asymmetric)
     parts: tuple[optax.GradientTransformation, ...]
     if kind == "group":

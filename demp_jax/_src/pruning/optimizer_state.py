@@ -75,7 +75,11 @@ def slice_state(
     wanted = {entries(path): want.shape for path, want in shapes}
     own = {entries(path): np.size(leaf) if is_array(leaf) else 1 for path, leaf in paths_and_leaves}
     if set(wanted) - set(own) or any(size > 1 for path, size in own.items() if path not in wanted):
-        raise ValueError("opt_state: its structure is not that of tx.init(params). Give the `tx` that made the state.")
+        raise ValueError(
+            "opt_state: its structure is not that of tx.init(params). Give the optimizer that was made for this "
+            "network (in Flax NNX, nnx.Optimizer(model, tx, wrt=nnx.Param)), and params= if it trains a part of the "
+            "variables, such as lambda v: v['params']."
+        )
     sliced, stale = [], set()
     for n, (path, leaf) in enumerate(paths_and_leaves):
         variable, shape = matched[n], np.shape(leaf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +17,8 @@ from demp_jax._src.pruning.record import PruneRecord
 from demp_jax._src.pruning.target import TargetController
 from demp_jax._src.tracing.graph import Graph
 
+# A target counts as missed if so much more of the network is expected to be left.
+_MISSED = 0.06
 TARGETS = ("parameters", "flops", "neurons", "sparsity")
 
 
@@ -115,6 +118,7 @@ class Pruner:
                 raise ValueError(f"Pruner: target[{self._kind!r}] must be in (0, 1); got {value}.")
             self._controller = TargetController(left, self._span)
         self._dense: dict[str, int] = {}
+        self._warned = False
         self._graph: Graph | None = None
 
     @property
@@ -186,7 +190,23 @@ class Pruner:
             sizes = {"neurons": seen.neurons[1], "parameters": seen.parameters[1], "flops": seen.flops[1]}
             kind = "parameters" if self._kind == "sparsity" else self._kind
             self.factor = self._controller.update(self.steps, min(sizes[kind] / self._dense[kind], 1.0))
+            self._warn()
         return None if opt_state is None else demp.set_strength_factor(opt_state, self.factor)
+
+    def _warn(self) -> None:
+        """Warns once, as early as possible, if too few units die for the target."""
+        assert self._controller is not None
+        expected = self._controller.outlook()
+        if self._warned or expected is None or expected <= self._controller.left + _MISSED:
+            return
+        self._warned = True
+        asked = 1 - self._controller.left if self._kind == "sparsity" else self._controller.left
+        shown = 1 - expected if self._kind == "sparsity" else expected
+        warnings.warn(
+            f"Pruner: the target {self._kind}={asked:.3g} will be missed, at about {shown:.3g}, because too few units "
+            "die. Raise the learning rate, span or the noise, or set PruneOptions(constant=...).",
+            stacklevel=4,
+        )
 
     def _preview(self, variables: Any, copies: Mapping[str, Any]) -> prune_lib.Preview:
         batches = self._batches()

@@ -147,6 +147,11 @@ def trace(
     _exclude(analyses[0], exclude)
     grouping = _grouped(analyses)
     examples = examples_of(x, batch_axis)
+    if examples < 2:
+        raise ValueError(
+            f"trace: x must have at least two examples along batch_axis={batch_axis}, or examples cannot be told from "
+            f"broadcasts; got {examples}. Give two or more."
+        )
     views = [_Assembly(analysis, grouping, examples).graph() for analysis in analyses]
     unread = set.intersection(*(set(view.unread) for view in views))
     graph = dataclasses.replace(

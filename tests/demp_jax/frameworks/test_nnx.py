@@ -197,3 +197,12 @@ def test_an_untrained_part_is_not_counted_and_keeps_no_moments():
     assert record.parameters[1] == model.bn4.scale.shape[0] * 5 + 5
     moments = jax.tree.leaves(nnx.as_pure(optimizer.opt_state[0].mu))
     assert sorted(m.shape for m in moments) == sorted([(5,), (model.bn4.scale.shape[0], 5)])
+
+
+@pytest.mark.parametrize("odd", [optax.adam(1e-3), [jnp.ones((4, 5))]])
+def test_what_is_no_optimizer_is_named_with_the_order_of_arguments(odd):
+    model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
+    with pytest.raises(ValueError, match=r"optimizer must be an nnx.Optimizer.* prune\(model, batches, optimizer\)"):
+        demp_nnx.prune(model, [jnp.ones((4, 5))], odd)
+    with pytest.raises(ValueError, match=r"optimizer must be an nnx.Optimizer.* Pruner\(model, optimizer, death_set\)"):
+        demp_nnx.Pruner(model, odd, [jnp.ones((4, 5))], every=1)

@@ -1,5 +1,7 @@
 """The pruner: when it prunes, how it gets to a size, and a training that goes on from its state."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,6 +87,7 @@ def test_it_ends_at_a_size():
     assert pruner.factor == 0.0
 
 
+@pytest.mark.filterwarnings("ignore:Pruner. the target sparsity=0.5 will be missed")
 @pytest.mark.parametrize("stop", [19, 20, 50])
 def test_interrupted_and_resumed_is_uninterrupted(tmp_path, stop):
     whole = _build({"sparsity": 0.5})
@@ -166,3 +169,19 @@ def test_the_pure_pruner_looks_at_the_network_that_it_left():
     assert factors[0] > 0
     assert factors[5] == factors[-1] == 0.0
     np.testing.assert_allclose(_network(variables, X).shape, (64, 3))
+
+
+def test_a_target_that_will_be_missed_is_said_once():
+    """No unit dies, whatever the strength, so that the whole network is left."""
+
+    def network(params, x):
+        return jax.nn.relu(x @ params["hidden"]) @ params["out"]
+
+    params = {"hidden": jnp.ones((3, 8)), "out": jnp.ones((8, 2))}
+    pruner = demp_jax.Pruner(network, [jnp.ones((4, 3))], every=1000, target={"parameters": 0.2}, span=100)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(100):
+            pruner.step(params)
+    [warning] = said
+    assert "the target parameters=0.2 will be missed, at about 1, because too few units die" in str(warning.message)

@@ -349,3 +349,8 @@ def test_the_last_group_of_a_group_norm_has_to_stay():
     result = demp_jax.prune(network, params, [x])
     assert sum(result.record.removed.values()) == 2
     assert not demp_jax.trace(network, result.variables, x).prunable
+
+
+def test_a_batch_of_one_example_is_refused():
+    with pytest.raises(ValueError, match="x must have at least two examples along batch_axis=0"):
+        demp_jax.trace(lambda w, x: jax.nn.relu(x @ w), jnp.ones((3, 4)), jnp.ones((1, 3)))
