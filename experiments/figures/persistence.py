@@ -147,7 +147,7 @@ FIG12 = Figure(
     look=lambda series: (series, series),
 )
 
-# Figure 17: live units of a ViT, by layer.
+# Figure 17: alive units of a ViT by layer.
 
 
 def _fig17_points(case: Case, outcome: Outcome) -> list[Point]:
