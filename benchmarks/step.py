@@ -165,7 +165,7 @@ def table(records: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     memory = any(row.get("bytes") for record in records for row in record["steps"].values())
     header += ("memory",) if memory else ()
     as_xla = any(_AS_XLA in record["steps"] for record in records)
-    header += ("beside XLA's",) if as_xla else ()
+    header += ("relative to XLA's",) if as_xla else ()
     found: list[tuple[str, ...]] = [(*header, "TFLOP/s", "of the roofline") if roof else header]
     told = set()
     for record in records:

@@ -216,8 +216,8 @@ class Trained(NamedTuple):
     """A network after its training.
 
     Attributes:
-      model, optimizer: as training left them.
-      extra: what the update of the optimizer takes besides the gradients.
+      model, optimizer: their states after training.
+      extra: extra arguments of the optimizer's update.
       flops: mean FLOPs of an evaluation of the network on one example, over the steps.
       prunes: a record per prune that removed units.
     """
@@ -234,7 +234,7 @@ def train(hidden: Sequence[int], seed: int, steps: int, strength: float | None =
 
     Args:
       hidden: the hidden units of each block.
-      seed: of the initial weights and the batches.
+      seed: seed of the initial weights and the batches.
       steps: the number of updates, a multiple of `PRUNES`.
       strength: the peak of the strength of the regularizer; `None` for dense training.
     """

@@ -33,10 +33,10 @@ def _ablation(
     at_cpu: Mapping[str, Mapping[str, Sequence[float]]] | None = None,
     **more: Any,
 ) -> Figure:
-    """Returns a figure of variants of DemP beside dense training, ResNet-18, a panel for each optimizer.
+    """Returns a figure of variants of DemP and dense training for ResNet-18, with one panel per optimizer.
 
-    `variants` has the changes that make a line. `at_paper` has further changes of a line at the paper's scale, `at_cpu`
-    its strengths by optimizer at the scale of a CPU, in place of the network's.
+    `variants` has the config options of each line. `at_paper` has further options of a line at the paper's scale.
+    `at_cpu` has its strengths by optimizer at the scale of a CPU, instead of the network's.
     """
 
     def cases(scale: str) -> list[Case]:
@@ -252,7 +252,7 @@ def _length(means: Sequence[Mean]) -> list[Claim]:
         Claim(f"In the {name} training DemP is more accurate than the early methods.", _BEYOND, (lead,))
         for name, lead in zip(_TRAINING, leads, strict=True)
     ]
-    # Runs of a single length do not tell.
+    # A single length cannot test this claim.
     value = leads[panels[-1]].value - leads[panels[0]].value if len(panels) > 1 else math.nan
     gain = Effect(f"{what}, the {_TRAINING[panels[-1]]} minus the {_TRAINING[panels[0]]} training", value)
     return [Claim("With Adam, DemP gains on the early methods with longer training.", _BEYOND, (gain,)), *claims]

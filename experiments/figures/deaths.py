@@ -185,7 +185,7 @@ def _fig10_cases(scale: str) -> list[Case]:
     widths = (4, 8, 16, 32) if cpu else (8, 16, 24, 32, 48, 64)
     rates = (0.01, 0.05, 0.1) if cpu else (0.01, 0.025, 0.05, 0.075, 0.1)
     batches = (64, 128, 256) if cpu else (16, 32, 64, 128, 256)
-    # As many steps at every batch size, and decays of the learning rate at the same ones.
+    # The same number of steps at every batch size, with decays of the learning rate at the same steps.
     epochs = float((RECIPES["resnet18"][scale][1] | BRIEF[scale]).get("steps", "250ep").removesuffix("ep"))
     steps = {"steps": str(int(epochs * 50_000 / 128)), "optimizer.step_every": "30078"}
     by_batch = {"Adam - 0.05": {"optimizer.learning_rate": 0.05, **steps}}

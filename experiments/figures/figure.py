@@ -26,7 +26,7 @@ class Case:
       panel: index of the panel.
       series: name of the line.
       level: the value that varies along the line.
-      seed: of the run. Points that differ only in their seed are averaged.
+      seed: seed of the run. Points that differ only in their seed are averaged.
     """
 
     run: Run
@@ -76,12 +76,11 @@ class Panel:
     """Axes.
 
     Attributes:
-      title: above the axes.
-      x: label.
-      y: label.
+      title: title above the axes.
+      x, y: labels of the axes.
       log_x: whether the x-axis is logarithmic.
-      bars: draw bars in place of lines.
-      percent: draw `y`, a fraction, in percent.
+      bars: whether to draw bars instead of lines.
+      percent: whether `y` is a fraction to draw in percent.
     """
 
     title: str
@@ -98,8 +97,8 @@ class Figure:
 
     Attributes:
       name: such as `fig3`.
-      what: what it shows, in a line.
-      panels: its axes.
+      what: description in one line.
+      panels: the axes.
       judge: returns the claims with their effects, given the means of one seed. Without means it returns the same
         claims in the same order, with effects of NaN.
       one_seed: returns the cases of one seed, given a scale.
@@ -109,8 +108,8 @@ class Figure:
       rows: numbers that the paper prints, shown beside the measured ones.
       table: returns rows like `rows`, given the records of the runs; for tables.
       timed: the claims that compare times, which are only tested with runs from a single device.
-      columns: how many panels a row has.
-      marked: draw a marker for each level, as in the paper's figures 6 and 7.
+      columns: number of panels per row.
+      marked: whether to draw a marker for each level, as in the paper's figures 6 and 7.
       look: returns two parts of a line's label, given its name. Lines that share the first part have the same color,
         lines that share the second, if not empty, the same style.
       caveat: why a claim that fails at the scale of a CPU may hold at the paper's, and what was tried.

@@ -1,5 +1,5 @@
 # Copyright 2026 The demp_jax Authors. Licensed under the Apache License, Version 2.0.
-"""Tables 1 to 3: ResNet-50 and ViT-B/16 on ImageNet, beside the rows of the paper."""
+"""Tables 1 to 3: ResNet-50 and ViT-B/16 on ImageNet, with the rows of the paper for comparison."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def _cases(
 
 
 def _points(case: Case, outcome: Outcome) -> list[Point]:
-    """Returns accuracy against sparsities, FLOPs and times, a panel each."""
+    """Returns accuracy against sparsities, FLOPs and times, with one panel for each."""
     summary = outcome.summary
     assert summary is not None
     columns = (

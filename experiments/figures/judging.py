@@ -44,7 +44,7 @@ class Effect:
       value: its value; NaN if it was not measured.
       above: the claim requires the value to be above this.
       within: the claim requires the absolute value to be below this; replaces `above`.
-      unit: of the value, such as `points`.
+      unit: unit of the value, such as `points`.
       over: the range over which it was measured, such as weight sparsities, if there is one.
     """
 
@@ -62,7 +62,7 @@ class Claim:
 
     Attributes:
       text: the claim.
-      section: of the paper.
+      section: section of the paper.
       effects: the quantities that it is about.
       note: a remark.
     """
@@ -79,8 +79,8 @@ class Decision:
 
     Attributes:
       what, unit, above, within: as in `Effect`.
-      values: of the seeds in which it was measured.
-      mean: of the values; `None` without values.
+      values: values of the seeds in which it was measured.
+      mean: mean of the values; `None` without values.
       low: lower one-sided bound of the mean; `None` for a single value.
       high: upper one-sided bound.
       over: the union of the seeds' ranges.
@@ -130,10 +130,10 @@ class Verdict:
     """The outcome of a claim over all seeds.
 
     Attributes:
-      claim: in our words.
-      section: of the paper.
+      claim: the claim, in our words.
+      section: section of the paper.
       outcome: `holds`, `does not hold`, `undecided` or `not tested`.
-      decisions: on its effects.
+      decisions: the decisions on its effects.
       note: a remark.
     """
 

@@ -101,7 +101,7 @@ def lead(
     Without a common range, the closest two runs within `NEAR` points of sparsity are compared instead.
 
     Args:
-      means: of one seed.
+      means: the means of one seed.
       panel: index of the panel.
       ours: names of lines.
       theirs: names of the lines that are subtracted.

@@ -70,7 +70,7 @@ def train(
     """Returns the number of dead neurons after every `between` steps, `[looks]`; -1 if the weights have diverged.
 
     A step uses a single image. `SGD noise` is w -= level (g_image - g_all), the noise of the gradient alone.
-    `asymmetric` and `symmetric` are w += level 0.1 xi, xi ~ N(0, 1), for the weights of live neurons or for all. `SGD`
+    `asymmetric` and `symmetric` are w += level 0.1 xi, xi ~ N(0, 1), for the weights of alive neurons or for all. `SGD`
     is w -= level g_image.
     """
 

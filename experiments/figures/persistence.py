@@ -147,7 +147,7 @@ FIG12 = Figure(
     look=lambda series: (series, series),
 )
 
-# Figure 17: live units of a ViT, by layer.
+# Figure 17: alive units of a ViT by layer.
 
 
 def _fig17_points(case: Case, outcome: Outcome) -> list[Point]:
@@ -166,7 +166,7 @@ def _fig17(means: Sequence[Mean]) -> list[Claim]:
     if min(map(len, blocks)) >= 3:
         dead = [100 * float(1 - y[-1] / y[0]) for y in blocks]
         revived = [100 * float((y[-1] - y.min()) / y[0]) for y in blocks]
-        # A block without deaths does not tell whether dead units stay dead.
+        # A block without dead units does not show whether they stay dead.
         revived[:2] = [v if y.min() <= y[0] - _FEWEST else math.nan for v, y in zip(revived[:2], blocks, strict=False)]
     unit, names = "% of the block", ("first", "middle")
     died = [Effect(f"dead at the end, {n} block", v, above=85.0, unit=unit) for n, v in zip(names, dead, strict=False)]

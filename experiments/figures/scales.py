@@ -149,7 +149,7 @@ REGULARIZERS: dict[str, dict[str, Any]] = {
     "Lasso": {"method.penalized": "all"},
     "Lasso(gamma)": {},
 }
-VARIANCES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)  # Of the noise.
+VARIANCES = (0.0, 5e-5, 1e-4, 5e-4, 1e-3)  # Levels of the noise.
 
 # Peak strengths of the regularizer, by network, optimizer and scale. The released code has those of scale `paper`.
 STRENGTHS: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {
@@ -222,12 +222,12 @@ def grid(
     returns two cases of one line.
 
     Args:
-      network: key of `RECIPES`.
+      network: name in `RECIPES`.
       scale: one of `figure.SCALES`.
-      lines: the changes that make a line, by its name; in the name `{}` is replaced by the level.
-      *changes: to the recipe, common to all lines; those of a line take precedence.
-      field: the config field that is set to the level; none for lines of a single point.
-      levels: its values.
+      lines: config options of each line by its name. In the name, `{}` is replaced by the level.
+      *changes: config options common to all lines; those of a line take precedence.
+      field: the config option that is set to the level; none for lines of a single point.
+      levels: the levels.
       panel: index of the panel.
     """
     return [

@@ -22,7 +22,7 @@ _W0 = 1.0
 
 
 def survival(key: jax.Array, eta: float, *, w0: float = _W0, time: float, walkers: int, steps: int) -> np.ndarray:
-    """Returns the part of walkers above zero at `steps` times up to `time`, `[steps + 1]`: equation (5) of the paper.
+    """Returns the fraction of walkers above zero at times up to `time`, `[steps + 1]`: equation (5) of the paper.
 
         dw = sqrt(eta) dB while w > 0, and w = 0 from then on
 
@@ -104,7 +104,7 @@ PROP_B1 = Figure(
     look=lambda series: ("erf", "erf") if series.startswith("erf") else (series.split(", ")[1], series.split(", ")[0]),
 )
 
-# The second walk: w_{t+1} = w_t - eta (h + zeta_t) w_t, zeta = +-1 with even chance.
+# The second walk: w_{t+1} = w_t - eta (h + zeta_t) w_t, with zeta = 1 or -1 with equal probability.
 _H, _ZETA = -0.02, 1.0
 
 
@@ -143,7 +143,7 @@ def _lemma_b2(scale: str, seeds: Sequence[int]) -> list[Point]:
 
 
 def _neuron_deaths(seed: int, eta: float, *, steps: int, neurons: int = 400, inputs: int = 8) -> float:
-    """Returns the part of single ReLU neurons that are dead after SGD on labels they cannot learn.
+    """Returns the fraction of single ReLU neurons that are dead after SGD on labels that they cannot learn.
 
     Each neuron relu(w x + b) is trained alone by batches of one on 64 inputs with labels of random sign: its gradient
     is all noise, and zero once the neuron is dead, as in both walks.

@@ -279,7 +279,7 @@ def read(workdir: str | Path, step: int | None = None) -> Saved:
     folder = Path(workdir)
     folder = folder / "checkpoints" if (folder / "checkpoints").is_dir() else folder
     if not folder.is_dir():
-        raise UsageError(f"workdir must be the folder of a run; got {str(workdir)!r}, which does not exist.")
+        raise UsageError(f"workdir must be a run directory; got {str(workdir)!r}, which does not exist.")
     checkpoints = Checkpoints(folder, keep=None)
     try:
         found = step if step is not None else checkpoints.latest()

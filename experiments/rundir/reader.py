@@ -160,8 +160,8 @@ def read(workdir: Path, name: str) -> Recorded:
     if not any((workdir / file).is_file() for file in ("config.json", "log.txt")):
         what = "has no config.json" if workdir.is_dir() else "is no folder"
         raise UsageError(
-            f"WORKDIR must be the folder of a run, as experiments.run leaves it; {workdir} {what}. "
-            "Give the folders of the runs themselves, such as runs/sweep/*/."
+            f"WORKDIR must be a run directory written by experiments.run; {workdir} {what}. "
+            "To name several runs, use a pattern such as runs/sweep/*/."
         )
     damage: list[str] = []
     metrics, cuts, dead = (_lines(workdir / f"{file}.jsonl", damage) for file in ("metrics", "cuts", "dead"))

@@ -209,7 +209,7 @@ def test_the_table_of_steps_beside_xlas_dense_step():
     steps = {"dense": row, "90%, even": cut, step._AS_XLA: slow}
     found = step.table([record | {"steps": steps}, record | {"steps": {"dense": row, "90%, even": cut}}])
     assert [line[-2:] for line in found] == [
-        ("efficiency", "beside XLA's"),
+        ("efficiency", "relative to XLA's"),
         ("0.50", "1.50"),
         ("0.33", "1.00"),
         ("0.50", ""),

@@ -173,7 +173,7 @@ def test_bfloat16_and_a_dataset_of_files_that_has_moved(tmp_path):
 
 
 BAD = {
-    "--workdir=NONE --format=jax": "workdir must be the folder of a run; got '.*', which does not exist",
+    "--workdir=NONE --format=jax": "workdir must be a run directory; got '.*', which does not exist",
     "--workdir=EMPTY --format=jax": "workdir must hold a checkpoint; '.*' has none",
     "--workdir=RUN --format=jax --batch=0": "--batch must be at least 1; got 0",
     "--workdir=RUN --format=jax --out=FILE": "--out=.* must be a folder that can be written",

@@ -62,12 +62,12 @@ def _distribution(section: schema.Masking) -> sparsity.Distribution:
 
 
 def plain(kind: Callable[..., masking.Masking]) -> Maker:
-    """Returns the maker of a method that recomputes its masks from scores."""
+    """Returns a function that makes an updater that recomputes its masks from scores."""
     return lambda settings, distribution, schedule: kind(distribution, schedule, settings.seed)
 
 
 def dynamic(kind: Callable[..., masking.Masking], **more: str) -> Maker:
-    """Returns the maker of a method that moves connections.
+    """Returns a function that makes an updater that moves connections.
 
     Args:
       kind: class of the updater.

@@ -537,9 +537,7 @@ def test_each_run_alone_and_many_together(workdirs, tmp_path):
 
 def test_a_folder_without_a_run_is_one_line(tmp_path, workdirs):
     for wrong in (tmp_path, tmp_path / "nowhere", workdirs[0] / "curves.png"):
-        with pytest.raises(
-            UsageError, match=r"^WORKDIR must be the folder of a run, .*; \S.* (has no config|is no folder)"
-        ):
+        with pytest.raises(UsageError, match=r"^WORKDIR must be a run directory .*; \S.* (has no config|is no folder)"):
             report.main([str(workdirs[0]), str(wrong), f"--out={tmp_path / 'report.html'}"])
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="--out=.* must be a file that can be written"):
