@@ -144,17 +144,23 @@ def test_a_pruned_agent_learns_as_the_masked_one():
 
 def test_hindsight_counts_units_that_wake_up():
     def layers(bias):
-        return [{"kernel": jnp.eye(4), "bias": jnp.asarray(bias)}, {"kernel": jnp.ones((4, 1)), "bias": jnp.zeros(1)}]
+        return [{"kernel": jnp.eye(5), "bias": jnp.asarray(bias)}, {"kernel": jnp.ones((5, 1)), "bias": jnp.zeros(1)}]
 
-    first, second = np.eye(4, dtype=np.float32)[:2], np.eye(4, dtype=np.float32)[:3]
-    zero = {"kernel": jnp.eye(4).at[:, 3].set(0.0)}
-    params = {"actor": layers([0.0, 0.0, 0.0, 0.0]), "critic": layers([0.0, 0.0, 0.0, -1.0])}
-    params["critic"][0] |= zero
-    later = {"actor": layers([0.0, 0.0, -2.0, 1.0]), "critic": params["critic"]}
+    first, second = np.eye(5, dtype=np.float32)[:2], np.eye(5, dtype=np.float32)[:3]
+    params = {"actor": layers([0.0] * 5), "critic": layers([0.0, 0.0, 0.0, -1.0, 0.0])}
+    params["critic"][0] |= {"kernel": jnp.eye(5).at[:, 3].set(0.0)}
+    later = {"actor": layers([0.0, 0.0, -2.0, 1.0, 0.0]), "critic": params["critic"]}
     [found] = ppo.hindsight([ppo.Snapshot(1, params, first), ppo.Snapshot(2, later, second)])
-    # Units 2 and 3 of both networks are dead on the first two inputs. Unit 2 wakes on the third input. In the actor,
+    # Units 2, 3 and 4 of both networks are dead on the first two inputs. Unit 2 wakes on the third input. In the actor,
     # training then kills unit 2 and revives unit 3; in the critic, unit 2 is alive at the end.
-    assert found == {"update": 1, "units": 8, "dead": 4, "dormant": 4, "zero": 1, "awake": 2, "revived": 2}
+    assert found == {"update": 1, "units": 10, "dead": 6, "dormant": 6, "zero": 1, "awake": 2, "revived": 2}
+
+
+def test_a_rule_removes_only_units_that_are_dead_on_any_observation():
+    run = ppo.train(ENV, HIDDEN, 0, 42, "any", 3.0)
+    before, after = (each["units"] for each in run.units)
+    assert before - after == run.units[0]["zero"] > 0
+    assert run.units[0]["dead"] > run.units[0]["zero"]
 
 
 def test_records_become_tables_and_verdicts(tmp_path, monkeypatch, capsys):
