@@ -2,17 +2,16 @@
 """Collects records of runs and prints them as tables.
 
     python -m experiments.tables --collect=results/NAME.jsonl WORKDIR...
-    python -m experiments.tables results/NAME.jsonl
     python -m experiments.tables results/NAME.jsonl --fill=README.md
     python -m experiments.tables results/ONE.jsonl results/OTHER.jsonl --lead DemP EarlyCroP --by=inference_flops_ratio
     python -m experiments.tables results/NAME.jsonl --layers=layers.png --only 'DemP*' 'EarlyCroP, rho 0.5'
 
-The first command writes the summaries of finished runs to a record file. The second prints its table in Markdown, with
-a row per setting and the mean over seeds. The third writes the table after the line `<!-- table NAME.jsonl -->` of a
-file. The fourth compares the settings that begin with `DemP` with those that begin with `EarlyCroP`: for each seed,
-the difference of their accuracies, interpolated linearly and averaged over the range of `--by` where both have runs;
-then the mean over seeds with one-sided 90% t-bounds. Runs below half of the best accuracy are left out. The last one
-draws the fraction of its units that each layer keeps, for the settings that match a pattern of `--only`.
+The first command writes the summaries of finished runs to a record file. The second writes its table, with a row per
+setting and the mean over seeds, after the line `<!-- table NAME.jsonl -->` of a file; without `--fill` it prints the
+table. The third compares the settings that begin with `DemP` with those that begin with `EarlyCroP`: for each seed, the
+difference of their accuracies, interpolated linearly and averaged over the range of `--by` where both have runs; then
+the mean over seeds with one-sided 90% t-bounds. Runs below half of the best accuracy are left out. The last one draws
+the fraction of its units that each layer keeps, for the settings that match a pattern of `--only`.
 """
 
 from __future__ import annotations
