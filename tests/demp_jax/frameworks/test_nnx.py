@@ -1,6 +1,7 @@
 """Flax NNX models, cut in place with their optimizer."""
 
 import logging
+import os
 
 import jax
 import jax.numpy as jnp
@@ -199,6 +200,7 @@ def test_an_untrained_part_is_not_counted_and_keeps_no_moments():
     assert sorted(m.shape for m in moments) == sorted([(5,), (model.bn4.scale.shape[0], 5)])
 
 
+@pytest.mark.skipif(os.environ.get("CHECK_SHAPES") == "1", reason="the check of annotations refuses these before")
 @pytest.mark.parametrize("odd", [optax.adam(1e-3), [jnp.ones((4, 5))]])
 def test_what_is_no_optimizer_is_named_with_the_order_of_arguments(odd):
     model = nnx.Sequential(nnx.Linear(5, 4, rngs=nnx.Rngs(0)), nnx.relu, nnx.Linear(4, 2, rngs=nnx.Rngs(1)))
