@@ -36,10 +36,10 @@ def demp(
         theta_{t+1} = theta_t + base(grad L + grad R(gamma; lambda_t)) + xi_t
         xi_t ~ N(0, sigma_t^2) for weights of alive neurons, 0 for weights of dead neurons
 
-    with R = lambda_t * sum |gamma| by default (`add_regularizer`). Use `prune` to remove dead neurons. Constant weight
-    decay belongs in `base`. Parameters that `base` freezes with `optax.set_to_zero` in an `optax.partition` are neither
-    regularized nor perturbed. Inside `optax.masked` or `optax.partition`, `demp` only changes the parameters that these
-    pass on.
+    with `R = lambda_t * sum |gamma|` by default (`add_regularizer`). Use `prune` to remove dead neurons. Constant
+    weight decay belongs in `base`. Parameters that `base` freezes with `optax.set_to_zero` in an `optax.partition` are
+    neither regularized nor perturbed. Inside `optax.masked` or `optax.partition`, `demp` only changes the parameters
+    that these pass on.
 
     `weight_mask` returns the mask of the weights of alive neurons. Pass it at each step,
     `tx.update(grads, state, params, live=mask)`. By default, a weight counts as alive if its gradient is nonzero. This

@@ -152,7 +152,7 @@ def add_proximal_lasso(strength: optax.ScalarOrSchedule, *, where: Mask = norm_s
 
         theta <- sign(theta + u) * max(|theta + u| - lambda_t, 0)
 
-    A parameter becomes exactly zero if |theta + u| <= lambda_t, and stays zero while |u| <= lambda_t. With the other
+    A parameter becomes zero if `|theta + u| <= lambda_t`, and stays zero while `|u| <= lambda_t`. With the other
     regularizers it oscillates around zero with the step size of the optimizer.
 
     To scale the threshold with the learning rate, as in proximal gradient descent, pass the product of both schedules.
