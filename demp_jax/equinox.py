@@ -448,7 +448,8 @@ def _fit_conv(m: Any) -> dict[str, Any]:
 
 def _fit_attention(m: Any) -> dict[str, Any]:
     sizes = {f"{name}_size": getattr(m, f"{name}_proj").weight.shape[-1] for name in ("query", "key", "value")}
-    return {**sizes, "output_size": m.output_proj.weight.shape[-2]}
+    heads = m.query_proj.weight.shape[-2] // m.qk_size
+    return {**sizes, "output_size": m.output_proj.weight.shape[-2], "num_heads": heads}
 
 
 def _fit_embedding(m: Any) -> dict[str, Any]:

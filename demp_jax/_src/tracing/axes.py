@@ -117,6 +117,7 @@ class Labels:
       reasons: the reasons.
       unfollowed: names of operations without a rule, each with the index of the reason.
       contractions, routes, reads: where labeled axes of data end.
+      consumers: by the number of a value, the operations that read it.
       bodies: by the identity of a loop or `cond`, the labels inside its bodies.
       data: numbers of the values that depend on the inputs, and not only on variables.
       looked_up: numbers of the values that are rows of variables at indices that depend on the inputs, such as `w[i]`.
@@ -147,6 +148,7 @@ class Labels:
         self.contractions: list[Contraction] = []
         self.routes: list[Route] = []
         self.reads: list[Read] = []
+        self.consumers = _consumers(program)
         self.bodies: dict[int, list[Labels]] = {}
         self.data: set[int] = set()
         self.looked_up: set[int] = set()
@@ -189,6 +191,7 @@ class Labels:
         """
         labels = copy.copy(self)
         labels.program = program
+        labels.consumers = _consumers(program)
         labels.axes = dict(zip(program.inputs, axes, strict=True))
         for number in program.constants:
             labels.axes[number] = self._captured(program, number)
@@ -275,6 +278,15 @@ class Labels:
             return axis
         text = axis.reason if axis is not None else "it meets positions filled with a constant"
         return np.full(size, -1 - self.reason(text, op))
+
+
+def _consumers(program: Program) -> dict[Operand, list[Op]]:
+    consumers: dict[Operand, list[Op]] = {}
+    for op in program.leaves:
+        for operand in op.inputs:
+            if isinstance(operand, int):
+                consumers.setdefault(operand, []).append(op)
+    return consumers
 
 
 def has_labels(axis: Axis) -> bool:

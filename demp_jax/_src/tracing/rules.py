@@ -283,7 +283,8 @@ def _reshape(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     out: list[Axis] = [None] * len(new)
     for sources, targets in _segments(old, new):
         axis = _merge(labels, op, [ins[0][i] for i in sources], [old[i] for i in sources])
-        for target, part in zip(targets, _split(labels, op, axis, [new[i] for i in targets]), strict=True):
+        parted = len(targets) > 1 and _is_taken_apart(labels, op.outputs[0], targets[0])
+        for target, part in zip(targets, _split(labels, op, axis, [new[i] for i in targets], parted), strict=True):
             out[target] = part
     return [tuple(out)]
 
@@ -330,8 +331,29 @@ def _merge(labels: Labels, op: Op, axes: Sequence[Axis], sizes: Sequence[int]) -
     return (batch + fixed + [None])[0]
 
 
-def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axis]:
-    """Returns the axes that result from unflattening one axis to `sizes`."""
+def _is_taken_apart(labels: Labels, value: Operand, axis: int) -> bool:
+    """Returns whether an axis is only laid out to take its positions one by one, such as queries, keys and values."""
+    waiting = [(value, axis)]
+    while waiting:
+        value, axis = waiting.pop()
+        for op in labels.consumers.get(value, ()):
+            if op.name == "transpose":
+                waiting.append((op.outputs[0], list(op.params["permutation"]).index(axis)))
+            elif op.name in ("convert_element_type", "copy", "name", "optimization_barrier"):
+                waiting.append((op.outputs[0], axis))
+            elif op.name in ("slice", "dynamic_slice", "split") and labels.shape(op.outputs[0])[axis] == 1:
+                return True
+            elif op.name == "unstack" and op.params["axis"] == axis:
+                return True
+    return False
+
+
+def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int], parted: bool) -> list[Axis]:
+    """Returns the axes that result from unflattening one axis to `sizes`.
+
+    Example: 48 units that are unflattened to `[4, 12]` are 4 groups of 12 units, such as attention heads. Unflattened
+    to `[3, 4, 4]` and `parted`, they are queries, keys and values of 4 heads: a group has units of all three.
+    """
     if len(sizes) == 1 or axis is None:
         return [axis] * len(sizes)
     if isinstance(axis, Fixed):
@@ -346,10 +368,13 @@ def _split(labels: Labels, op: Op, axis: Axis, sizes: Sequence[int]) -> list[Axi
             out[j] = line
             return out
     # The axis is split into groups of units, which can only be removed as a whole.
-    groups = grid.reshape(sizes[0], -1)
+    along = int(parted)
+    groups = np.moveaxis(grid, along, 0).reshape(sizes[along], -1)
     for member in groups.T[1:]:
         labels.unite(groups[:, 0].copy(), member.copy())
-    return [groups[:, 0], *[Fixed(MEMBER, "it is one of a group of units")] * (len(sizes) - 1)]
+    axes: list[Axis] = [Fixed(MEMBER, "it is one of a group of units")] * len(sizes)
+    axes[along] = groups[:, 0]
+    return axes
 
 
 @_rule("concatenate")

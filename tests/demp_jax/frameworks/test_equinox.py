@@ -133,6 +133,41 @@ class Everything(eqx.Module):
         return self.head(self.own(x))
 
 
+def test_attention_heads_are_removed_with_the_state_of_the_optimizer():
+    """One step of Adam after the prune is the step of the model whose dead heads are masked."""
+
+    class Attention(eqx.Module):
+        attention: eqx.nn.MultiheadAttention
+        head: eqx.nn.Linear
+
+        def __call__(self, x):
+            return self.head(self.attention(x, x, x).mean(0))
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    model = Attention(eqx.nn.MultiheadAttention(4, 12, key=keys[0]), eqx.nn.Linear(12, 3, key=keys[1]))
+    dead = np.array([False, True, False, True])
+    model = eqx.tree_at(
+        lambda m: m.attention.value_proj.weight,
+        model,
+        replace_fn=lambda w: jnp.where(np.repeat(dead, 3)[:, None], 0, w),
+    )
+    x, labels, tx = jax.random.normal(keys[2], (8, 5, 12)), jnp.arange(8) % 3, optax.sgd(0.1, momentum=0.9)
+    loss = lambda m: optax.softmax_cross_entropy_with_integer_labels(jax.vmap(m)(x), labels).mean()
+    opt_state = tx.init(eqx.filter(model, eqx.is_array))
+    cut = demp_equinox.prune(
+        model, [x], opt_state=opt_state, tx=tx, options=demp_jax.PruneOptions(extra_units="heads")
+    )
+    assert cut.record.removed == {"attention/heads": 2}
+    assert (cut.model.attention.num_heads, cut.model.attention.qk_size) == (2, 3)
+    np.testing.assert_allclose(jax.vmap(cut.model)(x), jax.vmap(model)(x), rtol=1e-5, atol=1e-6)
+    grads, smaller = eqx.filter_grad(loss)(model), eqx.filter_grad(loss)(cut.model)
+    updates, _ = tx.update(smaller, cut.opt_state)
+    kept = np.repeat(~dead, 3)
+    for name in ("query_proj", "key_proj", "value_proj"):
+        ours, theirs = getattr(updates.attention, name).weight, getattr(grads.attention, name).weight
+        np.testing.assert_allclose(ours, -0.1 * theirs[kept], rtol=1e-4, atol=1e-6)
+
+
 class Own(eqx.Module):
     """A layer of one's own that has its width as an attribute, and knows how to follow its arrays."""
 

@@ -89,6 +89,93 @@ def test_grouped_queries_lose_their_keys_and_values_together():
     }
 
 
+def _attend(q, k, v):
+    weights = jax.nn.softmax(jnp.einsum("bnhd,bmhd->bhnm", q, k), -1)
+    return jnp.einsum("bhnm,bmhd->bnhd", weights, v)
+
+
+def _parts_indexed(p, x):
+    qkv = (x @ p["qkv"]).reshape(*x.shape[:2], 3, -1, 2)
+    return jnp.einsum("bnhd,hde->be", _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]), p["o"])
+
+
+def _parts_in_front(p, x):
+    """As vision transformers do it: `[examples, tokens, 3, heads, size]`, transposed, and unpacked."""
+    q, k, v = (x @ p["qkv"]).reshape(*x.shape[:2], 3, -1, 2).transpose(2, 0, 1, 3, 4)
+    return jnp.einsum("bnhd,hde->be", _attend(q, k, v), p["o"])
+
+
+def _parts_unstacked(p, x):
+    q, k, v = jnp.unstack((x @ p["qkv"]).reshape(*x.shape[:2], 3, -1, 2), axis=2)
+    return jnp.einsum("bnhd,hde->be", _attend(q, k, v), p["o"])
+
+
+def _parts_split(p, x):
+    q, k, v = (part.reshape(*x.shape[:2], -1, 2) for part in jnp.split(x @ p["qkv"], 3, axis=-1))
+    return jnp.einsum("bnhd,hde->be", _attend(q, k, v), p["o"])
+
+
+def _parts_within_heads(p, x):
+    """`[examples, tokens, heads, 3, size]`: the parts are inside each head."""
+    qkv = (x @ p["qkv"]).reshape(*x.shape[:2], -1, 3, 2)
+    return jnp.einsum("bnhd,hde->be", _attend(qkv[..., 0, :], qkv[..., 1, :], qkv[..., 2, :]), p["o"])
+
+
+@pytest.mark.parametrize("network", [_parts_indexed, _parts_in_front, _parts_unstacked, _parts_split])
+def test_heads_of_a_fused_projection(network):
+    weights = np.array(batch((8, 3, 4, 2)))
+    weights[:, 2, KILLED] = 0
+    params = {"qkv": jnp.asarray(weights.reshape(8, 24)), "o": batch((4, 2, 3), 1)}
+    result = demp_jax.prune(network, params, [X], options=HEADS)
+    assert result.record.removed == {"heads": 2}
+    np.testing.assert_array_equal(result.variables["qkv"], weights[:, :, ~KILLED].reshape(8, 12))
+    np.testing.assert_array_equal(result.variables["o"], params["o"][~KILLED])
+    np.testing.assert_allclose(network(result.variables, X), network(params, X), rtol=1e-5, atol=1e-5)
+
+
+def test_heads_of_a_fused_projection_with_the_parts_inside_each_head():
+    weights = np.array(batch((8, 4, 3, 2)))
+    weights[:, KILLED, 2] = 0
+    params = {"qkv": jnp.asarray(weights.reshape(8, 24)), "o": batch((4, 2, 3), 1)}
+    result = demp_jax.prune(_parts_within_heads, params, [X], options=HEADS)
+    np.testing.assert_array_equal(result.variables["qkv"], weights[:, ~KILLED].reshape(8, 12))
+    np.testing.assert_allclose(
+        _parts_within_heads(result.variables, X), _parts_within_heads(params, X), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_heads_of_fused_projections_in_a_scan():
+    weights = np.array(batch((2, 8, 3, 4, 2)))
+    weights[:, :, 2, KILLED] = 0
+    params = {"qkv": jnp.asarray(weights.reshape(2, 8, 24)), "o": batch((2, 4, 2, 8), 1)}
+
+    def network(params, x):
+        def layer(x, p):
+            qkv = (x @ p["qkv"]).reshape(*x.shape[:2], 3, -1, 2)
+            return x + jnp.einsum("bnhd,hde->bne", _attend(qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]), p["o"]), None
+
+        return jax.lax.scan(layer, x, params)[0].mean(1)
+
+    result = demp_jax.prune(network, params, [X], options=HEADS)
+    assert result.record.neurons == (8, 4)
+    np.testing.assert_array_equal(result.variables["qkv"], weights[..., ~KILLED, :].reshape(2, 8, 12))
+    np.testing.assert_allclose(network(result.variables, X), network(params, X), rtol=1e-4, atol=1e-4)
+
+
+def test_the_two_halves_of_a_gated_layer_that_are_an_axis():
+    def network(p, x):
+        h = (x @ p["up"]).reshape(*x.shape[:2], 2, -1)
+        return ((jax.nn.relu(h[:, :, 0]) * h[:, :, 1]) @ p["down"]).mean(1)
+
+    dead = np.arange(6) < 2
+    weights = np.array(batch((8, 2, 6)))
+    weights[:, 0, dead] = 0
+    params = {"up": jnp.asarray(weights.reshape(8, 12)), "down": batch((6, 3), 1)}
+    result = demp_jax.prune(network, params, [X])
+    np.testing.assert_array_equal(result.variables["up"], weights[:, :, ~dead].reshape(8, 8))
+    np.testing.assert_allclose(network(result.variables, X), network(params, X), rtol=1e-5, atol=1e-5)
+
+
 class _Block(nnx.Module):
     def __init__(self, rngs):
         self.norm = nnx.LayerNorm(8, rngs=rngs)
