@@ -417,13 +417,14 @@ class Graph:
         zero, constant = self._conditions
         removable = int((zero < 0).sum())
         lines = [f"{self.neurons} neurons in {len(self.sites)} activations, {removable} removable units"]
-        for site in (*self.sites, *self.branches):
+        for site, *same in self._uses():
             groups = site.groups[site.groups >= 0]
-            coupled = self._coupled_with(site)
+            coupled = self._coupled_with(site, *same)
             tail = f", together with {', '.join(coupled)}" if coupled else ""
+            name = f"{site.name} to {same[-1].name} ({len(same) + 1} uses of the same units)" if same else site.name
             what = "branch" if site.kind == "branch" else activations_lib.describe(site.kind)
             count = int((zero[groups] < 0).sum())
-            lines.append(f"  {site.name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
+            lines.append(f"  {name}: {count} of {site.width} removable ({what}){tail}  [{site.source}]")
             folded = np.where(zero[groups] < 0, constant[groups], -1)
             for consumer, units in zip(*np.unique(folded[folded >= 0], return_counts=True), strict=True):
                 place, into = self.consumers[consumer].place, self._into(int(consumer))
@@ -462,9 +463,18 @@ class Graph:
         assert variable is not None
         return f"it is folded into {self.paths[variable]}"
 
-    def _coupled_with(self, site: Site) -> list[str]:
-        mine = site.groups[site.groups >= 0]
-        return [s.name for s in (*self.sites, *self.branches) if s is not site and np.isin(mine, s.groups).any()]
+    def _uses(self) -> list[list[Site]]:
+        """Returns the sites; those in a list are one line of code with the same units, such as a step of a loop."""
+        uses: dict[tuple[Any, ...], list[Site]] = {}
+        for i, site in enumerate((*self.sites, *self.branches)):
+            key = (site.kind, site.source, *site.groups.tolist()) if (site.groups >= 0).any() else (i,)
+            uses.setdefault(key, []).append(site)
+        return list(uses.values())
+
+    def _coupled_with(self, *sites: Site) -> list[str]:
+        mine = sites[0].groups[sites[0].groups >= 0]
+        others = [s for s in (*self.sites, *self.branches) if all(s is not site for site in sites)]
+        return [s.name for s in others if np.isin(mine, s.groups).any()]
 
     @property
     def prunable(self) -> bool:

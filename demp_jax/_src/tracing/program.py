@@ -23,6 +23,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import jaxtyping
 from jax.extend import core as jex_core
 from jax.extend import source_info_util
@@ -37,6 +38,8 @@ _CALLS = _OPEN_CALLS | _REMAT_CALLS | _WHOLE_CALLS
 
 # A scan over more steps does not count as a stack of layers. Unrolled, it would take minutes to compile.
 _MOST_LAYERS = 512
+# A longer recurrence is not unrolled, and the units that its steps compute are not found.
+MOST_STEPS = 32
 # Operations that keep the layers of stacked weights in place.
 LAYER_COPIES = {"convert_element_type", "copy", "copy_p", "name", "sharding_constraint", "stop_gradient"}
 STACK = "demp_jax.stack_layers"
@@ -186,6 +189,8 @@ class _Builder:
         # For each value that is a copy of a variable, the position of the variable.
         self._copies = {i: i for i in range(variables)}
         self._stacked: set[int] = set()
+        # In how many steps of recurrences the current operations run.
+        self._steps = 1
 
     def build(self, closed: Any, in_tree: Any, out_tree: Any) -> Program:
         inputs = tuple(self._new(var.aval) for var in closed.jaxpr.invars)
@@ -232,20 +237,24 @@ class _Builder:
         line = caller or eqn
         opaque = name in _OPEN_CALLS and eqn.params["name"] in _OPAQUE_NAMES
         layers = name == "scan" and self._runs_layers(eqn, inputs)
-        if (name not in _CALLS and not layers) or opaque:
+        steps = eqn.params["length"] if name == "scan" and not layers and self._unrolls(eqn, inputs) else 1
+        unrolled = layers or steps > 1
+        if (name not in _CALLS and not unrolled) or opaque:
             outputs = tuple(self._new(var.aval) for var in eqn.outvars)
             if not readable:
                 self.unreadable.update(outputs)
             if name in LAYER_COPIES and inputs[0] in self._copies:
                 self._copies[outputs[0]] = self._copies[inputs[0]]
             return Op(eqn.params["name"] if opaque else name, eqn, line, inputs, outputs)
-        inner = _written_out(eqn) if layers else eqn.params[_CALLS[name]]
+        inner = _written_out(eqn, layers) if unrolled else eqn.params[_CALLS[name]]
         consts = getattr(inner, "consts", ())
         jaxpr = getattr(inner, "jaxpr", inner)
         inside = readable and name not in _WHOLE_CALLS
         first = len(self.avals)
         library = (jaxpr.debug_info.func_filename or "").startswith(_JAX_FILES)
+        self._steps *= steps
         body, results = self._scope(jaxpr, consts, inputs, inside, line if library else caller)
+        self._steps //= steps
         defines = frozenset(range(first, len(self.avals)))
         if readable:
             # The results of a whole call can be returned.
@@ -261,11 +270,21 @@ class _Builder:
         self._stacked.update(layers)
         return True
 
+    def _unrolls(self, eqn: Any, inputs: Sequence[Operand]) -> bool:
+        """Returns whether a `scan` is a short recurrence, each step of which reads the same variables."""
+        constants, carried = scan_counts(eqn.params)
+        reads = any(i in self._copies for i in inputs[:constants])
+        return reads and carried > 0 and 1 < eqn.params["length"] <= MOST_STEPS // self._steps
 
-def _written_out(eqn: Any) -> Any:
+
+def _written_out(eqn: Any, layers: bool) -> Any:
     """Returns the closed jaxpr of an unrolled `scan`.
 
     Example: `scan(body, x, w)` over 2 layers becomes `x, y = body(x, w[0]); x, z = body(x, w[1]); (x, stack(y, z))`.
+
+    Args:
+      eqn: the equation of the `scan`.
+      layers: whether it runs over layers, whose outputs have different units. The steps of a recurrence have the same.
     """
     body = jex_core.jaxpr_as_fun(eqn.params["jaxpr"])
     constants, carried = scan_counts(eqn.params)
@@ -278,7 +297,8 @@ def _written_out(eqn: Any) -> Any:
             layer = [jax.lax.index_in_dim(each, i, keepdims=False) for each in slices]
             results = body(*fixed, *carry, *layer)
             carry, outs[i] = results[:carried], results[carried:]
-        return [*carry, *(_stack_layers(*each) for each in zip(*(outs[i] for i in steps), strict=True))]
+        stack = _stack_layers if layers else lambda *each: jnp.stack(each)
+        return [*carry, *(stack(*each) for each in zip(*(outs[i] for i in steps), strict=True))]
 
     return jax.make_jaxpr(run)(*[jax.ShapeDtypeStruct(var.aval.shape, var.aval.dtype) for var in eqn.invars])
 

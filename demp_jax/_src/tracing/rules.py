@@ -32,7 +32,7 @@ from demp_jax._src.tracing.axes import (
     Sink,
     has_labels,
 )
-from demp_jax._src.tracing.program import LAYER_COPIES, STACK, Op, Operand, Program, scan_counts, subprogram
+from demp_jax._src.tracing.program import LAYER_COPIES, MOST_STEPS, STACK, Op, Operand, Program, scan_counts, subprogram
 
 Rule = Callable[[Labels, Op, Sequence[Axes]], list[Axes]]
 RULES: dict[str, Rule] = {}
@@ -175,7 +175,10 @@ LOOPS = {
     "cond": "it is read inside a `cond`, where units are not followed",
 }
 _STACKED = "layers stacked by a `scan` inside a `scan` share one width; call them one by one so that each can shrink"
-_RECURRENT = "it is in the hidden state of a recurrence (`scan`), which every step reads"
+_RECURRENT = (
+    "it is in the hidden state of a recurrence (`scan`), which every step reads; with sequences of at most "
+    f"{MOST_STEPS} steps its units are found"
+)
 _OUTSIDE = "it is handed to code outside of JAX (`{}`), whose shapes are fixed"
 _FROZEN = {name: _OUTSIDE.format(name) for name in ("pure_callback", "io_callback", "ffi_call")} | {
     "custom_linear_solve": "it is part of a linear system, whose solution mixes all of it",
@@ -341,9 +344,10 @@ def _is_taken_apart(labels: Labels, value: Operand, axis: int) -> bool:
                 waiting.append((op.outputs[0], list(op.params["permutation"]).index(axis)))
             elif op.name in ("convert_element_type", "copy", "name", "optimization_barrier"):
                 waiting.append((op.outputs[0], axis))
+            elif op.name == "unstack":
+                if op.params["axis"] == axis:
+                    return True
             elif op.name in ("slice", "dynamic_slice", "split") and labels.shape(op.outputs[0])[axis] == 1:
-                return True
-            elif op.name == "unstack" and op.params["axis"] == axis:
                 return True
     return False
 
@@ -739,12 +743,13 @@ def _linear_algebra(labels: Labels, op: Op, ins: Sequence[Axes]) -> list[Axes]:
     return [(*batch, *[mixed] * (len(labels.shape(output)) - stacked)) for output in op.outputs]
 
 
-# Control flow. The body of a loop is labeled like the rest of the program, and one step stands for all steps. The carry
-# of a step is the input of the next one, so their labels are united, and the body is labeled again until the axes of
-# the carry no longer change. Units inside a body have labels, but their values cannot be measured. A unit that a
-# product inside a body sums over is therefore kept, unless its value enters the body unchanged. Example:
-# `lax.map(lambda row: jnp.tanh(row * scale), h)` passes the units of `h`. In `lax.scan(cell, state, xs)` with the cell
-# `tanh(state @ u + x @ w)`, the units of `xs` can be removed, and those of `state` are kept.
+# Control flow. `program.py` unrolls stacks of layers and short recurrences, which are labeled like the rest of the
+# program. The body of another loop is labeled once, and one step stands for all steps. The carry of a step is the input
+# of the next one, so their labels are united, and the body is labeled again until the axes of the carry no longer
+# change. Units inside a body have labels, but their values cannot be measured. A unit that a product inside a body sums
+# over is therefore kept, unless its value enters the body unchanged. Example: `lax.map(lambda row: jnp.tanh(row *
+# scale), h)` passes the units of `h`. In a long `lax.scan(cell, state, xs)` with the cell `tanh(state @ u + x @ w)`,
+# the units of `xs` can be removed, and those of `state` are kept.
 
 
 def _body(labels: Labels, op: Op, jaxpr: Any, ins: Sequence[Axes], data: Collection[int]) -> tuple[list[Axes], Labels]:

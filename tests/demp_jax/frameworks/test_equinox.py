@@ -152,11 +152,12 @@ def test_attention_heads_are_removed_with_the_state_of_the_optimizer():
         replace_fn=lambda w: jnp.where(np.repeat(dead, 3)[:, None], 0, w),
     )
     x, labels, tx = jax.random.normal(keys[2], (8, 5, 12)), jnp.arange(8) % 3, optax.sgd(0.1, momentum=0.9)
-    loss = lambda m: optax.softmax_cross_entropy_with_integer_labels(jax.vmap(m)(x), labels).mean()
+
+    def loss(m):
+        return optax.softmax_cross_entropy_with_integer_labels(jax.vmap(m)(x), labels).mean()
+
     opt_state = tx.init(eqx.filter(model, eqx.is_array))
-    cut = demp_equinox.prune(
-        model, [x], opt_state=opt_state, tx=tx, options=demp_jax.PruneOptions(extra_units="heads")
-    )
+    cut = demp_equinox.prune(model, [x], opt_state=opt_state, tx=tx, options=demp_jax.PruneOptions(extra_units="heads"))
     assert cut.record.removed == {"attention/heads": 2}
     assert (cut.model.attention.num_heads, cut.model.attention.qk_size) == (2, 3)
     np.testing.assert_allclose(jax.vmap(cut.model)(x), jax.vmap(model)(x), rtol=1e-5, atol=1e-6)

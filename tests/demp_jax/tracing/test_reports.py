@@ -107,14 +107,25 @@ class _Recurrent(nnx.Module):
 
 
 @pytest.mark.parametrize("cell", [nnx.SimpleCell, nnx.GRUCell, nnx.LSTMCell])
-def test_a_recurrence_is_called_one(cell):
-    graph = demp_nnx.trace(_Recurrent(cell, nnx.Rngs(0)), batch((2, 4, 3)))
+def test_a_long_recurrence_is_called_one(cell):
+    graph = demp_nnx.trace(_Recurrent(cell, nnx.Rngs(0)), batch((2, 33, 3)))
     assert graph.widths["up"] == 10
     assert graph.num_groups == 10
     [refusal] = [r for r in graph.refusals if r.what == "rnn/cell" or r.what.startswith("rnn")]
     assert "hidden state of a recurrence (`scan`)" in refusal.reason
+    assert "at most 32 steps" in refusal.reason
     assert "test_reports.py" in refusal.source
     assert "stacked" not in graph.report()
+
+
+def test_units_of_a_loop_are_one_line():
+    def network(p, x):
+        state = jax.lax.fori_loop(0, 3, lambda i, s: s + relu(s @ p["w1"]) @ p["down"], x)
+        return state @ p["out"]
+
+    report = demp_jax.trace(network, _params(down=(8, X.shape[-1]), out=(X.shape[-1], 2)), X).report()
+    assert "w1 to w1_3 (3 uses of the same units): 8 of 8 removable" in report
+    assert "together with" not in report
 
 
 def test_layers_inside_a_map_are_refused():
