@@ -265,4 +265,4 @@ def _relative(expected: Any, actual: Any, least: float = 1e-6) -> float:
 def _sentence(error: Exception) -> str:
     """Returns the first line of an error without source locations, after its type unless it is a `ValueError`."""
     line = re.sub(r" at \S+:\d+( \(\S+\))?", "", str(error).strip().split("\n")[0])
-    return line if type(error) is ValueError else f"{type(error).__name__}: {line}"
+    return line if isinstance(error, ValueError) else f"{type(error).__name__}: {line}"
