@@ -26,6 +26,7 @@ from demp_jax._src.pruning.record import PruneRecord
 from demp_jax._src.pruning.slicing import Plan
 from demp_jax._src.tracing import trace as trace_lib
 from demp_jax._src.tracing.graph import Graph
+from demp_jax._src.tracing.program import describes_call
 
 __all__ = [
     "Forward",
@@ -123,7 +124,8 @@ class Forward:
             return None
         train = BatchStatistics(self)
         try:
-            jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
+            with describes_call(x):
+                jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
         except NameError:  # The axis of a BatchNorm is missing.
             return None
         return train

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from demp_jax._src.frameworks.batch_stats import batch_averages
+from demp_jax._src.tracing.program import describes_call
 
 __all__ = ["Forward", "reestimate_batch_stats", "widths_from_variables"]
 
@@ -90,7 +91,7 @@ def _batch_statistics(**changes: Any) -> Iterator[set[tuple[str, ...]]]:
         yield called
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, init=False)
 class Forward:
     """A Linen model in evaluation mode as a function, `forward(variables, x)`, for variables of any widths.
 
@@ -106,11 +107,21 @@ class Forward:
 
     Attributes:
       model: the module.
-      options: further keyword arguments of its call in evaluation mode, such as `(("train", False),)`.
+      options: further arguments of its call, as sorted pairs of names and values.
     """
 
     model: nn.Module
-    options: tuple[tuple[str, Any], ...] = ()
+    options: tuple[tuple[str, Any], ...]
+
+    def __init__(self, model: nn.Module, **options: Any):
+        """Initializes the function.
+
+        Args:
+          model: the module.
+          **options: further keyword arguments of its call in evaluation mode, such as `train=False`.
+        """
+        object.__setattr__(self, "model", model)  # The dataclass is frozen.
+        object.__setattr__(self, "options", tuple(sorted(options.items())))
 
     def __call__(self, variables: Any, x: Any) -> Any:
         """Returns the model's output for `x`."""
@@ -128,7 +139,7 @@ class Forward:
           training mode does not differ. Modules of your own with running statistics stay in evaluation mode.
         """
         train = BatchStatistics(self)
-        with _batch_statistics() as called:
+        with _batch_statistics() as called, describes_call(x):
             jax.eval_shape(lambda variables, x: train(variables, x), variables, x)
         return train if called else None
 

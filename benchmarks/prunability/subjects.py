@@ -138,7 +138,7 @@ def _plain(case: Case, x: Any) -> Subject:
 def _linen(case: Case, x: Any) -> Subject:
     made = case.make()
     module, options = made if isinstance(made, tuple) else (made, {})
-    fn = demp_jax.linen.Forward(module, tuple(options.items()))
+    fn = demp_jax.linen.Forward(module, **options)
     variables = jax.jit(lambda key: module.init(key, x, **options))(jax.random.key(0))
     return Subject(fn, fn.training(variables, x), variables)
 

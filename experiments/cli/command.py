@@ -295,6 +295,8 @@ def _bad_file(file: str, error: Exception) -> str:
     except OSError as fault:
         return f"--config={file} cannot be read ({fault.strerror}). Give a file such as configs/quickstart.py."
     found = _last_error(str(error)) or f"{type(error).__name__}: {error}"
+    if unknown := re.search(r"Unknown command line flag '([^']+)'", str(error)):
+        return f"--{unknown[1]} is no flag. Options of the config are --config.NAME=VALUE; --help lists the flags."
     if isinstance(error, ValueError) and str(error).startswith("--config="):
         return str(error)  # An unknown variant, which the configs report themselves.
     return f"--config={file}: get_config() failed ({found.rstrip(': ')}). Fix the file."

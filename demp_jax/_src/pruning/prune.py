@@ -140,6 +140,7 @@ def prune(
     options = options or PruneOptions()
     started = time.perf_counter()
     batches = _death_set(batches, options.batch_axis)
+    _require_arrays(variables, batches)
     subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, calls, options)
     graph.require_prunable()
     chosen = None if remove is None else _chosen(graph, remove)
@@ -190,6 +191,14 @@ def _death_set(batches: Iterable[Any], batch_axis: int) -> list[Any]:
                 f"shape {shapes}. Give training inputs with an axis of examples."
             )
     return found
+
+
+def _require_arrays(*trees: Any) -> None:
+    """Raises `ValueError` inside of a transformation such as `jax.jit`, where arrays have no values."""
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(trees)):
+        raise ValueError(
+            "a prune changes shapes and cannot run inside jax.jit or another transformation: call it between steps."
+        )
 
 
 def _begin(
@@ -561,6 +570,7 @@ def preview(
     """
     options = dataclasses.replace(options or PruneOptions(), multiple=1, least_gain=0.0)
     batches = _death_set(batches, options.batch_axis)
+    _require_arrays(variables, batches)
     subject, graph = _begin(fn, variables, batches[0], copies or {}, params, train_fn, calls, options, graph)
     removed = planning.make_plan(_measure(subject, graph, batches, options), options).removed
     count = counter(graph, variables, params)

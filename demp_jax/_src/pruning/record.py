@@ -73,6 +73,8 @@ class PruneRecord:
             done = f"nothing removed: {self.waiting} dead units wait until removing them saves more"
         else:
             done = f"{sum(self.removed.values())} units removed"
+            if not (self.removed or self._kept()):
+                done += f", as no unit is dead on all {self.examples} examples"
         changes = ", ".join(f"{name} by {value:.2g}" for name, value in self.differences.items())
         sizes = (
             f"neurons {self.neurons[0]} -> {self.neurons[1]}, parameters {self.parameters[0]} -> {self.parameters[1]}, "

@@ -169,9 +169,25 @@ def _same_op(one: Op, other: Op) -> bool:
 
 def trace(fn: Callable[..., Any], variables: Any, *args: Any) -> Program:
     """Returns the program of `fn(variables, *args)`, given trees of arrays or `jax.ShapeDtypeStruct`s."""
-    closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(variables, *args)
+    with describes_call(*args):
+        closed, out_shape = jax.make_jaxpr(fn, return_shape=True)(variables, *args)
     builder = _Builder(len(jax.tree.leaves(variables)))
     return builder.build(closed, jax.tree.structure((variables, *args)), jax.tree.structure(out_shape))
+
+
+@contextlib.contextmanager
+def describes_call(x: Any, *more: Any) -> Iterator[None]:
+    """A context that adds a note to errors of the network: how it was called, and how to call it otherwise."""
+    try:
+        yield
+    except Exception as error:
+        shapes = jax.tree.map(lambda leaf: jax.typeof(leaf).str_short(), (x, *more))
+        error.add_note(
+            f"demp_jax called the network with one batch, {shapes[0] if len(shapes) == 1 else shapes}. Batches hold "
+            "what the network takes, without labels. For other arguments, such as train=False, give call= in "
+            "demp_jax.nnx and demp_jax.equinox, keywords to demp_jax.linen.Forward, or a function fn(variables, x)."
+        )
+        raise
 
 
 def subprogram(closed: Any) -> Program:

@@ -84,9 +84,9 @@ def test_initializing_is_not_affected():
 def test_options_of_the_call():
     x = batch((8, 6, 6, 3))
     variables = Net().init(jax.random.key(0), x)
-    forward = demp_linen.Forward(Net(), (("train", False),))
+    forward = demp_linen.Forward(Net(), train=False)
     np.testing.assert_array_equal(forward(variables, x), Net().apply(variables, x))
-    assert forward == demp_linen.Forward(Net(), (("train", False),))
+    assert forward == demp_linen.Forward(Net(), train=False)
 
 
 class ResNetBlock(nn.Module):
@@ -150,7 +150,7 @@ def test_a_residual_network_trains_on_with_the_step_of_the_masked_one():
     for _ in range(2):
         variables, opt_state = step(variables, opt_state)
     result = demp_jax.prune(
-        demp_linen.Forward(model, (("train", False),)),
+        demp_linen.Forward(model, train=False),
         variables,
         [x],
         opt_state=opt_state,

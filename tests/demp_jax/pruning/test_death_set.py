@@ -33,6 +33,29 @@ def test_a_death_set_that_is_none(batches, message):
         demp_jax.prune(_network, PARAMS, batches)
 
 
+@pytest.mark.parametrize(
+    ("fn", "x"),
+    [(_network, (X, jnp.zeros(64, int))), (_network, {"image": X}), (lambda p, x, train: _network(p, x), X)],
+)
+def test_errors_of_the_network_say_how_it_was_called(fn, x):
+    with pytest.raises(Exception) as caught:  # noqa: PT011
+        demp_jax.prune(fn, PARAMS, [x])
+    note = caught.value.__notes__[-1]  # JAX may add others.
+    assert "float32[64,5]" in note
+    assert "without labels" in note
+    assert "train=False" in note
+
+
+def test_a_prune_inside_jit_is_one_clear_line():
+    with pytest.raises(ValueError, match="cannot run inside jax.jit"):
+        jax.jit(lambda p: demp_jax.prune(_network, p, [X]).variables)(PARAMS)
+
+
+def test_nothing_removed_says_why():
+    record = demp_jax.prune(_network, PARAMS | {"b1": jnp.ones(8)}, [X]).record
+    assert str(record).startswith("0 units removed, as no unit is dead on all 64 examples; neurons 8 -> 8")
+
+
 def test_outputs_that_are_all_nan_prove_nothing():
     params = {**PARAMS, "w2": PARAMS["w2"] * jnp.nan}
     result = demp_jax.prune(_network, params, [X])

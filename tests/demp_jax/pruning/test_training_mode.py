@@ -260,7 +260,7 @@ def test_statistics_of_a_linen_model_are_averages_over_batches(momentum):
     np.testing.assert_allclose(new["batch_stats"]["BatchNorm_0"]["var"], var, rtol=1e-4, atol=1e-5)
     assert new["batch_stats"]["own"]["mean"] is variables["batch_stats"]["own"]["mean"]
     helpers.assert_trees_close(new["params"], variables["params"], rtol=0)
-    forward = demp_linen.Forward(model, (("train", False),))
+    forward = demp_linen.Forward(model, train=False)
     again = demp_linen.reestimate_batch_stats(forward, variables, _shifted())
     helpers.assert_trees_close(again["params"], new["params"], rtol=0)
     helpers.assert_trees_close(again["batch_stats"]["BatchNorm_0"], new["batch_stats"]["BatchNorm_0"], rtol=0)

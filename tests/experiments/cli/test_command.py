@@ -106,6 +106,11 @@ def test_values_are_shown_as_they_are_given():
         assert options.flat(config)[path] == value
 
 
+def test_an_option_that_is_given_as_a_flag():
+    with pytest.raises(UsageError, match=r"^--strength is no flag. Options of the config are --config.NAME=VALUE"):
+        command.config_of(["--config=configs/quickstart.py", "--strength=3"])
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
