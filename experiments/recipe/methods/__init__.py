@@ -6,6 +6,8 @@ To add a method, add a module to `baselines` and a row to `METHODS`.
 
 from __future__ import annotations
 
+import inspect
+
 import optax
 
 from baselines import (
@@ -21,7 +23,7 @@ from baselines import (
     srigl,
 )
 from experiments.core import named
-from experiments.core.errors import UsageError
+from experiments.core.errors import UsageError, require
 from experiments.recipe.methods.both import chased, demp_rigl
 from experiments.recipe.methods.demp import PENALIZED, demp, dense
 from experiments.recipe.methods.masked import dynamic, jaxpruner, masked, plain
@@ -60,9 +62,17 @@ def build(settings: Settings, base: optax.GradientTransformation) -> Method:
     Raises:
       UsageError: for an unknown name, or inconsistent options.
     """
-    builder = named.find("config.method.name", settings.method.name, METHODS)
+    name = settings.method.name
+    builder = named.find("config.method.name", name, METHODS)
+    allowed = "a row such as ranked(score), a function of the settings and the base optimizer that returns a Method"
     try:
-        return builder(settings, base)
+        inspect.signature(builder).bind(settings, base)
+    except TypeError as error:  # Such as a score in the place of its row.
+        raise UsageError(f"config.method.name must be {allowed}; got {name!r}.") from error
+    try:
+        method = builder(settings, base)
+        require(isinstance(method, Method), "config.method.name", name, allowed)
+        return method
     except UsageError:
         raise
     except ValueError as error:

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from configs import quickstart
 from experiments.core import named
 from experiments.core.errors import UsageError
+from experiments.recipe.problem import pose
 
 ROOT = Path(__file__).resolve().parents[3]
 MINE = """
@@ -84,3 +86,12 @@ def test_everything_of_ones_own_from_a_folder_of_ones_own(tmp_path):
 def test_what_cannot_be_found_is_named(name, message):
     with pytest.raises(UsageError, match=message):
         named.find("config.x", name, {"one": print})
+
+
+@pytest.mark.parametrize("name", ["json:dumps", "operator:eq"])
+def test_a_function_that_is_no_row_of_methods(name):
+    """A score or mask in the place of its row."""
+    config = quickstart.get_config("smoke")
+    config.method.name = name
+    with pytest.raises(UsageError, match=rf"config.method.name must be a row such as ranked\(score\), .*; got '{name}'"):
+        pose(config)
