@@ -93,5 +93,5 @@ def test_a_function_that_is_no_row_of_methods(name):
     """A score or mask in the place of its row."""
     config = quickstart.get_config("smoke")
     config.method.name = name
-    with pytest.raises(UsageError, match=rf"config.method.name must be a row such as ranked\(score\), .*; got '{name}'"):
+    with pytest.raises(UsageError, match=rf"method.name must be a row such as ranked\(score\), .*; got '{name}'"):
         pose(config)
