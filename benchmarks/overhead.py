@@ -18,7 +18,7 @@ from benchmarks.timing import interleaved
 PARTS: dict[str, dict[str, Any]] = {
     "plain": {"watch": False},
     "alive bits": {},
-    "regulariser": {"watch": False, "strength": 5e-3},
+    "regularizer": {"watch": False, "strength": 5e-3},
     "alive bits and noise": {"noise": 5e-5},
     "everything": {"strength": 5e-3, "noise": 5e-5},
 }
