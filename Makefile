@@ -6,7 +6,7 @@ TESTS ?=
 # Packages that a new environment installs in their newest version instead of the tested one.
 UPGRADE ?=
 
-.PHONY: demo test test-all lint docs clean
+.PHONY: demo test test-all gpu lint docs clean
 
 demo: $(VENV)/.installed
 	$(RUN) -m experiments.compare --config=configs/quickstart.py --workdir=runs/quickstart
@@ -16,6 +16,14 @@ test: $(VENV)/.installed
 
 test-all: $(VENV)/.installed
 	CHECK_SHAPES=1 XLA_FLAGS=--xla_backend_optimization_level=3 $(RUN) -m pytest -n 2 -m "slow or not slow" --hypothesis-profile=thorough
+
+# Everything that needs a GPU, the most important first. The same command continues the runs of the paper's recipe.
+GPU_MINUTES ?= 6
+GPU_RUNS ?= $(RUN) -m experiments.reproduce length --scale=paper --seeds=1 --processes=4 --out=runs/gpu
+gpu: $(VENV)/.installed
+	-$(RUN) -m pytest -q -m gpu
+	-$(RUN) -m benchmarks.run gpu --minutes=$(GPU_MINUTES)
+	$(GPU_RUNS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .

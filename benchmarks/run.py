@@ -49,15 +49,14 @@ SUITES: dict[str, ModuleType] = {
 # Order of the suite `gpu`, most important first: each entry stands for the next case of its suite. Remaining cases of
 # these suites follow. `train` is left out, because whole runs take too long.
 _TURNS = (
-    *["step"] * 2,
-    "kernels",
+    *["step"] * 4,
+    "emptied",
     "overhead",
+    "kernels",
+    "cut",
     *["step"] * 2,
     *["shortcuts"] * 8,
     "kernels",
-    "cut",
-    "emptied",
-    *["step"] * 2,
     "loop",
 )
 # Estimated seconds of a case on an H200, mostly to compile. Cases that would not finish in time are not started.

@@ -107,6 +107,8 @@ def execute(
     count = min(count, len(wanted))
     share = max(len(cores) // count, 1)
     say(f"{len(outcomes)} of {len(wanted)} runs had ended; {len(waiting)} to go, {count} at a time")
+    # A process reserves three quarters of an accelerator's memory by default.
+    memory = {"XLA_PYTHON_CLIENT_MEM_FRACTION": f"{0.9 / count:.2f}"} if accelerator and count > 1 else {}
     free = [cores[i * share : (i + 1) * share] or cores for i in range(count)]
     running: dict[subprocess.Popen[bytes], tuple[Run, list[int]]] = {}
     started = time.monotonic()
@@ -114,7 +116,7 @@ def execute(
         while waiting or running:
             while waiting and free:
                 run, mine = waiting.pop(0), free.pop()
-                running[_start(run, folder, [] if accelerator else mine, more(run))] = (run, mine)
+                running[_start(run, folder, [] if accelerator else mine, more(run), memory)] = (run, mine)
             ended = [process for process in running if process.poll() is not None]
             for process in ended:
                 run, mine = running.pop(process)
@@ -168,12 +170,14 @@ def words(run: Run, folder: Path, more: Sequence[str] = ()) -> tuple[list[str], 
     return [*program, *flags], {"PYTHONPATH": path}, (place / "log.txt").resolve()
 
 
-def _start(run: Run, folder: Path, cores: Sequence[int], more: Sequence[str]) -> subprocess.Popen[bytes]:
+def _start(
+    run: Run, folder: Path, cores: Sequence[int], more: Sequence[str], memory: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
     program, env, path = words(run, folder, more)
     if cores and shutil.which("taskset"):
         program = ["taskset", "-c", ",".join(map(str, cores)), *program]
     with path.open("ab") as log:
-        return subprocess.Popen(program, env={**os.environ, **env}, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(program, env={**memory, **os.environ, **env}, stdout=log, stderr=subprocess.STDOUT)
 
 
 def located(config: str) -> str:

@@ -73,8 +73,11 @@ def test_as_many_at_once_as_there_are_cores_and_memory(
             most.append(0)
             return 0
 
-    def start(run, folder, cores, more):
+    shares = set()
+
+    def start(run, folder, cores, more, memory):
         pinned.add(len(cores))
+        shares.add(memory.get("XLA_PYTHON_CLIENT_MEM_FRACTION"))
         return Ended()
 
     monkeypatch.setattr(launch, "_start", start)
@@ -83,6 +86,10 @@ def test_as_many_at_once_as_there_are_cores_and_memory(
     monkeypatch.setattr(launch.os, "sched_getaffinity", lambda pid: {0, 1, 2, 3}, raising=False)
     launch.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(runs)], tmp_path, say=lambda text: None)
     assert (max(most), pinned) == (at_once, {cores_each})
+    assert shares == {None}
+    if accelerator:  # Runs that share an accelerator share its memory.
+        launch.execute([Run.of("configs/quickstart.py", {"seed": i}) for i in range(3)], tmp_path, processes=3)
+        assert shares == {None, "0.30"}
 
 
 def test_free_memory_is_that_of_the_machine_and_of_the_container(tmp_path):
