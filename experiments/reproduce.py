@@ -8,12 +8,12 @@
 
 `list` prints the figures. A scale is a set of changes to the recipes: `paper` is the paper's own, `gpu` takes minutes
 on one GPU, `cpu` minutes to an hour on a core. The runs are ordinary runs of `experiments.run` in `OUT/SCALE/runs`.
-Figures share runs. Finished runs are not repeated, interrupted runs are resumed, and a failed run is reported without
-stopping the others. `--optimizer` restricts the runs to one optimizer, `--ended` to those that have finished. Each
-figure writes `NAME.json` (points, means and standard deviations), `NAME.png` (the drawing), and `NAME.md` (whether its
-claims hold in these runs). `--smoke` shortens every run to seconds, to test the code. `--again` starts no run: it
-judges and draws the points of every `NAME.json` again. `--page` only writes the page of all claims, from the figures of
-all scales.
+Figures share runs. Finished runs are not repeated, even if only their record in `NAME.json` is left. Interrupted runs
+are resumed, and a failed run is reported without stopping the others. `--optimizer` restricts the runs to one
+optimizer, `--ended` to those that have finished. Each figure writes `NAME.json` (points, runs, means and standard
+deviations), `NAME.png` (the drawing), and `NAME.md` (whether its claims hold in these runs). `--smoke` shortens every
+run to seconds, to test the code. `--again` starts no run: it judges and draws the points of every `NAME.json` again.
+`--page` only writes the page of all claims, from the figures of all scales.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if __name__ == "__main__":
 from experiments.cli.launch import Outcome, Run, ended_runs, execute, located
 from experiments.core.errors import UsageError, require
 from experiments.figures import FIGURES
-from experiments.figures.figure import SCALES, Case, Figure
+from experiments.figures.figure import SCALES, Case, Figure, Point
 from experiments.figures.pages import finish, page
 from experiments.figures.scales import RECIPES, SMOKE
 from experiments.rundir import records
@@ -99,7 +99,8 @@ def reproduce(
         cases = {name: [case for case in group if _optimizer(case.run) == optimizer] for name, group in cases.items()}
     if imagenet is not None:
         cases = {name: [_on_images(case, imagenet) for case in group] for name, group in cases.items()}
-    runs = [case.run for group in cases.values() for case in group]
+    recorded = {name: _recorded(out / f"{name}.json") for name in chosen}
+    runs = [case.run for name, group in cases.items() for case in group if _key(case) not in recorded[name]]
 
     def places(run: Run) -> list[str]:
         return [f"--config.data.dir={imagenet.resolve()}"] if imagenet is not None and run.tag else []
@@ -111,7 +112,8 @@ def reproduce(
     failed = [f"{o.workdir}: {o.error}" for o in outcomes.values() if o.error is not None]
 
     def write(name: str) -> None:
-        finish(FIGURES[name], _content(FIGURES[name], cases[name], outcomes, scale, range(seeds), smoke), out)
+        content = _content(FIGURES[name], cases[name], outcomes, recorded[name], scale, range(seeds), smoke)
+        finish(FIGURES[name], content, out)
 
     return failed + _each(chosen, out, write, Exception)
 
@@ -150,14 +152,38 @@ def _on_images(case: Case, folder: Path) -> Case:
     return dataclasses.replace(case, run=dataclasses.replace(run, tag=str(folder.resolve())))
 
 
+def _key(case: Case) -> tuple[Any, ...]:
+    return case.panel, case.series, case.level, *_flags(case.run)
+
+
+def _flags(run: Run) -> list[str]:
+    return [f"--config={run.config}", *run.flags(), *([run.tag] if run.tag else [])]
+
+
+def _recorded(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
+    """Returns the runs of a figure's record with their points, by place and flags."""
+    runs = json.loads(path.read_text())["runs"] if path.exists() else []
+    return {(run["panel"], run["series"], run["level"], *run["flags"]): run for run in runs if "points" in run}
+
+
 def _content(
-    figure: Figure, cases: Sequence[Case], outcomes: dict[Run, Outcome], scale: str, seeds: Sequence[int], smoke: bool
+    figure: Figure,
+    cases: Sequence[Case],
+    outcomes: dict[Run, Outcome],
+    recorded: dict[tuple[Any, ...], dict[str, Any]],
+    scale: str,
+    seeds: Sequence[int],
+    smoke: bool,
 ) -> dict[str, Any]:
-    """Returns the record of a figure: its points and its runs."""
+    """Returns the record of a figure: its points, and its runs with their points before they are normalized."""
     points = figure.simulate("cpu" if smoke else scale, seeds)
     runs: list[dict[str, Any]] = []
     failed = []
     for case in cases:
+        if (known := recorded.get(_key(case))) is not None:
+            points += [Point(**point) for point in known["points"]]
+            runs.append(known)
+            continue
         outcome = outcomes.get(case.run)
         if outcome is None:
             continue
@@ -165,11 +191,12 @@ def _content(
             failed.append({"run": case.run.name, "error": outcome.error})
         if outcome.summary is None:
             continue
-        points += figure.points(case, outcome)
+        own = figure.points(case, outcome)
+        points += own
         place = {"panel": case.panel, "series": case.series, "level": case.level}
-        flags = [f"--config={case.run.config}", *case.run.flags()]
         kept = {key: outcome.summary.get(key) for key in _KEPT}
-        runs.append({**place, **kept, "first_cut": _first_cut(outcome), "flags": flags})
+        more = {"first_cut": _first_cut(outcome), "flags": _flags(case.run)}
+        runs.append({**place, **kept, **more, "points": [dataclasses.asdict(point) for point in own]})
     return {
         "figure": figure.name,
         "scale": scale,

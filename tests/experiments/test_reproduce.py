@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import reproduce, sweep
+from experiments.cli.launch import Outcome
 from experiments.figures import FIGURES, pages, walks
 from experiments.figures.figure import Point
 from experiments.figures.judging import Claim, Verdict
@@ -176,6 +177,35 @@ def test_figures_are_judged_again_without_runs(tmp_path, capsys, monkeypatch):
 
 
 _RUN = {"panel": 0, "series": "Dense", "test_accuracy": 0.8, "weight_sparsity": 0.0, "steps": 10}
+
+
+def test_runs_of_a_record_are_not_repeated(tmp_path, monkeypatch):
+    """A record is continued without the folders of its runs: one seed, and then two more."""
+    summary = {"test_accuracy": 0.7, "weight_sparsity": 0.8, "steps": 9, "device": "a", "commit": "1" * 40}
+    made = []
+
+    def execute(runs, folder, **options):
+        made.append(len(runs))
+        return {run: Outcome(run, folder / run.name, {**summary, "seed": 0}, None) for run in runs}
+
+    monkeypatch.setattr(reproduce, "execute", execute)
+    command = ["length", "--scale=paper", f"--out={tmp_path}"]
+    assert reproduce.main([*command, "--seeds=1"]) == 0
+    one = json.loads((tmp_path / "paper" / "length.json").read_text())
+    assert reproduce.main([*command, "--seeds=1"]) == 0
+    again = json.loads((tmp_path / "paper" / "length.json").read_text())
+    assert (again["points"], again["runs"]) == (one["points"], one["runs"])
+    summary["commit"] = "2" * 40
+    assert reproduce.main([*command, "--seeds=3"]) == 0
+    three = json.loads((tmp_path / "paper" / "length.json").read_text())
+    assert made == [14, 0, 28]
+    assert len(three["points"]) == 3 * len(one["points"]) == 42
+    assert [run["commit"][0] for run in three["runs"]] == ["1", "2", "2"] * 14
+    flags = three["runs"][0]["flags"]
+    three["runs"][0]["flags"] = [*flags, "--config.pruning.examples=3"]  # A run of another config.
+    (tmp_path / "paper" / "length.json").write_text(json.dumps(three))
+    assert reproduce.main([*command, "--seeds=3"]) == 0
+    assert made[-1] == 1
 
 
 def test_times_of_different_devices_are_not_compared(tmp_path):
