@@ -128,6 +128,9 @@ def base() -> ml_collections.ConfigDict:
     # proximal_group: group Lasso over the weights that compute each unit; ignores penalized.
     c.method.regularizer = "lasso"
     c.method.penalized = "scales"  # Regularized parameters: scales (of normalization layers), all.
+    # Strength of each layer in proportion to (parameters of a unit)^cost_power, with a mean of strength: 0 for the same
+    # strength in all layers, >= 0. 1 removes more units of wide layers. Not for group, proximal_group.
+    c.method.cost_power = 0.0
     c.method.decoupled = False  # Whether the regularizer updates parameters directly instead of being part of the loss.
     c.method.noise = 0.0  # Peak variance (or standard deviation) of the noise per step.
     c.method.noise_amplitude = "variance"  # Meaning of noise: variance (the paper's text), std (its released code).

@@ -115,6 +115,8 @@ def pose(config: ml_collections.ConfigDict) -> Problem:
     shape = preparation.shape(dataset.image_shape)
     net, variables = network.abstract(settings.model, shape, dataset.classes)
     dense = _fitted(settings, method, net, variables, jax.ShapeDtypeStruct((2, *shape), jnp.float32))
+    if method.of_graph is not None:
+        method = dataclasses.replace(method, tx=method.of_graph(dense, variables["params"]))
     parameters = size(variables["params"])
     goal = goal_lib.goal(settings, dense, parameters)
     if goal is not None:

@@ -176,6 +176,7 @@ class Method:
     strength_span: Steps1
     regularizer: Literal["lasso", "l2", "proximal", "group", "proximal_group"]
     penalized: Literal["scales", "all"]
+    cost_power: Annotated[float, Range(0, 10)]
     decoupled: bool
     noise: Annotated[float, Range(0, 1e6)]
     noise_amplitude: Literal["variance", "std"]

@@ -56,4 +56,6 @@ def demp_rigl(settings: Settings, base: optax.GradientTransformation) -> Method:
     """Returns DemP with RigL's masks: the regularizer and the noise act on the connections that RigL keeps."""
     plain = demp(settings, base)
     masks = updater(settings, dynamic(rigl.RigL), moves=True)
-    return dataclasses.replace(plain, name="demp_rigl", tx=masks.wrap_optax(plain.tx), updater=masks)
+    of_graph, wrapped = plain.of_graph, masks.wrap_optax(plain.tx)
+    masked_of = None if of_graph is None else lambda graph, params: masks.wrap_optax(of_graph(graph, params))
+    return dataclasses.replace(plain, name="demp_rigl", tx=wrapped, updater=masks, of_graph=masked_of)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -30,23 +31,32 @@ def demp(settings: Settings, base: optax.GradientTransformation) -> Method:
     strength, noise = _schedule(settings, "strength"), _schedule(settings, "noise")
     has_noise, unit = section.noise > 0, strength(1.0)
     rate = optimizers.learning_rate(settings)
-    tx = demp_jax.demp(
+    make = functools.partial(
+        demp_jax.demp,
         base,
         strength=(lambda step: unit(step) * rate(step)) if section.regularizer.startswith("proximal") else unit,
         noise=noise(1.0) if has_noise else 0.0,
         key=settings.seed,
         kind=section.regularizer,
-        where=PENALIZED[section.penalized],
         decoupled=section.decoupled,
         amplitude=section.noise_amplitude,
         asymmetric=section.noise_asymmetric,
     )
+    where, power = PENALIZED[section.penalized], section.cost_power
+    of_graph = None
+    if power > 0:
+        field = "config.method.cost_power"
+        require(not section.regularizer.endswith("group"), field, power, "0 with a group Lasso, which divides by size")
+        of_graph = lambda graph, params: make(  # noqa: E731
+            where=demp_jax.regularizers.by_cost(graph, params, power=power, where=where)
+        )
     prunes, options = pruning(settings)
     live = has_noise and section.noise_asymmetric
     peaks = (peak, section.noise)
     groups = section.regularizer.endswith("group")
     schedules = (strength(peak), noise(section.noise))
-    return Method("demp", tx, *schedules, prunes, options, live, needs_groups=groups, peaks=peaks)
+    tx = make(where=where)
+    return Method("demp", tx, *schedules, prunes, options, live, needs_groups=groups, peaks=peaks, of_graph=of_graph)
 
 
 def _schedule(settings: Settings, name: str) -> Callable[[float], optax.Schedule]:

@@ -60,6 +60,8 @@ class Method:
       ranking: pruning by scores; `None` for none.
       updater: updater of masks of weights; `None` for none.
       needs_groups: whether the update of `tx` takes the groups of the weights.
+      of_graph: function of the dense network's graph and parameters that returns `tx`; `None` if it does not depend on
+        them. `tx` is then the same without what depends on them.
       peaks: peak strength and noise, if the state of `tx` holds them, so that runs with other peaks share compiled
         programs; otherwise `None`.
     """
@@ -75,6 +77,7 @@ class Method:
     updater: masking.Updater | None = None
     needs_groups: bool = False
     peaks: tuple[float, float] | None = None
+    of_graph: Callable[[demp_jax.Graph, Any], optax.GradientTransformation] | None = None
 
     def steered(self, opt_state: Any, factor: float = 1.0) -> Any:
         """Returns a state of `tx` with the strength multiplied by a factor, and the noise by `min(factor, 1)`."""

@@ -3,10 +3,12 @@
 import logging
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from baselines import masking, structured
+from configs import quickstart
 from experiments.core.errors import UsageError
 from experiments.recipe import methods
 from experiments.recipe.problem import pose
@@ -224,3 +226,23 @@ def test_a_line_of_metrics_is_of_before_the_update_of_its_step(tmp_path):
         found.append([(line["step"], line["parameters"]) for line in rows if "loss" in line])
     assert len({parameters for _, parameters in found[0]}) > 2
     assert found[0] == found[1]
+
+
+def test_layers_have_strengths_by_what_their_units_cost():
+    config = quickstart.get_config("smoke")
+    config.update_from_flattened_dict({"method.cost_power": 1.0, "method.decoupled": True})
+    config.update_from_flattened_dict({"method.strength_schedule": "constant", "masking.sparsity": 0.5})
+    problem = pose(config)
+    _, variables = problem.initial()
+    params = variables["params"]
+    state = problem.method.steered(problem.method.tx.init(params))
+    updates, _ = problem.method.tx.update(jax.tree.map(jnp.zeros_like, params), state, params)
+    moves = [float(-leaf.mean()) for leaf in jax.tree.leaves(updates) if leaf.ndim == 1 and leaf.any()]
+    # Pixels, or units before, units or classes after, and scale and bias of the norm.
+    expected = np.array([64 + 128 + 2, 128 + 10 + 2])
+    np.testing.assert_allclose(moves, config.method.strength * expected / expected.mean(), rtol=1e-5)
+    config.method.name = "demp_rigl"
+    assert pose(config).method.of_graph is not None
+    config.method.regularizer = "group"
+    with pytest.raises(UsageError, match="config.method.cost_power must be 0 with a group Lasso"):
+        pose(config)
