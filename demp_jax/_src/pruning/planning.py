@@ -13,7 +13,7 @@ removed, and the sum of `c_j v_j` over the dead units j is added to `b`. Without
 2. Wanted groups that a consumer needs in any run are kept (`_blocked`).
 3. Units are kept so that sites respect `min_units`, `multiple` and `at_most` (`_keep_floor`), and so that the outputs
    still depend on the inputs (`_keep_connected`).
-4. Channels of branches that no `select` reads any more are removed as well (`_drop_unread`).
+4. Units that nothing reads any more are removed as well, such as channels that no `select` selects (`_drop_unread`).
 5. Units of stacked layers are kept until all layers of a stack have equal widths (`_keep_one_width`).
 
 Dimension names: groups and units as in `types`.
@@ -33,6 +33,7 @@ from demp_jax._src.pruning.passes import Observation
 from demp_jax._src.pruning.slicing import Fold, Plan
 from demp_jax._src.tracing import axes as axes_lib
 from demp_jax._src.tracing.graph import Consumer, Graph, per_unit
+from demp_jax._src.tracing.program import Operand
 from demp_jax._src.types import AnyArray, AxisMask, GroupMask, SomeMask
 
 
@@ -351,14 +352,25 @@ def _keep_connected(evidence: Sequence[Evidence], removed: GroupMask) -> None:
 
 
 def _drop_unread(graph: Graph, removed: GroupMask) -> GroupMask:
-    """Removes the channels of branches that no `select` reads any more, and returns them, `[num_groups]` bool."""
+    """Removes units that nothing reads any more, and returns them, `[num_groups]` bool.
+
+    These are channels of branches that no `select` reads, and units whose consumers compute nothing. Example: if all
+    units of the second layer of a bottleneck block are removed, the product that computes them is empty, and the units
+    of the first layer are removed as well, even if they are alive.
+    """
     while True:
         read = np.ones(graph.num_groups, bool)
         for branch in graph.branches:
             read[branch.groups[branch.groups >= 0]] = False
+        computing = []
         for consumer in graph.consumers:
             if not isinstance(consumer.sink, axes_lib.Route):
-                read[consumer.groups[consumer.groups >= 0]] = True
+                groups = consumer.groups[consumer.groups >= 0]
+                read[groups] = False
+                if not all(_is_empty(graph, value, removed) for value in consumer.sink.op.outputs):
+                    computing.append(groups)
+        for groups in computing:
+            read[groups] = True
         for route, consumer in _routed(graph):
             stays = ~removed_positions(graph, route.index, 0, removed)
             index = index_values(graph, route)[stays]
@@ -367,6 +379,13 @@ def _drop_unread(graph: Graph, removed: GroupMask) -> GroupMask:
         if not (~read & ~removed).any():
             return ~read
         removed |= ~read
+
+
+def _is_empty(graph: Graph, value: Operand, removed: GroupMask) -> bool:
+    """Returns whether a value has no entries, or will have none."""
+    assert isinstance(value, int)
+    axes = graph.emptied_by.get(value, ())
+    return 0 in graph.program.avals[value].shape or any(removed[groups].all() for groups in axes)
 
 
 def _routed(graph: Graph) -> list[tuple[axes_lib.Route, Consumer]]:

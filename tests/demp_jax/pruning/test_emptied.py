@@ -70,8 +70,11 @@ def test_a_branch_that_is_constant_is_emptied_with_its_block():
     params = {**RESIDUAL, "w": jnp.full((6, 4), -1.0), "i0": arange, "f0": fill, "i1": arange, "f1": fill}
     options = PruneOptions(min_units=0, constant=1e-6)
     result = demp_jax.prune(network, params, [X], params=is_float, options=options)
-    assert result.variables["w"].shape == (6, 0)
+    # A channel of `h` that the sum does not select was only read by the block, and is removed with it.
+    assert result.variables["a"].shape == (5, 5)
+    assert result.variables["w"].shape == (5, 0)
     assert result.variables["v"].shape == (0, 0)
+    assert result.variables["out"].shape == (5, 3)
     assert result.record.warnings == []
     found = network(result.variables, X)
     np.testing.assert_allclose(found, network(params, X), rtol=1e-5, atol=1e-6)
@@ -81,6 +84,30 @@ def test_a_branch_that_is_constant_is_emptied_with_its_block():
     )
     for name, leaf in is_float(result.plan.slice(whole)).items():
         np.testing.assert_allclose(smaller[name], leaf, rtol=1e-5, err_msg=name)
+
+
+def _bottleneck(p, x):
+    h = jax.nn.relu(x @ p["a"])
+    h = h + jax.nn.relu(jax.nn.relu(h @ p["u"]) @ p["w"]) @ p["v"] + p["b"][None]
+    return jax.nn.relu(h) @ p["out"]
+
+
+def test_units_that_only_an_empty_layer_reads_are_removed_although_they_live():
+    params = _params(a=(5, 6), u=(6, 7), w=(7, 4), v=(4, 6), b=(6,), out=(6, 3))
+    tx = optax.adam(1e-2)
+    remove = _all(demp_jax.trace(_bottleneck, params, X), "w")
+    result = demp_jax.prune(_bottleneck, params, [X], opt_state=tx.init(params), tx=tx, remove=remove, options=EMPTY)
+    assert {name: result.variables[name].shape for name in "uwv"} == {"u": (6, 0), "w": (0, 0), "v": (0, 6)}
+    assert result.record.removed == {"u": 7, "w": 4}
+    wanted = jax.nn.relu(jax.nn.relu(X @ params["a"]) + params["b"][None]) @ params["out"]
+    np.testing.assert_allclose(result.fn(result.variables, X), wanted, rtol=1e-5)
+    # The same if the layer was emptied by an earlier prune, which left the units of `u`.
+    older = params | {"w": params["w"][:, :0], "v": params["v"][:0]}
+    again = demp_jax.prune(_bottleneck, older, [X], options=EMPTY)
+    assert again.variables["u"].shape == (6, 0)
+    # By default, the layer keeps a unit, which reads all of them.
+    kept = demp_jax.prune(_bottleneck, params, [X], remove=remove)
+    assert (kept.variables["u"].shape, kept.variables["w"].shape) == ((6, 7), (7, 1))
 
 
 def test_by_default_a_site_keeps_a_unit():
