@@ -161,9 +161,19 @@ def _flags(run: Run) -> list[str]:
 
 
 def _recorded(path: Path) -> dict[tuple[Any, ...], dict[str, Any]]:
-    """Returns the runs of a figure's record with their points, by place and flags."""
-    runs = json.loads(path.read_text())["runs"] if path.exists() else []
-    return {(run["panel"], run["series"], run["level"], *run["flags"]): run for run in runs if "points" in run}
+    """Returns the runs of a figure's record with their points, by place and flags.
+
+    Raises:
+      UsageError: if the record is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        runs = json.loads(path.read_text())["runs"]
+        return {(run["panel"], run["series"], run["level"], *run["flags"]): run for run in runs if "points" in run}
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise UsageError(f"{path} is damaged ({reason}). Restore it, or delete it to repeat its runs.") from error
 
 
 def _content(

@@ -208,6 +208,15 @@ def test_runs_of_a_record_are_not_repeated(tmp_path, monkeypatch):
     assert made[-1] == 1
 
 
+def test_a_damaged_record_is_one_line(tmp_path, capsys):
+    (tmp_path / "cpu").mkdir()
+    (tmp_path / "cpu" / "propB1.json").write_text('{"runs": [')
+    assert reproduce.main(["propB1", f"--out={tmp_path}"]) == 2
+    shown = capsys.readouterr().err
+    assert "propB1.json is damaged (JSONDecodeError" in shown
+    assert "Restore it, or delete it" in shown
+
+
 def test_times_of_different_devices_are_not_compared(tmp_path):
     cases = FIGURES["speed"].cases("cpu", [0, 1, 2])
     points = [Point(c.panel, c.series, c.level, c.seed, 100.0 - c.level, 90.0) for c in cases]
